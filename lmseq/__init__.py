@@ -1,0 +1,1 @@
+"""lmseq: sequence models as step functions; everything else is a scan over them."""

@@ -1,0 +1,215 @@
+"""What a run is made of: frozen dataclasses, one flag a field, to and from JSON.
+
+Experiments generate their flags from these fields, so that no knob is written twice; the help text
+stands beside the default. `check` refuses settings that contradict each other or would do nothing.
+"""
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+ModelKind = Literal["rnn", "gru", "lstm", "mingru", "minlstm", "mlp"]
+
+
+def knob(default: Any, meaning: str) -> Any:
+    """A dataclass field with its default and the one line that says what it does."""
+    return field(default=default, metadata={"help": meaning})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Text, tokens and partition."""
+
+    corpus: str = knob(
+        "python_docs",
+        "python_docs, time_machine, tiny_shakespeare or ptb; or a text file; or a folder with train.txt, "
+        "valid.txt and test.txt",
+    )
+    level: Literal["byte", "char", "word", "bpe"] = knob("char", "what a token is")
+    normalize: Literal["none", "letters"] = knob("none", "letters: lower-case a-z and single spaces only")
+    valid_fraction: float = knob(0.05, "share of the text for validation, after the training part")
+    test_fraction: float = knob(0.05, "share of the text for the test, at its end; 0 for none")
+    min_count: int = knob(1, "characters or words rarer than this in the training text become <unk>")
+    bpe_vocab_size: int = knob(1024, "vocabulary size of level bpe")
+    partition: Literal["random", "sequential"] = knob(
+        "random", "random: shuffled windows, each from the initial carry; sequential: the carry goes on"
+    )
+    batch_size: int = knob(32, "rows of a batch, over all devices")
+    num_steps: int = knob(64, "inputs of a window; the length of truncated back-propagation through time")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model under the contract."""
+
+    model: ModelKind = knob("gru", "recurrent cell, or mlp: a neural n-gram over the last tau tokens")
+    hidden_size: int = knob(256, "units of each layer")
+    num_layers: int = knob(1, "layers, one above the other")
+    embedding_size: int = knob(0, "width of the token embedding; 0: one-hot (for mlp: 64)")
+    tie_embeddings: bool = knob(False, "read out through the transposed embedding")
+    tau: int = knob(8, "tokens that the mlp sees")
+    dropout: float = knob(0.0, "rate at which each layer's outputs are dropped in training")
+    dropout_kind: Literal["fresh", "variational"] = knob(
+        "fresh", "a mask a step, or one mask for all steps of a window"
+    )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation, and what is recorded on the way."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = knob("adam", "optimiser")
+    learning_rate: float = knob(4e-3, "peak learning rate")
+    schedule: Literal["constant", "cosine", "inverse"] = knob(
+        "cosine", "after the warm-up: constant; cosine to zero; or peak / (1 + step / decay_steps)"
+    )
+    warmup_steps: int = knob(50, "steps of linear warm-up from zero")
+    decay_steps: int = knob(1000, "time scale of the inverse schedule, in steps")
+    momentum: float = knob(0.0, "momentum of sgd")
+    weight_decay: float = knob(0.0, "decoupled weight decay of adamw")
+    clip_norm: float = knob(1.0, "gradients are scaled down to this global norm; 0: never")
+    num_train_steps: int = knob(2000, "optimiser steps in all")
+    steps_per_dispatch: int = knob(25, "steps in one program call; also how often metrics are recorded")
+    eval_every: int = knob(500, "steps between evaluations on the validation text")
+    checkpoint_every: int = knob(500, "steps between checkpoints")
+    keep_checkpoints: int = knob(2, "latest checkpoints kept, beside the best by validation")
+    target_loss: float = knob(0.0, "record the seconds until validation loss reaches this; 0: do not")
+    horizon_origins: int = knob(256, "origins of the k-step-ahead cross-entropy")
+    horizon_samples: int = knob(32, "sampled continuations from each origin")
+    seed: int = knob(0, "fixes initial parameters, order of the data, dropout and samples")
+    host_devices: int = knob(1, "virtual CPU devices to share a batch")
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """All of a language-model run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+SECTIONS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+
+
+def from_flat(values: dict[str, Any]) -> LanguageModelConfig:
+    """A config from field names to values; what is missing has its default.
+
+    Raises ValueError for a name that is no field (with the nearest that is) and for values of the
+    wrong type or outside their choices.
+    """
+    sections = {}
+    rest = dict(values)
+    for name, section in SECTIONS.items():
+        chosen = {f.name: _typed(f, rest.pop(f.name)) for f in dataclasses.fields(section) if f.name in rest}
+        sections[name] = section(**chosen)
+    if rest:
+        known = [f.name for section in SECTIONS.values() for f in dataclasses.fields(section)]
+        unknown = next(iter(rest))
+        near = difflib.get_close_matches(unknown, known, 1)
+        raise ValueError(f"unknown setting {unknown!r}" + (f", did you mean {near[0]!r}?" if near else ""))
+    return LanguageModelConfig(**sections)
+
+
+def _typed(knob_field: dataclasses.Field, value: Any) -> Any:
+    """The value, if the field can hold it."""
+    choices = get_args(knob_field.type)
+    if choices and value not in choices:
+        raise ValueError(f"expected {knob_field.name} to be one of {', '.join(choices)}, got {value!r}")
+    kind = str if choices else knob_field.type
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not kind:
+        raise ValueError(f"expected {knob_field.name} to be a {kind.__name__}, got {value!r}")
+    return value
+
+
+def to_flat(config: LanguageModelConfig) -> dict[str, Any]:
+    """Field names to values, over all sections."""
+    return {k: v for section in dataclasses.asdict(config).values() for k, v in section.items()}
+
+
+def to_json(config: LanguageModelConfig) -> str:
+    """The config as a flat JSON object, one field a line."""
+    return json.dumps(to_flat(config), indent=1) + "\n"
+
+
+def from_json(text: str) -> LanguageModelConfig:
+    """Inverse of `to_json`. Raises ValueError for text that is not such an object."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"config.json is damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"expected config.json to hold an object, got {type(values).__name__}")
+    return from_flat(values)
+
+
+def differences(old: LanguageModelConfig, new: LanguageModelConfig) -> list[str]:
+    """`field: old -> new` for each field that is not the same."""
+    before, after = to_flat(old), to_flat(new)
+    return [f"{name}: {before[name]!r} -> {after[name]!r}" for name in before if before[name] != after[name]]
+
+
+def check(config: LanguageModelConfig) -> LanguageModelConfig:
+    """Return the config, or raise ValueError for the first setting out of range or in contradiction."""
+    data, model, train = config.data, config.model, config.train
+    defaults = LanguageModelConfig()
+    at_least = {
+        1: {
+            **_pick(data, "batch_size", "num_steps", "min_count"),
+            **_pick(model, "hidden_size", "num_layers", "tau"),
+            **_pick(train, "num_train_steps", "steps_per_dispatch", "eval_every", "checkpoint_every"),
+            **_pick(train, "keep_checkpoints", "host_devices", "decay_steps"),
+            **_pick(train, "horizon_origins", "horizon_samples"),
+        },
+        0: {
+            **_pick(model, "embedding_size"),
+            **_pick(train, "warmup_steps", "seed", "momentum", "weight_decay", "clip_norm", "target_loss"),
+        },
+    }
+    for bound, fields in at_least.items():
+        for name, value in fields.items():
+            # Not `value < bound`: NaN must be refused, and infinity with it.
+            if not bound <= value < float("inf"):
+                raise ValueError(f"expected {name} of at least {bound}, got {value}")
+    if not 0.0 < train.learning_rate < float("inf"):
+        raise ValueError(f"expected a positive learning_rate, got {train.learning_rate}")
+    if not 0.0 <= model.dropout < 1.0:
+        raise ValueError(f"expected dropout in [0, 1), got {model.dropout}")
+    if not 0.0 <= train.momentum < 1.0:
+        raise ValueError(f"expected momentum in [0, 1), got {train.momentum}")
+    if data.batch_size % train.host_devices:
+        raise ValueError(
+            f"expected a batch_size that {train.host_devices} devices divide, got {data.batch_size}"
+        )
+    if train.warmup_steps >= train.num_train_steps and train.schedule == "cosine":
+        raise ValueError(
+            f"expected warmup_steps below num_train_steps={train.num_train_steps}, got {train.warmup_steps}"
+        )
+    recurrent = model.model != "mlp"
+    if model.tie_embeddings and not (recurrent and model.embedding_size == model.hidden_size):
+        raise ValueError(
+            "tie_embeddings needs a recurrent model with embedding_size equal to hidden_size "
+            f"({model.hidden_size}), got model {model.model} and embedding_size {model.embedding_size}"
+        )
+    # A knob that nothing reads is refused rather than ignored.
+    idle = [
+        (data, defaults.data, "bpe_vocab_size", data.level == "bpe", "level bpe"),
+        (data, defaults.data, "min_count", data.level in ("char", "word"), "level char or word"),
+        (model, defaults.model, "tau", not recurrent, "model mlp"),
+        (model, defaults.model, "dropout_kind", recurrent and model.dropout > 0, "a recurrent model's dropout"),
+        (train, defaults.train, "momentum", train.optimizer == "sgd", "optimizer sgd"),
+        (train, defaults.train, "weight_decay", train.optimizer == "adamw", "optimizer adamw"),
+        (train, defaults.train, "decay_steps", train.schedule == "inverse", "schedule inverse"),
+    ]
+    for section, default, name, read, reader in idle:
+        if not read and getattr(section, name) != getattr(default, name):
+            raise ValueError(f"{name}={getattr(section, name)} does nothing here: it is read by {reader} only")
+    return config
+
+
+def _pick(section: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(section, name) for name in names}

@@ -1,0 +1,1 @@
+"""Corpora, tokens, and the plans by which they become training windows."""

@@ -1,0 +1,123 @@
+"""Generation: warm up on a prompt, then sample many streams at once, or search with a beam."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from lmseq.contract import Model, gather_log_probs, repeat_carry
+from lmseq.sampling import Decoding, check_decoding, draw, truncate
+from lmseq.types import Carry, Params, PRNGKey, Tokens
+
+
+class Samples(NamedTuple):
+    """S continuations of N tokens, and each token's log-probability in nats under the model itself.
+
+    The model's own, whatever temperature or truncation chose the tokens: log_probs.sum(axis=1) is
+    log P(continuation | prompt).
+    """
+
+    tokens: Int[Array, "sample time"]
+    log_probs: Float[Array, "sample time"]
+
+
+def warm_up(model: Model, params: Params, prompt: Tokens) -> Carry:
+    """The carry, batch 1, that has seen a prompt (T,); of an empty prompt, the initial one."""
+    carry = model.init_carry(params, 1)
+    return model.unroll(params, carry, prompt[None])[0] if prompt.shape[0] else carry
+
+
+@partial(jax.jit, static_argnums=(1, 4, 5, 6))
+def _sample(key, model, params, prompt, num_samples, num_tokens, decoding):
+    def step(carry, key):
+        log_probs = model.readout(params, carry)
+        tokens = draw(key, truncate(log_probs, decoding))
+        return model.update(params, carry, tokens), (tokens, gather_log_probs(log_probs, tokens))
+
+    carry = repeat_carry(warm_up(model, params, prompt), num_samples)
+    _, drawn = lax.scan(step, carry, jax.random.split(key, num_tokens))
+    return Samples(drawn[0].T, drawn[1].T)
+
+
+def sample_streams(
+    key: PRNGKey,
+    model: Model,
+    params: Params,
+    prompt: Tokens,
+    *,
+    num_samples: int,
+    num_tokens: int,
+    decoding: Decoding = Decoding(),
+) -> Samples:
+    """Draw S continuations of N tokens of a prompt (T,), T >= 0, in one jitted scan.
+
+    Token t + 1 is drawn from `sampling.truncate` of the model's distribution after token t. The same
+    key gives the same tokens on the same device. Raises ValueError for a decoding out of range or
+    counts below 1.
+    """
+    check_decoding(decoding)
+    _check_counts(num_samples=num_samples, num_tokens=num_tokens)
+    prompt = jnp.asarray(prompt, jnp.int32)
+    return _sample(key, model, params, prompt, num_samples, num_tokens, decoding)
+
+
+def generate(
+    key: PRNGKey,
+    model: Model,
+    params: Params,
+    prompt: Tokens,
+    *,
+    num_tokens: int,
+    decoding: Decoding = Decoding(),
+) -> Int[Array, "time"]:
+    """One continuation of N tokens of a prompt (T,): `sample_streams` with one stream."""
+    return sample_streams(
+        key, model, params, prompt, num_samples=1, num_tokens=num_tokens, decoding=decoding
+    ).tokens[0]
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"expected {name} of at least 1, got {count}")
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4))
+def _beam(model, params, prompt, beam_size, num_tokens):
+    def step(state, _):
+        carry, total, history, log_probs, t = state
+        extended = total[:, None] + model.readout(params, carry)
+        vocab_size = extended.shape[1]
+        best, choice = lax.top_k(extended.reshape(-1), beam_size)
+        parent, token = choice // vocab_size, (choice % vocab_size).astype(jnp.int32)
+        carry = jax.tree.map(lambda leaf: leaf[parent], carry)
+        history = history[parent].at[:, t].set(token)
+        # -inf - -inf: a beam that holds nothing yet has no increment to speak of.
+        gain = jnp.where(jnp.isfinite(best), best - total[parent], -jnp.inf)
+        log_probs = log_probs[parent].at[:, t].set(gain)
+        return (model.update(params, carry, token), best, history, log_probs, t + 1), None
+
+    carry = repeat_carry(warm_up(model, params, prompt), beam_size)
+    # All beams start equal: only the first may be extended, or the beam would hold copies.
+    total = jnp.where(jnp.arange(beam_size) == 0, 0.0, -jnp.inf)
+    history = jnp.zeros((beam_size, num_tokens), jnp.int32)
+    state = (carry, total, history, jnp.zeros((beam_size, num_tokens)), 0)
+    (_, _, history, log_probs, _), _ = lax.scan(step, state, None, length=num_tokens)
+    return Samples(history, log_probs)
+
+
+def beam_search(
+    model: Model, params: Params, prompt: Tokens, *, beam_size: int, num_tokens: int
+) -> Samples:
+    """The `beam_size` likeliest continuations of N tokens found, best first.
+
+    Keeps the beam_size prefixes of highest log P(prefix | prompt) at each length; with beam_size of
+    V^(N-1) or more nothing that matters is cut and the first is the exhaustive best. Where fewer
+    continuations exist than the beam holds, the surplus has log-probability -inf. Raises ValueError
+    for counts below 1.
+    """
+    _check_counts(beam_size=beam_size, num_tokens=num_tokens)
+    return _beam(model, params, jnp.asarray(prompt, jnp.int32), beam_size, num_tokens)

@@ -1,0 +1,1 @@
+"""Flax Linen modules under the contract of `lmseq.contract`."""

@@ -1,0 +1,75 @@
+"""From log-probabilities to a token: temperature, top-k, nucleus, and the draw itself."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lmseq.types import LogProbs, PRNGKey
+
+
+class Decoding(NamedTuple):
+    """How a token is chosen. The defaults sample from the model as it is.
+
+    temperature: logits are divided by it; 0 is greedy. top_k: only the k likeliest tokens, 0 for all.
+    top_p: the smallest set of likeliest tokens whose probability reaches p (Holtzman et al. 2020).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+def check_decoding(decoding: Decoding) -> Decoding:
+    """Return `decoding`, or raise ValueError for a value outside its range."""
+    # Written so that NaN, which fails every comparison, is refused too.
+    if not 0.0 <= decoding.temperature < float("inf"):
+        raise ValueError(
+            f"expected a finite temperature of 0 (greedy) or more, got {decoding.temperature}"
+        )
+    if decoding.top_k < 0:
+        raise ValueError(f"expected top_k of 0 (all tokens) or more, got {decoding.top_k}")
+    if not 0.0 < decoding.top_p <= 1.0:
+        raise ValueError(f"expected top_p in (0, 1], got {decoding.top_p}")
+    return decoding
+
+
+def truncate(log_probs: LogProbs, decoding: Decoding) -> LogProbs:
+    """Log-probabilities (B, V) after temperature, then top-k, then top-p, normalised again.
+
+    Left-out tokens have -inf. Ties at the border of top-k or top-p are broken by the lower id.
+    Temperature 0 puts everything on the likeliest token.
+    """
+    vocab_size = log_probs.shape[-1]
+    if decoding.temperature == 0.0:
+        best = jnp.argmax(log_probs, axis=-1)
+        return jnp.log(jax.nn.one_hot(best, vocab_size))
+    log_probs = jax.nn.log_softmax(log_probs / decoding.temperature)
+    if not (0 < decoding.top_k < vocab_size) and decoding.top_p == 1.0:
+        return log_probs
+    order = jnp.argsort(-log_probs, axis=-1, stable=True)
+    ranked = jnp.take_along_axis(log_probs, order, axis=-1)
+    keep = jnp.arange(vocab_size)[None] < (decoding.top_k or vocab_size)
+    ranked = jax.nn.log_softmax(jnp.where(keep, ranked, -jnp.inf))
+    if decoding.top_p < 1.0:
+        probs = jnp.exp(ranked)
+        # A token stays while the mass before it is short of p, so the likeliest always stays.
+        before = jnp.cumsum(probs, axis=-1) - probs
+        ranked = jax.nn.log_softmax(jnp.where(before < decoding.top_p, ranked, -jnp.inf))
+    return jnp.take_along_axis(ranked, jnp.argsort(order, axis=-1), axis=-1)
+
+
+def draw(key: PRNGKey, log_probs: LogProbs) -> Int[Array, "batch"]:
+    """One token for each row of log-probabilities (B, V), int32 (B,), by the inverse CDF.
+
+    One uniform number a row: V times fewer random bits than the Gumbel form. A token of probability
+    zero is never drawn.
+    """
+    possible = log_probs > -jnp.inf
+    # A parallel cumulative sum is not monotone in the last bit: without `possible` a step of pure
+    # rounding could draw what has probability zero.
+    cumulative = jnp.where(possible, jnp.cumsum(jnp.exp(log_probs), axis=-1), 0.0)
+    total = jnp.max(cumulative, axis=-1, keepdims=True)
+    uniform: Float[Array, "batch 1"] = jax.random.uniform(key, total.shape)
+    return jnp.argmax(cumulative > uniform * total, axis=-1).astype(jnp.int32)

@@ -1,0 +1,1 @@
+"""State, optimiser, jitted step, loop, checkpoints."""

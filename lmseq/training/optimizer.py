@@ -1,0 +1,50 @@
+"""Optimisers and learning-rate schedules from a config: plain optax."""
+
+import jax.numpy as jnp
+import optax
+
+from lmseq.config import TrainConfig
+
+
+def make_schedule(config: TrainConfig) -> optax.Schedule:
+    """Learning rate by step: linear warm-up from zero to the peak, then the named schedule.
+
+    cosine falls to zero at num_train_steps (Loshchilov and Hutter 2017); inverse is
+    peak / (1 + t / decay_steps), t counted from the end of the warm-up.
+    """
+    peak, warmup = config.learning_rate, config.warmup_steps
+    match config.schedule:
+        case "constant":
+            after = optax.constant_schedule(peak)
+        case "cosine":
+            after = optax.cosine_decay_schedule(peak, config.num_train_steps - warmup)
+        case "inverse":
+
+            def after(step):
+                return peak / (1.0 + jnp.asarray(step, jnp.float32) / config.decay_steps)
+        case _:
+            raise ValueError(f"expected schedule constant, cosine or inverse, got {config.schedule!r}")
+    if not warmup:
+        return after
+
+    # From 1 / warmup, not 0: the first step is not spent on an update of nothing.
+    def warm(step):
+        return peak * (jnp.asarray(step, jnp.float32) + 1.0) / warmup
+
+    return optax.join_schedules([warm, after], [warmup])
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Clipping by global norm (unless clip_norm is 0), then SGD, Adam or AdamW on the schedule."""
+    schedule = make_schedule(config)
+    match config.optimizer:
+        case "sgd":
+            update = optax.sgd(schedule, momentum=config.momentum or None)
+        case "adam":
+            update = optax.adam(schedule)
+        case "adamw":
+            update = optax.adamw(schedule, weight_decay=config.weight_decay)
+        case _:
+            raise ValueError(f"expected optimizer sgd, adam or adamw, got {config.optimizer!r}")
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    return optax.chain(clip, update)

@@ -1,0 +1,41 @@
+"""A mesh over all devices: parameters on every one, the batch axis shared out.
+
+One device is the same code.
+"""
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lmseq.data.partition import Plan
+from lmseq.training.state import Training
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """A one-dimensional mesh named `batch`, over all devices unless some are given."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def check_batch(mesh: Mesh, batch_size: int) -> None:
+    """Raise ValueError unless every device gets the same number of rows."""
+    if batch_size % mesh.size:
+        raise ValueError(f"expected a batch_size that {mesh.size} devices divide, got {batch_size}")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """On every device in full."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def training_sharding(mesh: Mesh, training: Training) -> Training:
+    """For each leaf of a `Training` its sharding: the state in full, the carry by rows."""
+    rows = NamedSharding(mesh, PartitionSpec("batch"))
+    return Training(
+        jax.tree.map(lambda _: replicated(mesh), training.state), jax.tree.map(lambda _: rows, training.carry)
+    )
+
+
+def plan_sharding(mesh: Mesh) -> Plan:
+    """Starts and lengths (steps, batch) by rows, resets on every device."""
+    rows = NamedSharding(mesh, PartitionSpec(None, "batch"))
+    return Plan(rows, rows, replicated(mesh))

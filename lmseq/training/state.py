@@ -1,0 +1,42 @@
+"""The training state: three fields, state in, state out."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int
+
+from lmseq.contract import Model
+from lmseq.types import Carry, Params, PRNGKey
+
+
+class TrainState(NamedTuple):
+    """After `step` optimiser steps, int32 ()."""
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+
+
+class Training(NamedTuple):
+    """All that a step changes: the state, and the carry that sequential partitioning hands on."""
+
+    state: TrainState
+    carry: Carry
+
+
+def init_training(
+    key: PRNGKey, model: Model, optimizer: optax.GradientTransformation, batch_size: int
+) -> Training:
+    """Fresh parameters, optimiser state and initial carry, at step 0."""
+    params = model.init(key)
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    return Training(state, model.init_carry(params, batch_size))
+
+
+def init_training_jit(
+    key: PRNGKey, model: Model, optimizer: optax.GradientTransformation, batch_size: int
+) -> Training:
+    """`init_training` in one program, so that start-up does not run hundreds of small ones."""
+    return jax.jit(lambda key: init_training(key, model, optimizer, batch_size))(key)

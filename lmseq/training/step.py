@@ -1,0 +1,92 @@
+"""The jitted step: several optimiser steps in one dispatch."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from lmseq.contract import Model, gather_log_probs
+from lmseq.data.partition import Plan, take_batch
+from lmseq.likelihood import nll_totals
+from lmseq.training.state import Training, TrainState
+from lmseq.types import Batch, Carry, NllTotals, Params, PRNGKey, Tokens
+
+
+class StepMetrics(NamedTuple):
+    """Of each step of a dispatch, (steps,): totals over its targets, global norm of its gradient."""
+
+    totals: NllTotals
+    grad_norm: Float[Array, "steps"]
+
+
+def window_loss(
+    params: Params, model: Model, carry: Carry, batch: Batch, reset: Bool[Array, ""], key: PRNGKey
+) -> tuple[Float[Array, ""], tuple[Carry, NllTotals]]:
+    """Mean negative log-likelihood in nats of a batch of windows, teacher-forced.
+
+    Without a reset the windows go on from `carry`, which is where back-propagation is truncated
+    (Williams and Peng 1990). With one they begin from the initial carry, and its readout predicts their
+    first input too: the first token counts in training as it does in scoring. The totals reported are
+    over the targets alone, so that they compare with a validation loss.
+    """
+    batch_size = batch.inputs.shape[0]
+    initial = model.init_carry(params, batch_size)
+    carry = jax.tree.map(lambda new, old: jnp.where(reset, new, lax.stop_gradient(old)), initial, carry)
+    end, log_probs = model.token_log_probs(params, carry, batch.inputs, batch.targets, key)
+    totals = nll_totals(log_probs, batch.mask)
+    first = gather_log_probs(model.readout(params, initial), batch.inputs[:, 0])
+    first_totals = nll_totals(first[:, None], batch.mask[:, :1] & reset)
+    loss = (totals.nll + first_totals.nll) / jnp.maximum(totals.count + first_totals.count, 1)
+    return loss, (end, totals)
+
+
+def train_step(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    training: Training,
+    tokens: Tokens,
+    row: Plan,
+    key: PRNGKey,
+) -> tuple[Training, StepMetrics]:
+    """One optimiser step on one batch of the plan (starts (B,), lengths (B,), reset ()).
+
+    The step's own key is fold_in(key, step).
+    """
+    state, carry = training
+    batch = take_batch(tokens, row.starts, row.lengths, num_steps)
+    gradient = jax.grad(window_loss, has_aux=True)
+    step_key = jax.random.fold_in(key, state.step)
+    grads, (carry, totals) = gradient(state.params, model, carry, batch, row.resets, step_key)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    state = TrainState(state.step + 1, params, opt_state)
+    return Training(state, carry), StepMetrics(totals, optax.global_norm(grads))
+
+
+Dispatch = Callable[[Training, Tokens, Plan, PRNGKey], tuple[Training, StepMetrics]]
+
+
+def make_dispatch(model: Model, optimizer: optax.GradientTransformation, num_steps: int) -> Dispatch:
+    """A jitted scan of `train_step` over the rows of a plan; the training state is donated.
+
+    Python is out of the way for as many steps as the plan has. One program is compiled for each number
+    of rows it is given.
+    """
+    step = partial(train_step, model, optimizer, num_steps)
+
+    def dispatch(training: Training, tokens: Tokens, plan: Plan, key: PRNGKey):
+        return lax.scan(lambda training, row: step(training, tokens, row, key), training, plan)
+
+    return jax.jit(dispatch, donate_argnums=0)
+
+
+def first_non_finite(metrics: StepMetrics, first_step: Int[Array, ""] | int) -> int | None:
+    """The step, counted from `first_step` + 1, whose loss or gradient is not finite; None if all are."""
+    fine = jnp.isfinite(metrics.totals.nll) & jnp.isfinite(metrics.grad_norm)
+    return None if bool(fine.all()) else int(first_step) + 1 + int(jnp.argmin(fine))
