@@ -1,0 +1,52 @@
+# `make` lists the targets. PYTHON=/path/to/python chooses the interpreter of a new .venv.
+
+# Runs, is 3.11 or later, and can make a virtual environment: a launcher for a version that is absent does not.
+SUITS := -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	if $$p $(SUITS) >/dev/null 2>&1; then echo $$p; break; fi; done)
+PYTEST_ARGS ?= -n 2
+
+# Twice quiet: errors are shown; warnings, such as of a place to look for packages that is absent, are not.
+PIP := .venv/bin/python -m pip --disable-pip-version-check -q -q
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+
+demo: ## train, score and sample a small language model (runs/demo)
+	@start=$$(date +%s) && $(MAKE) -s --no-print-directory .venv/.user && \
+	.venv/bin/python -c 'import platform, sys, jax; n = jax.device_count(); \
+	what = f"{n} {jax.default_backend().upper()} device" + "s" * (n > 1); \
+	where = f".venv (Python {platform.python_version()}, jax {jax.__version__}, {what})"; \
+	print(f"environment: {where:<60}{sys.argv[1]:>6} s", flush=True)' $$(($$(date +%s) - start))
+	@.venv/bin/python -m experiments.train_lm --workdir=runs/demo
+
+test: .venv/.dev ## run the tests (PYTEST_ARGS="-n 2")
+	.venv/bin/python -m pytest $(PYTEST_ARGS) tests
+
+lint: .venv/.dev ## check style and formatting
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+
+clean: ## remove the environment and caches, keep runs/
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps are made last, so an install that fails or is interrupted is taken up again by the next make.
+.venv/.user: requirements.txt pyproject.toml
+	@rm -f $@
+	@$(or $(PYTHON),false) $(SUITS) 2>/dev/null || { \
+	echo "lmseq needs Python 3.11 or later with venv: make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "installing what lmseq needs into .venv (once)" >&2
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@$(PIP) install -r requirements.txt
+	@$(PIP) install --no-deps -e .
+	@touch $@
+
+.venv/.dev: requirements-dev.txt .venv/.user
+	@rm -f $@
+	@echo "installing what its tests need into .venv (once)" >&2
+	@$(PIP) install -r requirements-dev.txt
+	@touch $@

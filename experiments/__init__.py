@@ -1,0 +1,1 @@
+"""One script an experiment: `python -m experiments.NAME --workdir=DIR`."""

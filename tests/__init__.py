@@ -1,0 +1,1 @@
+"""Tests of lmseq, one file a module."""

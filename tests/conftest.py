@@ -1,0 +1,34 @@
+"""What holds for every test: eight virtual CPU devices, no silent rank promotion, repeatable examples."""
+
+import os
+from pathlib import Path
+
+# Before JAX is imported. Later flags win, so a device count of the caller's own gives way.
+XLA_FLAGS = ["--xla_force_host_platform_device_count=8"]
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread an operation
+    XLA_FLAGS.append("--xla_cpu_multi_thread_eigen=false")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *XLA_FLAGS]).strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile("lmseq", deadline=None, derandomize=True, max_examples=50, database=None)
+hypothesis.settings.load_profile("lmseq")
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of corpora and series that LMSEQ_DATA_DIR names; without one, the test is skipped."""
+    if not os.environ.get("LMSEQ_DATA_DIR"):
+        pytest.skip("LMSEQ_DATA_DIR is not set: no folder of corpora and series to read")
+    path = Path(os.environ["LMSEQ_DATA_DIR"])
+    if not path.is_dir():
+        pytest.skip(f"LMSEQ_DATA_DIR is {path}, which is not a folder")
+    return path

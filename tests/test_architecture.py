@@ -1,0 +1,261 @@
+"""The project keeps to its floors: who may import whom, and what never appears under lmseq/."""
+
+import ast
+import io
+import re
+import tokenize
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# A file imports only what comes before it here: lower floors, and files listed above it within its own floor.
+# An `__init__.py` comes right after the last file of its folder, and `lmseq/__init__.py` after everything.
+FLOORS = (
+    ("lmseq/types.py", "lmseq/config.py"),
+    (
+        "lmseq/data/corpora.py",
+        "lmseq/data/series.py",
+        "lmseq/data/sources.py",
+        "lmseq/data/text.py",
+        "lmseq/data/windows.py",
+        "lmseq/data/partition.py",
+        "lmseq/ngram/counts.py",
+        "lmseq/ngram/smoothing.py",
+        "lmseq/ngram/backoff.py",
+        "lmseq/ngram/arpa.py",
+    ),
+    ("lmseq/contract.py", "lmseq/likelihood.py", "lmseq/recurrence.py", "lmseq/sampling.py"),
+    (
+        "lmseq/models/interface.py",
+        "lmseq/models/mlp.py",
+        "lmseq/models/recurrent.py",
+        "lmseq/models/linear.py",
+        "lmseq/models/ngram.py",
+        "lmseq/models/build.py",
+    ),
+    (
+        "lmseq/training/state.py",
+        "lmseq/training/optimizer.py",
+        "lmseq/training/sharding.py",
+        "lmseq/training/step.py",
+        "lmseq/training/metrics.py",
+        "lmseq/training/checkpoint.py",
+        "lmseq/training/loop.py",
+        "lmseq/prediction.py",
+        "lmseq/evaluation.py",
+        "lmseq/generation.py",
+        "lmseq/plotting.py",
+    ),
+)
+MAY_NOT_IMPORT_TRAINING = ("lmseq/prediction.py", "lmseq/evaluation.py", "lmseq/generation.py")
+ABOVE_THE_LIBRARY = {"experiments", "benchmarks", "tests"}
+
+# Dotted names, each with all that is under it.
+FORBIDDEN = {
+    "absl.flags": "flags belong to experiments/",
+    "os.environ": "the environment belongs to experiments/",
+    "os.environb": "the environment belongs to experiments/",
+    "os.getenv": "the environment belongs to experiments/",
+    "os.putenv": "the environment belongs to experiments/",
+    "sys.argv": "the command line belongs to experiments/",
+    "importlib.import_module": "imports are statements, so that they can be checked",
+}
+FORBIDDEN_COMMENT = re.compile(r"#.*\b(noqa|type:\s*ignore)", re.IGNORECASE)
+
+
+def ranked_files() -> dict[str, tuple[int, int]]:
+    """Each file of the table with its (floor, row); an `__init__.py` has that of its folder's last file."""
+    ranks = {file: (floor, row) for floor, files in enumerate(FLOORS) for row, file in enumerate(files)}
+    packages: dict[str, tuple[int, int]] = {}
+    for file, rank in ranks.items():
+        init = str(Path(file).parent / "__init__.py")
+        packages[init] = max(rank, packages.get(init, rank))
+    return ranks | packages | {"lmseq/__init__.py": (len(FLOORS), 0)}
+
+
+RANKS = ranked_files()
+
+
+def module_file(dotted: str) -> str | None:
+    """The file of the table that a dotted name lives in: its longest prefix that is a module or a package."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 1, -1):
+        stem = "/".join(parts[:length])
+        for file in (f"{stem}.py", f"{stem}/__init__.py"):
+            if file in RANKS:
+                return file
+    return None
+
+
+def imported_names(file: str, tree: ast.Module) -> list[tuple[int, str, str]]:
+    """Every import, wherever it stands, as (line, the name it binds, absolute dotted name)."""
+    package = Path(file).with_suffix("").parts[:-1]
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found.append((node.lineno, alias.asname or alias.name.split(".")[0], alias.name))
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            base += [node.module] if node.module else []
+            for alias in node.names:
+                found.append((node.lineno, alias.asname or alias.name, ".".join([*base, alias.name])))
+    return found
+
+
+def dotted_name(node: ast.AST, aliases: dict[str, str]) -> str | None:
+    """`o.environ` after `import os as o` is os.environ; None for what does not start at an imported name."""
+    attributes = []
+    while isinstance(node, ast.Attribute):
+        attributes.append(node.attr)
+        node = node.value
+    if not isinstance(node, ast.Name) or node.id not in aliases:
+        return None
+    return ".".join([aliases[node.id], *reversed(attributes)])
+
+
+def is_under(dotted: str, name: str) -> bool:
+    """Whether a dotted name is another or lies within it."""
+    return dotted == name or dotted.startswith(name + ".")
+
+
+def import_violations(file: str, line: int, dotted: str) -> list[str]:
+    """What is wrong with one file's import of one dotted name."""
+    where, top = f"{file}:{line}", dotted.split(".")[0]
+    if top in ABOVE_THE_LIBRARY:
+        return [f"{where}: imports {dotted}, which stands above the library"]
+    if top == "flax" and not file.startswith("lmseq/models/"):
+        return [f"{where}: imports {dotted}; only lmseq/models/ knows Flax"]
+    if top != "lmseq":
+        return []
+    target = "lmseq/__init__.py" if dotted in ("lmseq", "lmseq.*") else module_file(dotted)
+    if target is None:
+        return [f"{where}: imports {dotted}, which is not in the table of floors"]
+    if file in MAY_NOT_IMPORT_TRAINING and target.startswith("lmseq/training/"):
+        return [f"{where}: imports {dotted}; {file} may not know of training"]
+    if RANKS[target] < RANKS[file] or (file.endswith("__init__.py") and RANKS[target] == RANKS[file]):
+        return []
+    return [f"{where}: imports {dotted}, which does not come before it: {describe(target)}, {describe(file)}"]
+
+
+def describe(file: str) -> str:
+    """A file with its place in the table."""
+    floor, row = RANKS[file]
+    return f"{file} is on floor {floor}, row {row}"
+
+
+def violations(file: str, source: str) -> list[str]:
+    """Everything in one file of lmseq/ that the house rules out, a line each."""
+    if Path(file).name == "utils.py":
+        return [f"{file}: no file is called utils.py; name it by what it holds"]
+    if file not in RANKS:
+        return [f"{file}: not in the table of floors (FLOORS in tests/test_architecture.py): give it a place"]
+    tree = ast.parse(source, filename=file)
+    found = [] if ast.get_docstring(tree) else [f"{file}: has no module docstring"]
+
+    imports = imported_names(file, tree)
+    for line, _, dotted in imports:
+        found += import_violations(file, line, dotted)
+
+    # `import a.b` binds a, which stands for a; any other name stands for all that was imported.
+    aliases = {name: name if is_under(dotted, name) else dotted for _, name, dotted in imports}
+    used = [(line, dotted) for line, _, dotted in imports]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            used.append((node.lineno, dotted_name(node, aliases) or ""))
+        elif isinstance(node, ast.Name) and node.id in ("print", "__import__"):
+            found.append(f"{file}:{node.lineno}: uses {node.id}(); the library is silent and imports openly")
+    forbidden = {(line, name) for line, dotted in used for name in FORBIDDEN if is_under(dotted, name)}
+    found += [f"{file}:{line}: uses {name}; {FORBIDDEN[name]}" for line, name in sorted(forbidden)]
+
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT and FORBIDDEN_COMMENT.search(token.string):
+            found.append(f"{file}:{token.start[0]}: silences a checker: {token.string}")
+    return found
+
+
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "lmseq").rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_file_keeps_to_the_house(file):
+    found = violations(file, (ROOT / file).read_text(encoding="utf-8"))
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_there_are_files_to_check():
+    assert "lmseq/types.py" in FILES
+    assert len(set(sum(FLOORS, ()))) == sum(len(files) for files in FLOORS), "a file is in the table twice"
+
+
+@pytest.mark.parametrize(
+    ("file", "statement"),
+    [
+        ("lmseq/config.py", "from lmseq.types import Batch"),
+        ("lmseq/likelihood.py", "import lmseq.contract"),
+        ("lmseq/models/mlp.py", "import flax.linen as nn"),
+        ("lmseq/models/mlp.py", "from lmseq import recurrence"),
+        ("lmseq/models/mlp.py", "from . import interface"),
+        ("lmseq/models/mlp.py", "from ..types import Carry"),
+        ("lmseq/models/__init__.py", "from lmseq.models.build import build"),
+        ("lmseq/training/step.py", "from lmseq.training import state"),
+        ("lmseq/training/loop.py", "import os\nos.replace('a', 'b')"),
+        ("lmseq/generation.py", "from lmseq.evaluation import score"),
+        ("lmseq/generation.py", "from absl import logging"),
+        ("lmseq/__init__.py", "from lmseq import generation"),
+    ],
+)
+def test_lets_pass(file, statement):
+    assert violations(file, f'"""A docstring."""\n{statement}\n') == []
+
+
+@pytest.mark.parametrize(
+    ("file", "statement", "complaint"),
+    [
+        ("lmseq/types.py", "from lmseq.config import ModelConfig", "does not come before it"),
+        ("lmseq/types.py", "import lmseq.models.build as build", "does not come before it"),
+        ("lmseq/types.py", "def f():\n    from lmseq import generation", "does not come before it"),
+        ("lmseq/types.py", "from .data.text import Vocab", "does not come before it"),
+        ("lmseq/contract.py", "from lmseq import *", "does not come before it"),
+        ("lmseq/contract.py", "import lmseq", "does not come before it"),
+        ("lmseq/contract.py", "import lmseq.contract", "does not come before it"),
+        ("lmseq/data/text.py", "from lmseq import data", "does not come before it"),
+        ("lmseq/training/step.py", "from lmseq.training.loop import train", "does not come before it"),
+        ("lmseq/types.py", "from lmseq.secret import x", "not in the table"),
+        ("lmseq/prediction.py", "from lmseq.training.state import TrainState", "may not know of training"),
+        ("lmseq/generation.py", "from lmseq import training", "may not know of training"),
+        ("lmseq/recurrence.py", "import flax.linen as nn", "only lmseq/models/ knows Flax"),
+        ("lmseq/recurrence.py", "from flax import linen", "only lmseq/models/ knows Flax"),
+        ("lmseq/plotting.py", "from experiments import train_lm", "stands above the library"),
+        ("lmseq/config.py", "from absl import flags", "uses absl.flags"),
+        ("lmseq/config.py", "import absl.flags", "uses absl.flags"),
+        ("lmseq/config.py", "import os\nx = os.environ['A']", "uses os.environ"),
+        ("lmseq/config.py", "import os.path\nx = os.environ.get('A')", "uses os.environ"),
+        ("lmseq/config.py", "import os as o\nx = o.getenv('A')", "uses os.getenv"),
+        ("lmseq/config.py", "from os import environ as e", "uses os.environ"),
+        ("lmseq/config.py", "import sys\nx = sys.argv[1:]", "uses sys.argv"),
+        ("lmseq/config.py", "print('hello')", "uses print()"),
+        ("lmseq/config.py", "import importlib\nm = importlib.import_module('flax')", "import_module"),
+        ("lmseq/config.py", "import os  # noqa: F401", "silences a checker"),
+        ("lmseq/config.py", "x = 1  # type: ignore[assignment]", "silences a checker"),
+        ("lmseq/helpers.py", "x = 1", "not in the table of floors"),
+        ("lmseq/data/utils.py", "x = 1", "no file is called utils.py"),
+    ],
+)
+def test_catches(file, statement, complaint):
+    found = violations(file, f'"""A docstring."""\n{statement}\n')
+    assert len(found) == 1 and complaint in found[0], found
+
+
+def test_catches_a_missing_docstring():
+    assert violations("lmseq/types.py", "x = 1\n") == ["lmseq/types.py: has no module docstring"]
+
+
+def test_requirements_and_the_extra_dev_agree():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()
+    required = [line for line in lines if line and not line.startswith(("#", "-r"))]
+    assert required == project["optional-dependencies"]["dev"]
