@@ -200,14 +200,22 @@ def check(config: LanguageModelConfig) -> LanguageModelConfig:
         (data, defaults.data, "bpe_vocab_size", data.level == "bpe", "level bpe"),
         (data, defaults.data, "min_count", data.level in ("char", "word"), "level char or word"),
         (model, defaults.model, "tau", not recurrent, "model mlp"),
-        (model, defaults.model, "dropout_kind", recurrent and model.dropout > 0, "a recurrent model's dropout"),
+        (
+            model,
+            defaults.model,
+            "dropout_kind",
+            recurrent and model.dropout > 0,
+            "a recurrent model's dropout",
+        ),
         (train, defaults.train, "momentum", train.optimizer == "sgd", "optimizer sgd"),
         (train, defaults.train, "weight_decay", train.optimizer == "adamw", "optimizer adamw"),
         (train, defaults.train, "decay_steps", train.schedule == "inverse", "schedule inverse"),
     ]
     for section, default, name, read, reader in idle:
         if not read and getattr(section, name) != getattr(default, name):
-            raise ValueError(f"{name}={getattr(section, name)} does nothing here: it is read by {reader} only")
+            raise ValueError(
+                f"{name}={getattr(section, name)} does nothing here: it is read by {reader} only"
+            )
     return config
 
 

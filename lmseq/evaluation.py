@@ -7,21 +7,25 @@ the sequential pass; it is reached after at most B passes (after pass k the firs
 and, for a model that forgets, after two or three.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lmseq.contract import Model, gather_log_probs
 from lmseq.data.partition import scoring, take_batch
 from lmseq.types import Carry, Params, Tokens
 
-# Carries closer than this are one: what a difference of 1e-6 in a state does to a later
-# log-probability is below float32's own rounding of it.
-CARRY_TOLERANCE = 1e-6
+# Carries closer than this are one. Rounding alone keeps two passes 1e-6 apart; what a difference of
+# 1e-5 at a strip's first token does to the mean over the strip is below float32's own rounding.
+CARRY_TOLERANCE = 1e-5
+
+# last carries and outputs of all strips, from their first carries
+StripPass = Callable[[Carry], tuple[Carry, PyTree]]
 
 
 def _same(left: Carry, right: Carry) -> Bool[Array, ""]:
@@ -35,52 +39,63 @@ def _same(left: Carry, right: Carry) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.array(True), *jax.tree.leaves(jax.tree.map(same, left, right))]))
 
 
-def strip_carries(
-    model: Model, params: Params, tokens: Tokens, starts: Int[Array, "steps batch"], num_steps: int
-) -> Carry:
-    """The carry with which each of B chained strips begins, exact whatever their number.
+def chain_strips(run: StripPass, blank: Carry, num_strips: int) -> tuple[Carry, PyTree]:
+    """First carries of B chained strips, and what `run` gives from them; jittable, at most B passes.
 
-    Strip b is the windows of `num_steps` inputs at starts[0, b], starts[1, b] ...; strip b + 1
-    continues strip b and strip 0 begins with nothing seen. Jittable; at most B passes.
+    `run` reads every strip from a carry a row; strip 0 begins with the first row of `blank`, strip r
+    with the last carry of strip r - 1.
     """
-    batch_size = starts.shape[1]
-    lengths = jnp.full((batch_size,), num_steps)
-    blank = model.init_carry(params, batch_size)
 
-    def read(carry: Carry, starts: Int[Array, "batch"]) -> tuple[Carry, None]:
-        inputs = take_batch(tokens, starts, lengths, num_steps).inputs
+    def hand_on(last: Carry) -> Carry:
+        return jax.tree.map(lambda first, rest: jnp.concatenate([first[:1], rest[:-1]]), blank, last)
+
+    def improve(state):
+        guess, _, _, passes = state
+        last, outputs = run(guess)
+        handed_on = hand_on(last)
+        # The last possible pass ran from carries that are exact already, rounding or not.
+        return handed_on, outputs, _same(guess, handed_on) | (passes + 1 >= num_strips), passes + 1
+
+    outputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, blank)[1])
+    state = (blank, outputs, jnp.array(False), jnp.array(0))
+    carries, outputs, _, _ = lax.while_loop(lambda state: ~state[2], improve, state)
+    return carries, outputs
+
+
+def strip_carries(
+    model: Model, params: Params, tokens: Tokens, starts: Int[Array, "batch"], strip_length: int
+) -> Carry:
+    """The carry with which each of B chained strips of `strip_length` inputs begins.
+
+    Strip b + 1 must start where strip b ends, and strip 0 begins with nothing seen.
+    """
+    lengths = jnp.full(starts.shape, strip_length)
+    inputs = take_batch(tokens, starts, lengths, strip_length).inputs
+
+    def run(carry: Carry) -> tuple[Carry, None]:
         return model.unroll(params, carry, inputs)[0], None
 
-    def improve(state: tuple[Carry, Bool[Array, ""], Int[Array, ""]]):
-        guess, _, passes = state
-        last, _ = lax.scan(read, guess, starts)
-        handed_on = jax.tree.map(lambda first, rest: jnp.concatenate([first[:1], rest[:-1]]), blank, last)
-        return handed_on, _same(guess, handed_on), passes + 1
-
-    def unsettled(state: tuple[Carry, Bool[Array, ""], Int[Array, ""]]) -> Bool[Array, ""]:
-        return ~state[1] & (state[2] < batch_size)
-
-    # One strip needs no pass at all; B strips are exact after B - 1 hand-overs.
-    settled = (blank, jnp.array(batch_size == 1), jnp.array(1))
-    return lax.while_loop(unsettled, improve, settled)[0]
+    return chain_strips(run, model.init_carry(params, starts.shape[0]), starts.shape[0])[0]
 
 
 @partial(jax.jit, static_argnums=(0, 5))
 def _score_strips(model, params, tokens, starts, lengths, num_steps):
     """Log-probability of the first token, and of every target of the plan, (steps, batch, time)."""
-    blank = model.init_carry(params, 1)
-    first = gather_log_probs(model.readout(params, blank), tokens[:1])[0]
+    blank = model.init_carry(params, starts.shape[1])
+    first = gather_log_probs(model.readout(params, blank)[:1], tokens[:1])
 
     def window(carry, row):
         batch = take_batch(tokens, *row, num_steps)
         return model.token_log_probs(params, carry, batch.inputs, batch.targets)
 
-    carry = strip_carries(model, params, tokens, starts, num_steps)
-    return first, lax.scan(window, carry, (starts, lengths))[1]
+    def run(carry):
+        return lax.scan(window, carry, (starts, lengths))
+
+    return first, chain_strips(run, blank, starts.shape[1])[1]
 
 
 def score_stream(
-    model: Model, params: Params, tokens: Tokens, *, num_steps: int = 256, batch_size: int = 32
+    model: Model, params: Params, tokens: Tokens, *, num_steps: int = 256, batch_size: int = 64
 ) -> Float[np.ndarray, "time"]:
     """Log-probability in nats of each token of one stream (T,), the first included, float32 (T,).
 
@@ -101,7 +116,7 @@ def score_stream(
     )
     # (steps, batch, time) -> (batch, steps, time): stream order, whose tail is past the end.
     in_order = np.asarray(log_probs).swapaxes(0, 1).reshape(-1)[: tokens.size - 1]
-    return np.concatenate([np.asarray(first)[None], in_order])
+    return np.concatenate([np.asarray(first), in_order])
 
 
 def unigram_log_probs(tokens: Int[np.ndarray, "time"], vocab_size: int) -> Float[np.ndarray, "vocab"]:

@@ -109,9 +109,7 @@ def _beam(model, params, prompt, beam_size, num_tokens):
     return Samples(history, log_probs)
 
 
-def beam_search(
-    model: Model, params: Params, prompt: Tokens, *, beam_size: int, num_tokens: int
-) -> Samples:
+def beam_search(model: Model, params: Params, prompt: Tokens, *, beam_size: int, num_tokens: int) -> Samples:
     """The `beam_size` likeliest continuations of N tokens found, best first.
 
     Keeps the beam_size prefixes of highest log P(prefix | prompt) at each length; with beam_size of

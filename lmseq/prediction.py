@@ -39,7 +39,7 @@ def _horizon(key, model, params, tokens, num_origins, num_samples, max_horizon):
     spacing = (tokens.shape[0] - max_horizon) // num_origins
     # One strip begins with nothing seen and is no origin: hence one more than asked for.
     starts = spacing * jnp.arange(num_origins + 1, dtype=jnp.int32)
-    carries = strip_carries(model, params, tokens, starts[None], spacing)
+    carries = strip_carries(model, params, tokens, starts, spacing)
     origins = jax.tree.map(lambda leaf: leaf[1:], carries)
     targets = tokens[starts[1:, None] + jnp.arange(max_horizon)[None]]
     log_probs = rollout_log_probs(
@@ -72,7 +72,7 @@ def k_step_cross_entropy(
     tokens = jnp.asarray(tokens, jnp.int32)
     if min(max_horizon, num_origins, num_samples) < 1 or tokens.size < num_origins + max_horizon:
         raise ValueError(
-            f"expected at least num_origins + max_horizon = {num_origins + max_horizon} tokens (each term and "
+            f"expected at least num_origins + max_horizon = {num_origins + max_horizon} tokens (both and "
             f"num_samples at least 1), got {tokens.size} tokens and {num_samples} samples"
         )
     log_probs = _horizon(key, model, params, tokens, num_origins, num_samples, max_horizon)

@@ -83,9 +83,7 @@ def _strips(start: int, strip_length: int, last_target: int, num_steps: int, bat
     return Plan(starts.astype(np.int32), lengths.astype(np.int32), cuts == 0)
 
 
-def sequential_partitioning(
-    num_tokens: int, num_steps: int, batch_size: int, seed: int, epoch: int
-) -> Plan:
+def sequential_partitioning(num_tokens: int, num_steps: int, batch_size: int, seed: int, epoch: int) -> Plan:
     """B strips of L = floor((T - d - 1) / B) inputs; batch k takes the k-th n of every strip.
 
     Row r of batch k + 1 continues row r of batch k, so only the first batch resets the carry. The
@@ -131,9 +129,9 @@ def take_batch(
 ) -> Batch:
     """Gather windows of n inputs and their targets from tokens (T,) on the device: (B, n) each.
 
-        tokens[start:]   t h e _ t i m e
-        inputs           t h e _ t          n = 5
-        targets            h e _ t i        inputs shifted by one
+    tokens[start:]   t h e _ t i m e
+    inputs           t h e _ t          n = 5
+    targets            h e _ t i        inputs shifted by one
     """
     positions = starts[:, None] + jnp.arange(num_steps + 1)[None]
     # Reads past the end belong to masked steps: clipped, not wrapped, and never counted.

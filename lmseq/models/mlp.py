@@ -37,7 +37,8 @@ class MarkovLanguageModel(SequenceModule):
             self.param(f"kernel_{i}", kernel, (width, self.hidden_size)) for i, width in enumerate(inputs)
         ]
         self.biases = [
-            self.param(f"bias_{i}", nn.initializers.zeros, (self.hidden_size,)) for i in range(self.num_layers)
+            self.param(f"bias_{i}", nn.initializers.zeros, (self.hidden_size,))
+            for i in range(self.num_layers)
         ]
         self.output_kernel = self.param("output_kernel", kernel, (self.hidden_size, self.vocab_size))
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
@@ -73,9 +74,9 @@ class MarkovLanguageModel(SequenceModule):
     ) -> tuple[Window, Float[Array, "batch time vocab"]]:
         """All B T windows at once, one batched product a layer.
 
-            carry  a b c     windows of tau = 3   b c | d
-            xs     d e f                          c | d e
-                                                    | d e f
+        carry  a b c     windows of tau = 3   b c | d
+        xs     d e f                          c | d e
+                                                | d e f
         """
         stream = jnp.concatenate([carry, xs], axis=1)
         ends = 1 + jnp.arange(xs.shape[1])
