@@ -1,0 +1,199 @@
+"""Checkpoints: Orbax for the arrays, digests of our own beside them, newest good one first.
+
+A step holds three items: `params` (loaded alone by scoring and sampling), `rest` (optimiser state and
+carry) and `progress` (JSON: digests, best validation loss, seconds spent). Orbax writes under a temporary
+name and renames, so a kill leaves whole steps; what it cannot notice is a flipped bit or an emptied
+folder, so every restore compares SHA-256 digests and falls back to the step before.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from lmseq.config import LanguageModelConfig, from_json
+from lmseq.contract import Model
+from lmseq.data.text import Vocab
+from lmseq.models.build import build_model
+from lmseq.training.state import Training, TrainState
+from lmseq.types import Params
+
+# What Orbax, tensorstore and JAX's own handlers may raise over damaged or missing files.
+DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError)
+
+
+class Progress(NamedTuple):
+    """What a run knows beside its arrays; `rest` of it must survive a restart."""
+
+    valid_loss: float | None = None  # at this very step, if it was evaluated
+    best_valid_loss: float | None = None
+    best_step: int | None = None
+    seconds: float = 0.0  # spent until here, over all processes
+    seconds_to_target_loss: float | None = None
+
+
+class Restored(NamedTuple):
+    """The newest good checkpoint, and a line for each newer one that had to be skipped."""
+
+    step: int
+    training: Training
+    progress: Progress
+    skipped: tuple[str, ...]
+
+
+def digest(tree: Any) -> str:
+    """SHA-256 over the paths, dtypes, shapes and bytes of all leaves, in the tree's order."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.asarray(leaf)
+        sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array).tobytes())
+    return sha.hexdigest()
+
+
+def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManager:
+    """Orbax's manager of DIR/checkpoints; for reading only unless `keep` says how many latest to keep."""
+    # Orbax tells dozens of lines of its life for every save.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    folder = (workdir / "checkpoints").absolute()
+    if keep is None:
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", "progress"))
+    policy = checkpoint_managers.AnyPreservationPolicy(
+        [
+            checkpoint_managers.LatestN(keep),
+            checkpoint_managers.BestN(
+                get_metric_fn=lambda metrics: metrics["valid_loss"],
+                reverse=True,
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            ),
+        ]
+    )
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        todelete_subdir="deleted",
+        cleanup_tmp_directories=True,
+        enable_async_checkpointing=True,
+    )
+    return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", "progress"))
+
+
+def save(manager: ocp.CheckpointManager, step: int, training: Training, progress: Progress) -> None:
+    """Save in the background; the arrays are copied before this returns, so they may be donated."""
+    params, rest = training.state.params, (training.state.opt_state, training.carry)
+    digests = {"params_digest": digest(params), "rest_digest": digest(rest)}
+    metrics = None if progress.valid_loss is None else {"valid_loss": progress.valid_loss}
+    items = ocp.args.Composite(
+        params=ocp.args.StandardSave(params),
+        rest=ocp.args.StandardSave(rest),
+        progress=ocp.args.JsonSave({**progress._asdict(), **digests}),
+    )
+    if not manager.save(step, args=items, metrics=metrics, force=True):
+        raise RuntimeError(f"the checkpoint of step {step} was refused: a later one exists already")
+
+
+def _abstract(tree: Any, shardings: Any) -> Any:
+    """Shapes, dtypes and shardings, without which Orbax restores tuples as lists on one device."""
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def restore_latest(manager: ocp.CheckpointManager, like: Training, shardings: Training) -> Restored | None:
+    """The newest checkpoint whose digests are right, on the given shardings; None if there is none.
+
+    `like` gives the structure. Raises ValueError when there are checkpoints and all are damaged.
+    """
+    skipped: list[str] = []
+    params = _abstract(like.state.params, shardings.state.params)
+    rest = _abstract((like.state.opt_state, like.carry), (shardings.state.opt_state, shardings.carry))
+    for step in sorted(manager.all_steps(), reverse=True):
+        items = ocp.args.Composite(
+            params=ocp.args.StandardRestore(params),
+            rest=ocp.args.StandardRestore(rest),
+            progress=ocp.args.JsonRestore(),
+        )
+        try:
+            found = manager.restore(step, args=items)
+            facts = dict(found.progress)
+            wrong = digest(found.params) != facts.pop("params_digest") or digest(found.rest) != facts.pop(
+                "rest_digest"
+            )
+            progress = Progress(**facts)
+        except DAMAGE as error:
+            skipped.append(f"checkpoint {step} cannot be read ({type(error).__name__})")
+            continue
+        if wrong:
+            skipped.append(f"checkpoint {step} is damaged (its digest is wrong)")
+            continue
+        opt_state, carry = found.rest
+        step_array = jax.device_put(np.int32(step), shardings.state.step)
+        training = Training(TrainState(step_array, found.params, opt_state), carry)
+        return Restored(step, training, progress, tuple(skipped))
+    if skipped:
+        raise ValueError(f"every checkpoint is damaged: {'; '.join(skipped)}; start again in another workdir")
+    return None
+
+
+class Run(NamedTuple):
+    """A trained model and all that is needed to use it."""
+
+    config: LanguageModelConfig
+    vocab: Vocab
+    model: Model
+    params: Params
+    step: int
+
+
+def load_run(workdir: str | Path, which: str = "latest") -> Run:
+    """Rebuild a run's model from its own config and load its parameters, and nothing else, from disk.
+
+    which: `latest`, or `best` by validation loss. Raises ValueError when the folder is no run, has no
+    checkpoint, or the one asked for is damaged.
+    """
+    workdir = Path(workdir)
+    for name in ("config.json", "vocab.json"):
+        if not (workdir / name).is_file():
+            raise ValueError(
+                f"expected a run in {workdir}, but it has no {name}: train one, or name another folder"
+            )
+    config = from_json((workdir / "config.json").read_text(encoding="utf-8"))
+    vocab = Vocab.from_json((workdir / "vocab.json").read_text(encoding="utf-8"))
+    model = build_model(config.model, len(vocab))
+    if not (workdir / "checkpoints").is_dir():
+        raise ValueError(f"{workdir} has no checkpoint yet: train it further")
+    with open_manager(workdir) as manager:
+        steps = sorted(manager.all_steps(), reverse=True)
+        if not steps:
+            raise ValueError(f"{workdir} has no checkpoint yet: train it further")
+        if which not in ("latest", "best"):
+            raise ValueError(f"expected checkpoint latest or best, got {which!r}")
+        step = steps[0] if which == "latest" else _best_step(manager, steps)
+        shape = jax.eval_shape(model.init, jax.random.key(0))
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        like = _abstract(shape, jax.tree.map(lambda _: sharding, shape))
+        items = ocp.args.Composite(params=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
+        try:
+            found = manager.restore(step, args=items)
+            right = digest(found.params) == found.progress["params_digest"]
+        except DAMAGE as error:
+            raise ValueError(
+                f"checkpoint {step} of {workdir} cannot be read ({type(error).__name__})"
+            ) from error
+    if not right:
+        raise ValueError(f"checkpoint {step} of {workdir} is damaged: its digest is wrong")
+    return Run(config, vocab, model, found.params, step)
+
+
+def _best_step(manager: ocp.CheckpointManager, steps: list[int]) -> int:
+    """The step of lowest validation loss among those that were evaluated."""
+    losses = {step: json.loads(json.dumps(manager.metrics(step) or {})).get("valid_loss") for step in steps}
+    evaluated = {step: loss for step, loss in losses.items() if loss is not None}
+    if not evaluated:
+        raise ValueError("no checkpoint has a validation loss: ask for the latest")
+    return min(evaluated, key=lambda step: (evaluated[step], step))

@@ -1,0 +1,67 @@
+"""Records of a run: JSON lines, TensorBoard, and files that are written whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename: a reader sees the old file or the new, never half."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_records(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
+    """The records of a JSON-lines file, up to and including `last_step`; a torn last line is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if last_step is None or record["step"] <= last_step:
+            records.append(record)
+    return records
+
+
+class MetricsWriter:
+    """Appends records to DIR/metrics.jsonl and, for TensorBoard, to DIR/tensorboard.
+
+    Opened at `last_step`, it drops what an interrupted run recorded after the checkpoint that it goes
+    on from, so that each step stands once.
+    """
+
+    def __init__(self, workdir: Path, last_step: int) -> None:
+        # Protocol buffers are slow to import and nothing but this class needs them.
+        from tensorboardX import SummaryWriter
+
+        self._path = workdir / "metrics.jsonl"
+        kept = read_records(self._path, last_step)
+        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last_step + 1)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """One record: numbers and text; TensorBoard gets the numbers as scalars."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+            else:
+                self._board.add_text(name, str(value), step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        self._file.close()
+        self._board.close()
