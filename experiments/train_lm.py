@@ -7,10 +7,8 @@ The same command continues an interrupted run, bit for bit, and reprints a finis
 
 from experiments import app  # first: it notes the time
 
-import json
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +21,6 @@ from lmseq.config import LanguageModelConfig
 from lmseq.data.corpora import read_corpus
 from lmseq.data.text import Corpus, Vocab, build_vocab, prepare_corpus
 
-HORIZONS = (1, 4, 16, 64)
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
     # python -m experiments.train_lm --preset=shakespeare_cpu --workdir=W

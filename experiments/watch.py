@@ -95,7 +95,8 @@ class Watcher:
         sample = self._sample(params, done.step)
         app.say(
             f"step {done.step}/{self._config.train.num_train_steps}  train {values['train_loss']:.3f}  "
-            f"valid {loss:.3f} nats/{self._config.data.level}  {values['tokens_per_second'] / 1e3:,.0f}k tokens/s  "
+            f"valid {loss:.3f} nats/{self._config.data.level}  "
+            f"{values['tokens_per_second'] / 1e3:,.0f}k tokens/s  "
             f"{self._before + app.seconds():.1f} s\n    {json.dumps(sample, ensure_ascii=False)}"
         )
         return {**figures, "sample": sample}
