@@ -10,11 +10,12 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from absl import flags
+from tqdm import tqdm
 
 FLAGS = flags.FLAGS
 USER_ERRORS = (ValueError, ArithmeticError, OSError)
@@ -26,8 +27,16 @@ def seconds() -> float:
 
 
 def say(line: str) -> None:
-    """A line of progress, to stderr; stdout is for results."""
-    print(line, file=sys.stderr, flush=True)
+    """A line of progress, to stderr, above the progress bar if there is one; stdout is for results."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def listed(symbols: Sequence[str]) -> str:
+    """The first ten of some characters or words, as Python would write them."""
+    return ", ".join(map(repr, symbols[:10])) + (
+        f" and {len(symbols) - 10} more" if len(symbols) > 10 else ""
+    )
 
 
 def define_flags(section: type) -> list[str]:

@@ -34,10 +34,10 @@ class DataConfig:
     min_count: int = knob(1, "characters or words rarer than this in the training text become <unk>")
     bpe_vocab_size: int = knob(1024, "vocabulary size of level bpe")
     partition: Literal["random", "sequential"] = knob(
-        "random", "random: shuffled windows, each from the initial carry; sequential: the carry goes on"
+        "sequential", "sequential: the carry goes on; random: shuffled windows, each from the initial carry"
     )
     batch_size: int = knob(32, "rows of a batch, over all devices")
-    num_steps: int = knob(64, "inputs of a window; the length of truncated back-propagation through time")
+    num_steps: int = knob(32, "inputs of a window; the length of truncated back-propagation through time")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class TrainConfig:
     """Optimisation, and what is recorded on the way."""
 
     optimizer: Literal["sgd", "adam", "adamw"] = knob("adam", "optimiser")
-    learning_rate: float = knob(4e-3, "peak learning rate")
+    learning_rate: float = knob(6e-3, "peak learning rate")
     schedule: Literal["constant", "cosine", "inverse"] = knob(
         "cosine", "after the warm-up: constant; cosine to zero; or peak / (1 + step / decay_steps)"
     )
@@ -70,10 +70,10 @@ class TrainConfig:
     momentum: float = knob(0.0, "momentum of sgd")
     weight_decay: float = knob(0.0, "decoupled weight decay of adamw")
     clip_norm: float = knob(1.0, "gradients are scaled down to this global norm; 0: never")
-    num_train_steps: int = knob(2000, "optimiser steps in all")
-    steps_per_dispatch: int = knob(25, "steps in one program call; also how often metrics are recorded")
+    num_train_steps: int = knob(4000, "optimiser steps in all")
+    steps_per_dispatch: int = knob(50, "steps in one program call; also how often metrics are recorded")
     eval_every: int = knob(500, "steps between evaluations on the validation text")
-    checkpoint_every: int = knob(500, "steps between checkpoints")
+    checkpoint_every: int = knob(1000, "steps between checkpoints")
     keep_checkpoints: int = knob(2, "latest checkpoints kept, beside the best by validation")
     target_loss: float = knob(0.0, "record the seconds until validation loss reaches this; 0: do not")
     horizon_origins: int = knob(256, "origins of the k-step-ahead cross-entropy")

@@ -3,8 +3,9 @@
 A stream is scored by B strips in parallel. Strip r should begin with the carry that strip r - 1 ends
 with, which is not known yet: so all strips are run from a guess, each is handed its neighbour's last
 carry, and this is repeated until nothing changes. At that fixed point the strips chain into exactly
-the sequential pass; it is reached after at most B passes (after pass k the first k strips are exact)
-and, for a model that forgets, after two or three.
+the sequential pass; it is reached after at most B passes (after pass k the first k strips are exact).
+The first guess is what the end of the strip before leaves in a blank carry, so a model that forgets
+needs one pass or two.
 """
 
 from collections.abc import Callable
@@ -14,21 +15,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from lmseq.contract import Model, gather_log_probs
 from lmseq.data.partition import scoring, take_batch
 from lmseq.types import Carry, Params, Tokens
 
-# Carries closer than this are one. Rounding alone keeps two passes 1e-6 apart; what a difference of
-# 1e-5 at a strip's first token does to the mean over the strip is below float32's own rounding.
+WARM_UP_TOKENS = 256  # at the end of a strip, read for the first guess
+# Strips are chained when each begins with what its neighbour ends with, or when another pass moves the
+# total by less than LOSS_TOLERANCE of it. The second is for models that amplify rounding: their carries
+# never settle to the last digits, while no figure depends on those.
 CARRY_TOLERANCE = 1e-5
+LOSS_TOLERANCE = 1e-7
 
-# last carries and outputs of all strips, from their first carries
-StripPass = Callable[[Carry], tuple[Carry, PyTree]]
+# last carries and log-probabilities (..., batch, time) of all strips, from their first carries
+StripPass = Callable[[Carry], tuple[Carry, Float[Array, "*dims"]]]
 
 
-def _same(left: Carry, right: Carry) -> Bool[Array, ""]:
+def _same_carry(left: Carry, right: Carry) -> Bool[Array, ""]:
     """Whether two carries agree: integers exactly, reals to CARRY_TOLERANCE (NaN equals NaN)."""
 
     def same(a: Array, b: Array) -> Bool[Array, ""]:
@@ -39,27 +43,50 @@ def _same(left: Carry, right: Carry) -> Bool[Array, ""]:
     return jnp.all(jnp.stack([jnp.array(True), *jax.tree.leaves(jax.tree.map(same, left, right))]))
 
 
-def chain_strips(run: StripPass, blank: Carry, num_strips: int) -> tuple[Carry, PyTree]:
-    """First carries of B chained strips, and what `run` gives from them; jittable, at most B passes.
+def _same_loss(old: Float[Array, "*dims"], new: Float[Array, "*dims"]) -> Bool[Array, ""]:
+    """Whether no strip's sum of log-probabilities (..., batch, time) moved by more than the tolerance."""
+    equal = (old == new) | (jnp.isnan(old) & jnp.isnan(new))  # -inf stays -inf: no change
+    moved = jnp.where(equal, 0.0, new - old).sum(axis=-1)
+    by_strip = moved.sum(axis=tuple(range(moved.ndim - 1)))
+    total = jnp.where(jnp.isfinite(new), new, 0.0).sum()
+    return jnp.abs(by_strip).sum() <= LOSS_TOLERANCE * jnp.abs(total)
+
+
+def chain_strips(
+    run: StripPass, blank: Carry, last_guess: Carry, num_strips: int
+) -> tuple[Carry, Float[Array, "*dims"]]:
+    """First carries of B chained strips, and the log-probabilities that `run` gives from them; jittable.
 
     `run` reads every strip from a carry a row; strip 0 begins with the first row of `blank`, strip r
-    with the last carry of strip r - 1.
+    with the last carry of strip r - 1, for which `last_guess` is the first guess. At most B passes.
     """
 
     def hand_on(last: Carry) -> Carry:
         return jax.tree.map(lambda first, rest: jnp.concatenate([first[:1], rest[:-1]]), blank, last)
 
     def improve(state):
-        guess, _, _, passes = state
-        last, outputs = run(guess)
+        guess, old, _, passes = state
+        last, log_probs = run(guess)
         handed_on = hand_on(last)
+        done = _same_carry(guess, handed_on) | _same_loss(old, log_probs)
         # The last possible pass ran from carries that are exact already, rounding or not.
-        return handed_on, outputs, _same(guess, handed_on) | (passes + 1 >= num_strips), passes + 1
+        return handed_on, log_probs, done | (passes + 1 >= num_strips), passes + 1
 
-    outputs = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run, blank)[1])
-    state = (blank, outputs, jnp.array(False), jnp.array(0))
-    carries, outputs, _, _ = lax.while_loop(lambda state: ~state[2], improve, state)
-    return carries, outputs
+    shape = jax.eval_shape(run, blank)[1]
+    nothing = jnp.full(shape.shape, jnp.inf, shape.dtype)  # differs from any log-probability
+    state = (hand_on(last_guess), nothing, jnp.array(False), jnp.array(0))
+    carries, log_probs, _, _ = lax.while_loop(lambda state: ~state[2], improve, state)
+    return carries, log_probs
+
+
+def _guess_last(
+    model: Model, params: Params, tokens: Tokens, starts: Int[Array, "batch"], strip_length: int
+) -> Carry:
+    """What the last tokens of each strip leave in a blank carry."""
+    num_steps = min(WARM_UP_TOKENS, strip_length)
+    full = jnp.full(starts.shape, num_steps)
+    inputs = take_batch(tokens, starts + strip_length - num_steps, full, num_steps).inputs
+    return model.unroll(params, model.init_carry(params, starts.shape[0]), inputs)[0]
 
 
 def strip_carries(
@@ -69,33 +96,37 @@ def strip_carries(
 
     Strip b + 1 must start where strip b ends, and strip 0 begins with nothing seen.
     """
-    lengths = jnp.full(starts.shape, strip_length)
-    inputs = take_batch(tokens, starts, lengths, strip_length).inputs
+    num_strips = starts.shape[0]
+    batch = take_batch(tokens, starts, jnp.full(starts.shape, strip_length), strip_length)
 
-    def run(carry: Carry) -> tuple[Carry, None]:
-        return model.unroll(params, carry, inputs)[0], None
+    def run(carry: Carry) -> tuple[Carry, Float[Array, "batch time"]]:
+        return model.token_log_probs(params, carry, batch.inputs, batch.targets)
 
-    return chain_strips(run, model.init_carry(params, starts.shape[0]), starts.shape[0])[0]
+    last_guess = _guess_last(model, params, tokens, starts, strip_length)
+    return chain_strips(run, model.init_carry(params, num_strips), last_guess, num_strips)[0]
 
 
 @partial(jax.jit, static_argnums=(0, 5))
 def _score_strips(model, params, tokens, starts, lengths, num_steps):
     """Log-probability of the first token, and of every target of the plan, (steps, batch, time)."""
-    blank = model.init_carry(params, starts.shape[1])
+    num_windows, num_strips = starts.shape
+    blank = model.init_carry(params, num_strips)
     first = gather_log_probs(model.readout(params, blank)[:1], tokens[:1])
 
     def window(carry, row):
         batch = take_batch(tokens, *row, num_steps)
-        return model.token_log_probs(params, carry, batch.inputs, batch.targets)
+        carry, log_probs = model.token_log_probs(params, carry, batch.inputs, batch.targets)
+        return carry, jnp.where(batch.mask, log_probs, 0.0)
 
     def run(carry):
         return lax.scan(window, carry, (starts, lengths))
 
-    return first, chain_strips(run, blank, starts.shape[1])[1]
+    last_guess = _guess_last(model, params, tokens, starts[0], num_steps * num_windows)
+    return first, chain_strips(run, blank, last_guess, num_strips)[1]
 
 
 def score_stream(
-    model: Model, params: Params, tokens: Tokens, *, num_steps: int = 256, batch_size: int = 64
+    model: Model, params: Params, tokens: Tokens, *, num_steps: int = 256, batch_size: int = 32
 ) -> Float[np.ndarray, "time"]:
     """Log-probability in nats of each token of one stream (T,), the first included, float32 (T,).
 

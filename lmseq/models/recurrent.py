@@ -1,5 +1,6 @@
 """A stack of recurrent layers between an embedding and a softmax (Mikolov et al. 2010)."""
 
+from functools import partial
 from typing import Literal
 
 import flax.linen as nn
@@ -69,8 +70,9 @@ class RecurrentLanguageModel(SequenceModule):
         block = nn.initializers.orthogonal()
 
         def blocks(key: PRNGKey, shape: tuple[int, int]) -> Float[Array, "hidden gates"]:
-            keys = jax.random.split(key, NUM_GATES[self.cell])
-            return jnp.concatenate([block(k, (self.hidden_size,) * 2) for k in keys], axis=1)
+            draw = partial(block, shape=(self.hidden_size,) * 2)
+            by_gate = jax.vmap(draw)(jax.random.split(key, NUM_GATES[self.cell]))
+            return jnp.swapaxes(by_gate, 0, 1).reshape(shape)
 
         weights = self.param(f"recurrent_kernel_{layer}", blocks, (self.hidden_size, gates))
         bias = None

@@ -29,7 +29,7 @@ DAMAGE = (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, 
 
 
 class Progress(NamedTuple):
-    """What a run knows beside its arrays; `rest` of it must survive a restart."""
+    """What a run knows beside its arrays, and must not forget over a restart."""
 
     valid_loss: float | None = None  # at this very step, if it was evaluated
     best_valid_loss: float | None = None
@@ -39,7 +39,7 @@ class Progress(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """The newest good checkpoint, and a line for each newer one that had to be skipped."""
+    """Where to begin: the newest good checkpoint, and a line for each newer one that was skipped."""
 
     step: int
     training: Training
@@ -104,14 +104,14 @@ def _abstract(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
-def restore_latest(manager: ocp.CheckpointManager, like: Training, shardings: Training) -> Restored | None:
-    """The newest checkpoint whose digests are right, on the given shardings; None if there is none.
+def restore_latest(manager: ocp.CheckpointManager, fresh: Training, shardings: Training) -> Restored:
+    """The newest checkpoint whose digests are right, on the given shardings; `fresh` if there is none.
 
-    `like` gives the structure. Raises ValueError when there are checkpoints and all are damaged.
+    Raises ValueError when there are checkpoints and all are damaged.
     """
     skipped: list[str] = []
-    params = _abstract(like.state.params, shardings.state.params)
-    rest = _abstract((like.state.opt_state, like.carry), (shardings.state.opt_state, shardings.carry))
+    params = _abstract(fresh.state.params, shardings.state.params)
+    rest = _abstract((fresh.state.opt_state, fresh.carry), (shardings.state.opt_state, shardings.carry))
     for step in sorted(manager.all_steps(), reverse=True):
         items = ocp.args.Composite(
             params=ocp.args.StandardRestore(params),
@@ -137,7 +137,7 @@ def restore_latest(manager: ocp.CheckpointManager, like: Training, shardings: Tr
         return Restored(step, training, progress, tuple(skipped))
     if skipped:
         raise ValueError(f"every checkpoint is damaged: {'; '.join(skipped)}; start again in another workdir")
-    return None
+    return Restored(0, fresh, Progress(), ())
 
 
 class Run(NamedTuple):

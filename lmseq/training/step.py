@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from lmseq.contract import Model, gather_log_probs
 from lmseq.data.partition import Plan, take_batch
@@ -86,7 +87,10 @@ def make_dispatch(model: Model, optimizer: optax.GradientTransformation, num_ste
     return jax.jit(dispatch, donate_argnums=0)
 
 
-def first_non_finite(metrics: StepMetrics, first_step: Int[Array, ""] | int) -> int | None:
-    """The step, counted from `first_step` + 1, whose loss or gradient is not finite; None if all are."""
-    fine = jnp.isfinite(metrics.totals.nll) & jnp.isfinite(metrics.grad_norm)
-    return None if bool(fine.all()) else int(first_step) + 1 + int(jnp.argmin(fine))
+def first_non_finite(metrics: StepMetrics, first_step: int) -> int | None:
+    """The step, counted from `first_step` + 1, whose loss or gradient is not finite; None if all are.
+
+    The metrics are on the host: NumPy, so that looking costs no program.
+    """
+    fine = np.isfinite(metrics.totals.nll) & np.isfinite(metrics.grad_norm)
+    return None if fine.all() else first_step + 1 + int(np.argmin(fine))

@@ -1,0 +1,94 @@
+"""Score texts under a trained model: log-likelihood, perplexity, bits per character.
+
+    python -m experiments.score_text --run=runs/demo --text="the cat sat" --text="sat cat the"
+    python -m experiments.score_text --run=runs/demo --file=mybook.txt --per_token
+
+The first token counts: its probability is the model's before it has seen anything. Several texts are
+ranked, the most probable per character first. The last line is a JSON object.
+"""
+
+from experiments import app  # first: it notes the time
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from lmseq.data.corpora import read_text
+from lmseq.data.text import normalize_text
+
+flags.DEFINE_string("run", None, "folder of a run of experiments.train_lm")
+flags.DEFINE_enum(
+    "checkpoint", "latest", ["latest", "best"], "the last parameters, or the best by validation"
+)
+flags.DEFINE_multi_string("text", [], "a text to score; give it several times to rank several")
+flags.DEFINE_string("file", None, "a UTF-8 file to score, as one stream")
+flags.DEFINE_bool("per_token", False, "list each token with its log-probability in nats")
+flags.DEFINE_integer("num_steps", 256, "inputs of a window; sets speed and memory, not the figure")
+flags.DEFINE_integer("batch_size", 32, "strips scored in parallel; sets speed and memory, not the figure")
+NAMES = ["run", "checkpoint", "text", "file", "per_token", "num_steps", "batch_size"]
+
+
+def read_texts() -> list[str]:
+    """What the flags name; one of --text and --file, and nothing that is empty."""
+    if bool(app.FLAGS.text) == bool(app.FLAGS.file):
+        raise ValueError("expected either --text (once or more) or --file, got both or neither")
+    texts = [read_text(Path(app.FLAGS.file))] if app.FLAGS.file else app.FLAGS.text
+    if not all(texts):
+        raise ValueError("expected a text of at least one character, got an empty one")
+    return texts
+
+
+def score(run: Any, text: str) -> dict[str, Any]:
+    """Figures of one text, in nats unless the name says otherwise; prints its tokens when asked to."""
+    from lmseq import evaluation, likelihood
+
+    ids = run.vocab.encode(text)
+    if not ids.size:
+        raise ValueError(f"expected a text with at least one token, got {text[:20]!r}: nothing is left of it")
+    log_probs = evaluation.score_stream(
+        run.model, run.params, ids, num_steps=app.FLAGS.num_steps, batch_size=app.FLAGS.batch_size
+    )
+    if app.FLAGS.per_token:
+        for token, log_prob in zip(run.vocab.token_strings(ids), log_probs, strict=True):
+            print(f"{log_prob:10.4f}  {token}")
+    nll = -float(log_probs.sum(dtype=np.float64))
+    num_chars = len(normalize_text(text, run.vocab.normalize))
+    unknown = run.vocab.unknown(text)
+    if unknown:
+        app.say(f"scored as {run.vocab.token_strings([0])[0]}: {app.listed(unknown)}")
+    return {
+        "text": text if len(text) <= 60 else text[:57] + "...",
+        "log_likelihood": -nll,
+        "num_tokens": ids.size,
+        "num_chars": num_chars,
+        **likelihood.loss_figures(nll, ids.size, num_chars),
+    }
+
+
+def main() -> None:
+    if not app.FLAGS.run:
+        raise ValueError("expected --run=DIR, the folder of a trained model")
+    texts = read_texts()
+    for name in ("num_steps", "batch_size"):
+        if app.FLAGS[name].value < 1:
+            raise ValueError(f"expected {name} of at least 1, got {app.FLAGS[name].value}")
+    app.prepare_jax()
+    from lmseq.training.checkpoint import load_run
+
+    run = load_run(app.FLAGS.run, app.FLAGS.checkpoint)
+    scores = sorted((score(run, text) for text in texts), key=lambda figures: figures["bits_per_char"])
+    print("rank  nats        tokens  perplexity  bits/char  text")
+    for rank, figures in enumerate(scores, 1):
+        print(
+            f"{rank:>4}  {figures['log_likelihood']:<10.4f}{figures['num_tokens']:>8,}"
+            f"{figures['perplexity']:>12.4f}{figures['bits_per_char']:>11.4f}  {figures['text']!r}"
+        )
+    where = {"run": str(app.FLAGS.run), "step": run.step}
+    print(json.dumps(where | (scores[0] if len(scores) == 1 else {"texts": scores})), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main, __doc__, NAMES)

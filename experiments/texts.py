@@ -1,0 +1,47 @@
+"""The text of a run: corpus, vocabulary, and the ids of each split."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments import app
+from lmseq.config import DataConfig
+from lmseq.data.corpora import read_corpus
+from lmseq.data.text import Corpus, Vocab, build_vocab, prepare_corpus
+
+
+class Texts(NamedTuple):
+    """The corpus, the vocabulary of its training text, and each split's ids on the host."""
+
+    corpus: Corpus
+    vocab: Vocab
+    ids: dict[str, np.ndarray]
+
+    def num_chars(self, split: str) -> int:
+        return len(getattr(self.corpus, split))
+
+
+def load_texts(data: DataConfig) -> Texts:
+    """Read, split and tokenise what the config names, and say how much it is."""
+    data_dir, cache_dir = app.data_folders()
+    corpus = prepare_corpus(
+        read_corpus(data.corpus, data_dir=data_dir, cache_dir=cache_dir),
+        normalize=data.normalize,
+        valid_fraction=data.valid_fraction,
+        test_fraction=data.test_fraction,
+        whole_words=data.level == "word",
+    )
+    vocab = build_vocab(
+        corpus.train,
+        level=data.level,
+        normalize=data.normalize,
+        min_count=data.min_count,
+        bpe_vocab_size=data.bpe_vocab_size,
+    )
+    ids = {split: vocab.encode(getattr(corpus, split)) for split in ("train", "valid", "test")}
+    if not ids["valid"].size:
+        raise ValueError("expected a validation text: valid_fraction must be above 0")
+    sizes = " / ".join(f"{ids[split].size:,}" for split in ids)
+    unit = "characters" if data.level == "char" else f"{data.level} tokens"
+    app.say(f"{corpus.name}: {sizes} {unit} (train / valid / test), {len(vocab)} symbols")
+    return Texts(corpus, vocab, ids)
