@@ -7,10 +7,12 @@ START = time.monotonic()  # before JAX is imported, so that seconds count from t
 import ctypes
 import ctypes.util
 import dataclasses
+import fcntl
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
@@ -103,6 +105,18 @@ def prepare_jax(host_devices: int = 1) -> None:
     import jax
 
     jax.config.update("jax_num_cpu_devices", host_devices)
+
+
+@contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Create the folder and keep other processes out of it; ValueError when one is in it already."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is at work in {workdir}: wait for it, or stop it") from None
+        yield
 
 
 def data_folders() -> tuple[Path | None, Path]:

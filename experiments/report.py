@@ -24,7 +24,7 @@ def conclude(job: Job, params: Params, watcher: Watcher, key: PRNGKey) -> dict[s
     figures = split_figures(job, params, "valid") | split_figures(job, params, "test")
     _print_table(job, params, unigram, figures, trained)
     horizon_key, sample_key = jax.random.split(key)
-    horizon = k_step_losses(job, params, unigram["loss"], horizon_key)
+    horizon = k_step_log_probs(job, params, unigram["loss"], horizon_key)
     app.say(f"sample (temperature {SAMPLE.temperature}): {sample_text(job, params, sample_key, 400)}")
     _draw(job, unigram["loss"], horizon)
     progress, config = watcher.progress(), job.config
@@ -38,7 +38,9 @@ def conclude(job: Job, params: Params, watcher: Watcher, key: PRNGKey) -> dict[s
         **figures,
         "best_valid_loss": progress.best_valid_loss,
         "best_step": progress.best_step,
-        **{f"loss_at_{k}": float(horizon[k - 1]) if k <= len(horizon) else None for k in HORIZONS},
+        **{f"loss_at_{k}": _loss_at(horizon, k) for k in HORIZONS},
+        "horizon_origins": config.train.horizon_origins,
+        "horizon_samples": config.train.horizon_samples,
         "unigram_loss": unigram["loss"],
         "params_digest": digest(params),
         "tokens_per_second": watcher.tokens_per_second(),
@@ -74,13 +76,13 @@ def _print_table(
         app.say(f"{name:<14}{loss:>10.3f}{bits:>11.3f}{size:>12,}{spent:>9.1f}")
 
 
-def k_step_losses(job: Job, params: Params, unigram_loss: float, key: PRNGKey) -> np.ndarray:
-    """The k-step-ahead cross-entropy on the validation text, k = 1 ... as far as the text allows."""
+def k_step_log_probs(job: Job, params: Params, unigram_loss: float, key: PRNGKey) -> np.ndarray:
+    """By origin and k = 1 ..., on the validation text, as far ahead as it allows; (0, 0) of one token."""
     valid, train = job.texts.ids["valid"], job.config.train
     longest = min(max(HORIZONS), valid.size // 2)
     if not longest:
-        return np.zeros(0)
-    losses = prediction.k_step_cross_entropy(
+        return np.zeros((0, 0))
+    log_probs = prediction.k_step_log_probs(
         key,
         job.model,
         params,
@@ -89,9 +91,15 @@ def k_step_losses(job: Job, params: Params, unigram_loss: float, key: PRNGKey) -
         num_origins=min(train.horizon_origins, valid.size - longest),
         num_samples=train.horizon_samples,
     )
-    shown = "   ".join(f"{k}: {losses[k - 1]:.2f}" for k in HORIZONS if k <= longest)
-    app.say(f"k steps ahead:  {shown}   (unigram {unigram_loss:.2f})")
-    return losses
+    shown = "   ".join(f"{k}: {_loss_at(log_probs, k):.2f}" for k in HORIZONS if k <= longest)
+    app.say(
+        f"k steps ahead:  {shown}   (unigram {unigram_loss:.2f}; {train.horizon_samples} samples an origin)"
+    )
+    return log_probs
+
+
+def _loss_at(log_probs: np.ndarray, k: int) -> float | None:
+    return -float(log_probs[:, k - 1].mean()) if k <= log_probs.shape[1] else None
 
 
 def _draw(job: Job, unigram_loss: float, horizon: np.ndarray) -> None:
@@ -101,7 +109,7 @@ def _draw(job: Job, unigram_loss: float, horizon: np.ndarray) -> None:
     records = read_records(workdir / "metrics.jsonl")
     names = ["loss.png"]
     plotting.save_figure(plotting.learning_curve(records, unigram_loss, title), workdir / "loss.png")
-    if len(horizon):
+    if horizon.size:
         names.append("horizon.png")
         plotting.save_figure(plotting.horizon_curve(horizon, unigram_loss, title), workdir / "horizon.png")
     app.say(f"{workdir}: {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")

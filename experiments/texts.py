@@ -1,6 +1,7 @@
 """The text of a run: corpus, vocabulary, and the ids of each split."""
 
-from typing import NamedTuple
+import hashlib
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,18 @@ class Texts(NamedTuple):
 
     def num_chars(self, split: str) -> int:
         return len(getattr(self.corpus, split))
+
+    def facts(self) -> dict[str, Any]:
+        """What a run was trained on: name, sizes, and SHA-256 of the normalised text of each split."""
+        splits = {
+            split: {
+                "characters": self.num_chars(split),
+                "tokens": ids.size,
+                "sha256": hashlib.sha256(getattr(self.corpus, split).encode()).hexdigest(),
+            }
+            for split, ids in self.ids.items()
+        }
+        return {"corpus": self.corpus.name, "symbols": len(self.vocab), **splits}
 
 
 def load_texts(data: DataConfig) -> Texts:

@@ -7,6 +7,7 @@ The same command continues an interrupted run, bit for bit, and reprints a finis
 
 from experiments import app  # first: it notes the time
 
+import json
 import signal
 import sys
 from contextlib import closing
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from experiments.texts import Texts, load_texts
 from lmseq import config as configs
 from lmseq.config import LanguageModelConfig
-from lmseq.data.text import Vocab
+from lmseq.training.metrics import write_text
 
 PRESETS: dict[str, dict[str, Any]] = {
     "none": {},
@@ -32,7 +33,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "corpus": "tiny_shakespeare",
         "valid_fraction": 0.1,
         "test_fraction": 0.0,
-        "eval_every": 500,
+        "num_train_steps": 4000,
+        "eval_every": 250,
         "checkpoint_every": 1000,
         "target_loss": 1.88,
     },
@@ -42,27 +44,26 @@ flags.DEFINE_enum("preset", "none", list(PRESETS), "sets defaults; explicit flag
 NAMES = [name for section in configs.SECTIONS.values() for name in app.define_flags(section)]
 
 
-def open_workdir(workdir: Path, config: LanguageModelConfig, vocab: Vocab) -> None:
-    """Create the run's folder, or make sure that it is this run's: config and vocabulary must agree."""
-    from lmseq.training.metrics import write_text
-
-    path = workdir / "config.json"
-    if path.exists():
-        differing = configs.differences(configs.from_json(path.read_text(encoding="utf-8")), config)
+def check_workdir(workdir: Path, config: LanguageModelConfig, texts: Texts) -> None:
+    """ValueError unless the folder is new, empty, or holds this very run: same config, same text."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"expected --workdir to be a folder, {workdir} is a file")
+    config_path, corpus_path = workdir / "config.json", workdir / "corpus.json"
+    if config_path.exists():
+        differing = configs.differences(configs.from_json(config_path.read_text(encoding="utf-8")), config)
         if differing:
             raise ValueError(
                 f"{workdir} holds a run of another config ({'; '.join(differing)}): "
                 "choose another --workdir, or give it the flags it began with"
             )
-        vocab_path = workdir / "vocab.json"
-        if vocab_path.exists() and Vocab.from_json(vocab_path.read_text(encoding="utf-8")) != vocab:
-            raise ValueError(f"the corpus has changed since {workdir} was begun: its vocabulary differs")
-    elif workdir.exists() and any(workdir.iterdir()):
+        if corpus_path.exists() and json.loads(corpus_path.read_text(encoding="utf-8")) != texts.facts():
+            raise ValueError(
+                f"the text of {config.data.corpus} is not the one that {workdir} was begun with: "
+                "choose another --workdir, or restore the text"
+            )
+    elif workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
+        # Hidden files are the lock and what a kill at the very start left behind.
         raise ValueError(f"{workdir} is not empty and holds no run: choose another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
-    # The vocabulary first: a folder that has a config has everything.
-    write_text(workdir / "vocab.json", vocab.to_json())
-    write_text(path, configs.to_json(config))
 
 
 class Stop:
@@ -140,16 +141,18 @@ def main() -> int:
     preset = PRESETS[app.FLAGS.preset]
     config = configs.check(configs.from_flat(app.values(NAMES, preset)))
     workdir = Path(app.FLAGS.workdir)
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"expected --workdir to be a folder, {workdir} is a file")
     app.prepare_jax(config.train.host_devices)
     texts = load_texts(config.data)
-    open_workdir(workdir, config, texts.vocab)
+    check_workdir(workdir, config, texts)
     summary = app.finished_summary(workdir)
     if summary is not None:
         print(summary)
         return 0
-    return train(config, workdir, texts)
+    with app.locked(workdir):
+        write_text(workdir / "config.json", configs.to_json(config))
+        write_text(workdir / "corpus.json", json.dumps(texts.facts(), indent=1) + "\n")
+        write_text(workdir / "vocab.json", texts.vocab.to_json())
+        return train(config, workdir, texts)
 
 
 if __name__ == "__main__":

@@ -40,11 +40,19 @@ def learning_curve(records: list[dict[str, Any]], unigram_loss: float, title: st
     return figure
 
 
-def horizon_curve(losses: Float[np.ndarray, "time"], unigram_loss: float, title: str) -> Figure:
-    """k-step-ahead cross-entropy L(k), k = 1 ... K, rising towards the unigram model's."""
+def horizon_curve(log_probs: Float[np.ndarray, "batch time"], unigram_loss: float, title: str) -> Figure:
+    """k-step-ahead cross-entropy L(k), k = 1 ... K, of log-probabilities by origin (O, K).
+
+    The band is one standard error of the mean over origins on either side.
+    """
     figure, axes = _axes(title, "k, tokens ahead", "nats a token")
-    axes.plot(np.arange(1, len(losses) + 1), losses, marker=".", label="model, on its own continuations")
+    num_origins, longest = log_probs.shape
+    k, losses = np.arange(1, longest + 1), -log_probs.mean(axis=0)
+    error = log_probs.std(axis=0) / np.sqrt(num_origins)
+    axes.plot(k, losses, marker=".", label="model, on its own continuations")
+    axes.fill_between(k, losses - error, losses + error, alpha=0.2, linewidth=0)
     axes.axhline(unigram_loss, color="gray", linestyle="--", label="unigram")
     axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
     axes.legend(frameon=False)
     return figure

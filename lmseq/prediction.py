@@ -34,8 +34,8 @@ def rollout_log_probs(
 
 
 @partial(jax.jit, static_argnums=(1, 4, 5, 6))
-def _horizon(key, model, params, tokens, num_origins, num_samples, max_horizon):
-    """Log of the mean probability over samples, (num_origins, max_horizon)."""
+def _rollouts(key, model, params, tokens, num_origins, num_samples, max_horizon):
+    """Log-probabilities of the targets in each continuation, (num_origins, num_samples, max_horizon)."""
     spacing = (tokens.shape[0] - max_horizon) // num_origins
     # One strip begins with nothing seen and is no origin: hence one more than asked for.
     starts = spacing * jnp.arange(num_origins + 1, dtype=jnp.int32)
@@ -45,26 +45,44 @@ def _horizon(key, model, params, tokens, num_origins, num_samples, max_horizon):
     log_probs = rollout_log_probs(
         key, model, params, repeat_carry(origins, num_samples), jnp.repeat(targets, num_samples, axis=0)
     )
-    by_sample = log_probs.reshape(num_origins, num_samples, max_horizon)
-    return jax.nn.logsumexp(by_sample, axis=1) - jnp.log(num_samples)
+    return log_probs.reshape(num_origins, num_samples, max_horizon)
 
 
-def k_step_cross_entropy(
+def log_mean_prob(log_probs: Float[np.ndarray, "batch sample time"]) -> Float[np.ndarray, "batch time"]:
+    """log of the mean over S samples of probabilities given as logarithms, its bias removed to order 1/S.
+
+    The logarithm of an average of S draws is too low by var / (2 S mean^2) in expectation (second-order
+    Taylor expansion, the delta method); the estimate of that, at most 1/2, is added back. -inf where
+    every sample has probability zero. Float64.
+    """
+    log_probs = np.asarray(log_probs, np.float64)
+    num_samples = log_probs.shape[1]
+    largest = np.max(log_probs, axis=1, keepdims=True)
+    scale = np.where(np.isneginf(largest), 0.0, largest)
+    scaled = np.exp(log_probs - scale)
+    mean = scaled.mean(axis=1)
+    if num_samples == 1:
+        return log_probs[:, 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correction = np.nan_to_num(scaled.var(axis=1, ddof=1) / (2 * num_samples * mean**2))
+        return np.log(mean) + scale[:, 0] + correction
+
+
+def k_step_log_probs(
     key: PRNGKey,
     model: Model,
     params: Params,
     tokens: Tokens,
     *,
     max_horizon: int = 64,
-    num_origins: int = 256,
-    num_samples: int = 32,
-) -> Float[np.ndarray, "time"]:
-    """L(k) = - mean over origins t of log P(x_{t+k} | x_1 ... x_t), nats, float64 (K,) for k = 1 ... K.
+    num_origins: int = 128,
+    num_samples: int = 64,
+) -> Float[np.ndarray, "batch time"]:
+    """log P(x_{t+k} | x_1 ... x_t) for each of O origins t and k = 1 ... K, nats, float64 (O, K).
 
     P averages the next-token distributions at step k over S continuations of k - 1 tokens drawn from
-    the model, so L(1) is the ordinary loss at those origins and L(k) rises towards the entropy of the
-    unigram distribution. With few samples the logarithm of the average is biased: L is too high by
-    about var(P) / (2 S P^2). Origins are spread evenly over the stream (T,); all of them, with all
+    the model (`log_mean_prob`); what is left of the bias makes the logarithm a little too low where S
+    is small: report S with it. Origins are spread evenly over the stream (T,); all of them, with all
     samples, are one jitted scan after an exact warm-up.
 
     Raises ValueError unless T >= num_origins + max_horizon.
@@ -75,5 +93,33 @@ def k_step_cross_entropy(
             f"expected at least num_origins + max_horizon = {num_origins + max_horizon} tokens (both and "
             f"num_samples at least 1), got {tokens.size} tokens and {num_samples} samples"
         )
-    log_probs = _horizon(key, model, params, tokens, num_origins, num_samples, max_horizon)
-    return -np.asarray(log_probs).mean(axis=0, dtype=np.float64)
+    return log_mean_prob(
+        np.asarray(_rollouts(key, model, params, tokens, num_origins, num_samples, max_horizon))
+    )
+
+
+def k_step_cross_entropy(
+    key: PRNGKey,
+    model: Model,
+    params: Params,
+    tokens: Tokens,
+    *,
+    max_horizon: int = 64,
+    num_origins: int = 128,
+    num_samples: int = 64,
+) -> Float[np.ndarray, "time"]:
+    """L(k) = - mean over origins t of log P(x_{t+k} | x_1 ... x_t), nats, float64 (K,) for k = 1 ... K.
+
+    The mean of `k_step_log_probs`, with its arguments and errors. L(1) is the ordinary loss at those
+    origins; L(k) rises towards the entropy of the unigram distribution.
+    """
+    log_probs = k_step_log_probs(
+        key,
+        model,
+        params,
+        tokens,
+        max_horizon=max_horizon,
+        num_origins=num_origins,
+        num_samples=num_samples,
+    )
+    return -log_probs.mean(axis=0)
