@@ -7,6 +7,7 @@ START = time.monotonic()  # before JAX is imported, so that seconds count from t
 import ctypes
 import ctypes.util
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -71,19 +72,29 @@ def _help(doc: str, names: list[str]) -> str:
     return "\n".join(lines)
 
 
+def _unraisable(args: Any) -> None:
+    """Leave out what the checkpoint writer's callbacks would print after it has failed and said so."""
+    if str(args.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(args)
+
+
 def run(main: Callable[[], int | None], doc: str, names: list[str]) -> None:
     """Parse the command line, run `main`, and turn a user's mistake into one line and exit status 2."""
     if {"--help", "-h", "--helpfull"} & set(sys.argv[1:]):
         print(_help(doc, names))
         sys.exit(0)
+    sys.unraisablehook = _unraisable
     try:
         rest = FLAGS(sys.argv)[1:]
         if rest:
             raise ValueError(f"expected flags only, got {rest[0]!r}: write --name=value, see --help")
         status = main()
     except (flags.Error, *USER_ERRORS) as error:
-        say("error: " + " ".join(str(error).split())[:1000])
-        sys.exit(2)
+        full = getattr(error, "errno", None) == errno.ENOSPC
+        hint = ": make room, then give the same command again" * full
+        say("error: " + " ".join(str(error).split())[:1000] + hint)
+        sys.stdout.flush()
+        os._exit(2)  # not sys.exit: what libraries registered for the end would fail on a full disk again
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)

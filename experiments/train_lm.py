@@ -10,7 +10,7 @@ from experiments import app  # first: it notes the time
 import json
 import signal
 import sys
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,6 @@ def train(config: LanguageModelConfig, workdir: Path, texts: Texts) -> int:
 
     from experiments import watch
     from lmseq.models.build import build_model
-    from lmseq.models.interface import count_parameters
     from lmseq.training import checkpoint, loop, optimizer, sharding, state, step
 
     stop = Stop()
@@ -95,20 +94,12 @@ def train(config: LanguageModelConfig, workdir: Path, texts: Texts) -> int:
     init_key, train_key, sample_key, report_key = jax.random.split(jax.random.key(config.train.seed), 4)
     model = build_model(config.model, len(texts.vocab))
     updates = optimizer.make_optimizer(config.train)
-    training = state.init_training_jit(init_key, model, updates, config.data.batch_size)
-    shardings = sharding.training_sharding(mesh, training)
+    fresh = state.init_training_jit(init_key, model, updates, config.data.batch_size)
+    shardings = sharding.training_sharding(mesh, fresh)
     manager = checkpoint.open_manager(workdir, keep=config.train.keep_checkpoints)
-    restored = checkpoint.restore_latest(manager, training, shardings)
-    for line in restored.skipped:
-        app.say(line)
-    if restored.step:
-        app.say(f"continuing from step {restored.step}")
+    restored = checkpoint.restore_latest(manager, fresh, shardings)
     training = jax.device_put(restored.training, shardings)
-    layers = f"{config.model.num_layers} layer" + "s" * (config.model.num_layers > 1)
-    num_parameters = count_parameters(training.state.params)
-    app.say(
-        f"{config.model.model}, {layers}, {config.model.hidden_size} units, {num_parameters:,} parameters"
-    )
+    _say_where(config, restored)
 
     job = watch.Job(config, workdir, texts, model)
     watcher = watch.Watcher(job, sample_key, restored.progress, restored.step)
@@ -116,8 +107,10 @@ def train(config: LanguageModelConfig, workdir: Path, texts: Texts) -> int:
     dispatch = step.make_dispatch(model, updates, config.data.num_steps)
     num_steps = config.train.num_train_steps
     bar = tqdm(total=num_steps, initial=restored.step, disable=not sys.stderr.isatty(), leave=False)
-    # Closing the manager waits for the last save, whatever ends the loop.
-    with manager, closing(watcher), bar:
+    with ExitStack() as at_exit:
+        at_exit.callback(checkpoint.close, manager)  # waits for the last save, whatever ends the loop
+        at_exit.enter_context(closing(watcher))
+        at_exit.enter_context(bar)
         for done in loop.dispatches(config, dispatch, mesh, training, tokens, train_key):
             training = done.training
             bar.set_postfix_str(watcher.record(done), refresh=False)
@@ -135,6 +128,19 @@ def train(config: LanguageModelConfig, workdir: Path, texts: Texts) -> int:
     return 0
 
 
+def _say_where(config: LanguageModelConfig, restored: Any) -> None:
+    """What is trained, and where it goes on from."""
+    from lmseq.models.interface import count_parameters
+
+    for line in restored.skipped:
+        app.say(line)
+    if restored.step:
+        app.say(f"continuing from step {restored.step}")
+    model, num_parameters = config.model, count_parameters(restored.training.state.params)
+    layers = f"{model.num_layers} layer" + "s" * (model.num_layers > 1)
+    app.say(f"{model.model}, {layers}, {model.hidden_size} units, {num_parameters:,} parameters")
+
+
 def main() -> int:
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the run is written to")
@@ -142,7 +148,11 @@ def main() -> int:
     config = configs.check(configs.from_flat(app.values(NAMES, preset)))
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
+    from lmseq.data.partition import check_stream
+
     texts = load_texts(config.data)
+    data = config.data
+    check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
     check_workdir(workdir, config, texts)
     summary = app.finished_summary(workdir)
     if summary is not None:

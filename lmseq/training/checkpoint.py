@@ -9,6 +9,9 @@ folder, so every restore compares SHA-256 digests and falls back to the step bef
 import hashlib
 import json
 import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,14 +60,25 @@ def digest(tree: Any) -> str:
     return sha.hexdigest()
 
 
+# Orbax removes a step by renaming it into this folder, so that no kill leaves half of one; it leaves the
+# emptying to us.
+_DELETED = "deleted"
+
+
+def _sweep(folder: Path) -> None:
+    shutil.rmtree(folder / _DELETED, ignore_errors=True)
+
+
 def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManager:
     """Orbax's manager of DIR/checkpoints; for reading only unless `keep` says how many latest to keep."""
-    # Orbax tells dozens of lines of its life for every save.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax tells dozens of lines of its life for every save, and a traceback of what it raises anyway.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     folder = (workdir / "checkpoints").absolute()
     if keep is None:
         options = ocp.CheckpointManagerOptions(read_only=True)
         return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", "progress"))
+    _sweep(folder)
     policy = checkpoint_managers.AnyPreservationPolicy(
         [
             checkpoint_managers.LatestN(keep),
@@ -78,7 +92,7 @@ def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManage
     )
     options = ocp.CheckpointManagerOptions(
         preservation_policy=policy,
-        todelete_subdir="deleted",
+        todelete_subdir=_DELETED,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
     )
@@ -86,7 +100,11 @@ def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManage
 
 
 def save(manager: ocp.CheckpointManager, step: int, training: Training, progress: Progress) -> None:
-    """Save in the background; the arrays are copied before this returns, so they may be donated."""
+    """Save in the background; the arrays are copied before this returns, so they may be donated.
+
+    Waits for the save before. Raises OSError when that one, or this, could not be written.
+    """
+    _wait(manager)
     params, rest = training.state.params, (training.state.opt_state, training.carry)
     digests = {"params_digest": digest(params), "rest_digest": digest(rest)}
     metrics = None if progress.valid_loss is None else {"valid_loss": progress.valid_loss}
@@ -95,8 +113,37 @@ def save(manager: ocp.CheckpointManager, step: int, training: Training, progress
         rest=ocp.args.StandardSave(rest),
         progress=ocp.args.JsonSave({**progress._asdict(), **digests}),
     )
-    if not manager.save(step, args=items, metrics=metrics, force=True):
-        raise RuntimeError(f"the checkpoint of step {step} was refused: a later one exists already")
+    with _one_line_errors(manager):
+        if not manager.save(step, args=items, metrics=metrics, force=True):
+            raise RuntimeError(f"the checkpoint of step {step} was refused: a later one exists already")
+
+
+@contextmanager
+def _one_line_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
+    """What Orbax and tensorstore raise when they cannot write, as an OSError that says what to do."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        why = str(error).split(": ")[-1].split(" [")[0][:200]
+        raise OSError(
+            f"cannot save a checkpoint in {manager.directory} ({why}): make room or allow writing there; "
+            f"the same command goes on from step {manager.latest_step() or 0}"
+        ) from error
+
+
+def _wait(manager: ocp.CheckpointManager) -> None:
+    """Until the last save is on disk and what it replaced is gone."""
+    with _one_line_errors(manager):
+        manager.wait_until_finished()
+    _sweep(Path(manager.directory))
+
+
+def close(manager: ocp.CheckpointManager) -> None:
+    """Wait for the last save, and close. Raises OSError when it could not be written."""
+    try:
+        _wait(manager)
+    finally:
+        manager.close()
 
 
 def _abstract(tree: Any, shardings: Any) -> Any:
