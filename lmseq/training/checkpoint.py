@@ -7,7 +7,6 @@ folder, so every restore compares SHA-256 digests and falls back to the step bef
 """
 
 import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -154,37 +153,64 @@ def _abstract(tree: Any, shardings: Any) -> Any:
 def restore_latest(manager: ocp.CheckpointManager, fresh: Training, shardings: Training) -> Restored:
     """The newest checkpoint whose digests are right, on the given shardings; `fresh` if there is none.
 
-    Raises ValueError when there are checkpoints and all are damaged.
+    Newer ones that are damaged are moved to DIR/checkpoints/damaged, so that their steps can be saved
+    again. Raises ValueError when there are checkpoints and all are damaged; then nothing is moved.
     """
-    skipped: list[str] = []
+    damaged: dict[int, str] = {}
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            training, progress = _read(manager, step, fresh, shardings)
+        except DAMAGE as error:
+            damaged[step] = f"checkpoint {step} cannot be used: {_brief(error)}"
+            continue
+        _set_aside(manager, list(damaged))
+        return Restored(step, training, progress, tuple(damaged.values()))
+    if damaged:
+        raise ValueError(
+            f"every checkpoint is damaged ({'; '.join(damaged.values())}): start again in another workdir"
+        )
+    return Restored(0, fresh, Progress(), ())
+
+
+def _read(
+    manager: ocp.CheckpointManager, step: int, fresh: Training, shardings: Training
+) -> tuple[Training, Progress]:
+    """All of one step; raises one of DAMAGE when something is not as it was saved."""
     params = _abstract(fresh.state.params, shardings.state.params)
     rest = _abstract((fresh.state.opt_state, fresh.carry), (shardings.state.opt_state, shardings.carry))
-    for step in sorted(manager.all_steps(), reverse=True):
-        items = ocp.args.Composite(
-            params=ocp.args.StandardRestore(params),
-            rest=ocp.args.StandardRestore(rest),
-            progress=ocp.args.JsonRestore(),
-        )
-        try:
-            found = manager.restore(step, args=items)
-            facts = dict(found.progress)
-            wrong = digest(found.params) != facts.pop("params_digest") or digest(found.rest) != facts.pop(
-                "rest_digest"
-            )
-            progress = Progress(**facts)
-        except DAMAGE as error:
-            skipped.append(f"checkpoint {step} cannot be read ({type(error).__name__})")
-            continue
-        if wrong:
-            skipped.append(f"checkpoint {step} is damaged (its digest is wrong)")
-            continue
-        opt_state, carry = found.rest
-        step_array = jax.device_put(np.int32(step), shardings.state.step)
-        training = Training(TrainState(step_array, found.params, opt_state), carry)
-        return Restored(step, training, progress, tuple(skipped))
-    if skipped:
-        raise ValueError(f"every checkpoint is damaged: {'; '.join(skipped)}; start again in another workdir")
-    return Restored(0, fresh, Progress(), ())
+    items = ocp.args.Composite(
+        params=ocp.args.StandardRestore(params),
+        rest=ocp.args.StandardRestore(rest),
+        progress=ocp.args.JsonRestore(),
+    )
+    found = manager.restore(step, args=items)
+    facts = dict(found.progress)
+    _check_digest(found.params, facts.pop("params_digest"))
+    _check_digest(found.rest, facts.pop("rest_digest"))
+    opt_state, carry = found.rest
+    step_array = jax.device_put(np.int32(step), shardings.state.step)
+    return Training(TrainState(step_array, found.params, opt_state), carry), Progress(**facts)
+
+
+def _check_digest(tree: Any, expected: str) -> None:
+    if digest(tree) != expected:
+        raise ValueError("its digest is wrong")
+
+
+def _brief(error: Exception) -> str:
+    """An error of ours as it is; of others only the kind, as they write paragraphs."""
+    return str(error) if type(error) is ValueError and len(str(error)) < 80 else type(error).__name__
+
+
+def _set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
+    folder = Path(manager.directory)
+    for step in steps:
+        target = folder / "damaged" / f"{step}"
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        (folder / f"{step}").rename(target)
+    if steps:
+        manager.reload()
 
 
 class Run(NamedTuple):
@@ -227,20 +253,25 @@ def load_run(workdir: str | Path, which: str = "latest") -> Run:
         items = ocp.args.Composite(params=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
         try:
             found = manager.restore(step, args=items)
-            right = digest(found.params) == found.progress["params_digest"]
+            _check_digest(found.params, found.progress["params_digest"])
         except DAMAGE as error:
             raise ValueError(
-                f"checkpoint {step} of {workdir} cannot be read ({type(error).__name__})"
+                f"checkpoint {step} of {workdir} cannot be used ({_brief(error)}): "
+                "take the other of latest and best, or train again"
             ) from error
-    if not right:
-        raise ValueError(f"checkpoint {step} of {workdir} is damaged: its digest is wrong")
     return Run(config, vocab, model, found.params, step)
 
 
 def _best_step(manager: ocp.CheckpointManager, steps: list[int]) -> int:
-    """The step of lowest validation loss among those that were evaluated."""
-    losses = {step: json.loads(json.dumps(manager.metrics(step) or {})).get("valid_loss") for step in steps}
-    evaluated = {step: loss for step, loss in losses.items() if loss is not None}
+    """The step of lowest validation loss among those that were evaluated and can be read."""
+    losses = {}
+    for step in steps:
+        try:
+            found = manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
+            losses[step] = found.progress["valid_loss"]
+        except DAMAGE:
+            continue
+    evaluated = [(loss, step) for step, loss in losses.items() if loss is not None]
     if not evaluated:
         raise ValueError("no checkpoint has a validation loss: ask for the latest")
-    return min(evaluated, key=lambda step: (evaluated[step], step))
+    return min(evaluated)[1]

@@ -1,0 +1,78 @@
+"""Running the scripts as a user does: in processes of their own, on a small text, with a small model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = (
+    "--hidden_size=16 --batch_size=4 --num_steps=16 --warmup_steps=10 --steps_per_dispatch=5 "
+    "--horizon_origins=8 --horizon_samples=4"
+).split()
+TIMINGS = {"tokens_per_second", "seconds_to_first_step", "seconds_to_target_loss", "wall_seconds"}
+
+
+def environment(cache: Path, **more: str) -> dict[str, str]:
+    """This process's, without the tests' virtual devices, and with compiled programs kept in `cache`."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "LMSEQ_DATA_DIR", "COLUMNS")}
+    return kept | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "XDG_CACHE_HOME": str(cache),
+        "PYTHONWARNINGS": "error::UserWarning",
+        **more,
+    }
+
+
+def command(script: str, *flags: str) -> list[str]:
+    return [sys.executable, "-m", f"experiments.{script}", *flags]
+
+
+class Scripts:
+    """Runs scripts, all with the same environment."""
+
+    def __init__(self, cache: Path) -> None:
+        self.env = environment(cache)
+
+    def run(self, script: str, *flags: str, **more: Any) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            command(script, *flags),
+            cwd=ROOT,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            **more,
+        )
+
+    def summary(self, script: str, *flags: str) -> dict[str, Any]:
+        """The JSON object on the last line of a run that must succeed."""
+        done = self.run(script, *flags)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def start(self, script: str, *flags: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            command(script, *flags),
+            cwd=ROOT,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+def figures(summary: dict[str, Any]) -> dict[str, Any]:
+    """A summary without what depends on the clock."""
+    return {name: value for name, value in summary.items() if name not in TIMINGS}
+
+
+def records(workdir: Path) -> list[dict[str, Any]]:
+    """The metrics of a run without what depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [figures(json.loads(line)) for line in lines]
