@@ -78,19 +78,19 @@ def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManage
         options = ocp.CheckpointManagerOptions(read_only=True)
         return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", "progress"))
     _sweep(folder)
-    policy = checkpoint_managers.AnyPreservationPolicy(
-        [
-            checkpoint_managers.LatestN(keep),
-            checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics["valid_loss"],
-                reverse=True,
-                n=1,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
+
+    def valid_loss(metrics: dict[str, float]) -> float:
+        return metrics["valid_loss"]
+
+    best = checkpoint_managers.BestN(
+        get_metric_fn=valid_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
     )
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policy,
+        best_fn=valid_loss,  # without it Orbax does not write the metrics, and forgets them over a restart
+        best_mode="min",
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+            [checkpoint_managers.LatestN(keep), best]
+        ),
         todelete_subdir=_DELETED,
         cleanup_tmp_directories=True,
         enable_async_checkpointing=True,
