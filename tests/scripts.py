@@ -40,15 +40,8 @@ class Scripts:
         self.env = environment(cache)
 
     def run(self, script: str, *flags: str, **more: Any) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            command(script, *flags),
-            cwd=ROOT,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            **more,
-        )
+        settings = {"env": self.env, "capture_output": True, "text": True, "timeout": 240} | more
+        return subprocess.run(command(script, *flags), cwd=ROOT, **settings)
 
     def summary(self, script: str, *flags: str) -> dict[str, Any]:
         """The JSON object on the last line of a run that must succeed."""

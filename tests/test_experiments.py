@@ -1,0 +1,257 @@
+"""Each script run as a user runs it, and each mistake answered with one line and exit status 2."""
+
+import dataclasses
+import json
+import math
+import re
+import shlex
+from pydoc_data.topics import topics
+
+import pytest
+
+from lmseq import config
+from tests.scripts import ROOT, SMALL, Scripts, figures
+
+TEXT = "".join(topics.values())
+FLAGS = [*SMALL, "--num_train_steps=60", "--eval_every=20", "--checkpoint_every=20"]
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory):
+    return Scripts(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A corpus with splits of its own, and files to go wrong with."""
+    path = tmp_path_factory.mktemp("corpus")
+    for name, text in {
+        "train": TEXT[:20_000],
+        "valid": TEXT[20_000:22_000],
+        "test": TEXT[22_000:23_000],
+    }.items():
+        (path / f"{name}.txt").write_text(text, encoding="utf-8")
+    (path / "latin.txt").write_bytes(b"caf\xe9 au lait")
+    (path / "empty.txt").write_bytes(b"")
+    (path / "short.txt").write_text("to be or not to be", encoding="utf-8")
+    (path / "lacking").mkdir()
+    (path / "lacking" / "train.txt").write_text(TEXT[:1000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, scripts, folder):
+    """A finished run, its summary and what it said."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    done = scripts.run("train_lm", f"--workdir={workdir}", f"--corpus={folder}", "--target_loss=50", *FLAGS)
+    assert done.returncode == 0, done.stderr
+    return workdir, json.loads(done.stdout), done
+
+
+def test_a_run_leaves_what_was_promised(run, folder):
+    workdir, summary, done = run
+    promised = """corpus model num_parameters valid_loss valid_perplexity valid_bits_per_char
+        test_bits_per_char loss_at_1 loss_at_4 loss_at_16 loss_at_64 unigram_loss tokens_per_second
+        seconds_to_first_step
+        seconds_to_target_loss wall_seconds params_digest""".split()
+    assert [name for name in promised if summary.get(name) is None] == []
+    assert json.loads((workdir / "summary.json").read_text()) == summary
+    assert math.isclose(summary["valid_perplexity"], math.exp(summary["valid_loss"]))
+    assert math.isclose(summary["valid_bits_per_char"], summary["valid_loss"] / math.log(2))
+    assert 0 < summary["seconds_to_first_step"] <= summary["seconds_to_target_loss"] < summary["wall_seconds"]
+    names = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
+    files = "config.json corpus.json vocab.json metrics.jsonl summary.json loss.png horizon.png".split()
+    assert names == {*files, "checkpoints", "tensorboard"}
+    assert not list(workdir.rglob("*tmp*"))
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(5, 61, 5))
+    assert [record["step"] for record in records if "sample" in record] == [20, 40, 60]
+    assert records[-1]["valid_loss"] == summary["valid_loss"] < records[3]["valid_loss"]
+    assert (
+        "uniform" in done.stderr and "k steps ahead" in done.stderr and "sample (temperature" in done.stderr
+    )
+
+
+def test_a_finished_run_is_not_run_again(run, scripts, folder):
+    workdir, summary, _ = run
+    before = (workdir / "metrics.jsonl").stat().st_mtime_ns
+    flags = [f"--workdir={workdir}", f"--corpus={folder}", "--target_loss=50", *FLAGS]
+    assert scripts.summary("train_lm", *flags) == summary
+    assert (workdir / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_the_run_scores_its_validation_text_as_it_said(run, scripts, folder):
+    workdir, summary, _ = run
+    for cut in (["--num_steps=7", "--batch_size=8"], ["--num_steps=1000", "--batch_size=1"]):
+        scored = scripts.summary("score_text", f"--run={workdir}", f"--file={folder / 'valid.txt'}", *cut)
+        assert scored["num_tokens"] == scored["num_chars"] == 2000
+        assert math.isclose(scored["loss"], summary["valid_loss"], rel_tol=1e-6)
+        assert math.isclose(scored["log_likelihood"], -2000 * scored["loss"], rel_tol=1e-12)
+
+
+def test_several_texts_are_ranked_and_tokens_listed(run, scripts):
+    workdir, _, _ = run
+    texts = ["zqxjkzqxjk", "the class of the object"]
+    scored = scripts.summary("score_text", f"--run={workdir}", *(f"--text={text}" for text in texts))
+    assert [one["text"] for one in scored["texts"]] == texts[::-1]
+    assert scored["texts"][0]["bits_per_char"] < scored["texts"][1]["bits_per_char"]
+    done = scripts.run("score_text", f"--run={workdir}", "--text=a b\n", "--per_token")
+    *tokens, _, _, last = done.stdout.splitlines()
+    assert [line.split(maxsplit=1)[1:] for line in tokens] == [["a"], [], ["b"], ["\\n"]]
+    total = sum(float(line.split()[0]) for line in tokens)
+    assert math.isclose(total, json.loads(last)["log_likelihood"], abs_tol=1e-3)
+
+
+def test_samples_are_scored_by_the_model_itself(run, scripts):
+    workdir, _, _ = run
+    flags = ["--prompt=The ", "--num_samples=3", "--num_tokens=12", "--temperature=0.5", "--seed=3"]
+    drawn = scripts.summary("sample_text", f"--run={workdir}", *flags)
+    assert scripts.summary("sample_text", f"--run={workdir}", *flags)["samples"] == drawn["samples"]
+    scored = scripts.summary(
+        "score_text", f"--run={workdir}", "--text=The ", f"--text={drawn['samples'][0]['text']}"
+    )
+    by_text = {one["text"]: one["log_likelihood"] for one in scored["texts"]}
+    conditional = by_text[drawn["samples"][0]["text"]] - by_text["The "]
+    assert math.isclose(conditional, drawn["samples"][0]["log_likelihood"], rel_tol=1e-5)
+
+
+def test_greedy_is_a_beam_of_one_and_a_wider_beam_is_as_likely(run, scripts):
+    workdir, _, _ = run
+    flags = [f"--run={workdir}", "--prompt=The ", "--num_tokens=8"]
+    greedy = scripts.summary("sample_text", *flags, "--greedy")["samples"]
+    (one,) = scripts.summary("sample_text", *flags, "--beam_size=1")["samples"]
+    wide = scripts.summary("sample_text", *flags, "--beam_size=20")["samples"]
+    assert greedy[0]["text"] == one["text"] and len(wide) == 20
+    assert wide[0]["log_likelihood"] >= one["log_likelihood"]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--model=lstm", "--num_layers=2", "--dropout=0.2", "--dropout_kind=variational"],
+        ["--model=minlstm", "--level=byte", "--optimizer=adamw", "--weight_decay=0.1"],
+        ["--model=mlp", "--tau=4", "--level=word", "--min_count=2", "--schedule=inverse"],
+        ["--model=rnn", "--level=bpe", "--bpe_vocab_size=300", "--partition=random", "--host_devices=2"],
+        ["--model=mingru", "--embedding_size=16", "--tie_embeddings", "--normalize=letters"],
+    ],
+    ids=lambda flags: flags[0],
+)
+def test_every_model_and_level_trains_and_is_sampled_from(tmp_path, scripts, folder, flags):
+    workdir = tmp_path / "run"
+    summary = scripts.summary("train_lm", f"--workdir={workdir}", f"--corpus={folder}", *FLAGS, *flags)
+    assert math.isfinite(summary["valid_loss"]) and math.isfinite(summary["test_bits_per_char"])
+    drawn = scripts.summary(
+        "sample_text", f"--run={workdir}", "--prompt=the ", "--num_tokens=5", "--top_k=10"
+    )
+    assert drawn["samples"][0]["log_likelihood"] < 0
+
+
+def test_help_shows_every_flag_with_its_meaning(scripts):
+    shown = scripts.run("train_lm", "--help").stdout
+    for section in config.SECTIONS.values():
+        for knob in dataclasses.fields(section):
+            assert f"--{knob.name}={knob.default}" in shown and knob.metadata["help"] in shown
+    for script in ("score_text", "sample_text"):
+        assert "--run=" in scripts.run(script, "--help").stdout
+
+
+# script, flags ({folder} and {run} stand for paths), what the line must say
+BAD = [
+    ("train_lm", "", "--workdir"),
+    ("train_lm", "--workdir={new} --corpus=tinyshakespeare", "did you mean tiny_shakespeare"),
+    ("train_lm", "--workdir={new} --corpus={folder}/none.txt", "none.txt"),
+    ("train_lm", "--workdir={new} --corpus={folder}/lacking", "missing valid.txt, test.txt"),
+    ("train_lm", "--workdir={new} --corpus={folder}/latin.txt", "byte offset 3"),
+    ("train_lm", "--workdir={new} --corpus={folder}/empty.txt", "empty"),
+    ("train_lm", "--workdir={new} --corpus={folder}/short.txt", "at least 64 tokens"),
+    ("train_lm", "--workdir={new} --valid_fraction=0", "valid_fraction"),
+    ("train_lm", "--workdir={new} --batch_size=10 --host_devices=4", "4 devices divide"),
+    ("train_lm", "--workdir={new} --model=gpt", "gpt"),
+    ("train_lm", "--workdir={new} --modle=gru", "model"),
+    ("train_lm", "--workdir={new} --learning_rate=nan", "learning_rate"),
+    ("train_lm", "--workdir={new} --tau=4", "mlp"),
+    ("train_lm", "--workdir={new} --tie_embeddings", "embedding_size"),
+    ("train_lm", "--workdir={new} gru", "flags only"),
+    ("train_lm", "--workdir={folder}/short.txt", "is a file"),
+    ("train_lm", "--workdir={folder}", "holds no run"),
+    ("train_lm", "--workdir={run} --hidden_size=17", "hidden_size: 16 -> 17"),
+    ("score_text", "--text=a", "--run"),
+    ("score_text", "--run={folder} --text=a", "config.json"),
+    ("score_text", "--run={run}", "--text"),
+    ("score_text", "--run={run} --text=a --file={folder}/train.txt", "both"),
+    ("score_text", "--run={run} --file={folder}/none.txt", "none.txt"),
+    ("score_text", "--run={run} --file={folder}/latin.txt", "byte offset 3"),
+    ("score_text", "--run={run} --text=a --batch_size=0", "batch_size"),
+    ("sample_text", "--run={run} --prompt=Ω", "'Ω'"),
+    ("sample_text", "--run={run} --temperature=-1", "temperature"),
+    ("sample_text", "--run={run} --top_p=0", "top_p"),
+    ("sample_text", "--run={run} --top_p=1.01", "top_p"),
+    ("sample_text", "--run={run} --top_k=-1", "top_k"),
+    ("sample_text", "--run={run} --num_tokens=0", "num_tokens"),
+    ("sample_text", "--run={run} --greedy --temperature=0.5", "contradicts"),
+    ("sample_text", "--run={run} --beam_size=2 --num_samples=3", "contradicts"),
+]
+
+
+@pytest.mark.parametrize("script, flags, says", BAD, ids=[f"{s} {f}" for s, f, _ in BAD])
+def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, scripts, folder, run, script, flags, says):
+    new = tmp_path / "new"
+    before = {path: path.read_bytes() for path in run[0].glob("*.json*")}
+    done = scripts.run(script, *flags.format(new=new, folder=folder, run=run[0]).split())
+    assert done.returncode == 2 and not done.stdout
+    *progress, last = done.stderr.splitlines()
+    assert last.startswith("error: ") and says in last
+    assert all(line.startswith(("python_docs: ", "short.txt: ", f"{folder.name}: ")) for line in progress)
+    assert not new.exists()
+    assert {path: path.read_bytes() for path in run[0].glob("*.json*")} == before
+
+
+def test_no_network_names_both_ways_out(tmp_path, scripts):
+    nowhere = "http://127.0.0.1:9"
+    env = scripts.env | {"http_proxy": nowhere, "https_proxy": nowhere, "XDG_CACHE_HOME": str(tmp_path)}
+    done = scripts.run("train_lm", f"--workdir={tmp_path / 'new'}", "--corpus=ptb", env=env)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 2 and "LMSEQ_DATA_DIR" in last and "download" in last
+
+
+def test_another_text_under_the_same_name_is_refused(tmp_path, scripts):
+    corpus, workdir = tmp_path / "text.txt", tmp_path / "run"
+    corpus.write_text(TEXT[:20_000], encoding="utf-8")
+    scripts.summary("train_lm", f"--workdir={workdir}", f"--corpus={corpus}", *FLAGS)
+    (workdir / "summary.json").unlink()
+    corpus.write_text(TEXT[1:20_001], encoding="utf-8")
+    done = scripts.run("train_lm", f"--workdir={workdir}", f"--corpus={corpus}", *FLAGS)
+    assert done.returncode == 2 and "is not the one" in done.stderr.splitlines()[-1]
+
+
+def test_the_preset_sets_defaults_and_flags_win(tmp_path, scripts, folder):
+    flags = [f"--workdir={tmp_path / 'run'}", "--preset=shakespeare_cpu", f"--corpus={folder}", *FLAGS]
+    summary = scripts.summary("train_lm", *flags)
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written["target_loss"] == 1.88 and written["valid_fraction"] == 0.1
+    assert written["corpus"] == str(folder) and written["num_train_steps"] == 60
+    assert summary["seconds_to_target_loss"] is None
+
+
+def test_the_summary_does_not_depend_on_the_folder(tmp_path, run, scripts, folder):
+    flags = [f"--workdir={tmp_path / 'b'}", f"--corpus={folder}", "--target_loss=50", *FLAGS]
+    assert figures(scripts.summary("train_lm", *flags)) == figures(run[1])
+
+
+def readme_commands() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"python -m (experiments\.[^`\n|#]+)", text)
+
+
+@pytest.mark.parametrize("line", readme_commands())
+def test_the_commands_of_the_readme_run(tmp_path, scripts, folder, run, line):
+    """On a small text with a small model, whatever the command names."""
+    script, *flags = shlex.split(line)
+    kept = [flag for flag in flags if not flag.startswith(("--corpus=", "--workdir=", "--run=", "--file="))]
+    kept += [f"--file={folder / 'valid.txt'}" for flag in flags if flag.startswith("--file=")]
+    if script == "experiments.train_lm":
+        kept += [f"--workdir={tmp_path / 'run'}", f"--corpus={folder}", *FLAGS]
+    else:
+        kept += [f"--run={run[0]}"]
+    done = scripts.run(script.removeprefix("experiments."), *kept)
+    assert done.returncode == 0, done.stderr
