@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -89,6 +90,8 @@ def run(main: Callable[[], int | None], doc: str, names: list[str]) -> None:
         if rest:
             raise ValueError(f"expected flags only, got {rest[0]!r}: write --name=value, see --help")
         status = main()
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os._exit(128 + signal.SIGPIPE)
     except (flags.Error, *USER_ERRORS) as error:
         full = getattr(error, "errno", None) == errno.ENOSPC
         hint = ": make room, then give the same command again" * full
