@@ -155,8 +155,15 @@ def differences(old: LanguageModelConfig, new: LanguageModelConfig) -> list[str]
 
 def check(config: LanguageModelConfig) -> LanguageModelConfig:
     """Return the config, or raise ValueError for the first setting out of range or in contradiction."""
+    _check_ranges(config)
+    _check_pairs(config)
+    _check_idle(config)
+    return config
+
+
+def _check_ranges(config: LanguageModelConfig) -> None:
+    """Each setting by itself."""
     data, model, train = config.data, config.model, config.train
-    defaults = LanguageModelConfig()
     at_least = {
         1: {
             **_pick(data, "batch_size", "num_steps", "min_count"),
@@ -177,10 +184,14 @@ def check(config: LanguageModelConfig) -> LanguageModelConfig:
                 raise ValueError(f"expected {name} of at least {bound}, got {value}")
     if not 0.0 < train.learning_rate < float("inf"):
         raise ValueError(f"expected a positive learning_rate, got {train.learning_rate}")
-    if not 0.0 <= model.dropout < 1.0:
-        raise ValueError(f"expected dropout in [0, 1), got {model.dropout}")
-    if not 0.0 <= train.momentum < 1.0:
-        raise ValueError(f"expected momentum in [0, 1), got {train.momentum}")
+    for name, rate in {"dropout": model.dropout, "momentum": train.momentum}.items():
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"expected {name} in [0, 1), got {rate}")
+
+
+def _check_pairs(config: LanguageModelConfig) -> None:
+    """Settings that must fit each other."""
+    data, model, train = config.data, config.model, config.train
     if data.batch_size % train.host_devices:
         raise ValueError(
             f"expected a batch_size that {train.host_devices} devices divide, got {data.batch_size}"
@@ -189,34 +200,31 @@ def check(config: LanguageModelConfig) -> LanguageModelConfig:
         raise ValueError(
             f"expected warmup_steps below num_train_steps={train.num_train_steps}, got {train.warmup_steps}"
         )
-    recurrent = model.model != "mlp"
-    if model.tie_embeddings and not (recurrent and model.embedding_size == model.hidden_size):
+    if model.tie_embeddings and (model.model == "mlp" or model.embedding_size != model.hidden_size):
         raise ValueError(
             "tie_embeddings needs a recurrent model with embedding_size equal to hidden_size "
             f"({model.hidden_size}), got model {model.model} and embedding_size {model.embedding_size}"
         )
-    # A knob that nothing reads is refused rather than ignored.
+
+
+def _check_idle(config: LanguageModelConfig) -> None:
+    """A setting that nothing reads is refused rather than ignored."""
+    data, model, train = config.data, config.model, config.train
+    dropping = model.model != "mlp" and model.dropout > 0
     idle = [
-        (data, defaults.data, "bpe_vocab_size", data.level == "bpe", "level bpe"),
-        (data, defaults.data, "min_count", data.level in ("char", "word"), "level char or word"),
-        (model, defaults.model, "tau", not recurrent, "model mlp"),
-        (
-            model,
-            defaults.model,
-            "dropout_kind",
-            recurrent and model.dropout > 0,
-            "a recurrent model's dropout",
-        ),
-        (train, defaults.train, "momentum", train.optimizer == "sgd", "optimizer sgd"),
-        (train, defaults.train, "weight_decay", train.optimizer == "adamw", "optimizer adamw"),
-        (train, defaults.train, "decay_steps", train.schedule == "inverse", "schedule inverse"),
+        (data, "bpe_vocab_size", data.level == "bpe", "level bpe"),
+        (data, "min_count", data.level in ("char", "word"), "level char or word"),
+        (model, "tau", model.model == "mlp", "model mlp"),
+        (model, "dropout_kind", dropping, "a recurrent model's dropout"),
+        (train, "momentum", train.optimizer == "sgd", "optimizer sgd"),
+        (train, "weight_decay", train.optimizer == "adamw", "optimizer adamw"),
+        (train, "decay_steps", train.schedule == "inverse", "schedule inverse"),
     ]
-    for section, default, name, read, reader in idle:
-        if not read and getattr(section, name) != getattr(default, name):
+    for section, name, read, reader in idle:
+        if not read and getattr(section, name) != getattr(type(section)(), name):
             raise ValueError(
                 f"{name}={getattr(section, name)} does nothing here: it is read by {reader} only"
             )
-    return config
 
 
 def _pick(section: Any, *names: str) -> dict[str, Any]:
