@@ -35,6 +35,14 @@ class Recurrent(NamedTuple):
 LayerState = State | LstmState
 
 
+def affine(
+    x: Float[Array, "*dims feature"], kernel: Float[Array, "feature out"], bias: Float[Array, "out"]
+) -> Float[Array, "*dims out"]:
+    """x W + b over the last axis of x (..., D), the bias broadcast explicitly."""
+    product = x @ kernel
+    return product + jnp.broadcast_to(bias, product.shape)
+
+
 def init_state(kind: CellKind, batch_size: int, hidden_size: int) -> LayerState:
     """The zero state of one layer, float32: (B, H), or two of them for an LSTM."""
     zeros = jnp.zeros((batch_size, hidden_size))

@@ -58,12 +58,12 @@ class MarkovLanguageModel(SequenceModule):
         hidden = recurrence.lookup(self.embedding, windows)
         hidden = hidden.reshape(*windows.shape[:-1], self.tau * self.embedding_size)
         for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
-            hidden = jnp.tanh(hidden @ kernel + bias)
+            hidden = jnp.tanh(recurrence.affine(hidden, kernel, bias))
             if key is not None and self.dropout:
                 mask_key = jax.random.fold_in(key, layer)
                 kept = jax.random.bernoulli(mask_key, 1.0 - self.dropout, hidden.shape)
                 hidden = jnp.where(kept, hidden / (1.0 - self.dropout), 0.0)
-        return jax.nn.log_softmax(hidden @ self.output_kernel + self.output_bias)
+        return jax.nn.log_softmax(recurrence.affine(hidden, self.output_kernel, self.output_bias))
 
     def readout(self, carry: Window) -> LogProbs:
         """The prediction for one window a row."""

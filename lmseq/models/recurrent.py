@@ -93,11 +93,11 @@ class RecurrentLanguageModel(SequenceModule):
             return recurrence.lookup(kernel + bias[None], ids)
         if self.vocab_size <= ids.size:
             # Projecting the whole table once is less work than projecting every token.
-            return recurrence.lookup(self.embedding @ kernel + bias[None], ids)
-        return self.embedding[ids] @ kernel + bias
+            return recurrence.lookup(recurrence.affine(self.embedding, kernel, bias), ids)
+        return recurrence.affine(self.embedding[ids], kernel, bias)
 
     def _project(self, layer: int, xs: Float[Array, "*dims hidden"]) -> Float[Array, "*dims gates"]:
-        return xs @ self.input_kernels[layer] + self.input_biases[layer]
+        return recurrence.affine(xs, self.input_kernels[layer], self.input_biases[layer])
 
     def update(self, carry: Carry, x: Int[Array, "batch"]) -> Carry:
         """One step of every layer, from the bottom up."""
@@ -110,7 +110,7 @@ class RecurrentLanguageModel(SequenceModule):
 
     def _log_softmax(self, hidden: Float[Array, "*dims hidden"]) -> Float[Array, "*dims vocab"]:
         kernel = self.embedding.T if self.tie_embeddings else self.output_kernel
-        return jax.nn.log_softmax(hidden @ kernel + self.output_bias)
+        return jax.nn.log_softmax(recurrence.affine(hidden, kernel, self.output_bias))
 
     def readout(self, carry: Carry) -> LogProbs:
         """Log-softmax of an affine map of the top layer's output."""
