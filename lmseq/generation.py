@@ -72,7 +72,7 @@ def generate(
     *,
     num_tokens: int,
     decoding: Decoding = Decoding(),
-) -> Int[Array, "time"]:
+) -> Int[Array, "num_tokens"]:
     """One continuation of N tokens of a prompt (T,): `sample_streams` with one stream."""
     return sample_streams(
         key, model, params, prompt, num_samples=1, num_tokens=num_tokens, decoding=decoding

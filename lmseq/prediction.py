@@ -77,7 +77,7 @@ def k_step_log_probs(
     max_horizon: int = 64,
     num_origins: int = 128,
     num_samples: int = 64,
-) -> Float[np.ndarray, "batch time"]:
+) -> Float[np.ndarray, "origin horizon"]:
     """log P(x_{t+k} | x_1 ... x_t) for each of O origins t and k = 1 ... K, nats, float64 (O, K).
 
     P averages the next-token distributions at step k over S continuations of k - 1 tokens drawn from
@@ -107,7 +107,7 @@ def k_step_cross_entropy(
     max_horizon: int = 64,
     num_origins: int = 128,
     num_samples: int = 64,
-) -> Float[np.ndarray, "time"]:
+) -> Float[np.ndarray, "horizon"]:
     """L(k) = - mean over origins t of log P(x_{t+k} | x_1 ... x_t), nats, float64 (K,) for k = 1 ... K.
 
     The mean of `k_step_log_probs`, with its arguments and errors. L(1) is the ordinary loss at those

@@ -7,9 +7,10 @@ Dimensions are whole words in every annotation: `batch` B rows computed in paral
 
 from typing import NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-Tokens = Int[Array, "time"]  # one stream of token ids, int32
+Tokens = Int[Array | np.ndarray, "time"]  # one stream of token ids, int32, on the device or the host
 TokenBatch = Int[Array, "batch time"]
 LogProbs = Float[Array, "batch vocab"]  # of the next token, natural logarithms, float32
 TokenLogProbs = Float[Array, "batch time"]  # of the tokens that did come

@@ -1,0 +1,126 @@
+"""What models are held against: a known Markov chain under the contract, exact figures, small models."""
+
+import itertools
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lmseq.config import ModelConfig
+from lmseq.contract import Model, gather_log_probs, scan_unroll
+from lmseq.models.build import build_model
+from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
+
+
+@dataclass(frozen=True)
+class MarkovChain:
+    """x_1 from `initial`, x_{t+1} from row x_t of `transition`; both are the parameters, as logarithms.
+
+    The carry is the last token, or vocab_size when there is none yet.
+    """
+
+    vocab_size: int
+
+    def init(self, key: PRNGKey) -> Params:
+        rows = jax.random.dirichlet(key, jnp.ones(self.vocab_size), (self.vocab_size + 1,))
+        return {"initial": jnp.log(rows[0]), "transition": jnp.log(rows[1:])}
+
+    def init_carry(self, params: Params, batch_size: int) -> Int[Array, "batch"]:
+        return jnp.full(batch_size, self.vocab_size, jnp.int32)
+
+    def update(self, params: Params, carry: Carry, x: Int[Array, "batch"]) -> Int[Array, "batch"]:
+        return x
+
+    def readout(self, params: Params, carry: Int[Array, "batch"]) -> LogProbs:
+        return jnp.concatenate([params["transition"], params["initial"][None]])[carry]
+
+    def unroll(
+        self, params: Params, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
+    ) -> tuple[Carry, Float[Array, "batch time vocab"]]:
+        return scan_unroll(self, params, carry, xs)
+
+    def token_log_probs(
+        self, params: Params, carry: Carry, xs: TokenBatch, targets: TokenBatch, key: PRNGKey | None = None
+    ) -> tuple[Carry, TokenLogProbs]:
+        carry, log_probs = self.unroll(params, carry, xs)
+        return carry, gather_log_probs(log_probs, targets)
+
+
+class Counter(MarkovChain):
+    """A model that never forgets: each token's weight depends on the sum of all tokens before, mod V."""
+
+    def init_carry(self, params: Params, batch_size: int) -> Int[Array, "batch"]:
+        return jnp.zeros(batch_size, jnp.int32)
+
+    def update(
+        self, params: Params, carry: Int[Array, "batch"], x: Int[Array, "batch"]
+    ) -> Int[Array, "batch"]:
+        return (carry + x) % self.vocab_size
+
+
+def chain_params(initial: np.ndarray, transition: np.ndarray) -> Params:
+    """Parameters of a MarkovChain from probabilities."""
+    with np.errstate(divide="ignore"):
+        return {
+            "initial": jnp.asarray(np.log(initial), jnp.float32),
+            "transition": jnp.asarray(np.log(transition), jnp.float32),
+        }
+
+
+def stationary(transition: np.ndarray) -> np.ndarray:
+    """pi with pi P = pi."""
+    size = len(transition)
+    equations = np.vstack([transition.T - np.eye(size), np.ones(size)])
+    return np.linalg.lstsq(equations, np.append(np.zeros(size), 1.0), rcond=None)[0]
+
+
+def conditional_entropy(transition: np.ndarray, k: int) -> float:
+    """H(x_{t+k} | x_t) = - sum_i pi_i sum_j (P^k)_ij log (P^k)_ij, nats."""
+    power = np.linalg.matrix_power(transition, k)
+    terms = np.where(power > 0, power * np.log(np.where(power > 0, power, 1.0)), 0.0)
+    return -float(stationary(transition) @ terms.sum(axis=1))
+
+
+def sample_chain(rng: np.random.Generator, transition: np.ndarray, length: int) -> np.ndarray:
+    """A stream of the chain in its stationary law."""
+    tokens = np.empty(length, np.int32)
+    tokens[0] = rng.choice(len(transition), p=stationary(transition))
+    for t in range(1, length):
+        tokens[t] = rng.choice(len(transition), p=transition[tokens[t - 1]])
+    return tokens
+
+
+def all_strings(vocab_size: int, length: int) -> np.ndarray:
+    """Every string over 0 ... V - 1, (V^T, T)."""
+    return np.array(list(itertools.product(range(vocab_size), repeat=length)), np.int32)
+
+
+KINDS: dict[str, ModelConfig] = {
+    "rnn": ModelConfig(model="rnn", hidden_size=5),
+    "gru": ModelConfig(model="gru", hidden_size=5),
+    "lstm": ModelConfig(model="lstm", hidden_size=5),
+    "mingru": ModelConfig(model="mingru", hidden_size=5),
+    "minlstm": ModelConfig(model="minlstm", hidden_size=5),
+    "mlp": ModelConfig(model="mlp", hidden_size=6, num_layers=2, embedding_size=4, tau=3),
+    "gru, two layers, embedding": ModelConfig(model="gru", hidden_size=5, num_layers=2, embedding_size=2),
+    "lstm, two layers": ModelConfig(model="lstm", hidden_size=4, num_layers=2),
+    "minlstm, two layers": ModelConfig(model="minlstm", hidden_size=4, num_layers=2, embedding_size=7),
+    "gru, tied": ModelConfig(model="gru", hidden_size=6, embedding_size=6, tie_embeddings=True),
+}
+ALL = (*KINDS, "chain")
+
+
+@cache
+def small(kind: str, vocab_size: int = 3) -> tuple[Model, Params]:
+    """A small model with parameters far from where training starts: no bias is zero, no gate undecided."""
+    key = jax.random.key(len(kind) + vocab_size)
+    if kind == "chain":
+        model: Model = MarkovChain(vocab_size)
+        return model, model.init(key)
+    model = build_model(KINDS[kind], vocab_size)
+    rng = np.random.default_rng(len(kind) + vocab_size)
+    shapes = jax.eval_shape(model.init, key)
+    return model, jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)

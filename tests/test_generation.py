@@ -1,0 +1,119 @@
+"""Continuations: their frequencies, their log-probabilities, and the search for the likeliest."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from lmseq import generation, likelihood
+from lmseq.sampling import Decoding
+from tests.oracles import ALL, all_strings, small
+
+V = 3
+PROMPT = np.array([1, 0, 2, 1], np.int32)
+
+
+def continuations(model, params, prompt: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every continuation, (V^N, N), and its exact log-probability."""
+    strings = all_strings(V, length)
+    whole = np.concatenate([np.tile(prompt, (len(strings), 1)), strings], axis=1)
+    log_probs = likelihood.sequence_log_probs(model, params, jnp.asarray(whole))
+    return strings, np.asarray(log_probs, np.float64)[:, len(prompt) :].sum(axis=1)
+
+
+@pytest.mark.parametrize("kind", ["gru", "mlp", "chain"])
+@pytest.mark.parametrize("prompt", [PROMPT, PROMPT[:0]], ids=["prompt", "no prompt"])
+def test_samples_follow_the_model(kind, prompt):
+    model, params = small(kind)
+    _, log_probs = continuations(model, params, prompt, 3)
+    samples = generation.sample_streams(
+        jax.random.key(3), model, params, prompt, num_samples=30_000, num_tokens=3
+    )
+    counts = np.bincount(np.asarray(samples.tokens) @ [9, 3, 1], minlength=27)
+    expected = 30_000 * np.exp(log_probs)
+    often = expected >= 5
+    found, wanted = (
+        np.append(counts[often], counts[~often].sum()),
+        np.append(expected[often], expected[~often].sum()),
+    )
+    keep = wanted > 0
+    assert stats.chisquare(found[keep], wanted[keep] * found.sum() / wanted.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_log_probs_are_the_models_own_at_any_temperature(kind):
+    model, params = small(kind)
+    samples = generation.sample_streams(
+        jax.random.key(0), model, params, PROMPT, num_samples=5, num_tokens=6, decoding=Decoding(0.4, 2, 0.9)
+    )
+    whole = jnp.concatenate([jnp.tile(jnp.asarray(PROMPT), (5, 1)), samples.tokens], axis=1)
+    expected = likelihood.sequence_log_probs(model, params, whole)[:, 4:]
+    np.testing.assert_allclose(samples.log_probs, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_same_key_gives_the_same_text_and_another_another():
+    model, params = small("lstm")
+
+    def text(seed):
+        return generation.generate(jax.random.key(seed), model, params, PROMPT, num_tokens=40).tolist()
+
+    assert text(0) == text(0) != text(1)
+
+
+def test_greedy_takes_the_likeliest_step_by_step():
+    model, params = small("gru")
+    found = generation.generate(
+        jax.random.key(0), model, params, PROMPT, num_tokens=7, decoding=Decoding(temperature=0.0)
+    )
+    string = PROMPT.tolist()
+    for _ in range(7):
+        nexts = [likelihood.score(model, params, jnp.array([*string, token]))[-1] for token in range(V)]
+        string.append(int(np.argmax(nexts)))
+    assert found.tolist() == string[4:]
+
+
+@pytest.mark.parametrize("kind", ["gru", "lstm, two layers", "mlp", "chain"])
+def test_a_full_beam_finds_what_exhaustive_search_finds(kind):
+    model, params = small(kind)
+    strings, log_probs = continuations(model, params, PROMPT, 4)
+    best = np.argsort(-log_probs, kind="stable")
+    beam = generation.beam_search(model, params, PROMPT, beam_size=27, num_tokens=4)
+    totals = np.asarray(beam.log_probs, np.float64).sum(axis=1)
+    np.testing.assert_allclose(totals, log_probs[best[:27]], rtol=1e-5, atol=1e-5)
+    assert beam.tokens[0].tolist() == strings[best[0]].tolist()
+    by_string = {tuple(string): value for string, value in zip(strings.tolist(), log_probs, strict=True)}
+    found = [by_string[tuple(string)] for string in beam.tokens.tolist()]
+    np.testing.assert_allclose(totals, found, rtol=1e-5, atol=1e-5)
+    assert len({tuple(string) for string in beam.tokens.tolist()}) == 27
+
+
+def test_a_narrow_beam_is_sorted_and_no_worse_than_greedy():
+    model, params = small("gru")
+    greedy = generation.beam_search(model, params, PROMPT, beam_size=1, num_tokens=6)
+    wide = generation.beam_search(model, params, PROMPT, beam_size=4, num_tokens=6)
+    totals = np.asarray(wide.log_probs).sum(axis=1)
+    assert (np.diff(totals) <= 0).all() and totals[0] >= np.asarray(greedy.log_probs).sum() - 1e-6
+    argmax = generation.generate(
+        jax.random.key(0), model, params, PROMPT, num_tokens=6, decoding=Decoding(temperature=0.0)
+    )
+    assert greedy.tokens[0].tolist() == argmax.tolist()
+
+
+def test_a_beam_wider_than_all_there_is_marks_the_surplus():
+    model, params = small("rnn")
+    beam = generation.beam_search(model, params, PROMPT[:0], beam_size=12, num_tokens=2)
+    totals = np.asarray(beam.log_probs).sum(axis=1)
+    assert np.isfinite(totals).tolist() == [True] * 9 + [False] * 3
+    assert abs(np.exp(totals).sum() - 1) < 1e-5 and np.isneginf(totals[9:]).all()
+
+
+@pytest.mark.parametrize("counts", [{"num_samples": 0}, {"num_tokens": 0}])
+def test_counts_below_one_are_refused(counts):
+    model, params = small("chain")
+    with pytest.raises(ValueError, match=f"expected {next(iter(counts))} of at least 1"):
+        generation.sample_streams(
+            jax.random.key(0), model, params, PROMPT, **({"num_samples": 1, "num_tokens": 1} | counts)
+        )
+    with pytest.raises(ValueError, match="expected beam_size of at least 1"):
+        generation.beam_search(model, params, PROMPT, beam_size=0, num_tokens=1)

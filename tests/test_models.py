@@ -1,0 +1,244 @@
+"""Every model against the definition of what it computes."""
+
+import dataclasses
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmseq import contract, likelihood
+from lmseq.config import ModelConfig
+from lmseq.models.build import build_model
+from lmseq.models.interface import count_parameters
+from tests.oracles import ALL, KINDS, all_strings, small
+
+V = 3
+every_model = pytest.mark.parametrize("kind", ALL)
+every_module = pytest.mark.parametrize("kind", list(KINDS))
+
+
+@partial(jax.jit, static_argnums=0)
+def unroll(model, params, carry, xs, key=None):
+    return model.unroll(params, carry, xs, key)
+
+
+@partial(jax.jit, static_argnums=0)
+def scan_unroll(model, params, carry, xs):
+    return contract.scan_unroll(model, params, carry, xs)
+
+
+@partial(jax.jit, static_argnums=0)
+def token_log_probs(model, params, carry, xs, targets):
+    return model.token_log_probs(params, carry, xs, targets)
+
+
+@partial(jax.jit, static_argnums=0)
+def update(model, params, carry, x):
+    return model.update(params, carry, x)
+
+
+def tokens(*shape: int, seed: int = 0) -> jax.Array:
+    return jax.random.randint(jax.random.key(seed), shape, 0, V)
+
+
+def later_carry(model, params, batch_size: int):
+    """A carry that has seen something, and not the same in every row."""
+    carry = model.init_carry(params, batch_size)
+    for t in range(4):
+        carry = update(model, params, carry, tokens(batch_size, seed=t))
+    return carry
+
+
+def assert_close(left, right, tolerance: float = 1e-5) -> None:
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), left, right)
+
+
+@every_model
+def test_the_probabilities_of_all_strings_sum_to_one(kind):
+    model, params = small(kind)
+    log_probs = jax.jit(likelihood.sequence_log_probs, static_argnums=0)(
+        model, params, jnp.asarray(all_strings(V, 5))
+    )
+    assert abs(np.exp(np.asarray(log_probs, np.float64).sum(axis=1)).sum() - 1.0) < 1e-5
+
+
+@every_model
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_unroll_is_the_scan_of_update_and_readout(kind, batch_size, fresh):
+    model, params = small(kind)
+    carry = model.init_carry(params, batch_size) if fresh else later_carry(model, params, batch_size)
+    xs, targets = tokens(batch_size, 7), tokens(batch_size, 7, seed=1)
+    expected = scan_unroll(model, params, carry, xs)
+    assert_close(unroll(model, params, carry, xs), expected)
+    end, log_probs = token_log_probs(model, params, carry, xs, targets)
+    assert_close((end, log_probs), (expected[0], contract.gather_log_probs(expected[1], targets)))
+
+
+@every_model
+def test_unroll_in_two_halves(kind):
+    model, params = small(kind)
+    carry, xs = later_carry(model, params, 3), tokens(3, 7)
+    middle, first = unroll(model, params, carry, xs[:, :4])
+    end, second = unroll(model, params, middle, xs[:, 4:])
+    assert_close((end, jnp.concatenate([first, second], axis=1)), unroll(model, params, carry, xs))
+
+
+@every_module
+def test_the_gradient_is_that_of_the_scan(kind):
+    model, params = small(kind)
+    carry, xs, weights = (
+        later_carry(model, params, 2),
+        tokens(2, 6),
+        jax.random.normal(jax.random.key(5), (2, 6, V)),
+    )
+
+    def gradient(unroll):
+        return jax.jit(jax.grad(lambda params: jnp.sum(weights * unroll(model, params, carry, xs)[1])))(
+            params
+        )
+
+    scanned = gradient(scan_unroll)
+    assert_close(gradient(unroll), scanned, 2e-5)
+    assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(scanned))
+
+
+@every_model
+def test_rows_do_not_see_each_other(kind):
+    model, params = small(kind)
+    carry, xs = later_carry(model, params, 3), tokens(3, 6)
+    changed = xs.at[1].set((xs[1] + 1) % V)
+    before, after = unroll(model, params, carry, xs)[1], unroll(model, params, carry, changed)[1]
+    np.testing.assert_array_equal(before[jnp.array([0, 2])], after[jnp.array([0, 2])])
+    assert np.abs(before[1] - after[1]).max() > 1e-4
+
+
+@every_module
+def test_predictions_see_the_past_and_not_the_future(kind):
+    model, params = small(kind)
+    carry, xs = model.init_carry(params, 1), tokens(1, 8)
+    changed = xs.at[0, 5].set((xs[0, 5] + 1) % V)
+    before, after = unroll(model, params, carry, xs)[1], unroll(model, params, carry, changed)[1]
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert np.abs(before[0, 5:] - after[0, 5:]).max(axis=1).min() > 1e-6
+
+
+def test_the_mlp_forgets_what_is_older_than_tau():
+    model, params = small("mlp")
+    xs = tokens(1, 9)
+    changed = xs.at[0, 2].set((xs[0, 2] + 1) % V)
+    carry = model.init_carry(params, 1)
+    before, after = unroll(model, params, carry, xs)[1], unroll(model, params, carry, changed)[1]
+    differs = np.abs(before - after).max(axis=(0, 2)) > 0
+    assert differs.tolist() == [False, False, True, True, True, False, False, False, False]
+
+
+def test_lstm_equals_flax():
+    model, params = small("lstm")
+    size = KINDS["lstm"].hidden_size
+    carry = later_carry(model, params, 3)
+    x = tokens(3, seed=9)
+    inputs = np.split(params["input_kernel_0"], 4, axis=1)
+    recurrent = np.split(params["recurrent_kernel_0"], 4, axis=1)
+    biases = np.split(params["input_bias_0"], 4)
+    theirs = {}
+    for gate, kernel, state_kernel, bias in zip("ifgo", inputs, recurrent, biases, strict=True):
+        theirs[f"i{gate}"] = {"kernel": kernel}
+        theirs[f"h{gate}"] = {"kernel": state_kernel, "bias": bias}
+    (cell, hidden), _ = nn.OptimizedLSTMCell(size).apply(
+        {"params": theirs}, (carry[0].cell, carry[0].hidden), jax.nn.one_hot(x, V)
+    )
+    ours = model.update(params, carry, x)[0]
+    assert_close((ours.cell, ours.hidden), (cell, hidden), 1e-6)
+
+
+def test_gru_equals_flax():
+    model, params = small("gru")
+    size = KINDS["gru"].hidden_size
+    carry, x = later_carry(model, params, 3), tokens(3, seed=9)
+    inputs = np.split(params["input_kernel_0"], 3, axis=1)
+    recurrent = np.split(params["recurrent_kernel_0"], 3, axis=1)
+    biases = np.split(params["input_bias_0"], 3)
+    theirs = {}
+    for gate, kernel, state_kernel, bias in zip("rzn", inputs, recurrent, biases, strict=True):
+        theirs[f"i{gate}"] = {"kernel": kernel, "bias": bias}
+        theirs[f"h{gate}"] = {"kernel": state_kernel}
+    theirs["hn"]["bias"] = params["recurrent_bias_0"]
+    expected, _ = nn.GRUCell(size).apply({"params": theirs}, carry[0], jax.nn.one_hot(x, V))
+    assert_close(model.update(params, carry, x)[0], expected, 1e-6)
+
+
+def dropping(kind: str, **fields):
+    config = dataclasses.replace(KINDS[kind], dropout=0.5, **fields)
+    return build_model(config, V), small(kind)[1]
+
+
+@every_module
+def test_dropout_needs_a_key(kind):
+    model, params = dropping(kind)
+    carry, xs = model.init_carry(params, 2), tokens(2, 6)
+    quiet = unroll(model, params, carry, xs)[1]
+    np.testing.assert_array_equal(quiet, unroll(small(kind)[0], params, carry, xs)[1])
+    noisy = [unroll(model, params, carry, xs, jax.random.key(seed))[1] for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(noisy[0], noisy[1])
+    assert np.abs(noisy[0] - noisy[2]).max() > 1e-3 and np.abs(noisy[0] - quiet).max() > 1e-3
+
+
+@pytest.mark.parametrize("dropout_kind, constant", [("fresh", False), ("variational", True)])
+def test_a_variational_mask_stays_for_all_steps(dropout_kind, constant):
+    """With a readout of each unit by itself, a unit that is dropped shows as the bias alone."""
+    config = ModelConfig(model="gru", hidden_size=8, dropout=0.5, dropout_kind=dropout_kind)
+    model = build_model(config, 8)
+    params = model.init(jax.random.key(0)) | {"output_kernel": 100.0 * jnp.eye(8)}
+    xs = jax.random.randint(jax.random.key(1), (2, 20), 0, 8)
+    log_probs = unroll(model, params, model.init_carry(params, 2), xs, jax.random.key(2))[1]
+    outputs = unroll(model, params, model.init_carry(params, 2), xs)[1]
+    # Differences of log-probabilities are differences of logits; a dropped pair has the difference 0.
+    both_dropped = (np.abs(log_probs[:, :, :-1] - log_probs[:, :, 1:]) == 0) & (
+        np.abs(outputs[:, :, :-1] - outputs[:, :, 1:]) > 0
+    )
+    assert both_dropped.any()
+    assert bool((both_dropped == both_dropped[:, 3:4]).all()) == constant
+
+
+def test_dropout_keeps_the_expectation():
+    model, _ = dropping("gru", hidden_size=5)
+    hidden = jnp.ones((1, 1, 20_000))
+    module = model.module
+    dropped = module._drop(hidden, jax.random.key(0))
+    kept = np.asarray(dropped[0, 0])
+    assert set(np.unique(kept)) == {0.0, 2.0}
+    assert abs(kept.mean() - 1.0) < 5 / np.sqrt(20_000)
+
+
+@pytest.mark.parametrize(
+    "kind, expected",
+    [
+        ("rnn", V * 5 + 5 + 5 * 5 + 5 * V + V),
+        ("gru", V * 15 + 15 + 5 * 15 + 5 + 5 * V + V),
+        ("lstm", V * 20 + 20 + 5 * 20 + 5 * V + V),
+        ("mingru", V * 10 + 10 + 5 * V + V),
+        ("minlstm", V * 15 + 15 + 5 * V + V),
+        ("mlp", (V + 1) * 4 + 12 * 6 + 6 + 6 * 6 + 6 + 6 * V + V),
+        ("gru, tied", V * 6 + 6 * 18 + 18 + 6 * 18 + 6 + V),
+    ],
+)
+def test_the_number_of_parameters(kind, expected):
+    assert count_parameters(small(kind)[1]) == expected
+
+
+def test_the_forget_gate_starts_open():
+    params = build_model(ModelConfig(model="lstm", hidden_size=4), V).init(jax.random.key(0))
+    assert params["input_bias_0"].tolist() == [0.0] * 4 + [1.0] * 4 + [0.0] * 8
+
+
+@every_module
+def test_models_are_equal_when_their_configs_are(kind):
+    config = KINDS[kind]
+    assert build_model(config, V) == build_model(config, V)
+    assert hash(build_model(config, V)) == hash(build_model(config, V))
+    assert build_model(config, V) != build_model(config, V + 1)
+    assert isinstance(build_model(config, V), contract.Model)

@@ -1,0 +1,94 @@
+"""k steps ahead: against the exact conditional entropies of a known chain."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmseq import likelihood, prediction
+from tests.oracles import (
+    MarkovChain,
+    chain_params,
+    conditional_entropy,
+    sample_chain,
+    small,
+    stationary,
+)
+
+TRANSITION = np.array([[0.85, 0.1, 0.05], [0.1, 0.7, 0.2], [0.3, 0.1, 0.6]])
+PARAMS = chain_params(stationary(TRANSITION), TRANSITION)
+
+
+def test_a_known_chain_is_predicted_as_well_as_it_can_be():
+    horizon, num_origins = 12, 3000
+    tokens = sample_chain(np.random.default_rng(0), TRANSITION, 9_100)
+    log_probs = prediction.k_step_log_probs(
+        jax.random.key(0), MarkovChain(3), PARAMS, tokens,
+        max_horizon=horizon, num_origins=num_origins, num_samples=64,
+    )  # fmt: skip
+    # For each origin the exact answer is a power of the matrix: no noise of origins is left.
+    spacing = (tokens.size - horizon) // num_origins
+    starts = spacing * np.arange(1, num_origins + 1)
+    losses = -log_probs.mean(axis=0)
+    for k in range(1, horizon + 1):
+        power = np.linalg.matrix_power(TRANSITION, k)
+        exact = -np.log(power[tokens[starts - 1], tokens[starts + k - 1]])
+        noise = (exact + log_probs[:, k - 1]).std() / np.sqrt(num_origins)
+        assert abs(losses[k - 1] - exact.mean()) < 4 * noise + 2e-3
+        # And their mean is the conditional entropy, within the noise of the origins.
+        spread = exact.std() / np.sqrt(num_origins)
+        assert abs(losses[k - 1] - conditional_entropy(TRANSITION, k)) < 6 * spread
+    pi = stationary(TRANSITION)
+    assert abs(conditional_entropy(TRANSITION, 200) + pi @ np.log(pi)) < 1e-12
+    assert losses[0] < losses[3] < losses[-1]
+
+
+def test_one_step_ahead_is_the_ordinary_loss():
+    model, params = small("gru")
+    tokens = np.random.default_rng(1).integers(3, size=200).astype(np.int32)
+    log_probs = prediction.k_step_log_probs(
+        jax.random.key(0), model, params, tokens, max_horizon=5, num_origins=13, num_samples=3
+    )
+    spacing = (tokens.size - 5) // 13
+    scored = likelihood.score(model, params, tokens)
+    np.testing.assert_allclose(log_probs[:, 0], scored[spacing * np.arange(1, 14)], atol=1e-4)
+    losses = prediction.k_step_cross_entropy(
+        jax.random.key(0), model, params, tokens, max_horizon=5, num_origins=13, num_samples=3
+    )
+    np.testing.assert_array_equal(losses, -log_probs.mean(axis=0))
+
+
+def test_continuations_consume_what_was_drawn():
+    """A chain that always moves on by one: k steps ahead of token i is i + k, with certainty."""
+    shift = chain_params(np.full(4, 0.25), np.roll(np.eye(4), 1, axis=1))
+    model, carry = MarkovChain(4), jnp.array([1, 3])
+    targets = jnp.array([[2, 3, 0, 1], [0, 1, 2, 2]])
+    log_probs = prediction.rollout_log_probs(jax.random.key(0), model, shift, carry, targets)
+    assert log_probs.tolist() == [[0.0] * 4, [0.0] * 3 + [-np.inf]]
+
+
+@pytest.mark.parametrize("sizes", [(64, 8, 4), (8, 70, 4), (0, 8, 4), (8, 8, 0)])
+def test_too_short_a_text_is_an_error(sizes):
+    horizon, origins, samples = sizes
+    with pytest.raises(ValueError, match="num_origins"):
+        prediction.k_step_cross_entropy(
+            jax.random.key(0), MarkovChain(3), PARAMS, np.zeros(71, np.int32),
+            max_horizon=horizon, num_origins=origins, num_samples=samples,
+        )  # fmt: skip
+
+
+def test_most_of_the_bias_of_few_samples_is_removed():
+    rng = np.random.default_rng(0)
+    probs = rng.beta(0.5, 2.0, size=(20_000, 16))  # mean 0.2, var / (2 S mean^2) = 0.036
+    draws = np.log(probs)[..., None]
+    plain = np.log(probs.mean(axis=1)).mean() - np.log(0.2)
+    corrected = prediction.log_mean_prob(draws).mean() - np.log(0.2)
+    assert plain < -0.03 and abs(corrected) < abs(plain) / 4
+
+
+def test_the_mean_of_impossible_and_of_single_samples():
+    log_probs = np.array([[[-np.inf, -1.0]], [[-2.0, 0.0]]])
+    np.testing.assert_array_equal(prediction.log_mean_prob(log_probs), log_probs[:, 0])
+    mixed = np.log(np.array([[[0.0, 0.5], [0.0, 0.5]]], np.float64), where=[[[False, True]] * 2],
+                   out=np.full((1, 2, 2), -np.inf))  # fmt: skip
+    np.testing.assert_allclose(prediction.log_mean_prob(mixed), [[-np.inf, np.log(0.5)]])
