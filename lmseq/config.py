@@ -119,7 +119,7 @@ def _typed(knob_field: dataclasses.Field, value: Any) -> Any:
     if choices and value not in choices:
         raise ValueError(f"expected {knob_field.name} to be one of {', '.join(choices)}, got {value!r}")
     kind = str if choices else knob_field.type
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and type(value) is int and abs(value) < 2**53:
         value = float(value)
     if type(value) is not kind:
         raise ValueError(f"expected {knob_field.name} to be a {kind.__name__}, got {value!r}")
@@ -184,6 +184,9 @@ def _check_ranges(config: LanguageModelConfig) -> None:
                 raise ValueError(f"expected {name} of at least {bound}, got {value}")
     if not 0.0 < train.learning_rate < float("inf"):
         raise ValueError(f"expected a positive learning_rate, got {train.learning_rate}")
+    for name, share in _pick(data, "valid_fraction", "test_fraction").items():
+        if not 0.0 <= share < 1.0:
+            raise ValueError(f"expected {name} in [0, 1), got {share}")
     for name, rate in {"dropout": model.dropout, "momentum": train.momentum}.items():
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"expected {name} in [0, 1), got {rate}")

@@ -45,8 +45,9 @@ def affine(
 
 def init_state(kind: CellKind, batch_size: int, hidden_size: int) -> LayerState:
     """The zero state of one layer, float32: (B, H), or two of them for an LSTM."""
-    zeros = jnp.zeros((batch_size, hidden_size))
-    return LstmState(zeros, zeros) if kind == "lstm" else zeros
+    shape = (batch_size, hidden_size)
+    # Two arrays, not one twice: a buffer can be donated once.
+    return LstmState(jnp.zeros(shape), jnp.zeros(shape)) if kind == "lstm" else jnp.zeros(shape)
 
 
 def output(state: LayerState) -> State:

@@ -7,9 +7,10 @@ folder, so every restore compares SHA-256 digests and falls back to the step bef
 """
 
 import hashlib
+import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lmseq.config import LanguageModelConfig, from_json
 from lmseq.contract import Model
@@ -68,6 +69,26 @@ def _sweep(folder: Path) -> None:
     shutil.rmtree(folder / _DELETED, ignore_errors=True)
 
 
+class LatestAndBest(preservation_policy.PreservationPolicy):
+    """Keeps the `keep` latest steps and the one of lowest validation loss.
+
+    `losses` are those of the steps that an earlier process saved; later ones come with their metrics.
+    """
+
+    def __init__(self, keep: int, losses: dict[int, float]) -> None:
+        self._keep, self._losses = keep, losses
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """For each checkpoint, in order of step, whether it stays."""
+        for info in checkpoints:
+            if info.metrics is not None:
+                self._losses[info.step] = info.metrics["valid_loss"]
+        steps = [info.step for info in checkpoints]
+        evaluated = [step for step in steps if step in self._losses]
+        kept = {*steps[-self._keep :], min(evaluated, key=self._losses.__getitem__, default=None)}
+        return [step in kept for step in steps]
+
+
 def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManager:
     """Orbax's manager of DIR/checkpoints; for reading only unless `keep` says how many latest to keep."""
     # Orbax tells dozens of lines of its life for every save, and a traceback of what it raises anyway.
@@ -76,26 +97,41 @@ def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManage
     folder = (workdir / "checkpoints").absolute()
     if keep is None:
         options = ocp.CheckpointManagerOptions(read_only=True)
-        return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", "progress"))
-    _sweep(folder)
-
-    def valid_loss(metrics: dict[str, float]) -> float:
-        return metrics["valid_loss"]
-
-    best = checkpoint_managers.BestN(
-        get_metric_fn=valid_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
-    )
-    options = ocp.CheckpointManagerOptions(
-        best_fn=valid_loss,  # without it Orbax does not write the metrics, and forgets them over a restart
-        best_mode="min",
-        preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-            [checkpoint_managers.LatestN(keep), best]
-        ),
-        todelete_subdir=_DELETED,
-        cleanup_tmp_directories=True,
-        enable_async_checkpointing=True,
-    )
+    else:
+        _sweep(folder)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=LatestAndBest(keep, _valid_losses(folder)),
+            todelete_subdir=_DELETED,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+        )
     return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", "progress"))
+
+
+def _valid_losses(folder: Path) -> dict[int, float]:
+    """Validation losses by step, of the checkpoints that were evaluated and can be read."""
+    losses = {}
+    for path in folder.glob("*/progress/metadata"):
+        name = path.parts[-3]
+        try:
+            loss = _checked_facts(json.loads(path.read_text(encoding="utf-8")))["valid_loss"]
+        except DAMAGE:
+            continue
+        if name.isdigit() and loss is not None:  # other names are of saves that a kill cut off
+            losses[int(name)] = loss
+    return losses
+
+
+def _checked_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """What `save` wrote as progress; ValueError when it has changed since."""
+    facts = dict(facts)
+    if facts.pop("facts_digest") != _facts_digest(facts):
+        raise ValueError("its digest is wrong")
+    return facts
+
+
+def _facts_digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def save(manager: ocp.CheckpointManager, step: int, training: Training, progress: Progress) -> None:
@@ -105,13 +141,13 @@ def save(manager: ocp.CheckpointManager, step: int, training: Training, progress
     """
     _wait(manager)
     params, rest = training.state.params, (training.state.opt_state, training.carry)
-    digests = {"params_digest": digest(params), "rest_digest": digest(rest)}
-    metrics = None if progress.valid_loss is None else {"valid_loss": progress.valid_loss}
+    facts = {**progress._asdict(), "params_digest": digest(params), "rest_digest": digest(rest)}
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(params),
         rest=ocp.args.StandardSave(rest),
-        progress=ocp.args.JsonSave({**progress._asdict(), **digests}),
+        progress=ocp.args.JsonSave({**facts, "facts_digest": _facts_digest(facts)}),
     )
+    metrics = None if progress.valid_loss is None else {"valid_loss": progress.valid_loss}
     with _one_line_errors(manager):
         if not manager.save(step, args=items, metrics=metrics, force=True):
             raise RuntimeError(f"the checkpoint of step {step} was refused: a later one exists already")
@@ -184,7 +220,7 @@ def _read(
         progress=ocp.args.JsonRestore(),
     )
     found = manager.restore(step, args=items)
-    facts = dict(found.progress)
+    facts = _checked_facts(found.progress)
     _check_digest(found.params, facts.pop("params_digest"))
     _check_digest(found.rest, facts.pop("rest_digest"))
     opt_state, carry = found.rest
@@ -246,32 +282,23 @@ def load_run(workdir: str | Path, which: str = "latest") -> Run:
             raise ValueError(f"{workdir} has no checkpoint yet: train it further")
         if which not in ("latest", "best"):
             raise ValueError(f"expected checkpoint latest or best, got {which!r}")
-        step = steps[0] if which == "latest" else _best_step(manager, steps)
+        if which == "best":
+            losses = _valid_losses(Path(manager.directory))
+            if not losses:
+                raise ValueError(f"no checkpoint has a validation loss in {workdir}: ask for the latest")
+            step = min(losses, key=lambda step: (losses[step], step))
+        else:
+            step = steps[0]
         shape = jax.eval_shape(model.init, jax.random.key(0))
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = _abstract(shape, jax.tree.map(lambda _: sharding, shape))
         items = ocp.args.Composite(params=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
         try:
             found = manager.restore(step, args=items)
-            _check_digest(found.params, found.progress["params_digest"])
+            _check_digest(found.params, _checked_facts(found.progress)["params_digest"])
         except DAMAGE as error:
             raise ValueError(
                 f"checkpoint {step} of {workdir} cannot be used ({_brief(error)}): "
                 "take the other of latest and best, or train again"
             ) from error
     return Run(config, vocab, model, found.params, step)
-
-
-def _best_step(manager: ocp.CheckpointManager, steps: list[int]) -> int:
-    """The step of lowest validation loss among those that were evaluated and can be read."""
-    losses = {}
-    for step in steps:
-        try:
-            found = manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))
-            losses[step] = found.progress["valid_loss"]
-        except DAMAGE:
-            continue
-    evaluated = [(loss, step) for step, loss in losses.items() if loss is not None]
-    if not evaluated:
-        raise ValueError("no checkpoint has a validation loss: ask for the latest")
-    return min(evaluated)[1]

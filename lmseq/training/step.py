@@ -67,7 +67,7 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     state = TrainState(state.step + 1, params, opt_state)
-    return Training(state, carry), StepMetrics(totals, optax.global_norm(grads))
+    return Training(state, carry), StepMetrics(totals, optax.tree.norm(grads))
 
 
 Dispatch = Callable[[Training, Tokens, Plan, PRNGKey], tuple[Training, StepMetrics]]
