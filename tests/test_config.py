@@ -1,0 +1,390 @@
+"""Settings: to JSON and back, what is refused, and that no knob is dead."""
+
+import ast
+import dataclasses
+import math
+from pathlib import Path
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmseq import config as configs
+from lmseq.config import LanguageModelConfig, check, from_flat
+from lmseq.data.corpora import RawCorpus
+from lmseq.data.text import build_vocab, prepare_corpus
+from lmseq.models.build import build_model
+from lmseq.training.loop import PlanStream, dispatches
+from lmseq.training.optimizer import make_optimizer
+from lmseq.training.sharding import make_mesh
+from lmseq.training.state import Training, TrainState
+from lmseq.training.step import StepMetrics
+from lmseq.types import NllTotals
+
+DEFAULT = LanguageModelConfig()
+FIELDS = {f.name: f for section in configs.SECTIONS.values() for f in dataclasses.fields(section)}
+SECTION_OF = {f.name: name for name, s in configs.SECTIONS.items() for f in dataclasses.fields(s)}
+
+
+def values_of(field) -> st.SearchStrategy:
+    if get_args(field.type):
+        return st.sampled_from(get_args(field.type))
+    by_type = {
+        bool: st.booleans(),
+        int: st.integers(),
+        float: st.floats(allow_nan=False),
+        str: st.text(),
+    }
+    return by_type[field.type]
+
+
+some_settings = st.fixed_dictionaries({}, optional={name: values_of(f) for name, f in FIELDS.items()})
+
+# To JSON and back
+
+
+@given(some_settings)
+def test_json_round_trip(settings):
+    config = from_flat(settings)
+    assert configs.to_flat(config) == configs.to_flat(DEFAULT) | settings
+    assert configs.from_json(configs.to_json(config)) == config
+
+
+@given(some_settings, some_settings)
+def test_differences_are_the_fields_that_differ(old, new):
+    left, right = from_flat(old), from_flat(new)
+    before, after = configs.to_flat(left), configs.to_flat(right)
+    told = configs.differences(left, right)
+    assert [line.split(":")[0] for line in told] == [n for n in FIELDS if before[n] != after[n]]
+    assert all(line.endswith(f" -> {after[line.split(':')[0]]!r}") for line in told)
+
+
+def test_names_are_unique_over_the_sections():
+    """A flag each: no field may hide another."""
+    assert len(FIELDS) == sum(len(dataclasses.fields(section)) for section in configs.SECTIONS.values())
+
+
+def test_every_knob_says_what_it_does():
+    for name, field in FIELDS.items():
+        assert len(field.metadata["help"]) > 5, name
+        assert "\n" not in field.metadata["help"], name
+    helps = [field.metadata["help"] for field in FIELDS.values()]
+    assert len(set(helps)) == len(helps)
+
+
+def test_a_config_cannot_change_and_can_be_hashed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DEFAULT.train.seed = 3
+    assert hash(DEFAULT) == hash(from_flat({}))
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("learning_rat", "learning_rate"), ("hiden_size", "hidden_size"), ("batchsize", "batch_size")],
+)
+def test_an_unknown_name_is_told_its_neighbour(name, near):
+    with pytest.raises(ValueError, match=f"unknown setting '{name}', did you mean '{near}'"):
+        from_flat({"seed": 1, name: 1})
+
+
+def test_an_unknown_name_without_neighbours():
+    with pytest.raises(ValueError, match=r"unknown setting 'zzz'$"):
+        from_flat({"zzz": 1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"seed": 1.0}, "seed to be a int, got 1.0"),
+        ({"seed": True}, "seed to be a int, got True"),
+        ({"seed": "1"}, "seed to be a int, got '1'"),
+        ({"seed": None}, "seed to be a int, got None"),
+        ({"learning_rate": "0.1"}, "learning_rate to be a float, got '0.1'"),
+        ({"learning_rate": True}, "learning_rate to be a float, got True"),
+        ({"learning_rate": [0.1]}, "learning_rate to be a float"),
+        ({"tie_embeddings": 1}, "tie_embeddings to be a bool, got 1"),
+        ({"corpus": 7}, "corpus to be a str, got 7"),
+        ({"model": "transformer"}, "model to be one of rnn, gru, .*got 'transformer'"),
+        ({"optimizer": ["sgd"]}, "optimizer to be one of sgd, adam, adamw"),
+    ],
+    ids=str,
+)
+def test_wrong_types_and_choices(settings, complaint):
+    with pytest.raises(ValueError, match=f"expected {complaint}"):
+        from_flat(settings)
+
+
+def test_a_whole_number_is_a_float():
+    config = from_flat({"learning_rate": 1})
+    assert type(config.train.learning_rate) is float and config.train.learning_rate == 1.0
+
+
+def test_a_number_too_large_for_a_float():
+    with pytest.raises(ValueError, match="learning_rate"):
+        from_flat({"learning_rate": 10**400})
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"seed": 1', "[]", "3", '"seed"', "null", '{"seed": "x"}'])
+def test_json_that_is_no_config(text):
+    with pytest.raises(ValueError, match=r"damaged|expected"):
+        configs.from_json(text)
+
+
+def test_the_defaults_stand():
+    assert check(DEFAULT) is DEFAULT
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.type is float])
+def test_what_is_not_finite_is_refused(name, value):
+    with pytest.raises(ValueError, match=name):
+        check(from_flat({name: value}))
+
+
+BAD = [
+    *(
+        ({name: 0}, f"{name} of at least 1, got 0")
+        for name in (
+            "batch_size num_steps min_count hidden_size num_layers tau num_train_steps steps_per_dispatch "
+            "eval_every checkpoint_every keep_checkpoints host_devices decay_steps "
+            "horizon_origins horizon_samples"
+        ).split()
+    ),
+    *(
+        ({name: -1}, f"{name} of at least 0, got -1")
+        for name in "embedding_size warmup_steps seed momentum weight_decay clip_norm target_loss".split()
+    ),
+    ({"learning_rate": 0.0}, "positive learning_rate, got 0"),
+    ({"learning_rate": -0.1}, "positive learning_rate, got -0.1"),
+    ({"dropout": 1.0}, r"dropout in \[0, 1\), got 1"),
+    ({"dropout": -0.1}, r"dropout in \[0, 1\), got -0.1"),
+    ({"momentum": 1.0, "optimizer": "sgd"}, r"momentum in \[0, 1\), got 1"),
+    ({"host_devices": 3}, "batch_size that 3 devices divide, got 32"),
+    ({"warmup_steps": 10, "num_train_steps": 10}, "warmup_steps below num_train_steps=10, got 10"),
+    ({"tie_embeddings": True}, "embedding_size equal to hidden_size .256., got .*embedding_size 0"),
+    ({"tie_embeddings": True, "embedding_size": 128}, "got model gru and embedding_size 128"),
+    ({"tie_embeddings": True, "embedding_size": 256, "model": "mlp"}, "got model mlp"),
+    ({"bpe_vocab_size": 300}, "bpe_vocab_size=300 does nothing here: .*level bpe"),
+    ({"min_count": 2, "level": "byte"}, "min_count=2 does nothing here: .*level char or word"),
+    ({"min_count": 2, "level": "bpe"}, "min_count=2 does nothing here"),
+    ({"tau": 4}, "tau=4 does nothing here: .*model mlp"),
+    ({"dropout_kind": "variational"}, "dropout_kind=variational does nothing here"),
+    (
+        {"dropout_kind": "variational", "dropout": 0.1, "model": "mlp"},
+        "dropout_kind=variational does nothing",
+    ),
+    ({"momentum": 0.9}, "momentum=0.9 does nothing here: .*optimizer sgd"),
+    ({"weight_decay": 0.1}, "weight_decay=0.1 does nothing here: .*optimizer adamw"),
+    ({"decay_steps": 10}, "decay_steps=10 does nothing here: .*schedule inverse"),
+]
+
+
+@pytest.mark.parametrize(("settings", "complaint"), BAD, ids=[str(settings) for settings, _ in BAD])
+def test_contradictions(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        check(from_flat(settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"level": "bpe", "bpe_vocab_size": 300},
+        {"level": "word", "min_count": 2},
+        {"model": "mlp", "tau": 4, "dropout": 0.1},
+        {"dropout": 0.1, "dropout_kind": "variational"},
+        {"optimizer": "sgd", "momentum": 0.9},
+        {"optimizer": "adamw", "weight_decay": 0.1},
+        {"schedule": "inverse", "decay_steps": 10, "warmup_steps": 10, "num_train_steps": 5},
+        {"tie_embeddings": True, "embedding_size": 64, "hidden_size": 64},
+        {"host_devices": 8},
+        {"clip_norm": 0.0, "warmup_steps": 0, "target_loss": 1.5, "test_fraction": 0.0},
+    ],
+    ids=str,
+)
+def test_settings_that_go_together(settings):
+    config = from_flat(settings)
+    assert check(config) is config
+
+
+# No dead knob: what can be seen of each field, under settings that leave it something to do.
+
+TEXT = "The time machine, by H G Wells. " * 12 + "It's rare; so is a zebra (or a quokka)! " + "the end. " * 20
+TOKENS = np.random.default_rng(0).integers(0, 7, 41).astype(np.int32)
+
+
+def text_of(config: LanguageModelConfig):
+    data = config.data
+    corpus = prepare_corpus(
+        RawCorpus("text", {"all": TEXT}),
+        normalize=data.normalize,
+        valid_fraction=data.valid_fraction,
+        test_fraction=data.test_fraction,
+    )
+    vocab = build_vocab(
+        corpus.train,
+        level=data.level,
+        normalize=data.normalize,
+        min_count=data.min_count,
+        bpe_vocab_size=data.bpe_vocab_size,
+    )
+    return corpus[1:], vocab
+
+
+def plan_of(config: LanguageModelConfig):
+    return [leaf.tolist() for leaf in PlanStream(config, 300).slice(0, 12)]
+
+
+def small(**settings):
+    return {"hidden_size": 6, "embedding_size": 6, **settings}
+
+
+def parameters_of(config: LanguageModelConfig):
+    """Names and shapes of what is learned."""
+    shapes = jax.eval_shape(build_model(config.model, 7).init, jax.random.key(0))
+    return {name: leaf.shape for name, leaf in shapes.items()}
+
+
+def training_pass_of(config: LanguageModelConfig):
+    """Log-probabilities under one key, for parameters drawn here (which compiles nothing)."""
+    model, rng = build_model(config.model, 7), np.random.default_rng(0)
+    params = {name: jnp.asarray(rng.normal(size=s), jnp.float32) for name, s in parameters_of(config).items()}
+    xs = jnp.asarray(TOKENS[None, :4])
+
+    @jax.jit
+    def run(key):
+        return model.token_log_probs(params, model.init_carry(params, 1), xs, xs, key)[1]
+
+    return run(jax.random.key(0)).tolist()
+
+
+def updates_of(config: LanguageModelConfig):
+    """Where a parameter goes under three large gradients."""
+    optimizer, params = make_optimizer(config.train), jnp.array([1.0, -2.0])
+    state, history = optimizer.init(params), []
+    for scale in (3.0, -1.0, 2.0):
+        updates, state = optimizer.update(scale * jnp.array([1.0, 0.5]), state, params)
+        params = params + updates
+        history.append(params.tolist())
+    return history
+
+
+def cuts_of(config: LanguageModelConfig):
+    """The steps of each dispatch, by a dispatch that only counts."""
+
+    def count(training, tokens, plan, key):
+        num_rows = len(plan.resets)
+        metrics = StepMetrics(NllTotals(np.ones(num_rows), np.ones(num_rows, np.int32)), np.ones(num_rows))
+        state = training.state._replace(step=training.state.step + num_rows)
+        return Training(state, training.carry), metrics
+
+    begin = Training(TrainState(jnp.zeros((), jnp.int32), {}, ()), ())
+    mesh = make_mesh(jax.devices()[:1])
+    ends = dispatches(config, count, mesh, begin, jnp.arange(300), jax.random.key(0))
+    return [end.step for end in ends]
+
+
+def devices_of(config: LanguageModelConfig):
+    """Whether the batch can be shared: `check` divides by them before anything starts."""
+    try:
+        check(config)
+    except ValueError as error:
+        return str(error)
+    return "fine"
+
+
+SHORT = {
+    "num_train_steps": 40,
+    "warmup_steps": 2,
+    "steps_per_dispatch": 9,
+    "eval_every": 50,
+    "checkpoint_every": 50,
+}
+BATCH = {"batch_size": 4, "num_steps": 8}
+# field: (what is seen, settings beside it, its values)
+SEEN = {
+    "level": (text_of, {}, ("byte", "char", "word", "bpe")),
+    "normalize": (text_of, {}, ("none", "letters")),
+    "valid_fraction": (text_of, {}, (0.05, 0.2)),
+    "test_fraction": (text_of, {}, (0.05, 0.0)),
+    "min_count": (text_of, {}, (1, 2)),
+    "bpe_vocab_size": (text_of, {"level": "bpe"}, (260, 270)),
+    "partition": (plan_of, BATCH, ("random", "sequential")),
+    "batch_size": (plan_of, BATCH, (4, 5)),
+    "num_steps": (plan_of, BATCH, (8, 9)),
+    "seed": (plan_of, BATCH, (0, 1)),
+    "model": (parameters_of, small(), ("rnn", "gru", "lstm", "mingru", "minlstm", "mlp")),
+    "hidden_size": (parameters_of, small(), (6, 7)),
+    "num_layers": (parameters_of, small(), (1, 2)),
+    "embedding_size": (parameters_of, small(), (0, 6, 5)),
+    "tie_embeddings": (parameters_of, small(), (False, True)),
+    "tau": (parameters_of, small(model="mlp"), (2, 3)),
+    "dropout": (training_pass_of, small(model="mlp"), (0.0, 0.5, 0.3)),
+    "dropout_kind": (training_pass_of, small(model="rnn", dropout=0.5), ("fresh", "variational")),
+    "optimizer": (updates_of, SHORT | {"weight_decay": 0.1}, ("sgd", "adam", "adamw")),
+    "learning_rate": (updates_of, SHORT, (0.01, 0.02)),
+    "schedule": (updates_of, SHORT | {"warmup_steps": 1}, ("constant", "cosine", "inverse")),
+    "warmup_steps": (updates_of, SHORT, (0, 1, 2)),
+    "decay_steps": (updates_of, SHORT | {"schedule": "inverse", "warmup_steps": 0}, (10, 20)),
+    "momentum": (updates_of, SHORT | {"optimizer": "sgd"}, (0.0, 0.5)),
+    "weight_decay": (updates_of, SHORT | {"optimizer": "adamw"}, (0.0, 0.5)),
+    "clip_norm": (updates_of, SHORT | {"optimizer": "sgd"}, (0.0, 1.0, 2.0)),
+    "num_train_steps": (cuts_of, SHORT | BATCH, (40, 41)),
+    "steps_per_dispatch": (cuts_of, SHORT | BATCH, (9, 10)),
+    "eval_every": (cuts_of, SHORT | BATCH, (50, 7)),
+    "checkpoint_every": (cuts_of, SHORT | BATCH, (50, 7)),
+    "host_devices": (devices_of, {}, (1, 3)),
+}
+# Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
+READ_BY_SCRIPTS = {
+    "corpus",
+    "keep_checkpoints",
+    "target_loss",
+    "horizon_origins",
+    "horizon_samples",
+    "host_devices",
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_no_dead_knob(name):
+    """Every value listed gives something else."""
+    see, settings, values = SEEN[name]
+    seen = [see(from_flat({**settings, name: value})) for value in values]
+    for i, one in enumerate(seen):
+        for other in seen[:i]:
+            assert one != other, values
+    assert see(from_flat({**settings, name: values[0]})) == seen[0]  # by itself it does not change
+
+
+def test_seen_values_are_all_choices():
+    for name, (_, _, values) in SEEN.items():
+        assert set(get_args(FIELDS[name].type)) <= set(values), name
+
+
+def attributes_read(folder: str) -> set[tuple[str, str]]:
+    """(section, field) for each `data.x`, `config.train.x`, `self.y.model.x` that is read in a folder."""
+    found = set()
+    for path in (Path(__file__).resolve().parent.parent / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                owner = node.value
+                section = owner.id if isinstance(owner, ast.Name) else getattr(owner, "attr", "")
+                found.add((section, node.attr))
+    return found
+
+
+def test_scripts_read_the_rest():
+    read = attributes_read("experiments")
+    assert {name for name in READ_BY_SCRIPTS if (SECTION_OF[name], name) in read} == READ_BY_SCRIPTS
+
+
+def test_no_knob_is_left_out():
+    """A new field needs a line in SEEN, or in READ_BY_SCRIPTS where only a script can show it."""
+    assert set(SEEN) | READ_BY_SCRIPTS == set(FIELDS)
