@@ -4,7 +4,8 @@
 SUITS := -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	if $$p $(SUITS) >/dev/null 2>&1; then echo $$p; break; fi; done)
-PYTEST_ARGS ?= -n 2
+# A file's tests stay in one process, which keeps what they compile.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 # Twice quiet: errors are shown; warnings, such as of a place to look for packages that is absent, are not.
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q -q
@@ -23,7 +24,7 @@ demo: ## train, score and sample a small language model (runs/demo)
 	print(f"environment: {where:<60}{sys.argv[1]:>6} s", flush=True)' $$(($$(date +%s) - start))
 	@.venv/bin/python -m experiments.train_lm --workdir=runs/demo
 
-test: .venv/.dev ## run the tests (PYTEST_ARGS="-n 2")
+test: .venv/.dev ## run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
 	.venv/bin/python -m pytest $(PYTEST_ARGS) tests
 
 lint: .venv/.dev ## check style and formatting

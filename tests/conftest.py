@@ -17,6 +17,8 @@ import hypothesis
 import jax
 import pytest
 
+from tests.scripts import Scripts
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("lmseq", deadline=None, derandomize=True, max_examples=50, database=None)
@@ -32,3 +34,9 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"LMSEQ_DATA_DIR is {path}, which is not a folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory) -> Scripts:
+    """Runs scripts; what they compile is kept for the session."""
+    return Scripts(tmp_path_factory.mktemp("cache"))

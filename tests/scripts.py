@@ -39,9 +39,12 @@ class Scripts:
     def __init__(self, cache: Path) -> None:
         self.env = environment(cache)
 
-    def run(self, script: str, *flags: str, **more: Any) -> subprocess.CompletedProcess:
+    def execute(self, whole: list[str], **more: Any) -> subprocess.CompletedProcess:
         settings = {"env": self.env, "capture_output": True, "text": True, "timeout": 240} | more
-        return subprocess.run(command(script, *flags), cwd=ROOT, **settings)
+        return subprocess.run(whole, cwd=ROOT, **settings)
+
+    def run(self, script: str, *flags: str, **more: Any) -> subprocess.CompletedProcess:
+        return self.execute(command(script, *flags), **more)
 
     def summary(self, script: str, *flags: str) -> dict[str, Any]:
         """The JSON object on the last line of a run that must succeed."""

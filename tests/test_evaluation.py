@@ -26,7 +26,7 @@ def test_a_cut_stream_scores_as_an_uncut_one(kind):
         assert log_probs.sum(dtype=np.float64) == pytest.approx(expected.sum(), rel=1e-6)
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(
     length=st.integers(1, 70),
     num_steps=st.integers(1, 40),

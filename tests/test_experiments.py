@@ -10,15 +10,10 @@ from pydoc_data.topics import topics
 import pytest
 
 from lmseq import config
-from tests.scripts import ROOT, SMALL, Scripts, figures
+from tests.scripts import ROOT, SMALL, figures
 
 TEXT = "".join(topics.values())
 FLAGS = [*SMALL, "--num_train_steps=60", "--eval_every=20", "--checkpoint_every=20"]
-
-
-@pytest.fixture(scope="module")
-def scripts(tmp_path_factory):
-    return Scripts(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")

@@ -2,25 +2,20 @@
 
 import json
 import random
-import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
 
-from tests.scripts import SMALL, Scripts, figures, records
+from tests.scripts import SMALL, command, figures, records
 
 NUM_KILLS = 20
 FLAGS = [*SMALL, "--num_train_steps=600", "--eval_every=40", "--checkpoint_every=10"]
-
-
-@pytest.fixture(scope="module")
-def scripts(tmp_path_factory):
-    return Scripts(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
@@ -150,10 +145,13 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path, scripts, corpus, 
     shutil.copytree(stopped_run, workdir)
     before = {name for name in names(workdir / "checkpoints") if name.isdigit()}
 
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
-
-    done = scripts.run("train_lm", f"--workdir={workdir}", corpus, *FLAGS, preexec_fn=limit)
+    limited = (
+        "import os, resource, sys; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY)); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    whole = command("train_lm", f"--workdir={workdir}", corpus, *FLAGS)
+    done = scripts.execute([sys.executable, "-c", limited, *whole[1:]])
     assert done.returncode == 2 and "cannot save a checkpoint" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert before <= names(workdir / "checkpoints") and not (workdir / "summary.json").exists()
