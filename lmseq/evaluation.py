@@ -22,9 +22,9 @@ from lmseq.data.partition import scoring, take_batch
 from lmseq.types import Carry, Params, Tokens
 
 WARM_UP_TOKENS = 256  # at the end of a strip, read for the first guess
-# Strips are chained when each begins with what its neighbour ends with, or when another pass moves the
-# total by less than LOSS_TOLERANCE of it. The second is for models that amplify rounding: their carries
-# never settle to the last digits, while no figure depends on those.
+# Strips are chained when each begins with what its neighbour ends with. Models that amplify rounding never
+# get there to the last digits, and no figure depends on those: real carries need only be such that another
+# pass moves the total by less than LOSS_TOLERANCE of it. Integer carries must be equal.
 CARRY_TOLERANCE = 1e-5
 LOSS_TOLERANCE = 1e-7
 
@@ -32,15 +32,15 @@ LOSS_TOLERANCE = 1e-7
 StripPass = Callable[[Carry], tuple[Carry, Float[Array, "*dims"]]]
 
 
-def _same_carry(left: Carry, right: Carry) -> Bool[Array, ""]:
-    """Whether two carries agree: integers exactly, reals to CARRY_TOLERANCE (NaN equals NaN)."""
-
-    def same(a: Array, b: Array) -> Bool[Array, ""]:
-        if not jnp.issubdtype(a.dtype, jnp.floating):
-            return jnp.array_equal(a, b)
-        return jnp.allclose(a, b, rtol=CARRY_TOLERANCE, atol=CARRY_TOLERANCE, equal_nan=True)
-
-    return jnp.all(jnp.stack([jnp.array(True), *jax.tree.leaves(jax.tree.map(same, left, right))]))
+def _same_carry(left: Carry, right: Carry) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
+    """Whether two carries agree in their integers, exactly, and in their reals, to CARRY_TOLERANCE."""
+    integers, reals = [jnp.array(True)], [jnp.array(True)]
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        if jnp.issubdtype(a.dtype, jnp.floating):
+            reals.append(jnp.allclose(a, b, rtol=CARRY_TOLERANCE, atol=CARRY_TOLERANCE, equal_nan=True))
+        else:
+            integers.append(jnp.array_equal(a, b))
+    return jnp.all(jnp.stack(integers)), jnp.all(jnp.stack(reals))
 
 
 def _same_loss(old: Float[Array, "*dims"], new: Float[Array, "*dims"]) -> Bool[Array, ""]:
@@ -68,7 +68,8 @@ def chain_strips(
         guess, old, _, passes = state
         last, log_probs = run(guess)
         handed_on = hand_on(last)
-        done = _same_carry(guess, handed_on) | _same_loss(old, log_probs)
+        same_integers, same_reals = _same_carry(guess, handed_on)
+        done = same_integers & (same_reals | _same_loss(old, log_probs))
         # The last possible pass ran from carries that are exact already, rounding or not.
         return handed_on, log_probs, done | (passes + 1 >= num_strips), passes + 1
 

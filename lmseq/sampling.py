@@ -8,6 +8,8 @@ from jaxtyping import Array, Float, Int
 
 from lmseq.types import LogProbs, PRNGKey
 
+SMALLEST = float(jnp.finfo(jnp.float32).tiny)  # what is nearer to zero is flushed to it
+
 
 class Decoding(NamedTuple):
     """How a token is chosen. The defaults sample from the model as it is.
@@ -43,7 +45,9 @@ def truncate(log_probs: LogProbs, decoding: Decoding) -> LogProbs:
     if decoding.temperature == 0.0:
         best = jnp.argmax(log_probs, axis=-1)
         return jnp.log(jax.nn.one_hot(best, vocab_size))
-    log_probs = jax.nn.log_softmax(log_probs / decoding.temperature)
+    # The likeliest becomes 0 first and the divisor stays a float32 above zero: no temperature makes NaN.
+    log_probs = log_probs - jnp.max(log_probs, axis=-1, keepdims=True)
+    log_probs = jax.nn.log_softmax(log_probs / max(decoding.temperature, SMALLEST))
     if not (0 < decoding.top_k < vocab_size) and decoding.top_p == 1.0:
         return log_probs
     order = jnp.argsort(-log_probs, axis=-1, stable=True)
@@ -54,7 +58,7 @@ def truncate(log_probs: LogProbs, decoding: Decoding) -> LogProbs:
         probs = jnp.exp(ranked)
         # A token stays while the mass before it is short of p, so the likeliest always stays.
         before = jnp.cumsum(probs, axis=-1) - probs
-        ranked = jax.nn.log_softmax(jnp.where(before < decoding.top_p, ranked, -jnp.inf))
+        ranked = jax.nn.log_softmax(jnp.where(before < max(decoding.top_p, SMALLEST), ranked, -jnp.inf))
     return jnp.take_along_axis(ranked, jnp.argsort(order, axis=-1), axis=-1)
 
 

@@ -91,3 +91,46 @@ def test_an_empty_stream_is_an_error():
 def test_unigram_probabilities():
     log_probs = evaluation.unigram_log_probs(np.array([0, 0, 0, 2]), 4)
     np.testing.assert_allclose(np.exp(log_probs), [4 / 8, 1 / 8, 2 / 8, 1 / 8], rtol=1e-14)
+
+
+def test_impossible_tokens_of_a_model_that_never_forgets():
+    """Minus infinity in several strips at once neither hides a difference nor turns into NaN."""
+    model = Counter(3)
+    params = chain_params(np.full(3, 1 / 3), np.array([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5], [0.0, 0.4, 0.6]]))
+    tokens = stream(83, seed=2)
+    expected = np.asarray(likelihood.score(model, params, tokens))
+    assert np.isneginf(expected).sum() > 5 and not np.isnan(expected).any()
+    np.testing.assert_array_equal(
+        evaluation.score_stream(model, params, tokens, num_steps=4, batch_size=7), expected
+    )
+
+
+def test_strips_of_a_model_that_never_forgets():
+    model = Counter(5)
+    params, tokens, starts = model.init(jax.random.key(1)), stream(80, 3, 5), jnp.arange(7) * 11
+    carries = evaluation.strip_carries(model, params, jnp.asarray(tokens), starts, 11)
+    assert carries.tolist() == [int(tokens[:start].sum()) % 5 for start in starts]
+
+
+class LateParity(Counter):
+    """Uniform, but after token 2 the next token tells whether the number of 1s so far is odd."""
+
+    def init_carry(self, params, batch_size: int):
+        return jnp.zeros((batch_size, 2), jnp.int32)
+
+    def update(self, params, carry, x):
+        return jnp.stack([(carry[:, 0] + (x == 1)) % 2, x], axis=1)
+
+    def readout(self, params, carry):
+        one = jnp.where(carry[:, 0] == 1, 0.9, 0.1)
+        asked = jnp.stack([(1 - one) / 2, one, (1 - one) / 2], axis=1)
+        return jnp.log(jnp.where(carry[:, 1:] == 2, asked, 1 / 3))
+
+
+def test_what_matters_only_much_later_is_not_lost():
+    """One 1 in the first strip, asked for in the last: the passes between change no log-probability."""
+    model, tokens = LateParity(3), np.zeros(81, np.int32)
+    tokens[3], tokens[75] = 1, 2
+    expected = np.asarray(likelihood.score(model, {}, tokens))
+    log_probs = evaluation.score_stream(model, {}, tokens, num_steps=10, batch_size=8)
+    np.testing.assert_array_equal(log_probs, expected)

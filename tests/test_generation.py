@@ -8,17 +8,18 @@ from scipy import stats
 
 from lmseq import generation, likelihood
 from lmseq.sampling import Decoding
-from tests.oracles import ALL, all_strings, small
+from tests.oracles import ALL, MarkovChain, all_strings, chain_params, small
 
 V = 3
 PROMPT = np.array([1, 0, 2, 1], np.int32)
+sequence_log_probs = jax.jit(likelihood.sequence_log_probs, static_argnums=0)
 
 
 def continuations(model, params, prompt: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """Every continuation, (V^N, N), and its exact log-probability."""
     strings = all_strings(V, length)
     whole = np.concatenate([np.tile(prompt, (len(strings), 1)), strings], axis=1)
-    log_probs = likelihood.sequence_log_probs(model, params, jnp.asarray(whole))
+    log_probs = sequence_log_probs(model, params, jnp.asarray(whole))
     return strings, np.asarray(log_probs, np.float64)[:, len(prompt) :].sum(axis=1)
 
 
@@ -48,7 +49,7 @@ def test_log_probs_are_the_models_own_at_any_temperature(kind):
         jax.random.key(0), model, params, PROMPT, num_samples=5, num_tokens=6, decoding=Decoding(0.4, 2, 0.9)
     )
     whole = jnp.concatenate([jnp.tile(jnp.asarray(PROMPT), (5, 1)), samples.tokens], axis=1)
-    expected = likelihood.sequence_log_probs(model, params, whole)[:, 4:]
+    expected = sequence_log_probs(model, params, whole)[:, 4:]
     np.testing.assert_allclose(samples.log_probs, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -117,3 +118,24 @@ def test_counts_below_one_are_refused(counts):
         )
     with pytest.raises(ValueError, match="expected beam_size of at least 1"):
         generation.beam_search(model, params, PROMPT, beam_size=0, num_tokens=1)
+
+
+def test_the_beam_passes_over_what_is_impossible():
+    """From token 1 of this chain only 0 or 1 may follow, and after 0 only 2: six slots, three strings."""
+    transition = np.array([[0.0, 0.0, 1.0], [0.7, 0.3, 0.0], [0.5, 0.25, 0.25]])
+    params = chain_params(np.full(3, 1 / 3), transition)
+    beam = generation.beam_search(MarkovChain(3), params, PROMPT, beam_size=6, num_tokens=2)
+    assert beam.tokens[:3].tolist() == [[0, 2], [1, 0], [1, 1]]
+    totals = np.asarray(beam.log_probs).sum(axis=1)
+    np.testing.assert_allclose(np.exp(totals), [0.7, 0.21, 0.09, 0, 0, 0], rtol=1e-5)
+
+
+def test_streams_are_drawn_apart():
+    """Pairs of neighbouring streams agree as often as independent draws do."""
+    model, params = small("chain")
+    drawn = generation.sample_streams(
+        jax.random.key(5), model, params, PROMPT[:0], num_samples=20_000, num_tokens=1
+    ).tokens[:, 0]
+    probs = np.exp(np.asarray(params["initial"], np.float64))
+    agree, expected = (np.asarray(drawn)[::2] == np.asarray(drawn)[1::2]).mean(), (probs**2).sum()
+    assert abs(agree - expected) < 4 * np.sqrt(expected * (1 - expected) / 10_000)

@@ -2,15 +2,17 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lmseq import likelihood
 from lmseq.contract import gather_log_probs
-from tests.oracles import ALL, MarkovChain, chain_params, small
+from tests.oracles import ALL, MarkovChain, all_strings, chain_params, small
 
 V = 3
+sequence_log_probs = jax.jit(likelihood.sequence_log_probs, static_argnums=0)
 
 
 def test_the_chain_rule_of_a_known_chain():
@@ -67,3 +69,23 @@ def test_the_figures_of_a_uniform_model():
 def test_no_figures_of_nothing(nll, count, chars):
     with pytest.raises(ValueError, match="at least one token and character"):
         likelihood.loss_figures(nll, count, chars)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_prefix_is_as_likely_as_all_that_it_can_become(kind):
+    """Brute force: the table of all strings, summed over their last tokens, is the table of prefixes."""
+    model, params = small(kind)
+    table = np.asarray(sequence_log_probs(model, params, jnp.asarray(all_strings(V, 4))), np.float64)
+    whole = np.exp(table.sum(axis=1))
+    for length in (1, 2, 3):
+        prefixes = table[:, :length].reshape(V**length, -1, length)
+        np.testing.assert_allclose(prefixes, np.broadcast_to(prefixes[:, :1], prefixes.shape), rtol=1e-5)
+        summed = whole.reshape(V**length, -1).sum(axis=1)
+        np.testing.assert_allclose(np.exp(prefixes[:, 0].sum(axis=1)), summed, rtol=1e-5)
+
+
+def test_a_large_loss_has_infinite_perplexity_and_nan_stays_visible():
+    for nll in (1e6, math.inf):
+        figures = likelihood.loss_figures(nll, 1, 1)
+        assert figures["loss"] == nll and figures["perplexity"] == math.inf
+    assert likelihood.loss_figures(700.0, 1)["perplexity"] == pytest.approx(math.exp(700.0))

@@ -223,6 +223,9 @@ def test_dropout_keeps_the_expectation():
         ("mingru", V * 10 + 10 + 5 * V + V),
         ("minlstm", V * 15 + 15 + 5 * V + V),
         ("mlp", (V + 1) * 4 + 12 * 6 + 6 + 6 * 6 + 6 + 6 * V + V),
+        ("gru, two layers, embedding", V * 2 + (2 + 5 + 5 + 5) * 15 + 2 * (15 + 5) + 5 * V + V),
+        ("lstm, two layers", (V + 4 + 4 + 4) * 16 + 2 * 16 + 4 * V + V),
+        ("minlstm, two layers", V * 7 + (7 + 4) * 12 + 2 * 12 + 4 * V + V),
         ("gru, tied", V * 6 + 6 * 18 + 18 + 6 * 18 + 6 + V),
     ],
 )
@@ -242,3 +245,62 @@ def test_models_are_equal_when_their_configs_are(kind):
     assert hash(build_model(config, V)) == hash(build_model(config, V))
     assert build_model(config, V) != build_model(config, V + 1)
     assert isinstance(build_model(config, V), contract.Model)
+
+
+def test_the_recurrent_weights_start_orthogonal_gate_by_gate():
+    params = build_model(ModelConfig(model="gru", hidden_size=5), V).init(jax.random.key(0))
+    blocks = np.split(np.asarray(params["recurrent_kernel_0"]), 3, axis=1)
+    for block in blocks:
+        np.testing.assert_allclose(block @ block.T, np.eye(5), atol=1e-5)
+    assert np.abs(blocks[0] - blocks[1]).max() > 0.1
+
+
+def test_tied_embeddings_are_read_out_with():
+    """A carry fixed by hand leaves only the readout: its logits are h E' + b."""
+    model, params = small("gru, tied")
+    assert "output_kernel" not in params
+    hidden = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6)), jnp.float32)
+    embedding, bias = (np.asarray(params[name], np.float64) for name in ("embedding", "output_bias"))
+    logits = np.asarray(hidden) @ embedding.T + bias
+    expected = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert_close(model.readout(params, (hidden,)), expected)
+
+
+def test_the_mlp_tells_nothing_yet_from_every_token():
+    model, params = small("mlp")
+    changed = params | {"embedding": params["embedding"].at[V].add(1.0)}
+    carry, full = model.init_carry(params, 1), tokens(1, 3)
+    before, after = (unroll(model, p, carry, full)[1][0] for p in (params, changed))
+    assert np.abs(model.readout(params, carry) - model.readout(changed, carry)).max() > 1e-3
+    assert (np.abs(before - after).max(axis=1) > 0).tolist() == [True, True, False]
+
+
+def test_masks_of_rows_differ_and_variational_ones_stay():
+    """Saturated units and a one-to-one readout: a logit is 2 c where the unit is kept and 0 where not."""
+    for kind in ("fresh", "variational"):
+        model = build_model(ModelConfig(model="rnn", hidden_size=16, dropout=0.5, dropout_kind=kind), 16)
+        params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+        params |= {"input_bias_0": jnp.full(16, 20.0), "output_kernel": jnp.eye(16)}
+        carry, xs = model.init_carry(params, 2), jnp.zeros((2, 20), jnp.int32)
+        log_probs = unroll(model, params, carry, xs, jax.random.key(1))[1]
+        kept = np.asarray(log_probs - log_probs.min(axis=-1, keepdims=True))
+        np.testing.assert_allclose(np.unique(kept.round(4)), [0.0, 2.0])
+        masks = kept > 1
+        assert (masks == masks[:, :1]).all() == (kind == "variational")
+        assert (masks[0, 0] != masks[1, 0]).any()
+
+
+@pytest.mark.parametrize("kind", ["rnn", "mlp"])
+def test_each_layer_drops_its_own_units(kind):
+    """Unit i of layer 2 repeats unit i of layer 1, so one shared mask would leave no unit half lost."""
+    extra = {"embedding_size": 1, "tau": 1} if kind == "mlp" else {}
+    model = build_model(ModelConfig(model=kind, hidden_size=64, num_layers=2, dropout=0.5, **extra), 64)
+    params = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0)))
+    first, second = ("bias_0", "kernel_1") if kind == "mlp" else ("input_bias_0", "input_kernel_1")
+    params |= {first: jnp.full(64, 20.0), second: 20.0 * jnp.eye(64), "output_kernel": jnp.eye(64)}
+    carry, xs = model.init_carry(params, 1), jnp.zeros((1, 200), jnp.int32)
+    log_probs = unroll(model, params, carry, xs, jax.random.key(3))[1]
+    kept = np.asarray(log_probs - log_probs.min(axis=-1, keepdims=True))[0] > 1
+    # Both layers keep a unit in 1/4 of all cases (one shared mask: 1/2), afresh at each step.
+    assert abs(kept.mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / kept.size)
+    assert (kept != kept[:1]).any()

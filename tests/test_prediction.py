@@ -92,3 +92,27 @@ def test_the_mean_of_impossible_and_of_single_samples():
     mixed = np.log(np.array([[[0.0, 0.5], [0.0, 0.5]]], np.float64), where=[[[False, True]] * 2],
                    out=np.full((1, 2, 2), -np.inf))  # fmt: skip
     np.testing.assert_allclose(prediction.log_mean_prob(mixed), [[-np.inf, np.log(0.5)]])
+
+
+def test_the_correction_in_closed_form():
+    """Probabilities 0.2 and 0.6: variance 0.08 and mean 0.4, so 0.08 / (2 * 2 * 0.16) = 1/8 is added."""
+    two = np.log(np.array([[[0.2], [0.6]]]))
+    np.testing.assert_allclose(prediction.log_mean_prob(two), [[np.log(0.4) + 0.125]], rtol=1e-12)
+    same = np.log(np.full((1, 5, 1), 1e-300))  # no spread, no correction, and no underflow
+    np.testing.assert_allclose(prediction.log_mean_prob(same), [[np.log(1e-300)]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_samples", [2, 5, 50])
+def test_the_correction_is_largest_when_one_sample_has_all(num_samples):
+    log_probs = np.full((1, num_samples, 1), -np.inf)
+    log_probs[0, 0] = 0.0
+    expected = -np.log(num_samples) + 0.5
+    np.testing.assert_allclose(prediction.log_mean_prob(log_probs), [[expected]], rtol=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 2, 7])
+def test_the_oracle_of_a_symmetric_chain(k):
+    """Two states that swap with probability e: after k steps, (1 - (1 - 2 e)^k) / 2."""
+    swapped = (1 - (1 - 2 * 0.1) ** k) / 2
+    exact = -swapped * np.log(swapped) - (1 - swapped) * np.log(1 - swapped)
+    assert conditional_entropy(np.array([[0.9, 0.1], [0.1, 0.9]]), k) == pytest.approx(exact, rel=1e-12)

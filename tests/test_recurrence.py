@@ -55,7 +55,7 @@ def weights(kind, rng):
 
 @pytest.mark.parametrize("kind", list(LOOPS))
 @few
-@given(batch=st.integers(1, 3), time=st.integers(1, 9), seed=st.integers(0, 100))
+@given(batch=st.sampled_from([1, 3]), time=st.sampled_from([1, 2, 9]), seed=st.integers(0, 100))
 def test_unroll_layer_is_the_loop(kind, batch, time, seed):
     rng = np.random.default_rng(seed)
     w = weights(kind, rng)
@@ -73,7 +73,7 @@ def test_unroll_layer_is_the_loop(kind, batch, time, seed):
 
 
 @few
-@given(time=st.integers(1, 9), seed=st.integers(0, 100))
+@given(time=st.sampled_from([1, 2, 9]), seed=st.integers(0, 100))
 def test_the_lstm_is_the_loop(time, seed):
     rng = np.random.default_rng(seed)
     kernel = rng.normal(size=(H, 4 * H)).astype(np.float32)
@@ -92,7 +92,11 @@ def test_the_lstm_is_the_loop(time, seed):
 
 @pytest.mark.parametrize("kind", ["mingru", "minlstm"])
 @few
-@given(time=st.integers(1, 40), seed=st.integers(0, 100), scale=st.sampled_from([1.0, 10.0, 60.0]))
+@given(
+    time=st.sampled_from([1, 2, 7, 32, 40]),
+    seed=st.integers(0, 100),
+    scale=st.sampled_from([1.0, 10.0, 60.0]),
+)
 def test_the_associative_scan_is_the_scan(kind, time, seed, scale):
     rng = np.random.default_rng(seed)
     xs = jnp.asarray(scale * rng.normal(size=(2, time, recurrence.NUM_GATES[kind] * H)), jnp.float32)

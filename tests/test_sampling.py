@@ -100,3 +100,50 @@ def test_what_is_truncated_is_never_drawn():
 def test_decodings_out_of_range_are_refused(decoding):
     with pytest.raises(ValueError, match="expected"):
         check_decoding(decoding)
+
+
+@settings(max_examples=60)
+@given(
+    logits=st.lists(st.sampled_from([-np.inf, -30.0, -2.0, -1.0, 0.0, 0.5, 3.0]), min_size=6, max_size=6),
+    temperature=st.sampled_from([0.0, 0.05, 1.0, 3.0, 1e6]),
+    top_k=st.integers(0, 7),
+    top_p=st.floats(0.01, 1.0),
+)
+def test_what_was_impossible_stays_so(logits, temperature, top_k, top_p):
+    logits[2] = max(logits[2], -2.0)  # at least one possible token
+    row = jax.nn.log_softmax(jnp.asarray(logits)[None])
+    kept = np.exp(truncate(row, Decoding(temperature, top_k, top_p)))[0]
+    assert abs(kept.sum() - 1) < 1e-5
+    assert not kept[np.isneginf(logits)].any()
+    assert kept[np.argmax(logits)] > 0 and (kept > 0).sum() <= (top_k or 6)
+    # What stays is a set of likeliest tokens.
+    out = [logit for logit, prob in zip(logits, kept, strict=True) if prob == 0]
+    possible = [logit for logit, prob in zip(logits, kept, strict=True) if prob > 0]
+    underflow = temperature == 0.05
+    assert underflow or not out or max(out) <= min(possible)
+
+
+def test_rounding_never_draws_the_impossible(monkeypatch):
+    """A parallel cumulative sum may step up where nothing is added; a draw is sent to each such step."""
+    rng = np.random.default_rng(0)
+    probs = rng.random(1000) * (rng.random(1000) < 0.5)
+    with np.errstate(divide="ignore"):
+        row = jnp.asarray(np.log(probs / probs.sum()), jnp.float32)
+    steps = jnp.cumsum(jnp.exp(row))
+    uniform = (steps / steps.max())[:, None]
+    for shifted in (uniform, jnp.nextafter(uniform, 0.0)):
+        shifted = jnp.clip(shifted, 0.0, 1.0 - 2.0**-23)
+        monkeypatch.setattr(jax.random, "uniform", lambda key, shape, shifted=shifted: shifted)
+        drawn = draw(jax.random.key(0), jnp.tile(row[None], (1000, 1)))
+        assert (probs[drawn] > 0).all() and len(set(drawn.tolist())) > 400
+
+
+def test_the_limits_of_the_ranges_are_allowed():
+    for decoding in (Decoding(), Decoding(0.0, 0, 1.0), Decoding(100.0, 10**6, 1e-3)):
+        assert check_decoding(decoding) is decoding
+
+
+@pytest.mark.parametrize("decoding", [Decoding(1e-38), Decoding(1e-300), Decoding(top_p=1e-300)])
+def test_tiny_values_in_range_choose_the_likeliest(decoding):
+    row = jnp.log(jnp.array([[0.1, 0.2, 0.7]]))
+    assert jnp.exp(truncate(row, check_decoding(decoding))).tolist() == [[0.0, 0.0, 1.0]]
