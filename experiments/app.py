@@ -43,17 +43,24 @@ def listed(symbols: Sequence[str]) -> str:
     )
 
 
-def define_flags(section: type) -> list[str]:
-    """One flag for each field of a config dataclass, with its default, choices and meaning."""
+def define_all_flags(kind: type) -> list[str]:
+    """One flag for each field of each section of a config class; returns their names."""
+    from lmseq.config import sections
+
+    return [name for section in sections(kind).values() for name in define_flags(section)]
+
+
+def define_flags(section: Any) -> list[str]:
+    """One flag for each field of a section, with its value there as default, its choices and meaning."""
     for knob in dataclasses.fields(section):
-        meaning, choices = knob.metadata["help"], get_args(knob.type)
+        meaning, choices, default = knob.metadata["help"], get_args(knob.type), getattr(section, knob.name)
         if choices:
-            flags.DEFINE_enum(knob.name, knob.default, choices, meaning)
+            flags.DEFINE_enum(knob.name, default, choices, meaning)
         elif knob.type is bool:
-            flags.DEFINE_bool(knob.name, knob.default, meaning)
+            flags.DEFINE_bool(knob.name, default, meaning)
         else:
             define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
-            define[knob.type](knob.name, knob.default, meaning)
+            define[knob.type](knob.name, default, meaning)
     return [knob.name for knob in dataclasses.fields(section)]
 
 

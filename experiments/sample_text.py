@@ -43,6 +43,11 @@ def read_decoding() -> Decoding:
         raise ValueError("expected beam_size and seed of 0 or more")
     if app.FLAGS.greedy and (given or app.FLAGS.beam_size):
         raise ValueError(f"--greedy contradicts {' '.join(given) or '--beam_size'}: give one of them")
+    if app.FLAGS.temperature == 0.0 and len(given) > 1:
+        raise ValueError("--temperature=0 is greedy and contradicts --top_k and --top_p: give one of them")
+    if app.FLAGS["seed"].present and (app.FLAGS.greedy or app.FLAGS.temperature == 0.0):
+        raise ValueError("--seed does nothing where the likeliest token is taken: leave it out")
+    given += ["--seed"] * app.FLAGS["seed"].present
     random = given + ["--num_samples"] * app.FLAGS["num_samples"].present
     if app.FLAGS.beam_size and random:
         raise ValueError(f"--beam_size does not sample and contradicts {' '.join(random)}: give one of them")
@@ -55,7 +60,10 @@ def encode_prompt(vocab: Any, prompt: str) -> np.ndarray:
     unknown = vocab.unknown(prompt)
     if unknown:
         raise ValueError(f"the prompt has what the vocabulary lacks: {app.listed(unknown)}")
-    return vocab.encode(prompt)
+    ids = vocab.encode(prompt)
+    if vocab.level == "word" and ids.size and not prompt.endswith("\n"):
+        return ids[:-1]  # the end of the line, which a prompt leaves open
+    return ids
 
 
 def main() -> None:

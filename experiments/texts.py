@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments import app
 from lmseq.config import DataConfig
-from lmseq.data.corpora import read_corpus
+from lmseq.data.corpora import RawCorpus, read_corpus
 from lmseq.data.text import Corpus, Vocab, build_vocab, prepare_corpus
 
 
@@ -34,11 +34,21 @@ class Texts(NamedTuple):
         return {"corpus": self.corpus.name, "symbols": len(self.vocab), **splits}
 
 
+def read_raw(corpus: str) -> RawCorpus:
+    """A named corpus, or a file or folder, as it was written."""
+    data_dir, cache_dir = app.data_folders()
+    return read_corpus(corpus, data_dir=data_dir, cache_dir=cache_dir)
+
+
 def load_texts(data: DataConfig) -> Texts:
     """Read, split and tokenise what the config names, and say how much it is."""
-    data_dir, cache_dir = app.data_folders()
+    raw = read_raw(data.corpus)
+    if "all" not in raw.parts and any(
+        app.FLAGS[name].present for name in ("valid_fraction", "test_fraction")
+    ):
+        raise ValueError(f"{raw.name} has parts of its own: --valid_fraction and --test_fraction do nothing")
     corpus = prepare_corpus(
-        read_corpus(data.corpus, data_dir=data_dir, cache_dir=cache_dir),
+        raw,
         normalize=data.normalize,
         valid_fraction=data.valid_fraction,
         test_fraction=data.test_fraction,

@@ -8,9 +8,10 @@ import dataclasses
 import difflib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-ModelKind = Literal["rnn", "gru", "lstm", "mingru", "minlstm", "mlp"]
+ModelKind = Literal["rnn", "gru", "lstm", "mingru", "minlstm", "mlp", "linear"]
+Config = TypeVar("Config")  # a frozen dataclass of sections, each a frozen dataclass of knobs
 
 
 def knob(default: Any, meaning: str) -> Any:
@@ -44,12 +45,15 @@ class DataConfig:
 class ModelConfig:
     """The model under the contract."""
 
-    model: ModelKind = knob("gru", "recurrent cell, or mlp: a neural n-gram over the last tau tokens")
+    model: ModelKind = knob(
+        "gru",
+        "recurrent cell; mlp, a neural n-gram over the last tau tokens; linear, one without hidden layers",
+    )
     hidden_size: int = knob(256, "units of each layer")
     num_layers: int = knob(1, "layers, one above the other")
-    embedding_size: int = knob(0, "width of the token embedding; 0: one-hot (for mlp: 64)")
+    embedding_size: int = knob(0, "width of the token embedding; 0: one-hot (for mlp and linear: 64)")
     tie_embeddings: bool = knob(False, "read out through the transposed embedding")
-    tau: int = knob(8, "tokens that the mlp sees")
+    tau: int = knob(8, "tokens that the mlp or linear model sees")
     dropout: float = knob(0.0, "rate at which each layer's outputs are dropped in training")
     dropout_kind: Literal["fresh", "variational"] = knob(
         "fresh", "a mask a step, or one mask for all steps of a window"
@@ -76,10 +80,16 @@ class TrainConfig:
     checkpoint_every: int = knob(1000, "steps between checkpoints")
     keep_checkpoints: int = knob(2, "latest checkpoints kept, beside the best by validation")
     target_loss: float = knob(0.0, "record the seconds until validation loss reaches this; 0: do not")
-    horizon_origins: int = knob(128, "origins of the k-step-ahead cross-entropy")
-    horizon_samples: int = knob(64, "sampled continuations from each origin")
     seed: int = knob(0, "fixes initial parameters, order of the data, dropout and samples")
     host_devices: int = knob(1, "virtual CPU devices to share a batch")
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The figures at the end of a run."""
+
+    horizon_origins: int = knob(128, "origins of the k-step-ahead cross-entropy")
+    horizon_samples: int = knob(64, "sampled continuations from each origin")
 
 
 @dataclass(frozen=True)
@@ -89,28 +99,32 @@ class LanguageModelConfig:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
 
-SECTIONS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig}
+def sections(kind: type) -> dict[str, Any]:
+    """Each section of a config class by name, with its defaults."""
+    return {section.name: section.default_factory() for section in dataclasses.fields(kind)}
 
 
-def from_flat(values: dict[str, Any]) -> LanguageModelConfig:
+def from_flat(values: dict[str, Any], kind: type[Config] = LanguageModelConfig) -> Config:
     """A config from field names to values; what is missing has its default.
 
     Raises ValueError for a name that is no field (with the nearest that is) and for values of the
     wrong type or outside their choices.
     """
-    sections = {}
+    defaults, filled = sections(kind), {}
     rest = dict(values)
-    for name, section in SECTIONS.items():
-        chosen = {f.name: _typed(f, rest.pop(f.name)) for f in dataclasses.fields(section) if f.name in rest}
-        sections[name] = section(**chosen)
+    for name, default in defaults.items():
+        knobs = dataclasses.fields(default)
+        chosen = {f.name: _typed(f, rest.pop(f.name)) for f in knobs if f.name in rest}
+        filled[name] = dataclasses.replace(default, **chosen)
     if rest:
-        known = [f.name for section in SECTIONS.values() for f in dataclasses.fields(section)]
+        known = [f.name for default in defaults.values() for f in dataclasses.fields(default)]
         unknown = next(iter(rest))
         near = difflib.get_close_matches(unknown, known, 1)
         raise ValueError(f"unknown setting {unknown!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-    return LanguageModelConfig(**sections)
+    return kind(**filled)
 
 
 def _typed(knob_field: dataclasses.Field, value: Any) -> Any:
@@ -126,17 +140,17 @@ def _typed(knob_field: dataclasses.Field, value: Any) -> Any:
     return value
 
 
-def to_flat(config: LanguageModelConfig) -> dict[str, Any]:
+def to_flat(config: Any) -> dict[str, Any]:
     """Field names to values, over all sections."""
     return {k: v for section in dataclasses.asdict(config).values() for k, v in section.items()}
 
 
-def to_json(config: LanguageModelConfig) -> str:
+def to_json(config: Any) -> str:
     """The config as a flat JSON object, one field a line."""
     return json.dumps(to_flat(config), indent=1) + "\n"
 
 
-def from_json(text: str) -> LanguageModelConfig:
+def from_json(text: str, kind: type[Config] = LanguageModelConfig) -> Config:
     """Inverse of `to_json`. Raises ValueError for text that is not such an object."""
     try:
         values = json.loads(text)
@@ -144,10 +158,10 @@ def from_json(text: str) -> LanguageModelConfig:
         raise ValueError(f"config.json is damaged: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"expected config.json to hold an object, got {type(values).__name__}")
-    return from_flat(values)
+    return from_flat(values, kind)
 
 
-def differences(old: LanguageModelConfig, new: LanguageModelConfig) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
     """`field: old -> new` for each field that is not the same."""
     before, after = to_flat(old), to_flat(new)
     return [f"{name}: {before[name]!r} -> {after[name]!r}" for name in before if before[name] != after[name]]
@@ -163,33 +177,49 @@ def check(config: LanguageModelConfig) -> LanguageModelConfig:
 
 def _check_ranges(config: LanguageModelConfig) -> None:
     """Each setting by itself."""
-    data, model, train = config.data, config.model, config.train
-    at_least = {
-        1: {
-            **_pick(data, "batch_size", "num_steps", "min_count"),
-            **_pick(model, "hidden_size", "num_layers", "tau"),
-            **_pick(train, "num_train_steps", "steps_per_dispatch", "eval_every", "checkpoint_every"),
-            **_pick(train, "keep_checkpoints", "host_devices", "decay_steps"),
-            **_pick(train, "horizon_origins", "horizon_samples"),
-        },
-        0: {
-            **_pick(model, "embedding_size"),
-            **_pick(train, "warmup_steps", "seed", "momentum", "weight_decay", "clip_norm", "target_loss"),
-        },
-    }
-    for bound, fields in at_least.items():
-        for name, value in fields.items():
-            # Not `value < bound`: NaN must be refused, and infinity with it.
-            if not bound <= value < float("inf"):
-                raise ValueError(f"expected {name} of at least {bound}, got {value}")
+    data, model, report = config.data, config.model, config.report
+    check_train(config.train)
+    at_least(
+        1,
+        **_pick(data, "batch_size", "num_steps", "min_count"),
+        **_pick(model, "hidden_size", "num_layers", "tau"),
+        **_pick(report, "horizon_origins", "horizon_samples"),
+    )
+    at_least(0, **_pick(model, "embedding_size"))
+    below_one(**_pick(data, "valid_fraction", "test_fraction"), **_pick(model, "dropout"))
+
+
+def check_train(train: TrainConfig) -> None:
+    """Raise ValueError for a setting of the training that is out of range."""
+    at_least(
+        1,
+        **_pick(train, "num_train_steps", "steps_per_dispatch", "eval_every", "checkpoint_every"),
+        **_pick(train, "keep_checkpoints", "host_devices", "decay_steps"),
+    )
+    at_least(0, **_pick(train, "warmup_steps", "seed", "momentum", "weight_decay"))
+    at_least(0, **_pick(train, "clip_norm", "target_loss"))
+    below_one(**_pick(train, "momentum"))
     if not 0.0 < train.learning_rate < float("inf"):
         raise ValueError(f"expected a positive learning_rate, got {train.learning_rate}")
-    for name, share in _pick(data, "valid_fraction", "test_fraction").items():
+    if train.warmup_steps >= train.num_train_steps and train.schedule == "cosine":
+        raise ValueError(
+            f"expected warmup_steps below num_train_steps={train.num_train_steps}, got {train.warmup_steps}"
+        )
+
+
+def at_least(bound: int, **fields: int | float) -> None:
+    """Raise ValueError for the first field that is not a finite number of at least `bound`."""
+    for name, value in fields.items():
+        # Not `value < bound`: NaN must be refused, and infinity with it.
+        if not bound <= value < float("inf"):
+            raise ValueError(f"expected {name} of at least {bound}, got {value}")
+
+
+def below_one(**shares: int | float) -> None:
+    """Raise ValueError for the first share that is not in [0, 1)."""
+    for name, share in shares.items():
         if not 0.0 <= share < 1.0:
             raise ValueError(f"expected {name} in [0, 1), got {share}")
-    for name, rate in {"dropout": model.dropout, "momentum": train.momentum}.items():
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"expected {name} in [0, 1), got {rate}")
 
 
 def _check_pairs(config: LanguageModelConfig) -> None:
@@ -199,11 +229,8 @@ def _check_pairs(config: LanguageModelConfig) -> None:
         raise ValueError(
             f"expected a batch_size that {train.host_devices} devices divide, got {data.batch_size}"
         )
-    if train.warmup_steps >= train.num_train_steps and train.schedule == "cosine":
-        raise ValueError(
-            f"expected warmup_steps below num_train_steps={train.num_train_steps}, got {train.warmup_steps}"
-        )
-    if model.tie_embeddings and (model.model == "mlp" or model.embedding_size != model.hidden_size):
+    windowed = model.model in ("mlp", "linear")
+    if model.tie_embeddings and (windowed or model.embedding_size != model.hidden_size):
         raise ValueError(
             "tie_embeddings needs a recurrent model with embedding_size equal to hidden_size "
             f"({model.hidden_size}), got model {model.model} and embedding_size {model.embedding_size}"
@@ -212,18 +239,35 @@ def _check_pairs(config: LanguageModelConfig) -> None:
 
 def _check_idle(config: LanguageModelConfig) -> None:
     """A setting that nothing reads is refused rather than ignored."""
-    data, model, train = config.data, config.model, config.train
-    dropping = model.model != "mlp" and model.dropout > 0
-    idle = [
+    data, model = config.data, config.model
+    windowed = model.model in ("mlp", "linear")
+    check_idle(
         (data, "bpe_vocab_size", data.level == "bpe", "level bpe"),
         (data, "min_count", data.level in ("char", "word"), "level char or word"),
-        (model, "tau", model.model == "mlp", "model mlp"),
-        (model, "dropout_kind", dropping, "a recurrent model's dropout"),
+        (model, "tau", windowed, "models mlp and linear"),
+        (model, "hidden_size", model.model != "linear", "models with hidden units"),
+        (model, "num_layers", model.model != "linear", "models with hidden units"),
+        (model, "dropout", model.model != "linear", "models with hidden units"),
+        (model, "dropout_kind", not windowed and model.dropout > 0, "a recurrent model's dropout"),
+        *idle_in_training(config.train),
+    )
+
+
+Idle = tuple[Any, str, bool, str]  # a section, a field of it, whether it is read, and by what
+
+
+def idle_in_training(train: TrainConfig) -> tuple[Idle, ...]:
+    """The settings that only some optimisers and schedules read."""
+    return (
         (train, "momentum", train.optimizer == "sgd", "optimizer sgd"),
         (train, "weight_decay", train.optimizer == "adamw", "optimizer adamw"),
         (train, "decay_steps", train.schedule == "inverse", "schedule inverse"),
-    ]
-    for section, name, read, reader in idle:
+    )
+
+
+def check_idle(*knobs: Idle) -> None:
+    """Raise ValueError for the first field that is not at its default and that nothing reads."""
+    for section, name, read, reader in knobs:
         if not read and getattr(section, name) != getattr(type(section)(), name):
             raise ValueError(
                 f"{name}={getattr(section, name)} does nothing here: it is read by {reader} only"

@@ -5,6 +5,7 @@ alone. Counts, windows and hidden states differ only in what they carry. Scoring
 and sampling are written over this contract once and serve every model.
 """
 
+import math
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -12,12 +13,28 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
+from lmseq.types import (
+    Carry,
+    Element,
+    Elements,
+    Normal,
+    Params,
+    Prediction,
+    PRNGKey,
+    Stream,
+    TokenLogProbs,
+)
+
+Predictions = Float[Array, "batch time vocab"] | Normal
 
 
 @runtime_checkable
 class Model(Protocol):
-    """A model of token sequences. It is hashable, so that it can be a static argument of `jax.jit`."""
+    """A model of sequences of tokens, x (B,) of ids, or of values, x (B, D).
+
+    Tokens are predicted by log-probabilities (B, V), values by a `Normal` of (B, D). A model is hashable,
+    so that it can be a static argument of `jax.jit`.
+    """
 
     def init(self, key: PRNGKey) -> Params:
         """Draw parameters, a plain pytree."""
@@ -27,17 +44,21 @@ class Model(Protocol):
         """What is known before anything was seen; every leaf has `batch_size` rows."""
         ...
 
-    def update(self, params: Params, carry: Carry, x: Int[Array, "batch"]) -> Carry:
-        """h_t = f(x_t, h_{t-1}) for token ids x (B,)."""
+    def update(self, params: Params, carry: Carry, x: Element) -> Carry:
+        """h_t = f(x_t, h_{t-1}) for token ids x (B,) or values (B, D)."""
         ...
 
-    def readout(self, params: Params, carry: Carry) -> LogProbs:
-        """Log-probabilities (B, V) of the next token; of `init_carry`, those of the first."""
+    def readout(self, params: Params, carry: Carry) -> Prediction:
+        """Prediction of the next element, one a row; of `init_carry`, that of the first."""
+        ...
+
+    def carries(self, params: Params, carry: Carry, xs: Elements) -> Carry:
+        """The carry after each of xs (B, T): every leaf (B, T, ...). Entry t has seen x_1 ... x_t."""
         ...
 
     def unroll(
-        self, params: Params, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
-    ) -> tuple[Carry, Float[Array, "batch time vocab"]]:
+        self, params: Params, carry: Carry, xs: Elements, key: PRNGKey | None = None
+    ) -> tuple[Carry, Predictions]:
         """Teacher-forced over xs (B, T): prediction t is `readout` after `update` with x_1 ... x_t.
 
         A key turns training noise (dropout) on; without one the result is deterministic.
@@ -48,28 +69,58 @@ class Model(Protocol):
         self,
         params: Params,
         carry: Carry,
-        xs: TokenBatch,
-        targets: TokenBatch,
+        xs: Elements,
+        targets: Elements,
         key: PRNGKey | None = None,
     ) -> tuple[Carry, TokenLogProbs]:
-        """As `unroll`, keeping only log P(targets[b, t] | xs[b, :t + 1]), (B, T) in nats."""
+        """As `unroll`, keeping only log P(targets[b, t] | xs[b, :t + 1]), (B, T) in nats.
+
+        Of values P is a density, in their own units.
+        """
         ...
 
 
-def scan_unroll(
-    model: Model, params: Params, carry: Carry, xs: TokenBatch
-) -> tuple[Carry, Float[Array, "batch time vocab"]]:
+def scan_unroll(model: Model, params: Params, carry: Carry, xs: Elements) -> tuple[Carry, Predictions]:
     """The definition of `unroll`: a scan of `update` then `readout` over xs (B, T).
 
     Models may compute it in any faster way that agrees; this is what they must agree with.
     """
 
-    def step(carry: Carry, x: Int[Array, "batch"]) -> tuple[Carry, LogProbs]:
+    def step(carry: Carry, x: Element) -> tuple[Carry, Prediction]:
         carry = model.update(params, carry, x)
         return carry, model.readout(params, carry)
 
-    carry, predictions = lax.scan(step, carry, xs.T)
-    return carry, jnp.swapaxes(predictions, 0, 1)
+    carry, predictions = lax.scan(step, carry, jnp.swapaxes(xs, 0, 1))
+    return carry, time_second(predictions)
+
+
+def scan_carries(model: Model, params: Params, carry: Carry, xs: Elements) -> Carry:
+    """The definition of `carries`: what a scan of `update` over xs (B, T) passes through, (B, T, ...)."""
+
+    def step(carry: Carry, x: Element) -> tuple[Carry, Carry]:
+        carry = model.update(params, carry, x)
+        return carry, carry
+
+    return time_second(lax.scan(step, carry, jnp.swapaxes(xs, 0, 1))[1])
+
+
+def time_second(tree: Carry) -> Carry:
+    """Every leaf (T, B, ...) of what a scan collected as (B, T, ...)."""
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), tree)
+
+
+def log_prob(prediction: Predictions | Prediction, x: Element | Elements) -> Float[Array, "*dims"]:
+    """Natural logarithm of the probability of tokens x (...), or of the joint density of values (..., D)."""
+    if not isinstance(prediction, Normal):
+        return gather_log_probs(prediction, x)
+    z = (x - prediction.mean) / prediction.scale
+    return jnp.sum(-0.5 * (z**2 + math.log(2.0 * math.pi)) - jnp.log(prediction.scale), axis=-1)
+
+
+def as_stream(xs: Stream) -> Stream:
+    """A stream on the device: token ids (T,) as int32, values (T, D) as float32."""
+    xs = jnp.asarray(xs)
+    return xs.astype(jnp.float32 if jnp.issubdtype(xs.dtype, jnp.floating) else jnp.int32)
 
 
 def gather_log_probs(

@@ -17,30 +17,33 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lmseq.contract import Model, gather_log_probs
+from lmseq.contract import Model, as_stream, log_prob
 from lmseq.data.partition import scoring, take_batch
-from lmseq.types import Carry, Params, Tokens
+from lmseq.types import Carry, Params, Stream
 
+STRIP_WINDOW = 128  # tokens of a strip whose predictions are held at once
 WARM_UP_TOKENS = 256  # at the end of a strip, read for the first guess
-# Strips are chained when each begins with what its neighbour ends with. Models that amplify rounding never
-# get there to the last digits, and no figure depends on those: real carries need only be such that another
-# pass moves the total by less than LOSS_TOLERANCE of it. Integer carries must be equal.
+# Strips are chained when each begins with what its neighbour ends with, to CARRY_TOLERANCE. Models that
+# amplify rounding never get there to the last digits, and no figure depends on those: reals nearer than
+# ROUNDING_TOLERANCE are enough where another pass moves the total by less than LOSS_TOLERANCE of it.
+# Integers must be equal.
 CARRY_TOLERANCE = 1e-5
+ROUNDING_TOLERANCE = 0.05
 LOSS_TOLERANCE = 1e-7
 
 # last carries and log-probabilities (..., batch, time) of all strips, from their first carries
 StripPass = Callable[[Carry], tuple[Carry, Float[Array, "*dims"]]]
 
 
-def _same_carry(left: Carry, right: Carry) -> tuple[Bool[Array, ""], Bool[Array, ""]]:
-    """Whether two carries agree in their integers, exactly, and in their reals, to CARRY_TOLERANCE."""
-    integers, reals = [jnp.array(True)], [jnp.array(True)]
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        if jnp.issubdtype(a.dtype, jnp.floating):
-            reals.append(jnp.allclose(a, b, rtol=CARRY_TOLERANCE, atol=CARRY_TOLERANCE, equal_nan=True))
-        else:
-            integers.append(jnp.array_equal(a, b))
-    return jnp.all(jnp.stack(integers)), jnp.all(jnp.stack(reals))
+def _same_carry(left: Carry, right: Carry, tolerance: float) -> Bool[Array, ""]:
+    """Whether two carries agree: integers exactly, reals to the tolerance (NaN equals NaN)."""
+
+    def same(a: Array, b: Array) -> Bool[Array, ""]:
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return jnp.array_equal(a, b)
+        return jnp.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+    return jnp.all(jnp.stack([jnp.array(True), *jax.tree.leaves(jax.tree.map(same, left, right))]))
 
 
 def _same_loss(old: Float[Array, "*dims"], new: Float[Array, "*dims"]) -> Bool[Array, ""]:
@@ -68,8 +71,8 @@ def chain_strips(
         guess, old, _, passes = state
         last, log_probs = run(guess)
         handed_on = hand_on(last)
-        same_integers, same_reals = _same_carry(guess, handed_on)
-        done = same_integers & (same_reals | _same_loss(old, log_probs))
+        near = _same_carry(guess, handed_on, ROUNDING_TOLERANCE) & _same_loss(old, log_probs)
+        done = near | _same_carry(guess, handed_on, CARRY_TOLERANCE)
         # The last possible pass ran from carries that are exact already, rounding or not.
         return handed_on, log_probs, done | (passes + 1 >= num_strips), passes + 1
 
@@ -81,7 +84,7 @@ def chain_strips(
 
 
 def _guess_last(
-    model: Model, params: Params, tokens: Tokens, starts: Int[Array, "batch"], strip_length: int
+    model: Model, params: Params, tokens: Stream, starts: Int[Array, "batch"], strip_length: int
 ) -> Carry:
     """What the last tokens of each strip leave in a blank carry."""
     num_steps = min(WARM_UP_TOKENS, strip_length)
@@ -91,17 +94,27 @@ def _guess_last(
 
 
 def strip_carries(
-    model: Model, params: Params, tokens: Tokens, starts: Int[Array, "batch"], strip_length: int
+    model: Model, params: Params, tokens: Stream, starts: Int[Array, "batch"], strip_length: int
 ) -> Carry:
     """The carry with which each of B chained strips of `strip_length` inputs begins.
 
     Strip b + 1 must start where strip b ends, and strip 0 begins with nothing seen.
     """
     num_strips = starts.shape[0]
-    batch = take_batch(tokens, starts, jnp.full(starts.shape, strip_length), strip_length)
+    # In windows, so that no array holds a distribution for every token: first what is over, then whole ones.
+    rest = strip_length % STRIP_WINDOW or min(STRIP_WINDOW, strip_length)
+    later = rest + STRIP_WINDOW * jnp.arange((strip_length - rest) // STRIP_WINDOW)
+    window_starts = starts[None] + later[:, None]
+
+    def window(carry: Carry, starts: Int[Array, "batch"], num_steps: int):
+        batch = take_batch(tokens, starts, jnp.full(starts.shape, num_steps), num_steps)
+        return model.token_log_probs(params, carry, batch.inputs, batch.targets)
 
     def run(carry: Carry) -> tuple[Carry, Float[Array, "batch time"]]:
-        return model.token_log_probs(params, carry, batch.inputs, batch.targets)
+        carry, first = window(carry, starts, rest)
+        carry, others = lax.scan(lambda carry, row: window(carry, row, STRIP_WINDOW), carry, window_starts)
+        others = jnp.swapaxes(others, 0, 1).reshape(num_strips, -1)
+        return carry, jnp.concatenate([first, others], axis=1)
 
     last_guess = _guess_last(model, params, tokens, starts, strip_length)
     return chain_strips(run, model.init_carry(params, num_strips), last_guess, num_strips)[0]
@@ -112,7 +125,7 @@ def _score_strips(model, params, tokens, starts, lengths, num_steps):
     """Log-probability of the first token, and of every target of the plan, (steps, batch, time)."""
     num_windows, num_strips = starts.shape
     blank = model.init_carry(params, num_strips)
-    first = gather_log_probs(model.readout(params, blank)[:1], tokens[:1])
+    first = log_prob(model.readout(params, model.init_carry(params, 1)), tokens[:1])
 
     def window(carry, row):
         batch = take_batch(tokens, *row, num_steps)
@@ -127,27 +140,30 @@ def _score_strips(model, params, tokens, starts, lengths, num_steps):
 
 
 def score_stream(
-    model: Model, params: Params, tokens: Tokens, *, num_steps: int = 256, batch_size: int = 32
+    model: Model, params: Params, tokens: Stream, *, num_steps: int = 256, batch_size: int = 32
 ) -> Float[np.ndarray, "time"]:
     """Log-probability in nats of each token of one stream (T,), the first included, float32 (T,).
+
+    Of a stream of values (T, D) it is the log-density of each row of D.
 
     The state is carried from end to end; num_steps (inputs a window) and batch_size (strips in
     parallel) set the speed and the memory, never the figure. Sum it in float64, as NumPy arrays allow:
     `score_stream(...).sum(dtype=np.float64)`. Raises ValueError for an empty stream.
     """
-    tokens = jnp.asarray(tokens, jnp.int32)
-    if not tokens.size:
+    tokens = as_stream(tokens)
+    length = tokens.shape[0]
+    if not length:
         raise ValueError("expected at least one token to score, got an empty stream")
-    if tokens.size == 1:
+    if length == 1:
         carry = model.init_carry(params, 1)
-        return np.asarray(gather_log_probs(model.readout(params, carry), tokens))
-    num_steps = min(num_steps, tokens.size - 1)
-    plan = scoring(tokens.size, num_steps, batch_size)
+        return np.asarray(log_prob(model.readout(params, carry), tokens))
+    num_steps = min(num_steps, length - 1)
+    plan = scoring(length, num_steps, batch_size)
     first, log_probs = _score_strips(
         model, params, tokens, jnp.asarray(plan.starts), jnp.asarray(plan.lengths), num_steps
     )
     # (steps, batch, time) -> (batch, steps, time): stream order, whose tail is past the end.
-    in_order = np.asarray(log_probs).swapaxes(0, 1).reshape(-1)[: tokens.size - 1]
+    in_order = np.asarray(log_probs).swapaxes(0, 1).reshape(-1)[: length - 1]
     return np.concatenate([np.asarray(first), in_order])
 
 

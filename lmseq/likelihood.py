@@ -6,33 +6,36 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lmseq.contract import Model, gather_log_probs
-from lmseq.types import NllTotals, Params, TokenBatch, TokenLogProbs, Tokens
+from lmseq.contract import Model, as_stream, log_prob
+from lmseq.types import Elements, NllTotals, Params, Stream, TokenLogProbs
 
 
-def sequence_log_probs(model: Model, params: Params, tokens: TokenBatch) -> TokenLogProbs:
+def sequence_log_probs(model: Model, params: Params, tokens: Elements) -> TokenLogProbs:
     """Log-probability in nats of every token of each row of tokens (B, T), T >= 1, float32 (B, T).
 
     The first token counts: entry 0 comes from the readout of the initial carry, entry t from the
-    carry that has seen tokens 0 ... t - 1. A row's sum is its log-likelihood.
+    carry that has seen tokens 0 ... t - 1. A row's sum is its log-likelihood. Of values (B, T, D) it is
+    the log-density of each row of D.
     """
     carry = model.init_carry(params, tokens.shape[0])
-    first = gather_log_probs(model.readout(params, carry), tokens[:, 0])
+    first = log_prob(model.readout(params, carry), tokens[:, 0])
     if tokens.shape[1] == 1:
         return first[:, None]
     _, rest = model.token_log_probs(params, carry, tokens[:, :-1], tokens[:, 1:])
     return jnp.concatenate([first[:, None], rest], axis=1)
 
 
-def score(model: Model, params: Params, tokens: Tokens) -> Float[Array, "time"]:
-    """Log-probability in nats of every token of one sequence (T,), the first included.
+def score(model: Model, params: Params, tokens: Stream) -> Float[Array, "time"]:
+    """Log-probability in nats of every token of one sequence (T,), or value (T, D), the first included.
 
     `evaluation.score_stream` gives the same for streams too long for one unroll.
     Raises ValueError for an empty sequence.
     """
-    tokens = jnp.asarray(tokens, jnp.int32)
-    if tokens.ndim != 1 or not tokens.size:
-        raise ValueError(f"expected at least one token in one sequence (T,), got shape {tokens.shape}")
+    tokens = as_stream(tokens)
+    if tokens.ndim != (2 if jnp.issubdtype(tokens.dtype, jnp.floating) else 1) or not tokens.size:
+        raise ValueError(
+            f"expected at least one token in one sequence (T,), or value in (T, D), got shape {tokens.shape}"
+        )
     return _jit_sequence_log_probs(model, params, tokens[None])[0]
 
 

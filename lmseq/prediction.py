@@ -1,6 +1,12 @@
-"""What single-step loss hides: prediction several steps ahead, on the model's own continuations."""
+"""What single-step loss hides: prediction several steps ahead, on the model's own continuations.
+
+First values, whose point forecasts are compared with what came; then tokens, whose probabilities are
+averaged over sampled continuations. Only the contract is used, so counts, windows, recurrent nets and the
+baselines of `models.baselines` all go the same way.
+"""
 
 from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +17,211 @@ from jaxtyping import Array, Float, Int
 from lmseq.contract import Model, gather_log_probs, repeat_carry
 from lmseq.evaluation import strip_carries
 from lmseq.sampling import draw
-from lmseq.types import Carry, Params, PRNGKey, Tokens
+from lmseq.types import Carry, Normal, Params, PRNGKey, Tokens
+
+Values = Float[Array | np.ndarray, "time feature"]
+Points = Float[Array, "origin horizon feature"]
+BLOCK = 16384  # origins rolled out together, so that memory is bounded by the answer
+
+
+# Values
+
+
+@runtime_checkable
+class DirectModel(Protocol):
+    """A model that also predicts several steps from one carry, without feedback."""
+
+    def readout_direct(self, params: Params, carry: Carry) -> Normal:
+        """The next K elements, a `Normal` of (B, K, D)."""
+        ...
+
+
+def rollout(model: Model, params: Params, carry: Carry, horizon: int) -> Points:
+    """Point forecasts 1 ... K steps ahead from each of O carries, float32 (O, K, D).
+
+    Each step reads the mean out and feeds it back. A model that predicts K' steps directly does so for
+    these; beyond them it feeds its own predictions back, K' at a time.
+    """
+    if isinstance(model, DirectModel):
+        return _direct_rollout(model, params, carry, horizon)
+
+    def step(carry: Carry, _: None) -> tuple[Carry, Float[Array, "origin feature"]]:
+        mean = model.readout(params, carry).mean
+        return model.update(params, carry, mean), mean
+
+    return jnp.swapaxes(lax.scan(step, carry, length=horizon)[1], 0, 1)
+
+
+def _direct_rollout(model: Model, params: Params, carry: Carry, horizon: int) -> Points:
+    pieces, reached = [], 0
+    while reached < horizon:
+        means = model.readout_direct(params, carry).mean
+        pieces.append(means)
+        reached += means.shape[1]
+        if reached < horizon:
+            last = model.carries(params, carry, means)
+            carry = jax.tree.map(lambda leaf: leaf[:, -1], last)
+    return jnp.concatenate(pieces, axis=1)[:, :horizon]
+
+
+def _blockwise(model: Model, params: Params, carries: Carry, horizon: int, block: int) -> Points:
+    """`rollout` of all carries, `block` at a time, in one program."""
+    num_origins = jax.tree.leaves(carries)[0].shape[0]
+    if num_origins <= block:
+        return rollout(model, params, carries, horizon)
+    num_blocks = -(-num_origins // block)
+    rows = jnp.minimum(jnp.arange(num_blocks * block), num_origins - 1).reshape(num_blocks, block)
+
+    def forecast(rows: Int[Array, "block"]) -> Points:
+        return rollout(model, params, jax.tree.map(lambda leaf: leaf[rows], carries), horizon)
+
+    points = lax.map(forecast, rows)
+    return points.reshape(-1, *points.shape[2:])[:num_origins]
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _k_step_points(model, params, values, first_origin, horizon, block):
+    seen = values[: values.shape[0] - horizon]
+    carries = model.carries(params, model.init_carry(params, 1), seen[None])
+    carries = jax.tree.map(lambda leaf: leaf[0, first_origin - 1 :], carries)
+    return _blockwise(model, params, carries, horizon, block)
+
+
+def k_step_points(
+    model: Model,
+    params: Params,
+    values: Values,
+    *,
+    max_horizon: int,
+    first_origin: int = 1,
+    block: int = BLOCK,
+) -> Points:
+    """Forecasts 1 ... K steps ahead from every origin t = t_0 ... T - K, float32 (T - K - t_0 + 1, K, D).
+
+    Origin t has seen the first t of values (T, D); entry [t - t_0, k - 1] predicts values[t + k - 1] on
+    the model's own predictions between. One program: a pass over the series whose carries are kept, then
+    K steps from all of them. Raises ValueError unless 1 <= t_0 <= T - K.
+    """
+    _check_origins(len(values), max_horizon, first_origin)
+    return _k_step_points(
+        model, params, jnp.asarray(values, jnp.float32), first_origin, max_horizon, min(block, len(values))
+    )
+
+
+def _check_origins(num_points: int, max_horizon: int, first_origin: int) -> None:
+    if max_horizon < 1 or not 1 <= first_origin <= num_points - max_horizon:
+        raise ValueError(
+            f"expected an origin after {first_origin} points with {max_horizon} more to predict (at least 1 "
+            f"each), got {num_points} points: give a longer series or a smaller horizon"
+        )
+
+
+def k_step_targets(
+    values: Float[np.ndarray, "time feature"], *, max_horizon: int, first_origin: int = 1
+) -> Float[np.ndarray, "origin horizon feature"]:
+    """What came: values[t + k - 1] for the origins and horizons of `k_step_points`, a strided view."""
+    _check_origins(len(values), max_horizon, first_origin)
+    ahead = np.lib.stride_tricks.sliding_window_view(values[first_origin:], max_horizon, axis=0)
+    return np.moveaxis(ahead, -1, 1)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _free_run(model, params, seen, num_steps):
+    carry = model.unroll(params, model.init_carry(params, 1), seen[None])[0]
+    return rollout(model, params, carry, num_steps)[0]
+
+
+def free_run(
+    model: Model, params: Params, seen: Values, *, num_steps: int
+) -> Float[Array, "num_steps feature"]:
+    """The model on its own from one origin: N predictions after values (T, D), T >= 1, float32 (N, D)."""
+    _check_origins(len(seen) + num_steps, num_steps, len(seen))
+    return _free_run(model, params, jnp.asarray(seen, jnp.float32), num_steps)
+
+
+@partial(jax.jit, static_argnums=(1, 4, 5))
+def _sample_paths(key, model, params, seen, num_paths, num_steps):
+    def step(carry: Carry, key: PRNGKey):
+        x = draw(key, model.readout(params, carry))
+        return model.update(params, carry, x), x
+
+    carry = model.unroll(params, model.init_carry(params, 1), seen[None])[0]
+    drawn = lax.scan(step, repeat_carry(carry, num_paths), jax.random.split(key, num_steps))[1]
+    return jnp.swapaxes(drawn, 0, 1)
+
+
+def sample_paths(
+    key: PRNGKey, model: Model, params: Params, seen: Values, *, num_paths: int, num_steps: int
+) -> Float[Array, "sample num_steps feature"]:
+    """S trajectories of N values drawn from the model after values (T, D), T >= 1, float32 (S, N, D).
+
+    Their quantiles over S are a band for the future, which a point head's unit scale does not make sense
+    of. Raises ValueError for counts below 1.
+    """
+    _check_origins(len(seen) + num_steps, num_steps, len(seen))
+    if num_paths < 1:
+        raise ValueError(f"expected num_paths of at least 1, got {num_paths}")
+    return _sample_paths(key, model, params, jnp.asarray(seen, jnp.float32), num_paths, num_steps)
+
+
+class ErrorCurve(NamedTuple):
+    """Errors k = 1 ... K steps ahead over all origins, in the units of the series, float64 (K,).
+
+    Of several variables, squares and magnitudes are averaged over them too. low and high are the 10 % and
+    90 % quantiles of the origins' root mean square over variables: the spread. log_error is the mean of
+    ln |error|, which grows by the Lyapunov exponent a step in a chaotic system (the RMSE grows faster).
+    """
+
+    rmse: Float[np.ndarray, "horizon"]
+    mae: Float[np.ndarray, "horizon"]
+    low: Float[np.ndarray, "horizon"]
+    high: Float[np.ndarray, "horizon"]
+    log_error: Float[np.ndarray, "horizon"]
+
+
+def error_curve(
+    points: Float[np.ndarray, "origin horizon feature"], targets: Float[np.ndarray, "origin horizon feature"]
+) -> ErrorCurve:
+    """Summaries over origins of points minus targets, both in the units of the series."""
+    errors = np.asarray(points, np.float64) - targets
+    squares = np.mean(errors**2, axis=2)
+    low, high = np.quantile(np.sqrt(squares), [0.1, 0.9], axis=0)
+    smallest = np.finfo(np.float64).tiny  # an error of nothing at all has a logarithm too
+    logs = np.log(np.maximum(np.abs(errors), smallest)).mean(axis=(0, 2))
+    return ErrorCurve(np.sqrt(squares.mean(axis=0)), np.abs(errors).mean(axis=(0, 2)), low, high, logs)
+
+
+def growth_phase(log_error: Float[np.ndarray, "horizon"]) -> slice:
+    """The steps of exponential growth, as positions 0 ... K - 1 of the mean of ln |error|; may be empty.
+
+    The phase begins at k = 2, when the first error has been through the map once, and ends GROWTH_MARGIN
+    below the level at which errors saturate (the mean of the curve's last quarter).
+    """
+    saturated = log_error[-max(1, log_error.size // 4) :].mean()
+    grown = np.flatnonzero(log_error >= saturated - GROWTH_MARGIN)
+    return slice(1, max(1, int(grown[0]) if grown.size else log_error.size))
+
+
+def growth_per_step(log_curve: Float[np.ndarray, "horizon"], phase: slice) -> float | None:
+    """Least-squares slope of a logarithm over the phase, nats a step; None of fewer than three points.
+
+    Then the model is too crude to see the growth, or nothing grows. Of the mean of ln |error| it is the
+    Lyapunov exponent of a chaotic system; of ln RMSE it is larger, as large errors dominate that.
+    """
+    steps = np.arange(log_curve.size)[phase]
+    return float(np.polyfit(steps, log_curve[phase], 1)[0]) if steps.size >= 3 else None
+
+
+GROWTH_MARGIN = 1.5
+
+
+def last_horizon_below(curve: Float[np.ndarray, "horizon"], level: Float[np.ndarray, "horizon"]) -> int:
+    """The last k such that the curve is below the level at 1 ... k; 0 where it is not even at 1."""
+    above = np.flatnonzero(~(curve < level))
+    return int(above[0]) if above.size else curve.size
+
+
+# Tokens
 
 
 def rollout_log_probs(

@@ -19,10 +19,10 @@ Gates = Float[Array, "batch gates"]
 
 
 class LstmState(NamedTuple):
-    """What an LSTM layer carries: its output h and its memory c, (B, H) each."""
+    """What an LSTM layer carries: its output h and its memory c, (B, H) each, or (B, T, H) of T steps."""
 
-    hidden: State
-    cell: State
+    hidden: Float[Array, "*dims hidden"]
+    cell: Float[Array, "*dims hidden"]
 
 
 class Recurrent(NamedTuple):
@@ -32,7 +32,7 @@ class Recurrent(NamedTuple):
     bias: Float[Array, "hidden"] | None = None
 
 
-LayerState = State | LstmState
+LayerState = Float[Array, "*dims hidden"] | LstmState
 
 
 def affine(
@@ -50,8 +50,8 @@ def init_state(kind: CellKind, batch_size: int, hidden_size: int) -> LayerState:
     return LstmState(jnp.zeros(shape), jnp.zeros(shape)) if kind == "lstm" else jnp.zeros(shape)
 
 
-def output(state: LayerState) -> State:
-    """What a layer shows of its state to the layer above, (B, H)."""
+def output(state: LayerState) -> Float[Array, "*dims hidden"]:
+    """What a layer shows of its state to the layer above, (..., H)."""
     return state.hidden if isinstance(state, LstmState) else state
 
 
@@ -133,6 +133,21 @@ def scan_layer(
 
     state, outputs = lax.scan(step, state, jnp.swapaxes(xs, 0, 1))
     return state, jnp.swapaxes(outputs, 0, 1)
+
+
+def layer_states(
+    kind: CellKind, weights: Recurrent | None, state: LayerState, xs: Float[Array, "batch time gates"]
+) -> LayerState:
+    """The state after each projected input of (B, T, G * H): every leaf (B, T, H)."""
+    if kind != "lstm":  # whose output is not the whole state
+        return unroll_layer(kind, weights, state, xs)[1]
+
+    def step(state: LstmState, x: Gates) -> tuple[LstmState, LstmState]:
+        state = lstm_step(weights, state, x)
+        return state, state
+
+    states = lax.scan(step, state, jnp.swapaxes(xs, 0, 1))[1]
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), states)
 
 
 def associative_layer(

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from lmseq.types import LogProbs, PRNGKey
+from lmseq.types import Element, LogProbs, Normal, Prediction, PRNGKey
 
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)  # what is nearer to zero is flushed to it
 
@@ -62,12 +62,15 @@ def truncate(log_probs: LogProbs, decoding: Decoding) -> LogProbs:
     return jnp.take_along_axis(ranked, jnp.argsort(order, axis=-1), axis=-1)
 
 
-def draw(key: PRNGKey, log_probs: LogProbs) -> Int[Array, "batch"]:
-    """One token for each row of log-probabilities (B, V), int32 (B,), by the inverse CDF.
+def draw(key: PRNGKey, prediction: Prediction) -> Element:
+    """One element for each row of a prediction: tokens, int32 (B,), or values, float32 (B, D).
 
-    One uniform number a row: V times fewer random bits than the Gumbel form. A token of probability
-    zero is never drawn.
+    Tokens are drawn from log-probabilities (B, V) by the inverse CDF. One uniform number a row: V times
+    fewer random bits than the Gumbel form. A token of probability zero is never drawn.
     """
+    if isinstance(prediction, Normal):
+        return prediction.mean + prediction.scale * jax.random.normal(key, prediction.mean.shape)
+    log_probs = prediction
     possible = log_probs > -jnp.inf
     # A parallel cumulative sum is not monotone in the last bit: without `possible` a step of pure
     # rounding could draw what has probability zero.

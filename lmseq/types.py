@@ -13,10 +13,35 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 Tokens = Int[Array | np.ndarray, "time"]  # one stream of token ids, int32, on the device or the host
 TokenBatch = Int[Array, "batch time"]
 LogProbs = Float[Array, "batch vocab"]  # of the next token, natural logarithms, float32
-TokenLogProbs = Float[Array, "batch time"]  # of the tokens that did come
+TokenLogProbs = Float[Array, "batch time"]  # of the tokens, or log-densities of the values, that did come
+# One element a row: a token id, or the D values of a series; and whole sequences and streams of either.
+Element = Int[Array, "batch"] | Float[Array, "batch feature"]
+Elements = Int[Array, "batch time"] | Float[Array, "batch time feature"]
+Stream = Tokens | Float[Array | np.ndarray, "time feature"]
 Params = PyTree  # what is learned
 Carry = PyTree  # what a model remembers; every leaf has the batch axis first
 PRNGKey = Key[Array, ""]
+
+
+class Normal(NamedTuple):
+    """A prediction of values: independent normal distributions, mean and scale (..., D), scale above 0.
+
+    A point prediction is the mean with scale 1: its log-density is minus half the squared error, up to a
+    constant.
+    """
+
+    mean: Float[Array, "*dims feature"]
+    scale: Float[Array, "*dims feature"]
+
+
+Prediction = LogProbs | Normal  # of the next element, one a row
+
+
+class Windows(NamedTuple):
+    """Windows of a series and what follows each: features (W, tau[, D]), labels (W[, horizon][, D])."""
+
+    features: Float[Array | np.ndarray, "..."]
+    labels: Float[Array | np.ndarray, "..."]
 
 
 class Batch(NamedTuple):
@@ -26,8 +51,8 @@ class Batch(NamedTuple):
     the input nor the target of that step means anything.
     """
 
-    inputs: Int[Array, "batch time"]
-    targets: Int[Array, "batch time"]
+    inputs: Elements
+    targets: Elements
     mask: Bool[Array, "batch time"]
 
 

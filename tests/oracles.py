@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lmseq.config import ModelConfig
-from lmseq.contract import Model, gather_log_probs, scan_unroll
+from lmseq.config import LanguageModelConfig, ModelConfig
+from lmseq.contract import Model, gather_log_probs, scan_carries, scan_unroll
+from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model
+from lmseq.training.loop import PlanStream
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
 
@@ -36,6 +38,9 @@ class MarkovChain:
 
     def readout(self, params: Params, carry: Int[Array, "batch"]) -> LogProbs:
         return jnp.concatenate([params["transition"], params["initial"][None]])[carry]
+
+    def carries(self, params: Params, carry: Carry, xs: TokenBatch) -> Carry:
+        return scan_carries(self, params, carry, xs)
 
     def unroll(
         self, params: Params, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
@@ -98,6 +103,14 @@ def all_strings(vocab_size: int, length: int) -> np.ndarray:
     return np.array(list(itertools.product(range(vocab_size), repeat=length)), np.int32)
 
 
+def text_plans(config: LanguageModelConfig, num_tokens: int) -> PlanStream:
+    """The batches of a run on a text of so many tokens."""
+    data, seed = config.data, config.train.seed
+    return PlanStream(
+        lambda epoch: epoch_plan(data.partition, num_tokens, data.num_steps, data.batch_size, seed, epoch)
+    )
+
+
 KINDS: dict[str, ModelConfig] = {
     "rnn": ModelConfig(model="rnn", hidden_size=5),
     "gru": ModelConfig(model="gru", hidden_size=5),
@@ -105,6 +118,7 @@ KINDS: dict[str, ModelConfig] = {
     "mingru": ModelConfig(model="mingru", hidden_size=5),
     "minlstm": ModelConfig(model="minlstm", hidden_size=5),
     "mlp": ModelConfig(model="mlp", hidden_size=6, num_layers=2, embedding_size=4, tau=3),
+    "linear": ModelConfig(model="linear", embedding_size=4, tau=3),
     "gru, two layers, embedding": ModelConfig(model="gru", hidden_size=5, num_layers=2, embedding_size=2),
     "lstm, two layers": ModelConfig(model="lstm", hidden_size=4, num_layers=2),
     "minlstm, two layers": ModelConfig(model="minlstm", hidden_size=4, num_layers=2, embedding_size=7),

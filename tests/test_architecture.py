@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only what comes before it here: lower floors, and files listed above it within its own floor.
 # An `__init__.py` comes right after the last file of its folder, and `lmseq/__init__.py` after everything.
 FLOORS = (
-    ("lmseq/types.py", "lmseq/config.py"),
+    ("lmseq/types.py", "lmseq/config.py", "lmseq/series_config.py"),
     (
         "lmseq/data/corpora.py",
         "lmseq/data/series.py",
@@ -30,9 +30,11 @@ FLOORS = (
     ("lmseq/contract.py", "lmseq/likelihood.py", "lmseq/recurrence.py", "lmseq/sampling.py"),
     (
         "lmseq/models/interface.py",
+        "lmseq/models/heads.py",
         "lmseq/models/mlp.py",
         "lmseq/models/recurrent.py",
         "lmseq/models/linear.py",
+        "lmseq/models/baselines.py",
         "lmseq/models/ngram.py",
         "lmseq/models/build.py",
     ),
@@ -41,6 +43,7 @@ FLOORS = (
         "lmseq/training/optimizer.py",
         "lmseq/training/sharding.py",
         "lmseq/training/step.py",
+        "lmseq/training/objectives.py",
         "lmseq/training/metrics.py",
         "lmseq/training/checkpoint.py",
         "lmseq/training/loop.py",

@@ -18,16 +18,18 @@ from lmseq.config import LanguageModelConfig, check, from_flat
 from lmseq.data.corpora import RawCorpus
 from lmseq.data.text import build_vocab, prepare_corpus
 from lmseq.models.build import build_model
-from lmseq.training.loop import PlanStream, dispatches
+from lmseq.training.loop import dispatches
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.sharding import make_mesh
 from lmseq.training.state import Training, TrainState
 from lmseq.training.step import StepMetrics
 from lmseq.types import NllTotals
+from tests.oracles import text_plans
 
 DEFAULT = LanguageModelConfig()
-FIELDS = {f.name: f for section in configs.SECTIONS.values() for f in dataclasses.fields(section)}
-SECTION_OF = {f.name: name for name, s in configs.SECTIONS.items() for f in dataclasses.fields(s)}
+SECTIONS = configs.sections(LanguageModelConfig)
+FIELDS = {f.name: f for section in SECTIONS.values() for f in dataclasses.fields(section)}
+SECTION_OF = {f.name: name for name, s in SECTIONS.items() for f in dataclasses.fields(s)}
 
 
 def values_of(field) -> st.SearchStrategy:
@@ -65,7 +67,7 @@ def test_differences_are_the_fields_that_differ(old, new):
 
 def test_names_are_unique_over_the_sections():
     """A flag each: no field may hide another."""
-    assert len(FIELDS) == sum(len(dataclasses.fields(section)) for section in configs.SECTIONS.values())
+    assert len(FIELDS) == sum(len(dataclasses.fields(section)) for section in SECTIONS.values())
 
 
 def test_every_knob_says_what_it_does():
@@ -174,7 +176,7 @@ BAD = [
     ({"bpe_vocab_size": 300}, "bpe_vocab_size=300 does nothing here: .*level bpe"),
     ({"min_count": 2, "level": "byte"}, "min_count=2 does nothing here: .*level char or word"),
     ({"min_count": 2, "level": "bpe"}, "min_count=2 does nothing here"),
-    ({"tau": 4}, "tau=4 does nothing here: .*model mlp"),
+    ({"tau": 4}, "tau=4 does nothing here: .*models mlp and linear"),
     ({"dropout_kind": "variational"}, "dropout_kind=variational does nothing here"),
     (
         {"dropout_kind": "variational", "dropout": 0.1, "model": "mlp"},
@@ -238,7 +240,7 @@ def text_of(config: LanguageModelConfig):
 
 
 def plan_of(config: LanguageModelConfig):
-    return [leaf.tolist() for leaf in PlanStream(config, 300).slice(0, 12)]
+    return [leaf.tolist() for leaf in text_plans(config, 300).slice(0, 12)]
 
 
 def small(**settings):
@@ -286,7 +288,9 @@ def cuts_of(config: LanguageModelConfig):
 
     begin = Training(TrainState(jnp.zeros((), jnp.int32), {}, ()), ())
     mesh = make_mesh(jax.devices()[:1])
-    ends = dispatches(config, count, mesh, begin, jnp.arange(300), jax.random.key(0))
+    ends = dispatches(
+        config.train, text_plans(config, 300), count, mesh, begin, jnp.arange(300), jax.random.key(0)
+    )
     return [end.step for end in ends]
 
 
@@ -319,7 +323,7 @@ SEEN = {
     "batch_size": (plan_of, BATCH, (4, 5)),
     "num_steps": (plan_of, BATCH, (8, 9)),
     "seed": (plan_of, BATCH, (0, 1)),
-    "model": (parameters_of, small(), ("rnn", "gru", "lstm", "mingru", "minlstm", "mlp")),
+    "model": (parameters_of, small(), ("rnn", "gru", "lstm", "mingru", "minlstm", "mlp", "linear")),
     "hidden_size": (parameters_of, small(), (6, 7)),
     "num_layers": (parameters_of, small(), (1, 2)),
     "embedding_size": (parameters_of, small(), (0, 6, 5)),

@@ -1,5 +1,7 @@
 """A stream has one score, however it is cut: the plain sequential pass."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,14 +114,17 @@ def test_strips_of_a_model_that_never_forgets():
     assert carries.tolist() == [int(tokens[:start].sum()) % 5 for start in starts]
 
 
+@dataclass(frozen=True)
 class LateParity(Counter):
     """Uniform, but after token 2 the next token tells whether the number of 1s so far is odd."""
 
+    dtype: type = jnp.int32
+
     def init_carry(self, params, batch_size: int):
-        return jnp.zeros((batch_size, 2), jnp.int32)
+        return jnp.zeros((batch_size, 2), self.dtype)
 
     def update(self, params, carry, x):
-        return jnp.stack([(carry[:, 0] + (x == 1)) % 2, x], axis=1)
+        return jnp.stack([(carry[:, 0] + (x == 1)) % 2, x.astype(self.dtype)], axis=1)
 
     def readout(self, params, carry):
         one = jnp.where(carry[:, 0] == 1, 0.9, 0.1)
@@ -127,10 +132,12 @@ class LateParity(Counter):
         return jnp.log(jnp.where(carry[:, 1:] == 2, asked, 1 / 3))
 
 
-def test_what_matters_only_much_later_is_not_lost():
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.float32])
+@pytest.mark.parametrize("length", [81, 4000])
+def test_what_matters_only_much_later_is_not_lost(dtype, length):
     """One 1 in the first strip, asked for in the last: the passes between change no log-probability."""
-    model, tokens = LateParity(3), np.zeros(81, np.int32)
-    tokens[3], tokens[75] = 1, 2
+    model, tokens = LateParity(3, dtype), np.zeros(length, np.int32)
+    tokens[3], tokens[-6] = 1, 2
     expected = np.asarray(likelihood.score(model, {}, tokens))
     log_probs = evaluation.score_stream(model, {}, tokens, num_steps=10, batch_size=8)
     np.testing.assert_array_equal(log_probs, expected)

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from lmseq.config import DataConfig, LanguageModelConfig, ModelConfig, TrainConfig
 from lmseq.data.partition import Plan, epoch_plan
 from lmseq.models.build import build_model
-from lmseq.training.loop import NonFiniteLossError, PlanStream, boundaries, dispatches
+from lmseq.training.loop import NonFiniteLossError, boundaries, dispatches
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.sharding import make_mesh, plan_sharding, training_sharding
 from lmseq.training.state import Training, TrainState, init_training_jit
 from lmseq.training.step import make_dispatch
+from tests.oracles import text_plans
 
 VOCAB = 5
 TOKENS = jnp.asarray(np.random.default_rng(0).integers(0, VOCAB, 70), jnp.int32)
@@ -71,7 +72,7 @@ def test_plan_stream_is_the_epochs_in_a_row(partition, num_tokens, seed, start, 
     config = config_of(partition, seed=seed)
     epochs = [epoch_plan(partition, num_tokens, 5, 2, seed, epoch) for epoch in range(61)]
     whole = Plan(*(np.concatenate(leaves) for leaves in zip(*epochs, strict=True)))
-    stream = PlanStream(config, num_tokens)
+    stream = text_plans(config, num_tokens)
     # Ranges in any order, as epochs are kept and forgotten.
     for _ in range(3):
         first = data.draw(st.integers(0, 40))
@@ -106,12 +107,20 @@ class Setup:
 
     def run(self, training: Training):
         """The yields from here to the end, on the host before the next dispatch takes them."""
-        running = dispatches(self.config, self.dispatch, self.mesh, self.place(training), TOKENS, KEY)
+        running = dispatches(
+            self.config.train,
+            text_plans(self.config, TOKENS.size),
+            self.dispatch,
+            self.mesh,
+            self.place(training),
+            TOKENS,
+            KEY,
+        )
         return [(step, jax.device_get(at), metrics) for step, at, metrics in running]
 
     def one_by_one(self):
         """The run by dispatches of one step: where each ended, with its metrics."""
-        plans, training = PlanStream(self.config, TOKENS.size), self.place(self.fresh)
+        plans, training = text_plans(self.config, TOKENS.size), self.place(self.fresh)
         for k in range(self.config.train.num_train_steps):
             plan = jax.device_put(plans.slice(k, k + 1), plan_sharding(self.mesh))
             training, metrics = self.dispatch(training, TOKENS, plan, KEY)
@@ -179,7 +188,7 @@ def test_a_finished_run_trains_no_further():
 def test_the_seed_fixes_the_order():
     def starts(seed):
         config = dataclasses.replace(config_of("random"), train=TrainConfig(seed=seed))
-        return PlanStream(config, 300).slice(0, 40).starts
+        return text_plans(config, 300).slice(0, 40).starts
 
     np.testing.assert_array_equal(starts(1), starts(1))
     assert (starts(1) != starts(2)).any()

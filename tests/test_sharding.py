@@ -12,6 +12,7 @@ from lmseq.training.optimizer import make_optimizer
 from lmseq.training.sharding import check_batch, make_mesh, plan_sharding, replicated, training_sharding
 from lmseq.training.state import init_training_jit
 from lmseq.training.step import make_dispatch
+from tests.oracles import text_plans
 
 VOCAB = 7
 TOKENS = np.random.default_rng(0).integers(0, VOCAB, 200).astype(np.int32)
@@ -36,7 +37,17 @@ def trained(name: str, num_devices: int):
     training = jax.device_put(fresh, training_sharding(mesh, fresh))
     tokens = jax.device_put(TOKENS, replicated(mesh))
     dispatch = make_dispatch(model, optimizer, config.data.num_steps)
-    ends = list(dispatches(config, dispatch, mesh, training, jnp.asarray(tokens), jax.random.key(7)))
+    ends = list(
+        dispatches(
+            config.train,
+            text_plans(config, len(tokens)),
+            dispatch,
+            mesh,
+            training,
+            jnp.asarray(tokens),
+            jax.random.key(7),
+        )
+    )
     return ends[-1].training, [end.metrics for end in ends]
 
 

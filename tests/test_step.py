@@ -14,7 +14,7 @@ from lmseq.likelihood import sequence_log_probs
 from lmseq.models.build import build_model
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.state import Training, TrainState, init_training, init_training_jit
-from lmseq.training.step import StepMetrics, first_non_finite, make_dispatch, train_step, window_loss
+from lmseq.training.step import Step, StepMetrics, first_non_finite, make_dispatch, train_step, window_loss
 from lmseq.types import Batch, NllTotals
 
 VOCAB, N, B = 5, 4, 3
@@ -58,13 +58,15 @@ def window_loss_and_grad(*arguments):
 
 
 def loss_and_grad(model, params, carry, batch, reset, key=KEY):
-    (loss, (end, totals)), grad = window_loss_and_grad(params, model, carry, batch, jnp.array(reset), key)
+    (loss, (end, totals)), grad = window_loss_and_grad(
+        params, model, carry, batch, Step(jnp.array(0), key, jnp.array(reset))
+    )
     return float(loss), grad, end, totals
 
 
 @partial(jax.jit, static_argnums=0)
 def step_of(model, training, row):
-    return train_step(model, SGD, N, training, TOKENS, row, KEY)
+    return train_step(model, SGD, window_loss, N, training, TOKENS, row, KEY)
 
 
 def assert_close(left, right, rtol=1e-5, atol=1e-6):
@@ -150,7 +152,8 @@ def test_no_gradient_through_the_carry():
     @jax.jit
     @jax.value_and_grad
     def two_windows(params, before):
-        return window_loss(params, model, unrolled(model, params, before), batch, jnp.array(False), KEY)[0]
+        step = Step(jnp.array(0), KEY, jnp.array(False))
+        return window_loss(params, model, unrolled(model, params, before), batch, step)[0]
 
     @jax.jit
     @jax.value_and_grad

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from lmseq.types import Batch, Tokens
+from lmseq.types import Batch, Stream
 
 PartitionKind = Literal["random", "sequential"]
 Starts = Int[np.ndarray, "steps batch"] | Int[Array, "steps batch"]
@@ -111,6 +111,25 @@ def scoring(num_tokens: int, num_steps: int, batch_size: int) -> Plan:
     return _strips(0, strip_length, num_tokens - 1, num_steps, batch_size)
 
 
+def sliding(num_points: int, num_steps: int, batch_size: int, seed: int, epoch: int) -> Plan:
+    """All T - n windows of n inputs and their targets, one from every start, shuffled, B a batch.
+
+    They overlap: for series, of which there is less than of text. What the last batch lacks is left for
+    the next epoch's order, unless it is the only one. Raises ValueError where num_points <= num_steps.
+    """
+    if num_points <= num_steps:
+        raise ValueError(
+            f"expected more than {num_steps} points to train on, got {num_points}: give a longer series, or "
+            "a smaller num_steps, tau or horizon"
+        )
+    starts = np.random.default_rng((seed, epoch)).permutation(num_points - num_steps)
+    if starts.size < batch_size:
+        starts = np.resize(starts, batch_size)
+    shape = (starts.size // batch_size, batch_size)
+    starts = starts[: shape[0] * batch_size].reshape(shape).astype(np.int32)
+    return Plan(starts, np.full(shape, num_steps, np.int32), np.ones(shape[0], bool))
+
+
 def epoch_plan(
     kind: PartitionKind, num_tokens: int, num_steps: int, batch_size: int, seed: int, epoch: int
 ) -> Plan:
@@ -125,9 +144,11 @@ def epoch_plan(
 
 
 def take_batch(
-    tokens: Tokens, starts: Int[Array, "batch"], lengths: Int[Array, "batch"], num_steps: int
+    tokens: Stream, starts: Int[Array, "batch"], lengths: Int[Array, "batch"], num_steps: int
 ) -> Batch:
     """Gather windows of n inputs and their targets from tokens (T,) on the device: (B, n) each.
+
+    Of values (T, D) the windows are (B, n, D).
 
     tokens[start:]   t h e _ t i m e
     inputs           t h e _ t          n = 5

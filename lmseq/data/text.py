@@ -89,7 +89,10 @@ class Vocab:
     def _encoder(self):
         from tokenizers import Tokenizer
 
-        return Tokenizer.from_str(self.bpe_json)
+        try:
+            return Tokenizer.from_str(self.bpe_json)
+        except Exception as error:  # tokenizers raises nothing more particular
+            raise ValueError(f"bpe_json is no encoder: {error}") from None
 
     @cached_property
     def _ids(self) -> dict[str, int]:
@@ -186,7 +189,9 @@ class Vocab:
     def from_json(cls, text: str) -> "Vocab":
         """Inverse of `to_json`. Raises ValueError for text that is not such an object."""
         try:
-            return cls(**_vocab_fields(json.loads(text)))
+            vocab = cls(**_vocab_fields(json.loads(text)))
+            len(vocab)  # builds the encoder of level bpe
+            return vocab
         except ValueError as error:
             raise ValueError(
                 f"expected a vocabulary written by Vocab.to_json, got text that is damaged ({error}): "

@@ -1,10 +1,14 @@
 """From a config to a model under the contract."""
 
-from lmseq.config import ModelConfig
+from typing import get_args
+
+from lmseq.config import ModelConfig, ModelKind
 from lmseq.contract import Model
-from lmseq.models.interface import bind
-from lmseq.models.mlp import MarkovLanguageModel
-from lmseq.models.recurrent import RecurrentLanguageModel
+from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
+from lmseq.models.interface import bind, bind_direct
+from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
+from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel
+from lmseq.series_config import SeriesModelConfig, SeriesModelKind
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> Model:
@@ -24,15 +28,55 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 dropout=config.dropout,
                 dropout_kind=config.dropout_kind,
             )
-        case "mlp":
+        case "mlp" | "linear":
             module = MarkovLanguageModel(
                 vocab_size=vocab_size,
                 tau=config.tau,
                 hidden_size=config.hidden_size,
-                num_layers=config.num_layers,
+                num_layers=config.num_layers if config.model == "mlp" else 0,
                 embedding_size=config.embedding_size or MarkovLanguageModel.embedding_size,
                 dropout=config.dropout,
             )
         case _:
-            raise ValueError(f"expected model rnn, gru, lstm, mingru, minlstm or mlp, got {config.model!r}")
+            raise ValueError(
+                f"expected one of {', '.join(get_args(ModelKind))} as model, got {config.model!r}"
+            )
     return bind(module)
+
+
+def build_series_model(
+    config: SeriesModelConfig, num_features: int, *, num_direct: int = 1, period: int = 0
+) -> Model:
+    """The model of D values that the config names; `num_direct` steps ahead are predicted at once.
+
+    Raises ValueError for a kind that does not exist, and for a seasonal forecast without a period.
+    """
+    values = {"num_features": num_features, "head": config.head, "num_direct": num_direct}
+    match config.model:
+        case "rnn" | "gru" | "lstm" | "mingru" | "minlstm":
+            module = RecurrentSeriesModel(
+                cell=config.model, hidden_size=config.hidden_size, num_layers=config.num_layers, **values
+            )
+        case "mlp" | "linear":
+            module = MarkovSeriesModel(
+                tau=config.tau,
+                hidden_size=config.hidden_size,
+                num_layers=config.num_layers if config.model == "mlp" else 0,
+                activation=config.activation,
+                residual=config.residual,
+                **values,
+            )
+        case "mean":
+            return Mean(num_features)
+        case "persistence":
+            return Persistence(num_features)
+        case "drift":
+            return Drift(num_features)
+        case "seasonal":
+            if period < 1:
+                raise ValueError("the seasonal forecast needs a period: give --period")
+            return SeasonalNaive(num_features, period)
+        case _:
+            kinds = ", ".join(get_args(SeriesModelKind))
+            raise ValueError(f"expected one of {kinds} as model, got {config.model!r}")
+    return bind_direct(module) if num_direct > 1 else bind(module)

@@ -1,4 +1,7 @@
-"""The neural n-gram: a perceptron over the last tau embedded tokens (Bengio et al. 2003)."""
+"""Perceptrons over the last tau elements: the neural n-gram (Bengio et al. 2003), and its like for values."""
+
+from collections.abc import Callable
+from typing import Literal
 
 import flax.linen as nn
 import jax
@@ -6,73 +9,79 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lmseq import recurrence
+from lmseq.contract import Predictions
+from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
-from lmseq.types import LogProbs, PRNGKey, TokenBatch
+from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey
 
-Window = Int[Array, "batch window"]
+Activation = Literal["tanh", "relu", "gelu", "silu"]
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+}
+Window = Int[Array, "batch window"] | Float[Array, "batch window feature"]
+Windows = Int[Array, "*dims window"] | Float[Array, "*dims window feature"]
 
 
-class MarkovLanguageModel(SequenceModule):
-    """log P(x_{t+1} | x_t ... x_{t-tau+1}); the carry is that window of ids, oldest first, (B, tau).
+class MarkovModel(SequenceModule):
+    """A perceptron over a window: the carry is the last tau elements, oldest first, (B, tau, ...).
 
-    Before tau tokens were seen the window is filled up with a padding id, V, whose embedding is
-    learned like any other. num_layers tanh layers of hidden_size units stand between the concatenated
-    embeddings and the softmax; dropout acts on their outputs.
+    num_layers hidden layers of hidden_size units; none makes the model linear in what `_embed` gives. A
+    residual network adds to each hidden layer after the first its input (He et al. 2016). Dropout acts on
+    the outputs of the layers.
     """
 
-    vocab_size: int
     tau: int
     hidden_size: int
     num_layers: int = 1
-    embedding_size: int = 64
+    activation: Activation = "tanh"
+    residual: bool = False
     dropout: float = 0.0
 
-    def setup(self) -> None:
-        """Declare the parameters."""
+    def _embed(self, windows: Windows) -> Float[Array, "*dims input"]:
+        """Windows (..., tau) of tokens or (..., tau, D) of values as one vector each."""
+        raise NotImplementedError
+
+    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Predictions | Prediction:
+        """The prediction from the last hidden layer, or, where there is none, from the embedded window."""
+        raise NotImplementedError
+
+    def _declare_layers(self, input_width: int) -> int:
+        """Kernels and biases; returns the width of what `_predict` will see."""
+        widths = [input_width] + [self.hidden_size] * self.num_layers
         kernel = nn.initializers.lecun_normal()
-        scale = nn.initializers.normal(self.embedding_size**-0.5)
-        self.embedding = self.param("embedding", scale, (self.vocab_size + 1, self.embedding_size))
-        inputs = [self.tau * self.embedding_size] + [self.hidden_size] * (self.num_layers - 1)
-        self.kernels = [
-            self.param(f"kernel_{i}", kernel, (width, self.hidden_size)) for i, width in enumerate(inputs)
-        ]
+        self.kernels = [self.param(f"kernel_{i}", kernel, widths[i : i + 2]) for i in range(self.num_layers)]
         self.biases = [
             self.param(f"bias_{i}", nn.initializers.zeros, (self.hidden_size,))
             for i in range(self.num_layers)
         ]
-        self.output_kernel = self.param("output_kernel", kernel, (self.hidden_size, self.vocab_size))
-        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
+        return widths[-1]
 
-    def init_carry(self, batch_size: int) -> Window:
-        """A window of padding."""
-        return jnp.full((batch_size, self.tau), self.vocab_size, jnp.int32)
-
-    def update(self, carry: Window, x: Int[Array, "batch"]) -> Window:
-        """Shift the newest token in and the oldest out."""
-        return jnp.concatenate([carry[:, 1:], x[:, None]], axis=1)
-
-    def _predict(
-        self, windows: Int[Array, "*dims window"], key: PRNGKey | None = None
-    ) -> Float[Array, "*dims vocab"]:
-        """Log-softmax of the perceptron's output for windows of ids (..., tau)."""
-        hidden = recurrence.lookup(self.embedding, windows)
-        hidden = hidden.reshape(*windows.shape[:-1], self.tau * self.embedding_size)
+    def _forward(self, windows: Windows, key: PRNGKey | None = None) -> Float[Array, "*dims hidden"]:
+        hidden, activation = self._embed(windows), ACTIVATIONS[self.activation]
         for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
-            hidden = jnp.tanh(recurrence.affine(hidden, kernel, bias))
+            out = activation(recurrence.affine(hidden, kernel, bias))
+            hidden = out + hidden if self.residual and layer else out
             if key is not None and self.dropout:
                 mask_key = jax.random.fold_in(key, layer)
                 kept = jax.random.bernoulli(mask_key, 1.0 - self.dropout, hidden.shape)
                 hidden = jnp.where(kept, hidden / (1.0 - self.dropout), 0.0)
-        return jax.nn.log_softmax(recurrence.affine(hidden, self.output_kernel, self.output_bias))
+        return hidden
 
-    def readout(self, carry: Window) -> LogProbs:
+    def update(self, carry: Window, x: Element) -> Window:
+        """Shift the newest element in and the oldest out."""
+        return jnp.concatenate([carry[:, 1:], x[:, None]], axis=1)
+
+    def readout(self, carry: Window) -> Prediction:
         """The prediction for one window a row."""
-        return self._predict(carry)
+        return self._predict(self._forward(carry))
 
-    def unroll(
-        self, carry: Window, xs: TokenBatch, key: PRNGKey | None = None
-    ) -> tuple[Window, Float[Array, "batch time vocab"]]:
-        """All B T windows at once, one batched product a layer.
+    def carries(
+        self, carry: Window, xs: Elements
+    ) -> Int[Array, "batch time window"] | Float[Array, "batch time window feature"]:
+        """All B T windows at once.
 
         carry  a b c     windows of tau = 3   b c | d
         xs     d e f                          c | d e
@@ -80,5 +89,67 @@ class MarkovLanguageModel(SequenceModule):
         """
         stream = jnp.concatenate([carry, xs], axis=1)
         ends = 1 + jnp.arange(xs.shape[1])
-        windows = stream[:, ends[:, None] + jnp.arange(self.tau)[None]]
-        return stream[:, xs.shape[1] :], self._predict(windows, key)
+        return stream[:, ends[:, None] + jnp.arange(self.tau)[None]]
+
+    def unroll(self, carry: Window, xs: Elements, key: PRNGKey | None = None) -> tuple[Window, Predictions]:
+        """One batched product a layer for all windows."""
+        windows = self.carries(carry, xs)
+        return windows[:, -1], self._predict(self._forward(windows, key))
+
+
+class MarkovLanguageModel(MarkovModel, kw_only=True):
+    """log P(x_{t+1} | x_t ... x_{t-tau+1}) from the concatenated embeddings of tau tokens, by a softmax.
+
+    Before tau tokens were seen the window is filled up with a padding id, V, whose embedding is learned
+    like any other.
+    """
+
+    vocab_size: int
+    embedding_size: int = 64
+
+    def setup(self) -> None:
+        """Declare the parameters."""
+        kernel = nn.initializers.lecun_normal()
+        scale = nn.initializers.normal(self.embedding_size**-0.5)
+        self.embedding = self.param("embedding", scale, (self.vocab_size + 1, self.embedding_size))
+        width = self._declare_layers(self.tau * self.embedding_size)
+        self.output_kernel = self.param("output_kernel", kernel, (width, self.vocab_size))
+        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
+
+    def init_carry(self, batch_size: int) -> Int[Array, "batch window"]:
+        """A window of padding."""
+        return jnp.full((batch_size, self.tau), self.vocab_size, jnp.int32)
+
+    def _embed(self, windows: Int[Array, "*dims window"]) -> Float[Array, "*dims input"]:
+        embedded = recurrence.lookup(self.embedding, windows)
+        return embedded.reshape(*windows.shape[:-1], self.tau * self.embedding_size)
+
+    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Float[Array, "*dims vocab"]:
+        return jax.nn.log_softmax(recurrence.affine(hidden, self.output_kernel, self.output_bias))
+
+
+class MarkovSeriesModel(MarkovModel, kw_only=True):
+    """The next D values from the last tau; before so many were seen, zeros: the mean, once standardised."""
+
+    num_features: int
+    head: HeadKind = "point"
+    num_direct: int = 1
+
+    def setup(self) -> None:
+        """Declare the parameters."""
+        width = self._declare_layers(self.tau * self.num_features)
+        self.value_head = ValueHead(width, self.num_features, self.head, self.num_direct)
+
+    def init_carry(self, batch_size: int) -> Float[Array, "batch window feature"]:
+        """A window of zeros."""
+        return jnp.zeros((batch_size, self.tau, self.num_features))
+
+    def _embed(self, windows: Float[Array, "*dims window feature"]) -> Float[Array, "*dims input"]:
+        return windows.reshape(*windows.shape[:-2], self.tau * self.num_features)
+
+    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Normal:
+        return self.value_head(hidden)
+
+    def readout_direct(self, carry: Float[Array, "batch window feature"]) -> Normal:
+        """The next K values at once, (B, K, D)."""
+        return self.value_head.direct(self._forward(carry))

@@ -1,4 +1,4 @@
-"""A stack of recurrent layers between an embedding and a softmax (Mikolov et al. 2010)."""
+"""Stacks of recurrent layers: between an embedding and a softmax, or between values and a value head."""
 
 from functools import partial
 from typing import Literal
@@ -9,41 +9,43 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lmseq import recurrence
+from lmseq.contract import Predictions
+from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
 from lmseq.recurrence import NUM_GATES, CellKind, LayerState, Recurrent
-from lmseq.types import LogProbs, PRNGKey, TokenBatch
+from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey
 
 DropoutKind = Literal["fresh", "variational"]
 Carry = tuple[LayerState, ...]
 
 
-class RecurrentLanguageModel(SequenceModule):
+class RecurrentStack(SequenceModule):
     """tanh RNN, GRU, LSTM, minGRU or minLSTM layers; the carry is a tuple of their states.
 
-    embedding_size 0 feeds tokens one-hot, which is a lookup in the first layer's input weights.
-    tie_embeddings reads out through the transposed embedding (Press and Wolf 2017) and needs
-    embedding_size == hidden_size. Dropout acts on the outputs of every layer, between layers and
-    before the readout (Zaremba et al. 2014): a fresh mask at each step, or one mask for all steps of
-    a call (variational; Gal and Ghahramani 2016).
+    What stands below the first layer and above the last is a subclass's. Dropout acts on the outputs of
+    every layer, between layers and before the readout (Zaremba et al. 2014): a fresh mask at each step, or
+    one mask for all steps of a call (variational; Gal and Ghahramani 2016).
     """
 
-    vocab_size: int
     cell: CellKind
     hidden_size: int
     num_layers: int = 1
-    embedding_size: int = 0
-    tie_embeddings: bool = False
     dropout: float = 0.0
     dropout_kind: DropoutKind = "fresh"
 
-    def setup(self) -> None:
-        """Declare the parameters: packed kernels, one row of gates a layer."""
-        kernel = nn.initializers.lecun_normal()
+    def _project_inputs(self, xs: Element | Elements) -> Float[Array, "*dims gates"]:
+        """The first layer's projected inputs x W + b, (..., G * H)."""
+        raise NotImplementedError
+
+    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Predictions | Prediction:
+        """The prediction of the next element from the top layer's output."""
+        raise NotImplementedError
+
+    def _declare_layers(self, input_width: int) -> None:
+        """Packed kernels, one row of gates a layer."""
         gates = NUM_GATES[self.cell] * self.hidden_size
-        if self.embedding_size:
-            scale = nn.initializers.normal(self.embedding_size**-0.5)
-            self.embedding = self.param("embedding", scale, (self.vocab_size, self.embedding_size))
-        inputs = [self.embedding_size or self.vocab_size] + [self.hidden_size] * (self.num_layers - 1)
+        inputs = [input_width] + [self.hidden_size] * (self.num_layers - 1)
+        kernel = nn.initializers.lecun_normal()
         self.input_kernels = [
             self.param(f"input_kernel_{i}", kernel, (width, gates)) for i, width in enumerate(inputs)
         ]
@@ -51,9 +53,6 @@ class RecurrentLanguageModel(SequenceModule):
             self.param(f"input_bias_{i}", self._init_bias, (gates,)) for i in range(self.num_layers)
         ]
         self.recurrent = [self._declare_recurrent(i, gates) for i in range(self.num_layers)]
-        if not self.tie_embeddings:
-            self.output_kernel = self.param("output_kernel", kernel, (self.hidden_size, self.vocab_size))
-        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
 
     def _init_bias(self, key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "gates"]:
         """Zeros, but a forget gate that starts open where the cell has one (packed i, f, g, o)."""
@@ -86,41 +85,34 @@ class RecurrentLanguageModel(SequenceModule):
             recurrence.init_state(self.cell, batch_size, self.hidden_size) for _ in range(self.num_layers)
         )
 
-    def _project_tokens(self, ids: Int[Array, "*dims"]) -> Float[Array, "*dims gates"]:
-        """The first layer's projected inputs x W + b for token ids (...): (..., G * H)."""
-        kernel, bias = self.input_kernels[0], self.input_biases[0]
-        if not self.embedding_size:
-            return recurrence.lookup(kernel + bias[None], ids)
-        if self.vocab_size <= ids.size:
-            # Projecting the whole table once is less work than projecting every token.
-            return recurrence.lookup(recurrence.affine(self.embedding, kernel, bias), ids)
-        return recurrence.affine(self.embedding[ids], kernel, bias)
-
     def _project(self, layer: int, xs: Float[Array, "*dims hidden"]) -> Float[Array, "*dims gates"]:
         return recurrence.affine(xs, self.input_kernels[layer], self.input_biases[layer])
 
-    def update(self, carry: Carry, x: Int[Array, "batch"]) -> Carry:
+    def update(self, carry: Carry, x: Element) -> Carry:
         """One step of every layer, from the bottom up."""
-        projected, states = self._project_tokens(x), []
+        projected, states = self._project_inputs(x), []
         for layer, state in enumerate(carry):
             if layer:
                 projected = self._project(layer, recurrence.output(states[-1]))
             states.append(recurrence.cell_step(self.cell, self.recurrent[layer], state, projected))
         return tuple(states)
 
-    def _log_softmax(self, hidden: Float[Array, "*dims hidden"]) -> Float[Array, "*dims vocab"]:
-        kernel = self.embedding.T if self.tie_embeddings else self.output_kernel
-        return jax.nn.log_softmax(recurrence.affine(hidden, kernel, self.output_bias))
+    def readout(self, carry: Carry) -> Prediction:
+        """The prediction from the top layer's output."""
+        return self._predict(recurrence.output(carry[-1]))
 
-    def readout(self, carry: Carry) -> LogProbs:
-        """Log-softmax of an affine map of the top layer's output."""
-        return self._log_softmax(recurrence.output(carry[-1]))
+    def carries(self, carry: Carry, xs: Elements) -> Carry:
+        """Layer by layer, the state after every step."""
+        projected, states = self._project_inputs(xs), []
+        for layer, state in enumerate(carry):
+            if layer:
+                projected = self._project(layer, recurrence.output(states[-1]))
+            states.append(recurrence.layer_states(self.cell, self.recurrent[layer], state, projected))
+        return tuple(states)
 
-    def unroll(
-        self, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
-    ) -> tuple[Carry, Float[Array, "batch time vocab"]]:
+    def unroll(self, carry: Carry, xs: Elements, key: PRNGKey | None = None) -> tuple[Carry, Predictions]:
         """Layer by layer over all steps: every product but the recurrent one is over (B T)."""
-        projected, states = self._project_tokens(xs), []
+        projected, states = self._project_inputs(xs), []
         for layer, state in enumerate(carry):
             if layer:
                 projected = self._project(layer, outputs)
@@ -128,7 +120,7 @@ class RecurrentLanguageModel(SequenceModule):
             state, outputs = recurrence.unroll_layer(self.cell, weights, state, projected)
             outputs = self._drop(outputs, None if key is None else jax.random.fold_in(key, layer))
             states.append(state)
-        return tuple(states), self._log_softmax(outputs)
+        return tuple(states), self._predict(outputs)
 
     def _drop(
         self, outputs: Float[Array, "batch time hidden"], key: PRNGKey | None
@@ -140,3 +132,65 @@ class RecurrentLanguageModel(SequenceModule):
         steps = 1 if self.dropout_kind == "variational" else time
         kept = jax.random.bernoulli(key, 1.0 - self.dropout, (batch, steps, hidden))
         return jnp.where(kept, outputs / (1.0 - self.dropout), 0.0)
+
+
+class RecurrentLanguageModel(RecurrentStack, kw_only=True):
+    """The stack between an embedding and a softmax (Mikolov et al. 2010).
+
+    embedding_size 0 feeds tokens one-hot, which is a lookup in the first layer's input weights.
+    tie_embeddings reads out through the transposed embedding (Press and Wolf 2017) and needs
+    embedding_size == hidden_size.
+    """
+
+    vocab_size: int
+    embedding_size: int = 0
+    tie_embeddings: bool = False
+
+    def setup(self) -> None:
+        """Declare the parameters."""
+        if self.embedding_size:
+            scale = nn.initializers.normal(self.embedding_size**-0.5)
+            self.embedding = self.param("embedding", scale, (self.vocab_size, self.embedding_size))
+        self._declare_layers(self.embedding_size or self.vocab_size)
+        if not self.tie_embeddings:
+            kernel = nn.initializers.lecun_normal()
+            self.output_kernel = self.param("output_kernel", kernel, (self.hidden_size, self.vocab_size))
+        self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
+
+    def _project_inputs(self, xs: Int[Array, "*dims"]) -> Float[Array, "*dims gates"]:
+        """The first layer's projected inputs x W + b for token ids (...): (..., G * H)."""
+        kernel, bias = self.input_kernels[0], self.input_biases[0]
+        if not self.embedding_size:
+            return recurrence.lookup(kernel + bias[None], xs)
+        if self.vocab_size <= xs.size:
+            # Projecting the whole table once is less work than projecting every token.
+            return recurrence.lookup(recurrence.affine(self.embedding, kernel, bias), xs)
+        return recurrence.affine(self.embedding[xs], kernel, bias)
+
+    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Float[Array, "*dims vocab"]:
+        """Log-softmax of an affine map."""
+        kernel = self.embedding.T if self.tie_embeddings else self.output_kernel
+        return jax.nn.log_softmax(recurrence.affine(hidden, kernel, self.output_bias))
+
+
+class RecurrentSeriesModel(RecurrentStack, kw_only=True):
+    """The stack between the D values of a series and a `ValueHead`."""
+
+    num_features: int
+    head: HeadKind = "point"
+    num_direct: int = 1
+
+    def setup(self) -> None:
+        """Declare the parameters."""
+        self._declare_layers(self.num_features)
+        self.value_head = ValueHead(self.hidden_size, self.num_features, self.head, self.num_direct)
+
+    def _project_inputs(self, xs: Float[Array, "*dims feature"]) -> Float[Array, "*dims gates"]:
+        return self._project(0, xs)
+
+    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Normal:
+        return self.value_head(hidden)
+
+    def readout_direct(self, carry: Carry) -> Normal:
+        """The next K values at once, (B, K, D)."""
+        return self.value_head.direct(recurrence.output(carry[-1]))

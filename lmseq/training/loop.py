@@ -1,6 +1,6 @@
 """From a config and a step number to the next dispatches; the data position is the step itself."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lmseq.config import LanguageModelConfig
-from lmseq.data.partition import Plan, epoch_plan
+from lmseq.config import TrainConfig
+from lmseq.data.partition import Plan
 from lmseq.training.sharding import plan_sharding
 from lmseq.training.state import Training
 from lmseq.training.step import Dispatch, StepMetrics, first_non_finite
-from lmseq.types import PRNGKey, Tokens
+from lmseq.types import PRNGKey, Stream
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -41,16 +41,10 @@ def boundaries(start: int, stop: int, *periods: int) -> Iterator[tuple[int, int]
 
 
 class PlanStream:
-    """The batches of all epochs in a row, addressed by step; epoch e is a function of (seed, e)."""
+    """The batches of all epochs in a row, addressed by step; `plan_of` gives those of one epoch."""
 
-    def __init__(self, config: LanguageModelConfig, num_tokens: int) -> None:
-        data, seed = config.data, config.train.seed
-
-        @lru_cache(maxsize=2)
-        def plan(epoch: int) -> Plan:
-            return epoch_plan(data.partition, num_tokens, data.num_steps, data.batch_size, seed, epoch)
-
-        self._plan = plan
+    def __init__(self, plan_of: Callable[[int], Plan]) -> None:
+        self._plan = lru_cache(maxsize=2)(plan_of)
         self._ends: list[int] = []
 
     def slice(self, start: int, stop: int) -> Plan:
@@ -68,11 +62,12 @@ class PlanStream:
 
 
 def dispatches(
-    config: LanguageModelConfig,
+    train: TrainConfig,
+    plans: PlanStream,
     dispatch: Dispatch,
     mesh: Mesh,
     training: Training,
-    tokens: Tokens,
+    tokens: Stream,
     key: PRNGKey,
 ) -> Iterator[Dispatched]:
     """Train from the state's step to num_train_steps, yielding after each dispatch.
@@ -80,8 +75,6 @@ def dispatches(
     Waits for every dispatch: programs with collectives that queue up behind each other can deadlock on
     virtual devices, and the caller wants its loss anyway. Raises NonFiniteLossError naming the step.
     """
-    train = config.train
-    plans = PlanStream(config, tokens.shape[0])
     periods = (train.steps_per_dispatch, train.eval_every, train.checkpoint_every)
     for start, stop in boundaries(int(training.state.step), train.num_train_steps, *periods):
         plan = jax.device_put(plans.slice(start, stop), plan_sharding(mesh))

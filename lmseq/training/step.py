@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from lmseq.contract import Model, gather_log_probs
+from lmseq.contract import Model, log_prob
 from lmseq.data.partition import Plan, take_batch
 from lmseq.likelihood import nll_totals
 from lmseq.training.state import Training, TrainState
-from lmseq.types import Batch, Carry, NllTotals, Params, PRNGKey, Tokens
+from lmseq.types import Batch, Carry, NllTotals, Params, PRNGKey, Stream
 
 
 class StepMetrics(NamedTuple):
@@ -25,8 +25,20 @@ class StepMetrics(NamedTuple):
     grad_norm: Float[Array, "steps"]
 
 
+class Step(NamedTuple):
+    """Which step an objective is asked about: its number, its own key, and whether the carry is reset."""
+
+    number: Int[Array, ""]
+    key: PRNGKey
+    reset: Bool[Array, ""]
+
+
+# What is minimised, of parameters, model, carry and batch: the loss, and the next carry with the totals.
+Objective = Callable[[Params, Model, Carry, Batch, Step], tuple[Float[Array, ""], tuple[Carry, NllTotals]]]
+
+
 def window_loss(
-    params: Params, model: Model, carry: Carry, batch: Batch, reset: Bool[Array, ""], key: PRNGKey
+    params: Params, model: Model, carry: Carry, batch: Batch, step: Step
 ) -> tuple[Float[Array, ""], tuple[Carry, NllTotals]]:
     """Mean negative log-likelihood in nats of a batch of windows, teacher-forced.
 
@@ -37,11 +49,11 @@ def window_loss(
     """
     batch_size = batch.inputs.shape[0]
     initial = model.init_carry(params, batch_size)
-    carry = jax.tree.map(lambda new, old: jnp.where(reset, new, lax.stop_gradient(old)), initial, carry)
-    end, log_probs = model.token_log_probs(params, carry, batch.inputs, batch.targets, key)
+    carry = jax.tree.map(lambda new, old: jnp.where(step.reset, new, lax.stop_gradient(old)), initial, carry)
+    end, log_probs = model.token_log_probs(params, carry, batch.inputs, batch.targets, step.key)
     totals = nll_totals(log_probs, batch.mask)
-    first = gather_log_probs(model.readout(params, initial), batch.inputs[:, 0])
-    first_totals = nll_totals(first[:, None], batch.mask[:, :1] & reset)
+    first = log_prob(model.readout(params, initial), batch.inputs[:, 0])
+    first_totals = nll_totals(first[:, None], batch.mask[:, :1] & step.reset)
     loss = (totals.nll + first_totals.nll) / jnp.maximum(totals.count + first_totals.count, 1)
     return loss, (end, totals)
 
@@ -49,9 +61,10 @@ def window_loss(
 def train_step(
     model: Model,
     optimizer: optax.GradientTransformation,
+    objective: Objective,
     num_steps: int,
     training: Training,
-    tokens: Tokens,
+    tokens: Stream,
     row: Plan,
     key: PRNGKey,
 ) -> tuple[Training, StepMetrics]:
@@ -61,27 +74,32 @@ def train_step(
     """
     state, carry = training
     batch = take_batch(tokens, row.starts, row.lengths, num_steps)
-    gradient = jax.grad(window_loss, has_aux=True)
-    step_key = jax.random.fold_in(key, state.step)
-    grads, (carry, totals) = gradient(state.params, model, carry, batch, row.resets, step_key)
+    step = Step(state.step, jax.random.fold_in(key, state.step), row.resets)
+    gradient = jax.grad(objective, has_aux=True)
+    grads, (carry, totals) = gradient(state.params, model, carry, batch, step)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     state = TrainState(state.step + 1, params, opt_state)
     return Training(state, carry), StepMetrics(totals, optax.tree.norm(grads))
 
 
-Dispatch = Callable[[Training, Tokens, Plan, PRNGKey], tuple[Training, StepMetrics]]
+Dispatch = Callable[[Training, Stream, Plan, PRNGKey], tuple[Training, StepMetrics]]
 
 
-def make_dispatch(model: Model, optimizer: optax.GradientTransformation, num_steps: int) -> Dispatch:
+def make_dispatch(
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    objective: Objective = window_loss,
+) -> Dispatch:
     """A jitted scan of `train_step` over the rows of a plan; the training state is donated.
 
     Python is out of the way for as many steps as the plan has. One program is compiled for each number
     of rows it is given.
     """
-    step = partial(train_step, model, optimizer, num_steps)
+    step = partial(train_step, model, optimizer, objective, num_steps)
 
-    def dispatch(training: Training, tokens: Tokens, plan: Plan, key: PRNGKey):
+    def dispatch(training: Training, tokens: Stream, plan: Plan, key: PRNGKey):
         return lax.scan(lambda training, row: step(training, tokens, row, key), training, plan)
 
     return jax.jit(dispatch, donate_argnums=0)

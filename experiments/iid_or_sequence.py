@@ -1,0 +1,242 @@
+"""Order matters inside a sequence, and not among examples: the article's first claim, both halves.
+
+    python -m experiments.iid_or_sequence --workdir=runs/order
+
+Training examples are windows. Permuting them, which i.i.d. examples allow, leaves the test loss where it
+was. Scrambling time inside the sequence, before windows are cut, takes it to that of a model that knows
+no order at all: the mean for a series, the unigram distribution for a text. Both are measured from several
+seeds, with 95 % intervals.
+"""
+
+from experiments import app  # first: it notes the time
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from lmseq import config as configs
+from lmseq.config import knob
+
+CONDITIONS = ("as it is", "examples permuted", "time scrambled")
+SAME = 0.05  # permuting examples may move the loss by this share of what order is worth
+WORTHLESS = 0.9  # scrambling time must take away at least this share of it
+
+
+@dataclass(frozen=True)
+class OrderConfig:
+    """The data and the size of each training."""
+
+    corpus: str = knob("python_docs", "text, as in train_lm")
+    num_tokens: int = knob(200_000, "characters of it that are used")
+    num_points: int = knob(4000, "length of the series, a noisy sine of period 100")
+    num_seeds: int = knob(5, "trainings under each condition; at least 2")
+    num_train_steps: int = knob(400, "optimiser steps of each training")
+    hidden_size: int = knob(64, "units of the text's recurrent net and of the series' perceptron")
+    seed: int = knob(0, "first seed")
+
+
+@dataclass(frozen=True)
+class IidOrSequenceConfig:
+    """All of the experiment."""
+
+    order: OrderConfig = field(default_factory=OrderConfig)
+
+
+flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
+NAMES = app.define_all_flags(IidOrSequenceConfig)
+BATCH_SIZE, NUM_STEPS, TAU, TEST_SHARE = 32, 32, 16, 0.2
+
+
+def split(stream: np.ndarray, condition: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Training and test part of a stream; with scrambled time, of the stream in an order drawn at random."""
+    if condition == "time scrambled":
+        stream = stream[rng.permutation(len(stream))]
+    num_test = round(TEST_SHARE * len(stream))
+    return stream[:-num_test], stream[-num_test:]
+
+
+def example_plan(starts: np.ndarray, num_steps: int, seed: int, epoch: int) -> Any:
+    """The examples, windows that begin at `starts`, in an order of the epoch's own, B a batch."""
+    from lmseq.data.partition import Plan
+
+    order = np.random.default_rng((seed, epoch)).permutation(len(starts))
+    shape = (len(starts) // BATCH_SIZE, BATCH_SIZE)
+    chosen = starts[order[: shape[0] * shape[1]]].reshape(shape).astype(np.int32)
+    return Plan(chosen, np.full(shape, num_steps, np.int32), np.ones(shape[0], bool))
+
+
+class Domain:
+    """A stream, a model of it, and the loss of knowing nothing of order."""
+
+    def __init__(self, config: OrderConfig, model: Any, stream: np.ndarray, num_steps: int, objective: Any):
+        from experiments.claims import Trainer
+        from lmseq.config import TrainConfig
+
+        every = config.num_train_steps
+        train = TrainConfig(
+            num_train_steps=every,
+            warmup_steps=min(50, every - 1),
+            steps_per_dispatch=every,
+            eval_every=every,
+            checkpoint_every=every,
+        )
+        self.model, self.stream, self._num_steps = model, stream, num_steps
+        self._trainer = Trainer(model, train, BATCH_SIZE, num_steps, objective)
+
+    def losses(self, condition: str, seed: int) -> dict[str, float]:
+        """Test loss in nats after training under a condition, and that of the orderless model."""
+        from lmseq import evaluation
+
+        rng = np.random.default_rng((seed, 1))
+        train, test = split(self.stream, condition, rng)
+        # Every start: windows overlap, as the windows of a series do.
+        starts = np.arange(len(train) - self._num_steps)
+        if condition == "examples permuted":
+            starts = rng.permutation(starts)
+        params = self._trainer.fit(seed, train, partial(example_plan, starts, self._num_steps, seed))
+        log_probs = evaluation.score_stream(self.model, params, test)
+        return {
+            "loss": -float(log_probs.mean(dtype=np.float64)),
+            "orderless_loss": self.orderless(train, test),
+        }
+
+    def orderless(self, train: np.ndarray, test: np.ndarray) -> float:
+        """Test loss of what the training part says without its order."""
+        raise NotImplementedError
+
+
+class Text(Domain):
+    """Characters, by a recurrent net; the orderless model is the unigram distribution."""
+
+    def orderless(self, train: np.ndarray, test: np.ndarray) -> float:
+        from lmseq import evaluation
+
+        vocab_size = int(self.stream.max()) + 1
+        return -float(evaluation.unigram_log_probs(train, vocab_size)[test].mean())
+
+
+class TimeSeries(Domain):
+    """Values, by a perceptron over a window; the orderless model predicts the mean.
+
+    Point predictions: the loss is half the mean squared error plus ln(2 pi) / 2, in standardised units.
+    """
+
+    def orderless(self, train: np.ndarray, test: np.ndarray) -> float:
+        return float(0.5 * np.mean((test - train.mean()) ** 2) + 0.5 * np.log(2 * np.pi))
+
+
+def build_domains(config: OrderConfig) -> dict[str, Domain]:
+    """The text and the series, each with its model."""
+    from experiments.texts import read_raw
+    from lmseq.config import ModelConfig
+    from lmseq.data.text import build_vocab
+    from lmseq.models.build import build_model, build_series_model
+    from lmseq.series_config import SeriesModelConfig
+    from lmseq.training.objectives import teacher_forcing
+    from lmseq.training.step import window_loss
+
+    text = "".join(read_raw(config.corpus).parts.values())[: config.num_tokens]
+    vocab = build_vocab(text, level="char")
+    ids = vocab.encode(text)
+    needed = 10 * BATCH_SIZE * NUM_STEPS
+    if len(ids) < needed:
+        raise ValueError(f"expected a text of at least {needed} characters, got {len(ids)}")
+    gru = build_model(ModelConfig(model="gru", hidden_size=config.hidden_size), len(vocab))
+    rng = np.random.default_rng(config.seed)
+    t = np.arange(config.num_points)
+    values = np.sin(2 * np.pi * t / 100) + 0.2 * rng.normal(size=len(t))
+    values = ((values - values.mean()) / values.std()).astype(np.float32)[:, None]
+    mlp = build_series_model(SeriesModelConfig(tau=TAU, hidden_size=config.hidden_size, num_layers=1), 1)
+    return {
+        "series": TimeSeries(config, mlp, values, TAU, partial(teacher_forcing, tau=TAU)),
+        "text": Text(config, gru, ids, NUM_STEPS, window_loss),
+    }
+
+
+def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Intervals of the losses, of what each disorder did, and whether both halves hold for both domains.
+
+    What order is worth is the orderless loss minus the loss of the data as they are. Of it, permuted
+    examples must lose nothing (interval within SAME on either side of 0) and scrambled time nearly all
+    (interval above WORTHLESS).
+    """
+    from experiments.claims import flat, interval
+
+    summary: dict[str, Any] = {}
+    holds = True
+    for domain in ("series", "text"):
+        by = {
+            condition: [r for r in records if (r["domain"], r["condition"]) == (domain, condition)]
+            for condition in CONDITIONS
+        }
+        loss = {condition: np.array([r["loss"] for r in found]) for condition, found in by.items()}
+        orderless = {c: np.array([r["orderless_loss"] for r in found]) for c, found in by.items()}
+        worth = orderless["as it is"] - loss["as it is"]
+        lost = {
+            "examples permuted": (loss["examples permuted"] - loss["as it is"]) / worth,
+            # Scrambled data have an orderless loss of their own; what is left of order is measured by it.
+            "time scrambled": 1 - (orderless["time scrambled"] - loss["time scrambled"]) / worth,
+        }
+        app.say(f"{domain}, nats:  orderless model {orderless['as it is'].mean():.4f}")
+        for condition in CONDITIONS:
+            name = f"{domain}_{condition.replace(' ', '_')}"
+            found = interval(loss[condition])
+            summary |= flat(f"{name}_loss", found)
+            told = ""
+            if condition in lost:
+                share = interval(lost[condition])
+                summary |= flat(f"{name}_share_lost", share)
+                told = f"   share of what order is worth that is lost: {share}"
+            app.say(f"  {condition:<18} loss {found}{told}")
+        summary[f"{domain}_orderless_loss"] = float(orderless["as it is"].mean())
+        permuted = interval(lost["examples permuted"])
+        scrambled = interval(lost["time scrambled"])
+        holds &= worth.min() > 0 and -SAME < permuted.low and permuted.high < SAME
+        holds &= scrambled.low > WORTHLESS
+    return {"verdict": "holds" if holds else "fails", **summary}
+
+
+def check(config: OrderConfig) -> OrderConfig:
+    """ValueError for a setting out of range."""
+    configs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
+    configs.at_least(1, hidden_size=config.hidden_size, num_tokens=config.num_tokens)
+    configs.at_least(20 * BATCH_SIZE, num_points=config.num_points)
+    configs.at_least(0, seed=config.seed)
+    return config
+
+
+def main() -> int:
+    if not app.FLAGS.workdir:
+        raise ValueError("expected --workdir=DIR, the folder that the run is written to")
+    whole = configs.from_flat(app.values(NAMES), IidOrSequenceConfig)
+    config, workdir = check(whole.order), Path(app.FLAGS.workdir)
+    app.prepare_jax()
+    from experiments.claims import measured
+    from experiments.training import opened
+    from lmseq import plotting
+
+    domains = build_domains(config)
+    facts = {"corpus": config.corpus, "characters": len(domains["text"].stream)}
+    with opened(workdir, whole, facts, "data.json") as finished:
+        if finished is not None:
+            print(finished)
+            return 0
+        seeds = range(config.seed, config.seed + config.num_seeds)
+        units = [{"domain": d, "condition": c, "seed": s} for d in domains for c in CONDITIONS for s in seeds]
+        records = list(
+            measured(
+                workdir, units, lambda unit: domains[unit["domain"]].losses(unit["condition"], unit["seed"])
+            )
+        )
+        summary = judge(records)
+        plotting.save_figure(plotting.order(summary, CONDITIONS), workdir / "order.png")
+        app.finish(workdir, summary | {"wall_seconds": app.seconds()})
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, __doc__, ["workdir", *NAMES])

@@ -1,0 +1,57 @@
+"""How a language model is judged while it is trained, and after: losses of the splits, a sample."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments.texts import Texts
+from lmseq import evaluation, generation, likelihood
+from lmseq.config import LanguageModelConfig, ModelConfig
+from lmseq.contract import Model
+from lmseq.sampling import Decoding
+from lmseq.types import Params, PRNGKey
+
+SAMPLE = Decoding(temperature=0.8)
+
+
+class Subject(NamedTuple):
+    """What is judged: a model of texts."""
+
+    config: LanguageModelConfig
+    workdir: Path
+    texts: Texts
+    model: Model
+
+
+def split_figures(subject: Subject, params: Params, split: str) -> dict[str, float | None]:
+    """Loss, perplexity and bits per character of a split, scored as one stream; None of an empty one."""
+    ids = subject.texts.ids[split]
+    if not ids.size:
+        return {f"{split}_{name}": None for name in ("loss", "perplexity", "bits_per_char")}
+    log_probs = evaluation.score_stream(subject.model, params, ids)
+    nll = -float(log_probs.sum(dtype=np.float64))
+    figures = likelihood.loss_figures(nll, ids.size, subject.texts.num_chars(split))
+    return {f"{split}_{name}": value for name, value in figures.items()}
+
+
+def sample_text(subject: Subject, params: Params, key: PRNGKey, num_tokens: int) -> str:
+    """A continuation of the first token of the validation text, that token included."""
+    prompt = subject.texts.ids["valid"][:1]
+    tokens = generation.generate(key, subject.model, params, prompt, num_tokens=num_tokens, decoding=SAMPLE)
+    return subject.texts.vocab.decode(np.concatenate([prompt, np.asarray(tokens)]))
+
+
+def evaluate(subject: Subject, params: Params, key: PRNGKey, step: int) -> tuple[dict[str, Any], str]:
+    """Validation figures and a sample, to record and to show."""
+    sample = sample_text(subject, params, jax.random.fold_in(key, step), 160)
+    figures = split_figures(subject, params, "valid")
+    return {**figures, "sample": sample}, json.dumps(sample, ensure_ascii=False)
+
+
+def describe(model: ModelConfig) -> str:
+    """The model in a few words."""
+    layers = f"{model.num_layers} layer" + "s" * (model.num_layers > 1)
+    return model.model if model.model == "linear" else f"{model.model}, {layers}, {model.hidden_size} units"

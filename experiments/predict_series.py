@@ -1,0 +1,93 @@
+"""Train a model of a time series and show the whole of its error: every origin, every horizon.
+
+    python -m experiments.predict_series --series=noisy_sine --model=mlp --workdir=runs/sine
+    python -m experiments.predict_series --series=load.csv --columns=load --model=gru --workdir=runs/load
+
+One-step error is what everyone reports. Here the model also feeds on its own predictions, from every
+origin of the test part, and stands beside the mean, persistence, the season, the drift and, where the
+series has one, the error that is theoretically least. Interrupted runs continue, bit for bit.
+"""
+
+from experiments import app  # first: it notes the time
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from lmseq import config as configs
+from lmseq import series_config
+from lmseq.series_config import SeriesConfig
+
+flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
+NAMES = app.define_all_flags(SeriesConfig)
+
+
+def fit(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> Any:
+    """Parameters with what is known of their training; an exit status where a signal stopped it."""
+    from experiments import training
+    from experiments.series import evaluate
+    from lmseq.data.partition import sliding
+    from lmseq.training.objectives import make_objective, segment_length
+
+    data, length = config.data, segment_length(config)
+    train = prepared.train
+    job = training.Job(
+        train=config.train,
+        workdir=workdir,
+        model=model,
+        stream=train,
+        plan_of=partial(sliding, len(train), length, data.batch_size, config.train.seed),
+        batch_size=data.batch_size,
+        num_steps=length,
+        evaluate=partial(evaluate, prepared, model),
+        unit="value",
+        objective=make_objective(config),
+    )
+    return training.run(job, f"{config.model.model}, {config.objective.objective}")
+
+
+def run(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> int:
+    """The stages of a run: fit or train, forecast from everywhere, draw, sum up."""
+    import jax
+
+    from experiments import forecasts, series
+
+    key = jax.random.key(config.train.seed)
+    if series_config.trains(config):
+        trained = fit(config, workdir, prepared, model)
+        if isinstance(trained, int):
+            return trained
+        params, key = trained.params, trained.key
+    else:
+        params = series.fit_at_once(config, prepared, model)
+    judged = forecasts.judge(config, prepared, model, params)
+    forecasts.tell(config, prepared, judged)
+    forecasts.draw(config, workdir, prepared, model, params, judged, key)
+    app.finish(workdir, forecasts.summary(config, prepared, params, judged))
+    return 0
+
+
+def main() -> int:
+    if not app.FLAGS.workdir:
+        raise ValueError("expected --workdir=DIR, the folder that the run is written to")
+    config = series_config.check_series(configs.from_flat(app.values(NAMES), SeriesConfig))
+    workdir = Path(app.FLAGS.workdir)
+    app.prepare_jax(config.train.host_devices)
+    from experiments.series import model_of, prepare
+    from experiments.training import opened
+    from lmseq.training.sharding import check_batch, make_mesh
+
+    prepared = prepare(config)
+    model = model_of(config, prepared)
+    check_batch(make_mesh(), config.data.batch_size)
+    with opened(workdir, config, prepared.facts(), "series.json") as finished:
+        if finished is not None:
+            print(finished)
+            return 0
+        return run(config, workdir, prepared, model)
+
+
+if __name__ == "__main__":
+    app.run(main, __doc__, ["workdir", *NAMES])

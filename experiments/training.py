@@ -1,0 +1,152 @@
+"""From a job to trained parameters: restore, train and watch, save, stop on a signal."""
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments import app
+from experiments.watch import Evaluate, Watcher
+from lmseq import config as configs
+from lmseq.config import TrainConfig
+from lmseq.contract import Model
+from lmseq.data.partition import Plan
+from lmseq.models.interface import count_parameters
+from lmseq.training import checkpoint, loop, optimizer, sharding, state, step
+from lmseq.training.metrics import write_text
+from lmseq.types import Params, PRNGKey, Stream
+
+
+class Job(NamedTuple):
+    """What is trained, on what, and how it is judged on the way.
+
+    plan_of gives the batches of an epoch, each of batch_size windows of num_steps inputs of the stream.
+    """
+
+    train: TrainConfig
+    workdir: Path
+    model: Model
+    stream: Stream
+    plan_of: Callable[[int], Plan]
+    batch_size: int
+    num_steps: int
+    evaluate: Evaluate
+    unit: str
+    objective: step.Objective = step.window_loss
+
+
+class Trained(NamedTuple):
+    """What a finished training leaves: parameters, its watcher, and a key for what comes after."""
+
+    params: Params
+    watcher: Watcher
+    key: PRNGKey
+
+
+class Stop:
+    """Set by SIGTERM or SIGINT, looked at between dispatches; a second signal interrupts at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
+
+    def close(self) -> None:
+        """Let the signals do what they did before: all is saved, and nobody looks here any more."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.signal is not None:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+def check_workdir(workdir: Path, config: Any, facts: dict[str, Any], name: str) -> None:
+    """ValueError unless the folder is new, empty, or holds this very run: same config, same data."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"expected --workdir to be a folder, {workdir} is a file")
+    config_path, facts_path = workdir / "config.json", workdir / name
+    if config_path.exists():
+        began = configs.from_json(config_path.read_text(encoding="utf-8"), type(config))
+        differing = configs.differences(began, config)
+        if differing:
+            raise ValueError(
+                f"{workdir} holds a run of another config ({'; '.join(differing)}): "
+                "choose another --workdir, or give it the flags it began with"
+            )
+        if facts_path.exists() and json.loads(facts_path.read_text(encoding="utf-8")) != facts:
+            raise ValueError(
+                f"the data of {next(iter(facts.values()))} is not the one that {workdir} was begun with: "
+                "choose another --workdir, or restore it"
+            )
+    elif workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
+        # Hidden files are the lock and what a kill at the very start left behind.
+        raise ValueError(f"{workdir} is not empty and holds no run: choose another --workdir")
+
+
+@contextmanager
+def opened(workdir: Path, config: Any, facts: dict[str, Any], name: str) -> Iterator[str | None]:
+    """The folder of a run, locked, with what the run is made of in it; the summary of a finished one.
+
+    Raises ValueError as `check_workdir` does, and when another process is at work there.
+    """
+    check_workdir(workdir, config, facts, name)  # before anything is created
+    with app.locked(workdir):
+        check_workdir(workdir, config, facts, name)  # another process may have come and gone
+        summary = app.finished_summary(workdir)
+        if summary is None:
+            write_text(workdir / "config.json", configs.to_json(config))
+            write_text(workdir / name, json.dumps(facts, indent=1) + "\n")
+        yield summary
+
+
+def run(job: Job, description: str) -> Trained | int:
+    """Train from the newest checkpoint to the end; or, stopped by a signal, save and return exit status."""
+    stop, train = Stop(), job.train
+    mesh = sharding.make_mesh()
+    init_key, train_key, sample_key, after_key = jax.random.split(jax.random.key(train.seed), 4)
+    updates = optimizer.make_optimizer(train)
+    fresh = state.init_training_jit(init_key, job.model, updates, job.batch_size)
+    shardings = sharding.training_sharding(mesh, fresh)
+    manager = checkpoint.open_manager(job.workdir, keep=train.keep_checkpoints)
+    restored = checkpoint.restore_latest(manager, fresh, shardings)
+    training = jax.device_put(restored.training, shardings)
+    for line in restored.skipped:
+        app.say(line)
+    if restored.step:
+        app.say(f"continuing from step {restored.step}")
+    app.say(f"{description}, {count_parameters(training.state.params):,} parameters")
+
+    watcher = Watcher(
+        train, job.workdir, job.unit, job.evaluate, sample_key, restored.progress, restored.step
+    )
+    stream = jax.device_put(np.asarray(job.stream), sharding.replicated(mesh))
+    dispatch = step.make_dispatch(job.model, updates, job.num_steps, job.objective)
+    plans = loop.PlanStream(job.plan_of)
+    num_steps = train.num_train_steps
+    bar = tqdm(total=num_steps, initial=restored.step, disable=not sys.stderr.isatty(), leave=False)
+    with ExitStack() as at_exit:
+        at_exit.enter_context(closing(stop))
+        at_exit.callback(checkpoint.close, manager)  # waits for the last save, whatever ends the loop
+        at_exit.enter_context(closing(watcher))
+        at_exit.enter_context(bar)
+        for done in loop.dispatches(train, plans, dispatch, mesh, training, stream, train_key):
+            training = done.training
+            bar.set_postfix_str(watcher.record(done), refresh=False)
+            bar.update(done.step - bar.n)
+            if watcher.wants_checkpoint(done.step) or stop.signal is not None:
+                checkpoint.save(manager, done.step, training, watcher.progress())
+            if stop.signal is not None:
+                break
+            watcher.go_on()
+    if stop.signal is not None:
+        app.say(f"stopped at step {training.state.step}, saved; the same command goes on from here")
+        return 128 + stop.signal
+    return Trained(training.state.params, watcher, after_key)

@@ -1,0 +1,394 @@
+"""Time series: synthetic ones with known oracles, real ones, CSV; chronological split, standardisation."""
+
+import csv
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+from scipy import linalg, signal
+
+Values = Float[np.ndarray, "time feature"]
+Missing = Literal["error", "previous", "interpolate"]
+
+
+class Series(NamedTuple):
+    """D variables at T equally spaced times, float64 on the host: a float32 cannot hold the last digits
+    of a large level, and `Scaler.apply` makes float32 of what is left once the level is gone.
+
+    period: steps of a season, for the seasonal baseline; 0 where there is none.
+    oracle_rmse: the least RMSE of a prediction k = 1 ... K steps ahead, from K, in the series' units.
+    lyapunov: mean growth of ln |error| per step of a chaotic system, nats.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    values: Values
+    period: int = 0
+    oracle_rmse: Callable[[int], Float[np.ndarray, "horizon"]] | None = None
+    lyapunov: float | None = None
+
+
+# Synthetic
+
+
+def _constant(level: float) -> Callable[[int], np.ndarray]:
+    return lambda horizon: np.full(horizon, level)
+
+
+def noisy_sine(rng: np.random.Generator, num_points: int = 1000, noise_scale: float = 0.2) -> Series:
+    """x_t = sin(0.01 t) + noise_scale * N(0, 1), t = 1 ... T; the noise is the floor at every horizon."""
+    t = np.arange(1, num_points + 1)
+    values = np.sin(0.01 * t) + noise_scale * rng.normal(size=num_points)
+    return Series("noisy_sine", ("x",), values[:, None], 628, _constant(noise_scale))
+
+
+def trend_and_season(rng: np.random.Generator, num_points: int = 1000, noise_scale: float = 0.1) -> Series:
+    """x_t = 0.002 t + sin(2 pi t / 24) + 0.5 sin(2 pi t / 168) + noise_scale * N(0, 1)."""
+    t = np.arange(1, num_points + 1)
+    season = np.sin(2 * np.pi * t / 24) + 0.5 * np.sin(2 * np.pi * t / 168)
+    values = 0.002 * t + season + noise_scale * rng.normal(size=num_points)
+    return Series("trend_and_season", ("x",), values[:, None], 24, _constant(noise_scale))
+
+
+def check_stable(coefficients: np.ndarray) -> np.ndarray:
+    """phi_1 ... phi_p; ValueError unless all roots of z^p - sum_j phi_j z^(p-j) are below 1 in size."""
+    phi = np.atleast_1d(np.asarray(coefficients, np.float64))
+    if phi.ndim != 1 or not phi.size or not np.isfinite(phi).all():
+        raise ValueError(
+            f"expected finite coefficients phi_1, phi_2, ... of an AR process, got {coefficients}"
+        )
+    largest = np.abs(np.roots(np.concatenate([[1.0], -phi]))).max(initial=0.0)
+    if largest >= 1.0 - 1e-9:
+        raise ValueError(
+            f"expected coefficients of a stable AR process, whose roots are all smaller than 1, got "
+            f"{', '.join(f'{value:g}' for value in phi)} with a root of size {largest:.6g}"
+        )
+    return phi
+
+
+def random_coefficients(rng: np.random.Generator, order: int) -> Float[np.ndarray, "order"]:
+    """Stable AR coefficients from partial autocorrelations drawn uniformly from (-0.9, 0.9).
+
+    The Durbin-Levinson recursion maps (-1, 1)^p onto the stable region (Barndorff-Nielsen and Schou 1973).
+    """
+    phi = np.zeros(0)
+    for partial_correlation in rng.uniform(-0.9, 0.9, order):
+        phi = np.append(phi - partial_correlation * phi[::-1], partial_correlation)
+    return phi
+
+
+def ar_optimal_rmse(
+    coefficients: Float[np.ndarray, "order"], noise_scale: float, horizon: int
+) -> Float[np.ndarray, "horizon"]:
+    """RMSE of the best k-step prediction, k = 1 ... K: s sqrt(sum_{j<k} psi_j^2), psi impulse response."""
+    impulse = np.zeros(horizon)
+    impulse[0] = 1.0
+    psi = signal.lfilter([1.0], np.concatenate([[1.0], -np.asarray(coefficients, np.float64)]), impulse)
+    return noise_scale * np.sqrt(np.cumsum(psi**2))
+
+
+def autoregression(
+    rng: np.random.Generator, num_points: int, coefficients: np.ndarray, noise_scale: float = 1.0
+) -> Series:
+    """x_t = sum_j phi_j x_{t-j} + noise_scale * N(0, 1), begun in its stationary law.
+
+    Raises ValueError for coefficients that are not stable.
+    """
+    phi = check_stable(coefficients)
+    order = phi.size
+    companion = np.vstack([phi, np.eye(order - 1, order)])
+    shock = np.zeros((order, order))
+    shock[0, 0] = noise_scale**2
+    covariance = linalg.solve_discrete_lyapunov(companion, shock)
+    root = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) * np.eye(order))
+    past = root @ rng.normal(size=order)  # newest first
+    denominator = np.concatenate([[1.0], -phi])
+    state = signal.lfiltic([1.0], denominator, past)
+    noise = noise_scale * rng.normal(size=num_points)
+    values = signal.lfilter([1.0], denominator, noise, zi=state)[0]
+    return Series(
+        "ar", ("x",), values[:, None], 0, lambda horizon: ar_optimal_rmse(phi, noise_scale, horizon)
+    )
+
+
+def logistic_map(rng: np.random.Generator, num_points: int = 1000) -> Series:
+    """x_{t+1} = 4 x_t (1 - x_t) from a uniform start; chaotic, Lyapunov exponent ln 2."""
+    values = np.empty(num_points)
+    x = float(rng.uniform(0.1, 0.9))
+    for t in range(num_points):
+        values[t] = x
+        x = 4.0 * x * (1.0 - x)
+    return Series("logistic", ("x",), values[:, None], lyapunov=math.log(2.0))
+
+
+def _runge_kutta(slope: Callable[[np.ndarray], np.ndarray], x: np.ndarray, step: float) -> np.ndarray:
+    k1 = slope(x)
+    k2 = slope(x + 0.5 * step * k1)
+    k3 = slope(x + 0.5 * step * k2)
+    k4 = slope(x + step * k3)
+    return x + step / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+
+
+def mackey_glass(rng: np.random.Generator, num_points: int = 1000, delay: int = 17) -> Series:
+    """dx/dt = 0.2 x(t - 17) / (1 + x(t - 17)^10) - 0.1 x(t), a value each time unit (Mackey and Glass 1977).
+
+    Fourth-order Runge-Kutta with step 0.1; the delayed value at half a step is the mean of its neighbours.
+    The history is 1.2 plus a little noise from `rng`; the first 1,000 units are thrown away.
+    """
+    per_unit, transient = 10, 1000
+    step, lag = 1.0 / per_unit, delay * per_unit
+    path = np.empty(lag + 1 + per_unit * (transient + num_points))
+    path[: lag + 1] = 1.2 + 0.05 * rng.normal()
+    x = path[lag]
+    for t in range(lag, path.size - 1):
+        old, new = path[t - lag], path[t - lag + 1]
+        inflows = [0.2 * d / (1.0 + d**10) for d in (old, 0.5 * (old + new), new)]
+        k1 = inflows[0] - 0.1 * x
+        k2 = inflows[1] - 0.1 * (x + 0.5 * step * k1)
+        k3 = inflows[1] - 0.1 * (x + 0.5 * step * k2)
+        k4 = inflows[2] - 0.1 * (x + step * k3)
+        x = path[t + 1] = x + step / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
+    values = path[lag + 1 + per_unit * transient :: per_unit][:num_points]
+    return Series("mackey_glass", ("x",), values[:, None])
+
+
+LORENZ_STEP = 0.02
+
+
+def lorenz(rng: np.random.Generator, num_points: int = 2000) -> Series:
+    """x' = 10 (y - x), y' = x (28 - z) - y, z' = x y - 8 z / 3 (Lorenz 1963), a value each 0.02 time units.
+
+    Fourth-order Runge-Kutta with step 0.005 from a random start near (1, 1, 20), 20 units thrown away.
+    The Lyapunov exponent, 0.9056 per time unit (Sprott 2003), is 0.0181 a step.
+    """
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        return np.array([10.0 * (x[1] - x[0]), x[0] * (28.0 - x[2]) - x[1], x[0] * x[1] - 8.0 / 3.0 * x[2]])
+
+    inner, transient = 4, 1000
+    x, values = np.array([1.0, 1.0, 20.0]) + rng.normal(size=3), np.empty((num_points, 3))
+    for t in range(-transient, num_points):
+        for _ in range(inner):
+            x = _runge_kutta(slope, x, LORENZ_STEP / inner)
+        values[max(t, 0)] = x
+    return Series("lorenz", ("x", "y", "z"), values, lyapunov=0.9056 * LORENZ_STEP)
+
+
+# Bundled with statsmodels; those that it marks as public domain.
+_COLUMNS = {"sunspots": "SUNACTIVITY", "co2": "co2", "nile": "volume"}
+_PERIODS = {"sunspots": 11, "co2": 52, "nile": 0, "elnino": 12}
+
+
+def bundled(name: str, missing: Missing = "error") -> Series:
+    """sunspots (yearly), co2 (weekly), nile (yearly) or elnino (monthly), as statsmodels ships them.
+
+    Raises ValueError when statsmodels is not installed, and for missing values (co2 has some) unless
+    `missing` says what to do.
+    """
+    try:
+        from statsmodels.datasets import co2, elnino, nile, sunspots
+    except ImportError:
+        raise ValueError(
+            f"the series {name} comes with statsmodels, which is not installed: pip install 'lmseq[series]'"
+        ) from None
+    table = {"sunspots": sunspots, "co2": co2, "nile": nile, "elnino": elnino}[name].load().data
+    if name == "elnino":  # a row a year, a column a month
+        values = np.asarray(table)[:, 1:].astype(np.float64).reshape(-1)
+    else:
+        values = np.asarray(table[_COLUMNS[name]], np.float64)
+    values = fill_missing(values[:, None], missing, (name,))
+    return Series(name, (name,), values, _PERIODS[name])
+
+
+# Files
+
+
+def fill_missing(
+    values: Values, missing: Missing, columns: tuple[str, ...], rows: Sequence[int] | None = None
+) -> Values:
+    """NaN replaced by the value before, or along the line between its neighbours, or refused.
+
+    Raises ValueError for a NaN under `error`, for one with no value before it (previous) or on either
+    side (interpolate), and for a column of nothing else. `rows` are the numbers by which errors name the
+    rows, 1 ... T unless given.
+    """
+    rows = range(1, len(values) + 1) if rows is None else rows
+    holes = np.isnan(values)
+    if not holes.any():
+        return values
+    row, column = np.argwhere(holes)[0]
+    where = f"row {rows[row]}, column {columns[column]!r}"
+    if missing == "error":
+        raise ValueError(
+            f"the series has {holes.sum()} missing value(s), the first in {where}: "
+            "choose --missing=previous or --missing=interpolate, or mend the file"
+        )
+    filled, steps = values.copy(), np.arange(len(values))
+    for d, name in enumerate(columns):
+        known = steps[~holes[:, d]]
+        ends = known[[0, -1]] if known.size else np.array([len(values), -1])
+        if ends[0] > 0 or (missing == "interpolate" and ends[1] < len(values) - 1):
+            at = 0 if ends[0] > 0 else len(values) - 1
+            raise ValueError(
+                f"column {name!r} has no value in row {rows[at]}, at its end: {missing} has nothing to "
+                "fill it from; cut such rows off"
+            )
+        if missing == "previous":
+            last_known = np.maximum.accumulate(np.where(holes[:, d], 0, steps))
+            filled[:, d] = values[last_known, d]
+        else:
+            filled[:, d] = np.interp(steps, known, values[known, d])
+    return filled
+
+
+_BLANK = {"", "na", "n/a", "nan", "null", "none", "."}
+
+
+def _number(cell: str, row: int, column: str) -> float:
+    """The cell as a finite number, NaN for a missing one; ValueError for anything else."""
+    text = cell.strip()
+    if text.lower() in _BLANK:
+        return math.nan
+    try:
+        value = float(text)
+    except ValueError:
+        raise ValueError(f"row {row}, column {column!r}: expected a number, got {text[:40]!r}") from None
+    if not math.isfinite(value):
+        raise ValueError(f"row {row}, column {column!r}: expected a finite number, got {text[:40]!r}")
+    return value
+
+
+def _time(cell: str, row: int, column: str) -> float:
+    """A time as a number: as it is, or the seconds of an ISO date."""
+    text = cell.strip()
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"row {row}, column {column!r}: expected a number or an ISO date as the time, got {text[:40]!r}"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def check_times(times: Float[np.ndarray, "time"], column: str, rows: Sequence[int]) -> None:
+    """Raise ValueError unless times increase by steps of much the same size (months and leap years pass)."""
+    if not np.isfinite(times).all():
+        row = rows[int(np.argmin(np.isfinite(times)))]
+        raise ValueError(f"row {row}, column {column!r}: expected a finite time")
+    steps = np.diff(times)
+    if not steps.size:
+        return
+    if steps.min() <= 0:
+        row = rows[int(np.argmax(steps <= 0)) + 1]
+        raise ValueError(
+            f"row {row}, column {column!r}: the time is not later than that of the row before: sort the file"
+        )
+    usual = float(np.median(steps))
+    if steps.max() > 1.5 * usual:
+        at = int(np.argmax(steps > 1.5 * usual))
+        raise ValueError(
+            f"row {rows[at + 1]}, column {column!r}: {steps[at] / usual:.3g} usual steps after "
+            "the row before: add the rows (empty cells will do, with --missing), or leave out --time_column"
+        )
+
+
+def read_csv(
+    path: Path, columns: tuple[str, ...] = (), time_column: str = "", missing: Missing = "error"
+) -> Series:
+    """The named columns of a CSV file with a header (comma, semicolon or tab); all but the time if none is.
+
+    Rows are named as a text editor counts them, the header being row 1. Raises ValueError, saying where,
+    for an unknown column, a cell that is no finite number, a time that does not increase or leaves a gap,
+    and missing values unless `missing` says what to do with them.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8: byte {error.start} cannot be read") from None
+    if not text.strip():
+        raise ValueError(f"{path} is empty: expected a header and a row for each time")
+    head = text.splitlines()[0]
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(text.splitlines(), delimiter=delimiter, strict=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise ValueError(f"{path}, row {reader.line_num}: {error}") from None
+    if len(rows) < 2:
+        raise ValueError(f"{path}: expected a header and a row for each time, got {len(rows)} row(s)")
+    header = [cell.strip() for cell in rows[0][1]]
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path}: the header names a column twice: {', '.join(header)}")
+    chosen = columns or tuple(name for name in header if name != time_column)
+    for name in (*chosen, *((time_column,) if time_column else ())):
+        if name not in header:
+            raise ValueError(f"{path} has no column {name!r}: it has {', '.join(header)}")
+    if not chosen:
+        raise ValueError(f"{path} has no column beside the time {time_column!r}")
+    for line, row in rows[1:]:
+        if len(row) != len(header):
+            raise ValueError(f"{path}, row {line}: the header has {len(header)} cells, this row {len(row)}")
+    lines, places = [line for line, _ in rows[1:]], [header.index(name) for name in chosen]
+    values = np.array([[_number(row[i], line, header[i]) for i in places] for line, row in rows[1:]])
+    if time_column:
+        at = header.index(time_column)
+        check_times(
+            np.array([_time(row[at], line, time_column) for line, row in rows[1:]]), time_column, lines
+        )
+    return Series(path.stem, chosen, fill_missing(values, missing, chosen, lines))
+
+
+# Splits and units
+
+
+class SeriesSplit(NamedTuple):
+    """Where the training part ends and the test part begins; between them lies the validation part."""
+
+    train_end: int
+    test_start: int
+
+
+def split_series(num_points: int, valid_fraction: float, test_fraction: float) -> SeriesSplit:
+    """Training, then validation, then test, in order of time; ValueError when one of them is out of range."""
+    if not (0 <= valid_fraction < 1 and 0 < test_fraction < 1 and valid_fraction + test_fraction < 1):
+        raise ValueError(
+            "expected valid_fraction in [0, 1), test_fraction in (0, 1) and their sum below 1, "
+            f"got {valid_fraction} and {test_fraction}"
+        )
+    test_start = num_points - round(num_points * test_fraction)
+    return SeriesSplit(test_start - round(num_points * valid_fraction), test_start)
+
+
+class Scaler(NamedTuple):
+    """Level and scale of each variable, (D,) float64: z = (x - mean) / scale."""
+
+    mean: Float[np.ndarray, "feature"]
+    scale: Float[np.ndarray, "feature"]
+
+    def apply(self, values: Values) -> Values:
+        """Standardised values, float32."""
+        return ((values - self.mean) / self.scale).astype(np.float32)
+
+    def undo(self, values: Float[np.ndarray, "*dims feature"]) -> Float[np.ndarray, "*dims feature"]:
+        """Values (..., D) in the units of the series, float64."""
+        return np.asarray(values, np.float64) * self.scale + self.mean
+
+
+def fit_scaler(train: Values, columns: tuple[str, ...]) -> Scaler:
+    """Mean and standard deviation of the training part; ValueError for a variable that is constant there."""
+    mean, scale = train.mean(axis=0), train.std(axis=0)
+    constant = scale <= 1e-12 * np.abs(mean)
+    if constant.any():
+        name = columns[int(np.argmax(constant))]
+        raise ValueError(
+            f"column {name!r} is constant in the training part: it cannot be standardised; leave it out"
+        )
+    return Scaler(mean, scale)

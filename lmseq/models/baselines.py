@@ -1,0 +1,126 @@
+"""What knows nothing or next to nothing: the forecasts that a model of a series must beat.
+
+Standardised values throughout, so that the mean is zero. None has parameters; each is a `Model`, so the
+same code predicts with them, k steps ahead too.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lmseq.contract import Predictions, log_prob, scan_carries, scan_unroll
+from lmseq.types import Carry, Elements, Normal, Params, PRNGKey, TokenLogProbs
+
+Value = Float[Array, "batch feature"]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A forecast of D values that is a point, its scale 1."""
+
+    num_features: int
+
+    def init(self, key: PRNGKey) -> Params:
+        """Nothing."""
+        return {}
+
+    def carries(self, params: Params, carry: Carry, xs: Elements) -> Carry:
+        """The carry after each of xs (B, T, D)."""
+        return scan_carries(self, params, carry, xs)
+
+    def unroll(
+        self, params: Params, carry: Carry, xs: Elements, key: PRNGKey | None = None
+    ) -> tuple[Carry, Predictions]:
+        """The scan of update and readout."""
+        return scan_unroll(self, params, carry, xs)
+
+    def token_log_probs(
+        self, params: Params, carry: Carry, xs: Elements, targets: Elements, key: PRNGKey | None = None
+    ) -> tuple[Carry, TokenLogProbs]:
+        """Log-densities (B, T) of the targets under a normal distribution of scale 1 about the forecast."""
+        carry, predictions = self.unroll(params, carry, xs)
+        return carry, log_prob(predictions, targets)
+
+
+def _point(mean: Value) -> Normal:
+    return Normal(mean, jnp.ones_like(mean))
+
+
+class Mean(Baseline):
+    """Always the mean of the training part; the carry is empty but for its rows."""
+
+    def init_carry(self, params: Params, batch_size: int) -> Float[Array, "batch 0"]:
+        """Nothing is remembered."""
+        return jnp.zeros((batch_size, 0))
+
+    def update(self, params: Params, carry: Carry, x: Value) -> Carry:
+        """Nothing is learned from x."""
+        return carry
+
+    def readout(self, params: Params, carry: Float[Array, "batch 0"]) -> Normal:
+        """Zeros."""
+        return _point(jnp.zeros((carry.shape[0], self.num_features)))
+
+
+class Persistence(Baseline):
+    """The last value again."""
+
+    def init_carry(self, params: Params, batch_size: int) -> Value:
+        """The mean, before anything was seen."""
+        return jnp.zeros((batch_size, self.num_features))
+
+    def update(self, params: Params, carry: Value, x: Value) -> Value:
+        """The value itself."""
+        return x
+
+    def readout(self, params: Params, carry: Value) -> Normal:
+        """The last value."""
+        return _point(carry)
+
+
+@dataclass(frozen=True)
+class SeasonalNaive(Baseline):
+    """The value of one period ago; the carry is the last period, (B, period, D)."""
+
+    period: int
+
+    def init_carry(self, params: Params, batch_size: int) -> Float[Array, "batch period feature"]:
+        """The mean, a whole period of it."""
+        return jnp.zeros((batch_size, self.period, self.num_features))
+
+    def update(self, params: Params, carry: Float[Array, "batch period feature"], x: Value) -> Carry:
+        """Shift the newest value in and the oldest out."""
+        return jnp.concatenate([carry[:, 1:], x[:, None]], axis=1)
+
+    def readout(self, params: Params, carry: Float[Array, "batch period feature"]) -> Normal:
+        """The oldest value."""
+        return _point(carry[:, 0])
+
+
+class DriftCarry(NamedTuple):
+    """First and last value seen, (B, D), and how many were."""
+
+    first: Value
+    last: Value
+    count: Int[Array, "batch"]
+
+
+class Drift(Baseline):
+    """The straight line from the first value through the last."""
+
+    def init_carry(self, params: Params, batch_size: int) -> DriftCarry:
+        """The mean twice."""
+        blank = jnp.zeros((batch_size, self.num_features))
+        return DriftCarry(blank, jnp.zeros_like(blank), jnp.zeros(batch_size, jnp.int32))
+
+    def update(self, params: Params, carry: DriftCarry, x: Value) -> DriftCarry:
+        """Keep the first, replace the last, count."""
+        first = jnp.where(carry.count[:, None] == 0, x, carry.first)
+        return DriftCarry(first, x, carry.count + 1)
+
+    def readout(self, params: Params, carry: DriftCarry) -> Normal:
+        """last + (last - first) / (count - 1)."""
+        steps = jnp.maximum(carry.count - 1, 1)[:, None]
+        return _point(carry.last + (carry.last - carry.first) / steps)

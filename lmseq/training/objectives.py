@@ -1,0 +1,155 @@
+"""What a model of a series is trained to do: predict one step, or several on its own predictions.
+
+A model trained on one step sees only true values, and then, in use, its own: errors that it never met
+accumulate. Four remedies are offered beside teacher forcing. A segment holds tau - 1 values that are only
+read, then n from each of which a prediction is trained, then those that lie further ahead:
+
+    inputs   x_1 ... x_{tau-1} | x_tau ... x_{tau+n-1} | x_{tau+n} ... x_{tau+n+K-2}
+    targets        read only   | n origins             | targets of K steps ahead only
+
+Every objective is the mean negative log-density of its targets, in nats; for a point prediction that is
+half the squared error plus a constant.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from lmseq.contract import Model, log_prob
+from lmseq.models.interface import BoundDirectModel
+from lmseq.series_config import SeriesConfig
+from lmseq.training.step import Objective, Step
+from lmseq.types import Batch, Carry, Elements, NllTotals, Normal, Params
+
+Loss = tuple[Float[Array, ""], tuple[Carry, NllTotals]]
+
+
+def _mean_loss(carry: Carry, log_probs: Float[Array, "..."], mask: Bool[Array, "..."]) -> Loss:
+    nll = -jnp.sum(jnp.where(mask, log_probs, 0.0))
+    count = jnp.sum(mask, dtype=jnp.int32)
+    return nll / count, (carry, NllTotals(nll, count))
+
+
+def _scored(targets: Elements, tau: int) -> Bool[Array, "batch time"]:
+    """Which targets of (B, T, D) have tau values before them."""
+    return jnp.broadcast_to(jnp.arange(targets.shape[1])[None] >= tau - 1, targets.shape[:2])
+
+
+def teacher_forcing(
+    params: Params, model: Model, carry: Carry, batch: Batch, step: Step, *, tau: int, noise: float = 0.0
+) -> Loss:
+    """Each next value from the true ones; `noise` is added to the inputs (Sietsma and Dow 1991)."""
+    inputs = batch.inputs
+    if noise:
+        inputs = inputs + noise * jax.random.normal(step.key, inputs.shape)
+    start = model.init_carry(params, inputs.shape[0])
+    _, log_probs = model.token_log_probs(params, start, inputs, batch.targets)
+    return _mean_loss(carry, log_probs, _scored(batch.targets, tau))
+
+
+def scheduled_sampling(
+    params: Params,
+    model: Model,
+    carry: Carry,
+    batch: Batch,
+    step: Step,
+    *,
+    tau: int,
+    rate: float,
+    num_train_steps: int,
+) -> Loss:
+    """As teacher forcing, each input replaced by the model's own prediction with a growing probability.
+
+    It rises linearly from 0 to `rate` over the training (Bengio et al. 2015). The gradient does not pass
+    through what was fed back.
+    """
+    probability = rate * step.number / num_train_steps
+    own = jax.random.bernoulli(step.key, probability, batch.inputs.shape[:2])
+    own = own & (jnp.arange(batch.inputs.shape[1])[None] >= tau)
+
+    def advance(state: tuple[Carry, Elements], now: tuple[Elements, Elements, Bool[Array, "batch"]]):
+        inner, predicted = state
+        x, target, replace = now
+        inner = model.update(params, inner, jnp.where(replace[:, None], predicted, x))
+        prediction = model.readout(params, inner)
+        return (inner, lax.stop_gradient(prediction.mean)), log_prob(prediction, target)
+
+    start = (model.init_carry(params, own.shape[0]), jnp.zeros_like(batch.inputs[:, 0]))
+    by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (batch.inputs, batch.targets, own))
+    log_probs = lax.scan(advance, start, by_time)[1].T
+    return _mean_loss(carry, log_probs, _scored(batch.targets, tau))
+
+
+def _origins(model: Model, params: Params, inputs: Elements, tau: int, num_ahead: int) -> Carry:
+    """The carries of all origins of all segments, (B n, ...)."""
+    num_read = inputs.shape[1] - num_ahead + 1
+    start = model.init_carry(params, inputs.shape[0])
+    after = model.carries(params, start, inputs[:, :num_read])
+    return jax.tree.map(lambda leaf: leaf[:, tau - 1 :].reshape(-1, *leaf.shape[2:]), after)
+
+
+def _ahead(targets: Elements, tau: int, num_ahead: int) -> Float[Array, "origin horizon feature"]:
+    """The K targets of every origin, (B n, K, D)."""
+    first = jnp.arange(tau - 1, targets.shape[1] - num_ahead + 1)
+    ahead = targets[:, first[:, None] + jnp.arange(num_ahead)[None]]
+    return ahead.reshape(-1, *ahead.shape[2:])
+
+
+def unrolled(
+    params: Params, model: Model, carry: Carry, batch: Batch, step: Step, *, tau: int, num_ahead: int
+) -> Loss:
+    """K steps from every origin on the model's own predictions, differentiated through all of them."""
+
+    def advance(inner: Carry, target: Elements):
+        prediction = model.readout(params, inner)
+        return model.update(params, inner, prediction.mean), log_prob(prediction, target)
+
+    start = _origins(model, params, batch.inputs, tau, num_ahead)
+    targets = _ahead(batch.targets, tau, num_ahead)
+    log_probs = lax.scan(advance, start, jnp.swapaxes(targets, 0, 1))[1]
+    return _mean_loss(carry, log_probs, jnp.ones(log_probs.shape, bool))
+
+
+def direct(
+    params: Params,
+    model: BoundDirectModel,
+    carry: Carry,
+    batch: Batch,
+    step: Step,
+    *,
+    tau: int,
+    num_ahead: int,
+) -> Loss:
+    """K steps from every origin by a head that predicts them all at once: nothing is fed back."""
+    prediction: Normal = model.readout_direct(params, _origins(model, params, batch.inputs, tau, num_ahead))
+    log_probs = log_prob(prediction, _ahead(batch.targets, tau, num_ahead))
+    return _mean_loss(carry, log_probs, jnp.ones(log_probs.shape, bool))
+
+
+def segment_length(config: SeriesConfig) -> int:
+    """Inputs of a segment: tau - 1 read only, n origins, and what targets further ahead need."""
+    chosen = config.objective
+    ahead = chosen.num_ahead if chosen.objective in ("unrolled", "direct") else 1
+    return config.model.tau - 1 + config.data.num_steps + ahead - 1
+
+
+def make_objective(config: SeriesConfig) -> Objective:
+    """The objective that the config names."""
+    chosen, tau = config.objective, config.model.tau
+    match chosen.objective:
+        case "teacher_forcing":
+            return partial(teacher_forcing, tau=tau)
+        case "input_noise":
+            return partial(teacher_forcing, tau=tau, noise=chosen.input_noise)
+        case "scheduled_sampling":
+            steps = config.train.num_train_steps
+            return partial(scheduled_sampling, tau=tau, rate=chosen.sampling_rate, num_train_steps=steps)
+        case "unrolled":
+            return partial(unrolled, tau=tau, num_ahead=chosen.num_ahead)
+        case "direct":
+            return partial(direct, tau=tau, num_ahead=chosen.num_ahead)
+        case _:
+            raise ValueError(f"expected an objective of `ObjectiveConfig`, got {chosen.objective!r}")
