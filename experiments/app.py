@@ -43,6 +43,14 @@ def listed(symbols: Sequence[str]) -> str:
     )
 
 
+def numbers(text: str, name: str) -> list[int]:
+    """Positive integers separated by commas; ValueError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"expected --{name}=1,2,... as positive numbers, got {text!r}")
+    return [int(part) for part in parts]
+
+
 def define_all_flags(kind: type) -> list[str]:
     """One flag for each field of each section of a config class; returns their names."""
     from lmseq.config import sections

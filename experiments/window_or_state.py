@@ -64,14 +64,6 @@ def recall_stream(rng: np.random.Generator, lag: int, num_blocks: int) -> np.nda
     return blocks.reshape(-1)
 
 
-def numbers(text: str, name: str) -> list[int]:
-    """Positive integers separated by commas; ValueError for anything else."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"expected --{name}=1,2,... as positive numbers, got {text!r}")
-    return [int(part) for part in parts]
-
-
 def answer_loss(params: Any, model: Any, carry: Any, batch: Any, step: Any) -> Any:
     """Mean negative log-likelihood of the answers alone: the last target of each block."""
     import jax.numpy as jnp
@@ -151,7 +143,7 @@ def judge(config: RecallConfig, records: list[dict[str, Any]]) -> dict[str, Any]
     """Intervals of the error by lag and window, and whether the claim holds in all of them."""
     from experiments.claims import flat, interval
 
-    lags, taus = numbers(config.lags, "lags"), numbers(config.taus, "taus")
+    lags, taus = app.numbers(config.lags, "lags"), app.numbers(config.taus, "taus")
     summary, holds = {}, True
     app.say(f"{'error, L steps back':<20}" + "".join(f"{lag:>24}" for lag in lags))
     for tau in (*taus, 0):
@@ -171,7 +163,7 @@ def judge(config: RecallConfig, records: list[dict[str, Any]]) -> dict[str, Any]
 
 def check(config: RecallConfig) -> RecallConfig:
     """ValueError for a setting out of range."""
-    lags, taus = numbers(config.lags, "lags"), numbers(config.taus, "taus")
+    lags, taus = app.numbers(config.lags, "lags"), app.numbers(config.taus, "taus")
     for name, values in (("lags", lags), ("taus", taus)):
         if sorted(set(values)) != values:
             raise ValueError(f"expected {name} in ascending order, each once, got {values}")
@@ -201,7 +193,7 @@ def main() -> int:
         if finished is not None:
             print(finished)
             return 0
-        lags, taus = numbers(config.lags, "lags"), numbers(config.taus, "taus")
+        lags, taus = app.numbers(config.lags, "lags"), app.numbers(config.taus, "taus")
         seeds = range(config.seed, config.seed + config.num_seeds)
         units = [{"lag": lag, "tau": tau, "seed": s} for lag in lags for tau in (*taus, 0) for s in seeds]
         summary = judge(config, list(measured(workdir, units, Recall(config))))
