@@ -39,8 +39,7 @@ class Judged(NamedTuple):
 def judge(config: SeriesConfig, prepared: Prepared, model: Model, params: Params) -> Judged:
     """Forecast the test part from every origin, one step ahead and freely; and so do the baselines."""
     values, start = prepared.values, prepared.split.test_start
-    # At most half of the test part, so that even the furthest horizon is seen from many origins.
-    horizon = min(config.forecast.max_horizon, max(1, (len(values) - start) // 2))
+    horizon = longest_horizon(config, prepared)
     targets = prediction.k_step_targets(prepared.series.values, max_horizon=horizon, first_origin=start)
 
     def points_of(model: Model, params: Params, horizon: int) -> np.ndarray:
@@ -68,6 +67,11 @@ def judge(config: SeriesConfig, prepared: Prepared, model: Model, params: Params
         None if oracle is None else oracle(horizon),
         density,
     )
+
+
+def longest_horizon(config: SeriesConfig, prepared: Prepared) -> int:
+    """At most half of the test part, so that even the furthest horizon is seen from many origins."""
+    return min(config.forecast.max_horizon, max(1, (len(prepared.values) - prepared.split.test_start) // 2))
 
 
 def baselines(num_features: int, period: int, num_train: int) -> dict[str, Model]:

@@ -192,3 +192,17 @@ def order(summary: dict[str, Any], conditions: Sequence[str]) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize="small", loc="center left")
     return figure
+
+
+def objectives(records: list[dict[str, Any]], title: str) -> Figure:
+    """RMSE(k) by training objective: the mean over seeds, and a band from the least to the largest."""
+    figure, axes = _axes(title, "k, steps ahead on the model's own predictions", "RMSE, units of the series")
+    for name in dict.fromkeys(record["objective"] for record in records):
+        curves = np.array([record["rmse"] for record in records if record["objective"] == name])
+        k = np.arange(1, curves.shape[1] + 1)
+        axes.plot(k, curves.mean(axis=0), label=name.replace("_", " "))
+        axes.fill_between(k, curves.min(axis=0), curves.max(axis=0), alpha=0.15, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.legend(frameon=False, fontsize="small")
+    return figure

@@ -1,0 +1,142 @@
+"""One step or many: what each objective does to the error k steps ahead, in one table.
+
+    python -m experiments.compare_objectives --series=mackey_glass --workdir=runs/objectives
+
+A model that is trained on true values alone meets its own errors only in use, where they accumulate. Against
+that stand: loss through several own steps, scheduled sampling, noise on inputs, and a head that predicts
+several steps at once. Each is trained from the same seeds; the table has 95 % intervals over them.
+"""
+
+from experiments import app  # first: it notes the time
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from absl import flags
+
+from lmseq import config as configs
+from lmseq import series_config
+from lmseq.config import knob
+from lmseq.series_config import ObjectiveConfig, SeriesConfig
+
+OBJECTIVES = get_args(ObjectiveConfig.__dataclass_fields__["objective"].type)
+
+
+@dataclass(frozen=True)
+class SeedsConfig:
+    """How often each objective is trained."""
+
+    num_seeds: int = knob(3, "trainings with each objective; at least 2")
+
+
+@dataclass(frozen=True)
+class CompareConfig(SeriesConfig):
+    """A run on a series, several times."""
+
+    seeds: SeedsConfig = field(default_factory=SeedsConfig)
+
+
+flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
+NAMES = [name for name in app.define_all_flags(CompareConfig) if name != "objective"]
+
+
+class Measure:
+    """The error curve of one objective and seed; keeps what it compiled for the seeds that follow."""
+
+    def __init__(self, config: CompareConfig, prepared: Any) -> None:
+        self._config, self._prepared, self._set_up_for = config, prepared, None
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        """RMSE(k) over all origins of the test part, in the units of the series."""
+        from experiments.forecasts import longest_horizon
+        from lmseq import prediction
+        from lmseq.data.partition import sliding
+
+        if self._set_up_for != unit["objective"]:
+            self._set_up_for = unit["objective"]
+            self._set_up(unit["objective"])
+        prepared, start = self._prepared, self._prepared.split.test_start
+        plan_of = partial(
+            sliding, len(prepared.train), self._length, self._config.data.batch_size, unit["seed"]
+        )
+        params = self._trainer.fit(unit["seed"], prepared.train, plan_of)
+        horizon = longest_horizon(self._config, prepared)
+        points = prediction.k_step_points(
+            self._model, params, prepared.values, max_horizon=horizon, first_origin=start
+        )
+        targets = prediction.k_step_targets(prepared.series.values, max_horizon=horizon, first_origin=start)
+        curve = prediction.error_curve(prepared.scaler.undo(np.asarray(points)), targets)
+        return {"rmse": curve.rmse.tolist()}
+
+    def _set_up(self, objective: str) -> None:
+        from experiments.claims import Trainer
+        from experiments.series import model_of
+        from lmseq.training.objectives import make_objective, segment_length
+
+        chosen = dataclasses.replace(self._config.objective, objective=objective)
+        config = dataclasses.replace(self._config, objective=chosen)
+        self._length, self._model = segment_length(config), model_of(config, self._prepared)
+        self._trainer = Trainer(
+            self._model, config.train, config.data.batch_size, self._length, make_objective(config)
+        )
+
+
+def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table: RMSE at each horizon, with intervals, the least in each column marked."""
+    from experiments.claims import flat, interval
+    from experiments.forecasts import HORIZONS
+
+    summary: dict[str, Any] = {}
+    shown = [k for k in HORIZONS if k <= len(records[0]["rmse"])]
+    found = {
+        (objective, k): interval([r["rmse"][k - 1] for r in records if r["objective"] == objective])
+        for objective in OBJECTIVES
+        for k in shown
+    }
+    least = {k: min(OBJECTIVES, key=lambda objective: found[objective, k].mean) for k in shown}
+    app.say(f"{'RMSE, k steps ahead':<22}" + "".join(f"{k:>30}" for k in shown))
+    for objective in OBJECTIVES:
+        cells = (f"{found[objective, k]}{'*' if least[k] == objective else ' '}" for k in shown)
+        app.say(f"{objective:<22}" + "".join(f"{cell:>30}" for cell in cells))
+        for k in shown:
+            summary |= flat(f"{objective}_rmse_at_{k}", found[objective, k])
+    return summary | {f"least_at_{k}": objective for k, objective in least.items()}
+
+
+def main() -> int:
+    if not app.FLAGS.workdir:
+        raise ValueError("expected --workdir=DIR, the folder that the run is written to")
+    config = configs.from_flat(app.values(NAMES), CompareConfig)
+    series_config.check_series(dataclasses.replace(config, objective=ObjectiveConfig()))
+    chosen = config.objective
+    configs.at_least(1, num_ahead=chosen.num_ahead)
+    configs.at_least(2, num_seeds=config.seeds.num_seeds)
+    if not series_config.trains(config):
+        raise ValueError(f"expected a model that is trained step by step, got {config.model.model}")
+    workdir = Path(app.FLAGS.workdir)
+    app.prepare_jax(config.train.host_devices)
+    from experiments.claims import measured
+    from experiments.series import prepare
+    from experiments.training import opened
+    from lmseq import plotting
+
+    prepared = prepare(config)
+    with opened(workdir, config, prepared.facts(), "series.json") as finished:
+        if finished is not None:
+            print(finished)
+            return 0
+        seeds = range(config.train.seed, config.train.seed + config.seeds.num_seeds)
+        units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
+        records = list(measured(workdir, units, Measure(config, prepared)))
+        title = f"{prepared.series.name}: {config.model.model}"
+        plotting.save_figure(plotting.objectives(records, title), workdir / "objectives.png")
+        app.finish(workdir, {"series": prepared.series.name, **judge(records), "wall_seconds": app.seconds()})
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, __doc__, ["workdir", *NAMES])
