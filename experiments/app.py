@@ -4,25 +4,44 @@ import time
 
 START = time.monotonic()  # before JAX is imported, so that seconds count from the process's start
 
+import os
+import signal
+import sys
+
+
+def _interrupted(number: int, frame: object) -> None:
+    """Until training looks at signals itself, one of them ends the process with a word."""
+    os.write(2, b"interrupted\n")
+    os._exit(128 + number)
+
+
+_main = getattr(sys.modules["__main__"], "__spec__", None)
+if _main is not None and _main.name.startswith(("experiments.", "benchmarks.")):  # and not a test of them
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_number, _interrupted)
+
 import ctypes
 import ctypes.util
 import dataclasses
 import errno
 import fcntl
 import json
-import os
-import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from absl import flags
 from tqdm import tqdm
 
 FLAGS = flags.FLAGS
-USER_ERRORS = (ValueError, ArithmeticError, OSError)
+USER_ERRORS = (ValueError, ArithmeticError, OSError, MemoryError)
+HINTS = {
+    errno.ENOSPC: "make room, then give the same command again",
+    errno.EACCES: "allow reading and writing there, or name another folder",
+    errno.EROFS: "name a folder that can be written to",
+    errno.EISDIR: "a folder stands where a file should: move it away",
+}
 
 
 def seconds() -> float:
@@ -108,15 +127,22 @@ def run(main: Callable[[], int | None], doc: str, names: list[str]) -> None:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os._exit(128 + signal.SIGPIPE)
     except (flags.Error, *USER_ERRORS) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC
-        hint = ": make room, then give the same command again" * full
-        say("error: " + " ".join(str(error).split())[:1000] + hint)
-        sys.stdout.flush()
-        os._exit(2)  # not sys.exit: what libraries registered for the end would fail on a full disk again
+        hint = HINTS.get(getattr(error, "errno", None))
+        _fail(str(error) + (f": {hint}" if hint else ""))
     except KeyboardInterrupt:
         say("interrupted")
         sys.exit(130)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _fail("more memory was asked for than there is: make the model, the batch or the samples smaller")
     sys.exit(status or 0)
+
+
+def _fail(reason: str) -> NoReturn:
+    say("error: " + " ".join(reason.split())[:1000])
+    sys.stdout.flush()
+    os._exit(2)  # not sys.exit: what libraries registered for the end would fail on a full disk again
 
 
 def prepare_jax(host_devices: int = 1) -> None:
@@ -157,9 +183,14 @@ def data_folders() -> tuple[Path | None, Path]:
 
 
 def finished_summary(workdir: Path) -> str | None:
-    """The summary line of a run that is done, or None."""
+    """The summary line of a run that is done; None of one that is not, or whose summary is damaged."""
     path = workdir / "summary.json"
-    return " ".join(path.read_text(encoding="utf-8").split()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return json.dumps(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError:
+        return None
 
 
 def finish(workdir: Path, summary: dict[str, Any]) -> None:

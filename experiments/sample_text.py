@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from lmseq.config import at_least
 from lmseq.sampling import Decoding, check_decoding
 
 flags.DEFINE_string("run", None, "folder of a run of experiments.train_lm")
@@ -39,8 +40,7 @@ CHANCE = ("temperature", "top_k", "top_p")  # flags of a random choice
 def read_decoding() -> Decoding:
     """How tokens are chosen; ValueError for flags out of range or against each other."""
     given = [f"--{name}" for name in CHANCE if app.FLAGS[name].present]
-    if app.FLAGS.beam_size < 0 or app.FLAGS.seed < 0:
-        raise ValueError("expected beam_size and seed of 0 or more")
+    at_least(0, **app.values(["beam_size", "seed"]))
     if app.FLAGS.greedy and (given or app.FLAGS.beam_size):
         raise ValueError(f"--greedy contradicts {' '.join(given) or '--beam_size'}: give one of them")
     if app.FLAGS.temperature == 0.0 and len(given) > 1:

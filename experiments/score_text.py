@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from lmseq.config import MOST_UNITS, at_least
 from lmseq.data.corpora import read_text
 from lmseq.data.text import normalize_text
 
@@ -36,6 +37,10 @@ def read_texts() -> list[str]:
     if bool(app.FLAGS.text) == bool(app.FLAGS.file):
         raise ValueError("expected either --text (once or more) or --file, got both or neither")
     texts = [read_text(Path(app.FLAGS.file))] if app.FLAGS.file else app.FLAGS.text
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        raise ValueError("expected --text in UTF-8, got bytes that are not") from None
     if not all(texts):
         raise ValueError("expected a text of at least one character, got an empty one")
     return texts
@@ -72,9 +77,7 @@ def main() -> None:
     if not app.FLAGS.run:
         raise ValueError("expected --run=DIR, the folder of a trained model")
     texts = read_texts()
-    for name in ("num_steps", "batch_size"):
-        if app.FLAGS[name].value < 1:
-            raise ValueError(f"expected {name} of at least 1, got {app.FLAGS[name].value}")
+    at_least(1, MOST_UNITS, **app.values(["num_steps", "batch_size"]))
     app.prepare_jax()
     from lmseq.training.checkpoint import load_run
 

@@ -40,13 +40,12 @@ flags.DEFINE_enum("preset", "none", list(PRESETS), "sets defaults; explicit flag
 NAMES = app.define_all_flags(LanguageModelConfig)
 
 
-def train(config: LanguageModelConfig, workdir: Path, texts: Texts) -> int:
+def train(config: LanguageModelConfig, workdir: Path, texts: Texts, model: Any) -> int:
     """The stages of a run: train and watch, evaluate, draw, sum up."""
     from experiments import judge, training
     from lmseq.data.partition import epoch_plan
-    from lmseq.models.build import build_model
 
-    data, model = config.data, build_model(config.model, len(texts.vocab))
+    data = config.data
     subject = judge.Subject(config, workdir, texts, model)
     job = training.Job(
         train=config.train,
@@ -82,20 +81,23 @@ def main() -> int:
     config = configs.check(configs.from_flat(app.values(NAMES, preset)))
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
-    from experiments.training import opened
+    from experiments.training import check_fits, opened
     from lmseq.data.partition import check_stream
+    from lmseq.models.build import build_model
     from lmseq.training.sharding import check_batch, make_mesh
 
     texts = load_texts(config.data)
     data = config.data
     check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
     check_batch(make_mesh(), data.batch_size)
+    model = build_model(config.model, len(texts.vocab))
+    check_fits(model)
     with opened(workdir, config, texts.facts(), "corpus.json") as finished:
         if finished is not None:
             print(finished)
             return 0
         write_text(workdir / "vocab.json", texts.vocab.to_json())
-        return train(config, workdir, texts)
+        return train(config, workdir, texts, model)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From a job to trained parameters: restore, train and watch, save, stop on a signal."""
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from lmseq.contract import Model
 from lmseq.data.partition import Plan
 from lmseq.models.interface import count_parameters
 from lmseq.training import checkpoint, loop, optimizer, sharding, state, step
-from lmseq.training.metrics import write_text
+from lmseq.training.metrics import read_json, read_text, write_text
 from lmseq.types import Params, PRNGKey, Stream
 
 
@@ -51,7 +52,7 @@ class Trained(NamedTuple):
 
 
 class Stop:
-    """Set by SIGTERM or SIGINT, looked at between dispatches; a second signal interrupts at once."""
+    """Set by SIGTERM or SIGINT, looked at between dispatches; a second signal ends the process at once."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -63,9 +64,9 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        if self.signal is not None:
-            raise KeyboardInterrupt
         self.signal = number
+        for each in self._before:
+            signal.signal(each, signal.SIG_DFL)  # which ends the process even inside a program of XLA's
 
 
 def check_workdir(workdir: Path, config: Any, facts: dict[str, Any], name: str) -> None:
@@ -74,21 +75,39 @@ def check_workdir(workdir: Path, config: Any, facts: dict[str, Any], name: str) 
         raise ValueError(f"expected --workdir to be a folder, {workdir} is a file")
     config_path, facts_path = workdir / "config.json", workdir / name
     if config_path.exists():
-        began = configs.from_json(config_path.read_text(encoding="utf-8"), type(config))
+        began = configs.from_json(read_text(config_path), type(config))
         differing = configs.differences(began, config)
         if differing:
             raise ValueError(
                 f"{workdir} holds a run of another config ({'; '.join(differing)}): "
                 "choose another --workdir, or give it the flags it began with"
             )
-        if facts_path.exists() and json.loads(facts_path.read_text(encoding="utf-8")) != facts:
+        if facts_path.exists() and read_json(facts_path) != facts:
             raise ValueError(
                 f"the data of {next(iter(facts.values()))} is not the one that {workdir} was begun with: "
                 "choose another --workdir, or restore it"
             )
+        if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
+            raise ValueError(f"expected a folder at {workdir / 'checkpoints'}, a file is there: move it away")
     elif workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         # Hidden files are the lock and what a kill at the very start left behind.
         raise ValueError(f"{workdir} is not empty and holds no run: choose another --workdir")
+
+
+BYTES_A_PARAMETER = 16  # the value, its gradient and Adam's two moments, float32
+
+
+def check_fits(model: Model) -> None:
+    """ValueError for a model whose training would need more memory than there is: XLA would hang or abort."""
+    num_parameters = count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
+    there = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+    if BYTES_A_PARAMETER * num_parameters > there:
+        raise ValueError(
+            f"training {num_parameters:,} parameters takes {BYTES_A_PARAMETER} bytes of memory for each, and "
+            f"there are {there / 2**30:.1f} GiB: make the model smaller"
+        )
 
 
 @contextmanager

@@ -154,8 +154,8 @@ def from_json(text: str, kind: type[Config] = LanguageModelConfig) -> Config:
     """Inverse of `to_json`. Raises ValueError for text that is not such an object."""
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"config.json is damaged: {error}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"config.json is damaged ({error}): restore it, or choose another folder") from None
     if not isinstance(values, dict):
         raise ValueError(f"expected config.json to hold an object, got {type(values).__name__}")
     return from_flat(values, kind)
@@ -181,11 +181,13 @@ def _check_ranges(config: LanguageModelConfig) -> None:
     check_train(config.train)
     at_least(
         1,
-        **_pick(data, "batch_size", "num_steps", "min_count"),
-        **_pick(model, "hidden_size", "num_layers", "tau"),
-        **_pick(report, "horizon_origins", "horizon_samples"),
+        **_pick(data, "num_steps", "min_count"),
     )
-    at_least(0, **_pick(model, "embedding_size"))
+    at_least(1, MOST_UNITS, **_pick(model, "hidden_size", "tau"))
+    at_least(1, MOST_UNITS, **_pick(data, "batch_size"))
+    at_least(1, 1000, **_pick(model, "num_layers"))
+    at_least(1, MOST_DRAWS, **_pick(report, "horizon_origins", "horizon_samples"))
+    at_least(0, MOST_UNITS, **_pick(model, "embedding_size"))
     below_one(**_pick(data, "valid_fraction", "test_fraction"), **_pick(model, "dropout"))
 
 
@@ -199,20 +201,27 @@ def check_train(train: TrainConfig) -> None:
     at_least(0, **_pick(train, "warmup_steps", "seed", "momentum", "weight_decay"))
     at_least(0, **_pick(train, "clip_norm", "target_loss"))
     below_one(**_pick(train, "momentum"))
-    if not 0.0 < train.learning_rate < float("inf"):
-        raise ValueError(f"expected a positive learning_rate, got {train.learning_rate}")
+    if not 0.0 < train.learning_rate <= 1e6:
+        raise ValueError(f"expected a positive learning_rate of at most 1e6, got {train.learning_rate}")
     if train.warmup_steps >= train.num_train_steps and train.schedule == "cosine":
         raise ValueError(
             f"expected warmup_steps below num_train_steps={train.num_train_steps}, got {train.warmup_steps}"
         )
 
 
-def at_least(bound: int, **fields: int | float) -> None:
-    """Raise ValueError for the first field that is not a finite number of at least `bound`."""
+MOST = 2**31 - 1  # of any number: more fits no index
+MOST_UNITS = 2**16  # of layers' widths: products of two sizes beyond overflow XLA's, which then aborts
+MOST_DRAWS = 10**6  # of samples, origins and the like that are held at once
+
+
+def at_least(bound: int, most: int = MOST, **fields: int | float) -> None:
+    """Raise ValueError for the first field that is not a number from `bound` to `most`."""
     for name, value in fields.items():
-        # Not `value < bound`: NaN must be refused, and infinity with it.
-        if not bound <= value < float("inf"):
+        # Not `value < bound`: NaN must be refused too.
+        if not bound <= value:
             raise ValueError(f"expected {name} of at least {bound}, got {value}")
+        if not value <= most:
+            raise ValueError(f"expected {name} of at most {most}, got {value}")
 
 
 def below_one(**shares: int | float) -> None:

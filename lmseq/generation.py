@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from lmseq.config import MOST_DRAWS, at_least
 from lmseq.contract import Model, gather_log_probs, repeat_carry
 from lmseq.sampling import Decoding, check_decoding, draw, truncate
 from lmseq.types import Carry, Params, PRNGKey, Tokens
@@ -55,11 +56,11 @@ def sample_streams(
     """Draw S continuations of N tokens of a prompt (T,), T >= 0, in one jitted scan.
 
     Token t + 1 is drawn from `sampling.truncate` of the model's distribution after token t. The same
-    key gives the same tokens on the same device. Raises ValueError for a decoding out of range or
-    counts below 1.
+    key gives the same tokens on the same device. Raises ValueError for a decoding or counts out of
+    range.
     """
     check_decoding(decoding)
-    _check_counts(num_samples=num_samples, num_tokens=num_tokens)
+    at_least(1, MOST_DRAWS, num_samples=num_samples, num_tokens=num_tokens)
     prompt = jnp.asarray(prompt, jnp.int32)
     return _sample(key, model, params, prompt, num_samples, num_tokens, decoding)
 
@@ -77,12 +78,6 @@ def generate(
     return sample_streams(
         key, model, params, prompt, num_samples=1, num_tokens=num_tokens, decoding=decoding
     ).tokens[0]
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"expected {name} of at least 1, got {count}")
 
 
 @partial(jax.jit, static_argnums=(0, 3, 4))
@@ -115,7 +110,7 @@ def beam_search(model: Model, params: Params, prompt: Tokens, *, beam_size: int,
     Keeps the beam_size prefixes of highest log P(prefix | prompt) at each length; with beam_size of
     V^(N-1) or more nothing that matters is cut and the first is the exhaustive best. Where fewer
     continuations exist than the beam holds, the surplus has log-probability -inf. Raises ValueError
-    for counts below 1.
+    for counts out of range.
     """
-    _check_counts(beam_size=beam_size, num_tokens=num_tokens)
+    at_least(1, MOST_DRAWS, beam_size=beam_size, num_tokens=num_tokens)
     return _beam(model, params, jnp.asarray(prompt, jnp.int32), beam_size, num_tokens)

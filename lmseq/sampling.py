@@ -26,8 +26,8 @@ class Decoding(NamedTuple):
 def check_decoding(decoding: Decoding) -> Decoding:
     """Return `decoding`, or raise ValueError for a value outside its range."""
     # Written so that NaN, which fails every comparison, is refused too.
-    if not 0.0 <= decoding.temperature < float("inf"):
-        raise ValueError(f"expected a finite temperature of 0 (greedy) or more, got {decoding.temperature}")
+    if not 0.0 <= decoding.temperature <= 1e30:
+        raise ValueError(f"expected a temperature from 0 (greedy) to 1e30, got {decoding.temperature}")
     if decoding.top_k < 0:
         raise ValueError(f"expected top_k of 0 (all tokens) or more, got {decoding.top_k}")
     if not 0.0 < decoding.top_p <= 1.0:

@@ -3,7 +3,17 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lmseq.config import TrainConfig, at_least, below_one, check_idle, check_train, idle_in_training, knob
+from lmseq.config import (
+    MOST_DRAWS,
+    MOST_UNITS,
+    TrainConfig,
+    at_least,
+    below_one,
+    check_idle,
+    check_train,
+    idle_in_training,
+    knob,
+)
 
 SeriesModelKind = Literal[
     "mlp", "linear", "rnn", "gru", "lstm", "mingru", "minlstm", "mean", "persistence", "seasonal", "drift"
@@ -117,15 +127,12 @@ def check_series(config: SeriesConfig) -> SeriesConfig:
     at_least(
         1,
         num_points=data.num_points,
-        batch_size=data.batch_size,
         num_steps=data.num_steps,
-        tau=model.tau,
-        hidden_size=model.hidden_size,
-        num_layers=model.num_layers,
-        num_ahead=objective.num_ahead,
-        max_horizon=forecast.max_horizon,
-        num_paths=forecast.num_paths,
     )
+    at_least(1, MOST_UNITS, batch_size=data.batch_size, tau=model.tau, hidden_size=model.hidden_size)
+    at_least(1, 1000, num_layers=model.num_layers)
+    at_least(1, MOST_UNITS, num_ahead=objective.num_ahead, max_horizon=forecast.max_horizon)
+    at_least(1, MOST_DRAWS, num_paths=forecast.num_paths)
     at_least(0, period=data.period, input_noise=objective.input_noise)
     below_one(valid_fraction=data.valid_fraction, test_fraction=data.test_fraction)
     if not 0.0 <= objective.sampling_rate <= 1.0:

@@ -135,6 +135,10 @@ def read_corpus(
     were found. Raises ValueError for a name that is neither known nor a path, a folder that lacks a
     split, a wrong digest, a failed download, and all that `read_text` refuses.
     """
+    if not str(corpus):
+        raise ValueError(
+            f"expected a corpus, got nothing: name one of {', '.join(CORPORA)}, a file or a folder"
+        )
     if corpus == "python_docs":
         return RawCorpus(corpus, {"all": _python_docs()})
     if corpus in CORPORA:

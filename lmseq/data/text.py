@@ -192,7 +192,7 @@ class Vocab:
             vocab = cls(**_vocab_fields(json.loads(text)))
             len(vocab)  # builds the encoder of level bpe
             return vocab
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"expected a vocabulary written by Vocab.to_json, got text that is damaged ({error}): "
                 "write it again, or restore it from a copy"

@@ -20,10 +20,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lmseq.config import LanguageModelConfig, from_json
+from lmseq.config import LanguageModelConfig, check, from_json
 from lmseq.contract import Model
 from lmseq.data.text import Vocab
 from lmseq.models.build import build_model
+from lmseq.training.metrics import read_text
 from lmseq.training.state import Training, TrainState
 from lmseq.types import Params
 
@@ -114,19 +115,21 @@ def _valid_losses(folder: Path) -> dict[int, float]:
     for path in folder.glob("*/progress/metadata"):
         name = path.parts[-3]
         try:
-            loss = _checked_facts(json.loads(path.read_text(encoding="utf-8")))["valid_loss"]
+            loss = _checked_facts(json.loads(path.read_text(encoding="utf-8")), int(name))["valid_loss"]
         except DAMAGE:
             continue
-        if name.isdigit() and loss is not None:  # other names are of saves that a kill cut off
+        if loss is not None:
             losses[int(name)] = loss
     return losses
 
 
-def _checked_facts(facts: dict[str, Any]) -> dict[str, Any]:
-    """What `save` wrote as progress; ValueError when it has changed since."""
+def _checked_facts(facts: dict[str, Any], step: int) -> dict[str, Any]:
+    """What `save` wrote as progress of a step; ValueError when it has changed or moved since."""
     facts = dict(facts)
     if facts.pop("facts_digest") != _facts_digest(facts):
         raise ValueError("its digest is wrong")
+    if facts.pop("step") != step:
+        raise ValueError("it belongs to another step")
     return facts
 
 
@@ -141,7 +144,7 @@ def save(manager: ocp.CheckpointManager, step: int, training: Training, progress
     """
     _wait(manager)
     params, rest = training.state.params, (training.state.opt_state, training.carry)
-    facts = {**progress._asdict(), "params_digest": digest(params), "rest_digest": digest(rest)}
+    facts = {**progress._asdict(), "step": step, "params_digest": digest(params), "rest_digest": digest(rest)}
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(params),
         rest=ocp.args.StandardSave(rest),
@@ -220,7 +223,7 @@ def _read(
         progress=ocp.args.JsonRestore(),
     )
     found = manager.restore(step, args=items)
-    facts = _checked_facts(found.progress)
+    facts = _checked_facts(found.progress, step)
     _check_digest(found.params, facts.pop("params_digest"))
     _check_digest(found.rest, facts.pop("rest_digest"))
     opt_state, carry = found.rest
@@ -271,8 +274,8 @@ def load_run(workdir: str | Path, which: str = "latest") -> Run:
             raise ValueError(
                 f"expected a run in {workdir}, but it has no {name}: train one, or name another folder"
             )
-    config = from_json((workdir / "config.json").read_text(encoding="utf-8"))
-    vocab = Vocab.from_json((workdir / "vocab.json").read_text(encoding="utf-8"))
+    config = check(from_json(read_text(workdir / "config.json")))
+    vocab = Vocab.from_json(read_text(workdir / "vocab.json"))
     model = build_model(config.model, len(vocab))
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} has no checkpoint yet: train it further")
@@ -295,7 +298,7 @@ def load_run(workdir: str | Path, which: str = "latest") -> Run:
         items = ocp.args.Composite(params=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
         try:
             found = manager.restore(step, args=items)
-            _check_digest(found.params, _checked_facts(found.progress)["params_digest"])
+            _check_digest(found.params, _checked_facts(found.progress, step)["params_digest"])
         except DAMAGE as error:
             raise ValueError(
                 f"checkpoint {step} of {workdir} cannot be used ({_brief(error)}): "

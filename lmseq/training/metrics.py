@@ -19,15 +19,33 @@ def write_text(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_text(path: Path) -> str:
+    """A file of a run; ValueError, naming it, for one that is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or choose another folder") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a run; ValueError, naming it, for a damaged one."""
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or choose another folder") from None
+
+
 def read_records(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
-    """The records of a JSON-lines file, up to and including `last_step`; a torn last line is left out."""
+    """The records of a JSON-lines file, up to `last_step` or the first line that is no record."""
     if not path.exists():
         return []
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(record, dict) or type(record.get("step")) is not int:
             break
         if last_step is None or record["step"] <= last_step:
             records.append(record)
