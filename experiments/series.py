@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import app
@@ -119,10 +118,8 @@ def fit_at_once(config: SeriesConfig, prepared: Prepared, model: Model) -> Param
     """Parameters of a model that needs no steps: least squares, or a baseline's none."""
     if config.model.model in series_config.BASELINES:
         return model.init(jax.random.key(0))
-    params = fit_least_squares(
-        prepared.train, config.model.tau, config.model.head, series_config.num_direct(config)
-    )
-    return jax.tree.map(jnp.asarray, params)
+    direct = series_config.num_direct(config)
+    return fit_least_squares(prepared.train, config.model.tau, config.model.head, direct)
 
 
 def log_density(prepared: Prepared, model: Model, params: Params, start: int, stop: int) -> float:

@@ -201,8 +201,8 @@ def check_train(train: TrainConfig) -> None:
     at_least(0, **_pick(train, "warmup_steps", "seed", "momentum", "weight_decay"))
     at_least(0, **_pick(train, "clip_norm", "target_loss"))
     below_one(**_pick(train, "momentum"))
-    if not 0.0 < train.learning_rate <= 1e6:
-        raise ValueError(f"expected a positive learning_rate of at most 1e6, got {train.learning_rate}")
+    if not 0.0 < train.learning_rate < 3.4e38:  # what a float32 holds
+        raise ValueError(f"expected a positive learning_rate, got {train.learning_rate}")
     if train.warmup_steps >= train.num_train_steps and train.schedule == "cosine":
         raise ValueError(
             f"expected warmup_steps below num_train_steps={train.num_train_steps}, got {train.warmup_steps}"

@@ -32,7 +32,8 @@ class Recurrent(NamedTuple):
     bias: Float[Array, "hidden"] | None = None
 
 
-LayerState = Float[Array, "*dims hidden"] | LstmState
+LayerState = State | LstmState
+LayerStates = Float[Array, "batch time hidden"] | LstmState  # after each of T steps
 
 
 def affine(
@@ -50,7 +51,7 @@ def init_state(kind: CellKind, batch_size: int, hidden_size: int) -> LayerState:
     return LstmState(jnp.zeros(shape), jnp.zeros(shape)) if kind == "lstm" else jnp.zeros(shape)
 
 
-def output(state: LayerState) -> Float[Array, "*dims hidden"]:
+def output(state: LayerState | LayerStates) -> Float[Array, "*dims hidden"]:
     """What a layer shows of its state to the layer above, (..., H)."""
     return state.hidden if isinstance(state, LstmState) else state
 
@@ -137,7 +138,7 @@ def scan_layer(
 
 def layer_states(
     kind: CellKind, weights: Recurrent | None, state: LayerState, xs: Float[Array, "batch time gates"]
-) -> LayerState:
+) -> LayerStates:
     """The state after each projected input of (B, T, G * H): every leaf (B, T, H)."""
     if kind != "lstm":  # whose output is not the whole state
         return unroll_layer(kind, weights, state, xs)[1]

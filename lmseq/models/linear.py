@@ -1,5 +1,6 @@
 """Linear autoregression in closed form: the parameters of a `MarkovSeriesModel` without hidden layers."""
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -34,4 +35,4 @@ def fit_least_squares(
         params["scale_kernel"] = np.zeros_like(weights[:-1])
         # The inverse of the head's softplus.
         params["scale_bias"] = np.log(np.expm1(np.maximum(scale - SMALLEST_SCALE, SMALLEST_SCALE)))
-    return {"value_head": {name: value.astype(np.float32) for name, value in params.items()}}
+    return {"value_head": {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}}

@@ -12,7 +12,7 @@ from lmseq import recurrence
 from lmseq.contract import Predictions
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
-from lmseq.recurrence import NUM_GATES, CellKind, LayerState, Recurrent
+from lmseq.recurrence import NUM_GATES, CellKind, LayerState, LayerStates, Recurrent
 from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey
 
 DropoutKind = Literal["fresh", "variational"]
@@ -101,7 +101,7 @@ class RecurrentStack(SequenceModule):
         """The prediction from the top layer's output."""
         return self._predict(recurrence.output(carry[-1]))
 
-    def carries(self, carry: Carry, xs: Elements) -> Carry:
+    def carries(self, carry: Carry, xs: Elements) -> tuple[LayerStates, ...]:
         """Layer by layer, the state after every step."""
         projected, states = self._project_inputs(xs), []
         for layer, state in enumerate(carry):
