@@ -22,7 +22,7 @@ from lmseq.contract import Model, log_prob
 from lmseq.models.interface import BoundDirectModel
 from lmseq.series_config import SeriesConfig
 from lmseq.training.step import Objective, Step
-from lmseq.types import Batch, Carry, Elements, NllTotals, Normal, Params
+from lmseq.types import Batch, Carry, Element, Elements, NllTotals, Normal, Params
 
 Loss = tuple[Float[Array, ""], tuple[Carry, NllTotals]]
 
@@ -70,7 +70,7 @@ def scheduled_sampling(
     own = jax.random.bernoulli(step.key, probability, batch.inputs.shape[:2])
     own = own & (jnp.arange(batch.inputs.shape[1])[None] >= tau)
 
-    def advance(state: tuple[Carry, Elements], now: tuple[Elements, Elements, Bool[Array, "batch"]]):
+    def advance(state: tuple[Carry, Element], now: tuple[Element, Element, Bool[Array, "batch"]]):
         inner, predicted = state
         x, target, replace = now
         inner = model.update(params, inner, jnp.where(replace[:, None], predicted, x))
@@ -103,7 +103,7 @@ def unrolled(
 ) -> Loss:
     """K steps from every origin on the model's own predictions, differentiated through all of them."""
 
-    def advance(inner: Carry, target: Elements):
+    def advance(inner: Carry, target: Element):
         prediction = model.readout(params, inner)
         return model.update(params, inner, prediction.mean), log_prob(prediction, target)
 
