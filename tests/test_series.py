@@ -207,6 +207,7 @@ def test_times_are_checked(tmp_path, name):
 FAULTS = {
     "empty": ("", "is empty"),
     "header only": ("a,b\n", "a row for each time, got 1"),
+    "a hole in a single column": ("a\n1\n\n3\n\n", "1 missing value.*row 3, column 'a'"),
     "only commas": (",,\n,,\n", "got 0"),
     "a word": ("a\n1\n\nmany\n", "row 4, column 'a': expected a number, got 'many'"),
     "infinite": ("a\n1\n-inf\n", "row 3, column 'a': expected a finite number"),

@@ -47,7 +47,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, scripts, folder):
     workdir = tmp_path_factory.mktemp("runs") / "run"
-    done = scripts.run("predict_series", f"--series={folder}/one.csv", f"--workdir={workdir}", *FAST)
+    done = scripts.run(
+        "predict_series", f"--series={folder}/one.csv", "--columns=load", f"--workdir={workdir}", *FAST
+    )
     assert done.returncode == 0, done.stderr
     return workdir, json.loads(done.stdout), done
 
@@ -61,13 +63,15 @@ def test_a_run_leaves_what_was_promised(run):
     found = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
     files = "config.json series.json metrics.jsonl summary.json forecast.png error_curve.png".split()
     assert found == {*files, "checkpoints", "tensorboard"}
-    assert summary["rmse_at_1"] < summary["persistence_rmse"] < summary["mean_rmse"] < 60, "units of the file"
+    assert 1 < summary["rmse_at_1"] < summary["persistence_rmse"] < summary["mean_rmse"] < 60, (
+        "units of the file"
+    )
     assert "load beats the mean" not in done.stderr and "mlp beats the mean" in done.stderr
 
 
 def test_a_finished_run_is_reprinted_and_another_config_refused(run, scripts, folder):
     workdir, summary, _ = run
-    flags = [f"--series={folder}/one.csv", f"--workdir={workdir}", *FAST]
+    flags = [f"--series={folder}/one.csv", "--columns=load", f"--workdir={workdir}", *FAST]
     assert scripts.summary("predict_series", *flags) == summary
     done = scripts.run("predict_series", *flags, "--tau=5")
     assert done.returncode == 2 and "tau: 4 -> 5" in done.stderr
@@ -75,7 +79,7 @@ def test_a_finished_run_is_reprinted_and_another_config_refused(run, scripts, fo
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, run, scripts, folder):
     _, summary, _ = run
-    flags = [f"--series={folder}/one.csv", f"--workdir={tmp_path / 'run'}", *FAST]
+    flags = [f"--series={folder}/one.csv", "--columns=load", f"--workdir={tmp_path / 'run'}", *FAST]
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = scripts.start("predict_series", *flags)
         end = time.monotonic() + 60
@@ -140,7 +144,7 @@ def test_windows_forget_and_states_do_not(tmp_path, scripts):
 
 def test_order_matters_inside_and_not_among_examples(tmp_path, scripts):
     workdir = tmp_path / "run"
-    flags = "--num_tokens=60000 --num_points=2000 --num_seeds=3 --num_train_steps=150".split()
+    flags = "--num_tokens=60000 --num_points=2000 --num_seeds=3 --num_train_steps=300".split()
     process = scripts.start("iid_or_sequence", f"--workdir={workdir}", *flags)
     end = time.monotonic() + 60
     records = workdir / "metrics.jsonl"
@@ -156,7 +160,7 @@ def test_order_matters_inside_and_not_among_examples(tmp_path, scripts):
     assert after[:2] == before and len(after) == 18, "what was measured is not measured again"
     assert summary["verdict"] == "holds"
     for domain in ("series", "text"):
-        assert summary[f"{domain}_examples_permuted_share_lost_high"] < 0.05
+        assert summary[f"{domain}_examples_permuted_share_lost_high"] < 0.1
         assert summary[f"{domain}_time_scrambled_share_lost_low"] > 0.9
 
 

@@ -319,9 +319,16 @@ def read_csv(
     delimiter = max(",;\t", key=head.count)
     reader = csv.reader(text.splitlines(), delimiter=delimiter, strict=True)
     try:
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        rows = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise ValueError(f"{path}, row {reader.line_num}: {error}") from None
+    # Blank lines are passed over; but within a single column they are missing values.
+    while rows and not any(cell.strip() for cell in rows[-1][1]):
+        rows.pop()
+    if rows and len(rows[0][1]) == 1:
+        rows = [(line, row or [""]) for line, row in rows]
+    else:
+        rows = [(line, row) for line, row in rows if any(cell.strip() for cell in row)]
     if len(rows) < 2:
         raise ValueError(f"{path}: expected a header and a row for each time, got {len(rows)} row(s)")
     header = [cell.strip() for cell in rows[0][1]]
