@@ -10,6 +10,7 @@ seeds, with 95 % intervals.
 
 from experiments import app  # first: it notes the time
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -70,9 +71,17 @@ def example_plan(starts: np.ndarray, num_steps: int, seed: int, epoch: int) -> A
 
 
 class Domain:
-    """A stream, a model of it, and the loss of knowing nothing of order."""
+    """A stream, a model of it, and the loss of knowing nothing of its order, from training and test part."""
 
-    def __init__(self, config: OrderConfig, model: Any, stream: np.ndarray, num_steps: int, objective: Any):
+    def __init__(
+        self,
+        config: OrderConfig,
+        model: Any,
+        stream: np.ndarray,
+        num_steps: int,
+        objective: Any,
+        orderless: Callable[[np.ndarray, np.ndarray], float],
+    ) -> None:
         from experiments.claims import Trainer
         from lmseq.config import TrainConfig
 
@@ -84,7 +93,7 @@ class Domain:
             eval_every=every,
             checkpoint_every=every,
         )
-        self.model, self.stream, self._num_steps = model, stream, num_steps
+        self.model, self.stream, self._num_steps, self._orderless = model, stream, num_steps, orderless
         self._trainer = Trainer(model, train, BATCH_SIZE, num_steps, objective)
 
     def losses(self, condition: str, seed: int) -> dict[str, float]:
@@ -101,32 +110,21 @@ class Domain:
         log_probs = evaluation.score_stream(self.model, params, test)
         return {
             "loss": -float(log_probs.mean(dtype=np.float64)),
-            "orderless_loss": self.orderless(train, test),
+            "orderless_loss": self._orderless(train, test),
         }
 
-    def orderless(self, train: np.ndarray, test: np.ndarray) -> float:
-        """Test loss of what the training part says without its order."""
-        raise NotImplementedError
+
+def unigram_loss(train: np.ndarray, test: np.ndarray) -> float:
+    """Test loss of a text's frequencies, in nats a character."""
+    from lmseq import evaluation
+
+    vocab_size = int(max(train.max(), test.max())) + 1
+    return -float(evaluation.unigram_log_probs(train, vocab_size)[test].mean())
 
 
-class Text(Domain):
-    """Characters, by a recurrent net; the orderless model is the unigram distribution."""
-
-    def orderless(self, train: np.ndarray, test: np.ndarray) -> float:
-        from lmseq import evaluation
-
-        vocab_size = int(self.stream.max()) + 1
-        return -float(evaluation.unigram_log_probs(train, vocab_size)[test].mean())
-
-
-class TimeSeries(Domain):
-    """Values, by a perceptron over a window; the orderless model predicts the mean.
-
-    Point predictions: the loss is half the mean squared error plus ln(2 pi) / 2, in standardised units.
-    """
-
-    def orderless(self, train: np.ndarray, test: np.ndarray) -> float:
-        return float(0.5 * np.mean((test - train.mean()) ** 2) + 0.5 * np.log(2 * np.pi))
+def mean_loss(train: np.ndarray, test: np.ndarray) -> float:
+    """Test loss of a series' mean: half the squared error plus ln(2 pi) / 2, as of a point prediction."""
+    return float(0.5 * np.mean((test - train.mean()) ** 2) + 0.5 * np.log(2 * np.pi))
 
 
 def build_domains(config: OrderConfig) -> dict[str, Domain]:
@@ -152,8 +150,8 @@ def build_domains(config: OrderConfig) -> dict[str, Domain]:
     values = ((values - values.mean()) / values.std()).astype(np.float32)[:, None]
     mlp = build_series_model(SeriesModelConfig(tau=TAU, hidden_size=config.hidden_size, num_layers=1), 1)
     return {
-        "series": TimeSeries(config, mlp, values, TAU, partial(teacher_forcing, tau=TAU)),
-        "text": Text(config, gru, ids, NUM_STEPS, window_loss),
+        "series": Domain(config, mlp, values, TAU, partial(teacher_forcing, tau=TAU), mean_loss),
+        "text": Domain(config, gru, ids, NUM_STEPS, window_loss, unigram_loss),
     }
 
 

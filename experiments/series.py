@@ -11,6 +11,7 @@ from experiments import app
 from lmseq import evaluation, series_config
 from lmseq.contract import Model
 from lmseq.data import series as data_series
+from lmseq.data import series_files
 from lmseq.data.series import Scaler, Series, SeriesSplit
 from lmseq.models.build import build_series_model
 from lmseq.models.linear import fit_least_squares
@@ -48,7 +49,7 @@ def load_series(config: SeriesConfig) -> Series:
     data = config.data
     if series_config.is_file(data):
         columns = tuple(name.strip() for name in data.columns.split(",") if name.strip())
-        return data_series.read_csv(Path(data.series), columns, data.time_column, data.missing)
+        return series_files.read_csv(Path(data.series), columns, data.time_column, data.missing)
     rng = np.random.default_rng(config.train.seed)
     match data.series:
         case "noisy_sine":
@@ -66,7 +67,7 @@ def load_series(config: SeriesConfig) -> Series:
         case "trend_and_season":
             return data_series.trend_and_season(rng, data.num_points)
         case name if name in series_config.BUNDLED:
-            return data_series.bundled(name, data.missing)
+            return series_files.bundled(name, data.missing)
         case name:
             known = ", ".join((*series_config.SYNTHETIC, *series_config.BUNDLED))
             raise ValueError(f"unknown series {name!r}: expected one of {known}, or a CSV file")

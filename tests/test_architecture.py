@@ -18,6 +18,7 @@ FLOORS = (
     (
         "lmseq/data/corpora.py",
         "lmseq/data/series.py",
+        "lmseq/data/series_files.py",
         "lmseq/data/sources.py",
         "lmseq/data/text.py",
         "lmseq/data/windows.py",

@@ -12,6 +12,7 @@ from scipy.interpolate import CubicSpline
 from scipy.signal import lfilter
 
 from lmseq.data import series as s
+from lmseq.data import series_files as files
 
 # Generators
 
@@ -137,12 +138,12 @@ def test_previous_by_a_loop(column):
     values = np.array(column)[:, None]
     if np.isnan(column[0]):
         with pytest.raises(ValueError, match="'a' has no value in row 1"):
-            s.fill_missing(values, "previous", ("a",))
+            files.fill_missing(values, "previous", ("a",))
         return
     expected = list(column)
     for i in range(1, len(column)):
         expected[i] = expected[i - 1] if np.isnan(expected[i]) else expected[i]
-    np.testing.assert_array_equal(s.fill_missing(values, "previous", ("a",))[:, 0], expected)
+    np.testing.assert_array_equal(files.fill_missing(values, "previous", ("a",))[:, 0], expected)
 
 
 @given(holed)
@@ -150,9 +151,9 @@ def test_interpolate_by_a_loop(column):
     values = np.array(column)[:, None]
     if np.isnan(column[0]) or np.isnan(column[-1]):
         with pytest.raises(ValueError, match="has no value in row"):
-            s.fill_missing(values, "interpolate", ("a",))
+            files.fill_missing(values, "interpolate", ("a",))
         return
-    filled = s.fill_missing(values, "interpolate", ("a",))[:, 0]
+    filled = files.fill_missing(values, "interpolate", ("a",))[:, 0]
     for i in range(len(column)):
         left = max(j for j in range(i + 1) if not np.isnan(column[j]))
         right = min(j for j in range(i, len(column)) if not np.isnan(column[j]))
@@ -176,8 +177,8 @@ def test_what_was_written_is_read(tmp_path, delimiter, encoding):
     out = io.StringIO()
     csv.writer(out, delimiter=delimiter).writerows([["a", "b b", "ç"], *values.tolist()])
     path = file_of(tmp_path, out.getvalue(), encoding)
-    np.testing.assert_array_equal(s.read_csv(path).values, values)
-    chosen = s.read_csv(path, ("ç", "a"))
+    np.testing.assert_array_equal(files.read_csv(path).values, values)
+    chosen = files.read_csv(path, ("ç", "a"))
     assert chosen.columns == ("ç", "a") and chosen.name == "load"
     np.testing.assert_array_equal(chosen.values, values[:, [2, 0]])
 
@@ -198,10 +199,10 @@ def test_times_are_checked(tmp_path, name):
     times, complaint = TIMES[name]
     path = file_of(tmp_path, "\n".join(["t,x", *(f"{time},{i * i}" for i, time in enumerate(times))]))
     if complaint is None:
-        assert s.read_csv(path, time_column="t").columns == ("x",)
+        assert files.read_csv(path, time_column="t").columns == ("x",)
     else:
         with pytest.raises(ValueError, match=complaint):
-            s.read_csv(path, time_column="t")
+            files.read_csv(path, time_column="t")
 
 
 FAULTS = {
@@ -222,23 +223,23 @@ FAULTS = {
 def test_faults_are_named_where_they_are(tmp_path, name):
     text, complaint = FAULTS[name]
     with pytest.raises(ValueError, match=complaint):
-        s.read_csv(file_of(tmp_path, text))
+        files.read_csv(file_of(tmp_path, text))
 
 
 def test_columns_and_encodings_that_are_not_there(tmp_path):
     path = file_of(tmp_path, "a,b\n1,2\n3,4\n")
     with pytest.raises(ValueError, match="no column 'c': it has a, b"):
-        s.read_csv(path, ("c",))
+        files.read_csv(path, ("c",))
     with pytest.raises(ValueError, match="no column beside the time"):
-        s.read_csv(file_of(tmp_path, "t\n1\n2\n"), time_column="t")
+        files.read_csv(file_of(tmp_path, "t\n1\n2\n"), time_column="t")
     with pytest.raises(ValueError, match="not UTF-8: byte 2"):
-        s.read_csv(file_of(tmp_path, "a\n\xe9\n", "latin-1"))
+        files.read_csv(file_of(tmp_path, "a\n\xe9\n", "latin-1"))
 
 
 def test_bundled_series():
     pytest.importorskip("statsmodels")
-    assert [len(s.bundled(name).values) for name in ("sunspots", "nile", "elnino")] == [309, 100, 732]
+    assert [len(files.bundled(name).values) for name in ("sunspots", "nile", "elnino")] == [309, 100, 732]
     with pytest.raises(ValueError, match="missing value"):
-        s.bundled("co2")
-    filled = s.bundled("co2", "interpolate").values
+        files.bundled("co2")
+    filled = files.bundled("co2", "interpolate").values
     assert np.isfinite(filled).all() and 310 < filled.min() < filled.max() < 380
