@@ -68,7 +68,9 @@ class Measure:
         points = prediction.k_step_points(
             self._model, params, prepared.values, max_horizon=horizon, first_origin=start
         )
-        targets = prediction.k_step_targets(prepared.series.values, max_horizon=horizon, first_origin=start)
+        targets = prediction.k_step_targets(
+            prepared.series.observed(), max_horizon=horizon, first_origin=start
+        )
         curve = prediction.error_curve(prepared.scaler.undo(np.asarray(points)), targets)
         return {"rmse": curve.rmse.tolist()}
 
@@ -112,19 +114,23 @@ def main() -> int:
         raise ValueError("expected --workdir=DIR, the folder that the run is written to")
     config = configs.from_flat(app.values(NAMES), CompareConfig)
     series_config.check_series(dataclasses.replace(config, objective=ObjectiveConfig()))
-    chosen = config.objective
-    configs.at_least(1, num_ahead=chosen.num_ahead)
-    configs.at_least(2, num_seeds=config.seeds.num_seeds)
+    series_config.check_objective(config.objective)
+    configs.at_least(2, num_ahead=config.objective.num_ahead, num_seeds=config.seeds.num_seeds)
     if not series_config.trains(config):
         raise ValueError(f"expected a model that is trained step by step, got {config.model.model}")
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
     from experiments.claims import measured
-    from experiments.series import prepare
-    from experiments.training import opened
+    from experiments.series import model_of, prepare
+    from experiments.training import check_fits, opened
     from lmseq import plotting
+    from lmseq.training.sharding import check_batch, make_mesh
 
-    prepared = prepare(config)
+    # The longest segments are those of several steps ahead.
+    longest = dataclasses.replace(config.objective, objective="unrolled")
+    prepared = prepare(dataclasses.replace(config, objective=longest))
+    check_batch(make_mesh(), config.data.batch_size)
+    check_fits(model_of(config, prepared))
     with opened(workdir, config, prepared.facts(), "series.json") as finished:
         if finished is not None:
             print(finished)

@@ -40,7 +40,7 @@ def judge(config: SeriesConfig, prepared: Prepared, model: Model, params: Params
     """Forecast the test part from every origin, one step ahead and freely; and so do the baselines."""
     values, start = prepared.values, prepared.split.test_start
     horizon = longest_horizon(config, prepared)
-    targets = prediction.k_step_targets(prepared.series.values, max_horizon=horizon, first_origin=start)
+    targets = prediction.k_step_targets(prepared.series.observed(), max_horizon=horizon, first_origin=start)
 
     def points_of(model: Model, params: Params, horizon: int) -> np.ndarray:
         points = prediction.k_step_points(model, params, values, max_horizon=horizon, first_origin=start)
@@ -51,7 +51,7 @@ def judge(config: SeriesConfig, prepared: Prepared, model: Model, params: Params
     curves = {config.model.model: prediction.error_curve(points, targets)}
     for name, rival in rivals.items():
         curves[name] = prediction.error_curve(points_of(rival, {}, horizon), targets)
-    actual = prepared.series.values[start:]
+    actual = prepared.series.observed()[start:]
     rival_rmse = {name: rmse(points_of(rival, {}, 1)[:, 0], actual) for name, rival in rivals.items()}
     free = prediction.free_run(model, params, values[:start], num_steps=len(values) - start)
     oracle = prepared.series.oracle_rmse
@@ -83,8 +83,8 @@ def baselines(num_features: int, period: int, num_train: int) -> dict[str, Model
 
 
 def rmse(points: np.ndarray, targets: np.ndarray) -> float:
-    """Root mean square of the difference over all entries."""
-    return float(np.sqrt(np.mean((points - targets) ** 2)))
+    """Root mean square of the difference over all entries whose target is known."""
+    return float(np.sqrt(np.nanmean((points - targets) ** 2)))
 
 
 def tell(config: SeriesConfig, prepared: Prepared, judged: Judged) -> None:
@@ -137,7 +137,7 @@ def draw(
     seen = prepared.values[:start]
     title = f"{prepared.series.name}: {name}, tau = {config.model.tau}"
     band = None
-    if judged.log_density is not None:
+    if judged.log_density is not None and not isinstance(model, prediction.DirectModel):
         num_steps = min(config.forecast.max_horizon, len(prepared.values) - start)
         paths = prediction.sample_paths(
             key, model, params, seen, num_paths=config.forecast.num_paths, num_steps=num_steps
@@ -160,7 +160,7 @@ def draw(
 def summary(config: SeriesConfig, prepared: Prepared, params: Params, judged: Judged) -> dict[str, Any]:
     """The figures, in the units of the series."""
     name = config.model.model
-    curve, actual = judged.curves[name], prepared.series.values[prepared.split.test_start :]
+    curve, actual = judged.curves[name], prepared.series.observed()[prepared.split.test_start :]
     horizon, persistence = judged.points.shape[1], judged.curves["persistence"].rmse
     at = [k for k in HORIZONS if k <= horizon]
     oracle = {} if judged.oracle is None else {f"oracle_rmse_at_{k}": float(judged.oracle[k - 1]) for k in at}

@@ -81,6 +81,16 @@ def read_coefficients(text: str) -> np.ndarray:
         raise ValueError(f"expected --coefficients=phi_1,phi_2,... as numbers, got {text!r}") from None
 
 
+def least_points(config: SeriesConfig, num_features: int) -> int:
+    """How long a training part must be: a segment and a target, or a window for each weight to solve for."""
+    if series_config.trains(config):
+        return segment_length(config) + 1
+    if config.model.model == "linear":
+        tau = config.model.tau
+        return tau * num_features + 1 + tau + series_config.num_direct(config) - 1
+    return 2
+
+
 def prepare(config: SeriesConfig) -> Prepared:
     """Load, check, split and standardise; says how much it is. ValueError where a part is too short."""
     data = config.data
@@ -89,12 +99,18 @@ def prepare(config: SeriesConfig) -> Prepared:
         loaded = loaded._replace(period=data.period)
     num_points = len(loaded.values)
     split = data_series.split_series(num_points, data.valid_fraction, data.test_fraction)
-    length, num_test = segment_length(config), num_points - split.test_start
-    if num_test < 2 or split.train_end <= max(length, config.model.tau + 1):
+    needed, num_test = least_points(config, loaded.values.shape[1]), num_points - split.test_start
+    if num_test < 2 or split.train_end < needed:
         raise ValueError(
-            f"expected more than {max(length, config.model.tau + 1)} points to train on (tau, num_steps and "
-            f"what lies ahead) and at least 2 to test on, got {split.train_end} and {num_test} of "
-            f"{loaded.name}: give a longer series, a smaller tau or num_steps, or other fractions"
+            f"expected at least {needed} points to train on (tau, num_steps and what lies ahead) and 2 to "
+            f"test on, got {split.train_end} and {num_test} of {loaded.name}: give a longer series, a "
+            "smaller tau, num_steps or num_ahead, or other fractions"
+        )
+    ahead = loaded.filled is not None and loaded.filled[max(0, split.train_end - 1) :].any()
+    if data.missing == "interpolate" and ahead:
+        raise ValueError(
+            f"{loaded.name} has missing values after the training part, where --missing=interpolate would "
+            "tell the model what comes: choose --missing=previous"
         )
     scaler = data_series.fit_scaler(loaded.values[: split.train_end], loaded.columns)
     num_valid = split.test_start - split.train_end
@@ -125,7 +141,8 @@ def fit_at_once(config: SeriesConfig, prepared: Prepared, model: Model) -> Param
 
 def log_density(prepared: Prepared, model: Model, params: Params, start: int, stop: int) -> float:
     """Mean log-density in nats a time step of points start ... stop - 1, in the units of the series."""
-    log_probs = evaluation.score_stream(model, params, prepared.values[:stop])[start:]
+    known = ~np.isnan(prepared.series.observed()[start:stop]).any(axis=1)
+    log_probs = evaluation.score_stream(model, params, prepared.values[:stop])[start:][known]
     return float(log_probs.mean(dtype=np.float64)) - float(np.log(prepared.scaler.scale).sum())
 
 

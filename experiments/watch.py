@@ -55,7 +55,7 @@ class Watcher:
         self._step = done.step
         train_loss = float(totals.nll.sum(dtype=np.float64) / num_tokens)
         values: dict[str, Any] = {
-            **{f"train_{k}": v for k, v in likelihood.loss_figures(train_loss, 1).items()},
+            **self._train_figures(train_loss),
             "grad_norm": float(done.metrics.grad_norm[-1]),
             "tokens_per_second": num_tokens / elapsed,
         }
@@ -66,6 +66,11 @@ class Watcher:
         best = self._progress.best_valid_loss
         valid = "-" if best is None else f"{best:.3f}"
         return f"train {train_loss:.3f}  valid {valid}  {num_tokens / elapsed / 1e3:,.0f}k tokens/s"
+
+    def _train_figures(self, loss: float) -> dict[str, float]:
+        """The training loss; and, of tokens, its perplexity, which a density has not."""
+        figures = likelihood.loss_figures(loss, 1) if self._unit != "value" else {"loss": loss}
+        return {f"train_{name}": value for name, value in figures.items()}
 
     def _judge(self, done: Dispatched, values: dict[str, Any]) -> dict[str, Any]:
         """Validation figures; keeps the best and the time of the target."""

@@ -167,7 +167,8 @@ def sample_paths(
 class ErrorCurve(NamedTuple):
     """Errors k = 1 ... K steps ahead over all origins, in the units of the series, float64 (K,).
 
-    Of several variables, squares and magnitudes are averaged over them too. low and high are the 10 % and
+    Of several variables, squares and magnitudes are averaged over them too; targets that are NaN, values that
+    were missing, are left out. low and high are the 10 % and
     90 % quantiles of the origins' root mean square over variables: the spread. log_error is the mean of
     ln |error|, which grows by the Lyapunov exponent a step in a chaotic system (the RMSE grows faster).
     """
@@ -184,11 +185,17 @@ def error_curve(
 ) -> ErrorCurve:
     """Summaries over origins of points minus targets, both in the units of the series."""
     errors = np.asarray(points, np.float64) - targets
-    squares = np.mean(errors**2, axis=2)
-    low, high = np.quantile(np.sqrt(squares), [0.1, 0.9], axis=0)
+    counted = ~np.isnan(targets)
+
+    def mean(values: Float[np.ndarray, "origin horizon feature"], axis: tuple[int, ...]) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(counted, values, 0.0).sum(axis=axis) / counted.sum(axis=axis)
+
+    low, high = np.nanquantile(np.sqrt(mean(errors**2, (2,))), [0.1, 0.9], axis=0)
     smallest = np.finfo(np.float64).tiny  # an error of nothing at all has a logarithm too
-    logs = np.log(np.maximum(np.abs(errors), smallest)).mean(axis=(0, 2))
-    return ErrorCurve(np.sqrt(squares.mean(axis=0)), np.abs(errors).mean(axis=(0, 2)), low, high, logs)
+    logs = mean(np.log(np.maximum(np.abs(errors), smallest)), (0, 2))
+    rmse, mae = np.sqrt(mean(errors**2, (0, 2))), mean(np.abs(errors), (0, 2))
+    return ErrorCurve(rmse, mae, low, high, logs)
 
 
 def growth_phase(log_error: Float[np.ndarray, "horizon"]) -> slice:

@@ -1,5 +1,6 @@
 """What a run on a series is made of: the sections that differ from a language model's, and their checks."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -120,6 +121,15 @@ def is_file(data: SeriesDataConfig) -> bool:
     return data.series.endswith((".csv", ".tsv", ".txt")) or "/" in data.series
 
 
+def check_objective(objective: ObjectiveConfig) -> None:
+    """Raise ValueError for a setting of the objective that is out of range."""
+    # A direct head of one step is no direct head.
+    at_least(1 + (objective.objective == "direct"), MOST_UNITS, num_ahead=objective.num_ahead)
+    at_least(0, input_noise=objective.input_noise)
+    if not 0.0 <= objective.sampling_rate <= 1.0:
+        raise ValueError(f"expected sampling_rate in [0, 1], got {objective.sampling_rate}")
+
+
 def check_series(config: SeriesConfig) -> SeriesConfig:
     """Return the config, or raise ValueError for the first setting out of range or that nothing reads."""
     data, model, objective, forecast = config.data, config.model, config.objective, config.forecast
@@ -131,12 +141,11 @@ def check_series(config: SeriesConfig) -> SeriesConfig:
     )
     at_least(1, MOST_UNITS, batch_size=data.batch_size, tau=model.tau, hidden_size=model.hidden_size)
     at_least(1, 1000, num_layers=model.num_layers)
-    at_least(1, MOST_UNITS, num_ahead=objective.num_ahead, max_horizon=forecast.max_horizon)
+    at_least(1, MOST_UNITS, max_horizon=forecast.max_horizon)
     at_least(1, MOST_DRAWS, num_paths=forecast.num_paths)
-    at_least(0, period=data.period, input_noise=objective.input_noise)
+    at_least(0, period=data.period)
     below_one(valid_fraction=data.valid_fraction, test_fraction=data.test_fraction)
-    if not 0.0 <= objective.sampling_rate <= 1.0:
-        raise ValueError(f"expected sampling_rate in [0, 1], got {objective.sampling_rate}")
+    check_objective(objective)
     if data.batch_size % config.train.host_devices:
         raise ValueError(
             f"expected a batch_size that {config.train.host_devices} devices divide, got {data.batch_size}"
@@ -150,6 +159,7 @@ def check_series(config: SeriesConfig) -> SeriesConfig:
         (data, "columns", is_file(data), "a CSV file"),
         (data, "time_column", is_file(data), "a CSV file"),
         (data, "num_points", synthetic, "a synthetic series"),
+        (data, "missing", not synthetic, "a CSV file or a series of statsmodels"),
         (data, "coefficients", data.series == "ar", "series ar"),
         (model, "hidden_size", layered, "models with hidden units"),
         (model, "num_layers", layered, "models with hidden units"),
@@ -162,6 +172,16 @@ def check_series(config: SeriesConfig) -> SeriesConfig:
         (objective, "sampling_rate", name == "scheduled_sampling", "objective scheduled_sampling"),
         (objective, "input_noise", name == "input_noise", "objective input_noise"),
         (forecast, "num_paths", model.head == "normal", "head normal"),
+        (data, "batch_size", trains(config), "models that are trained step by step"),
+        (data, "num_steps", trains(config), "models that are trained step by step"),
+        (config.train, "target_loss", data.valid_fraction > 0, "runs with a valid_fraction"),
         *idle_in_training(config.train),
     )
+    untrained = dataclasses.replace(_train_defaults(), seed=config.train.seed)
+    for knob_field in dataclasses.fields(untrained):
+        given = getattr(config.train, knob_field.name)
+        if not trains(config) and given != getattr(untrained, knob_field.name):
+            raise ValueError(
+                f"{knob_field.name}={given} does nothing here: it is read by models trained in steps only"
+            )
     return config

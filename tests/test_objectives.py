@@ -1,11 +1,7 @@
-"""Objectives of series against loops; the plan of segments; settings, of which none is dead."""
+"""Objectives of series against loops; the plan of segments."""
 
-import ast
-import dataclasses
 import math
 from functools import partial
-from pathlib import Path
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,86 +10,122 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmseq import config as configs
 from lmseq.config import from_flat
 from lmseq.data.partition import sliding, take_batch
 from lmseq.models.build import build_series_model
-from lmseq.series_config import (
-    ObjectiveConfig,
-    SeriesConfig,
-    SeriesModelConfig,
-    check_series,
-    is_file,
-    num_direct,
-    trains,
-)
+from lmseq.series_config import SeriesConfig, check_series, num_direct
 from lmseq.training import objectives
 from lmseq.training.step import Step
-from tests.test_series_models import D, small
+from tests.test_series_models import D, advance, drawn, small
 
 TAU, N, K, B = 3, 4, 3, 2
 VALUES = jnp.asarray(np.random.default_rng(2).normal(size=(40, D)), jnp.float32)
+make = partial(from_flat, kind=SeriesConfig)
 
 
-def batch_of(ahead: int):
-    length = TAU - 1 + N + ahead - 1
+def take(length: int):
     return take_batch(VALUES, jnp.array([3, 11]), jnp.full(B, length), length)
 
 
-def loss_of(objective, model, params, batch, number: int = 0, seed: int = 0):
-    step = Step(jnp.array(number), jax.random.key(seed), jnp.array(True))
+def batch_of(ahead: int):
+    return take(TAU - 1 + N + ahead - 1)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def run(objective, model, params, batch, number, seed):
+    step = Step(number, jax.random.key(seed), jnp.array(True))
     return objective(params, model, (), batch, step)[0]
 
 
-def log_density(prediction, target) -> float:
-    z = (np.asarray(target, np.float64) - np.asarray(prediction.mean)) / np.asarray(prediction.scale)
-    return float((-0.5 * z**2 - 0.5 * math.log(2 * math.pi) - np.log(np.asarray(prediction.scale))).sum())
+def loss_of(objective, model, params, batch, number: int = 0, seed: int = 0) -> float:
+    return float(run(objective, model, params, batch, number, seed))
+
+
+forced = partial(objectives.teacher_forcing, tau=TAU)
+noisy = partial(objectives.teacher_forcing, tau=TAU, noise=0.5)
+several = partial(objectives.unrolled, tau=TAU, num_ahead=K)
+scheduled = partial(objectives.scheduled_sampling, tau=TAU, rate=1.0, num_train_steps=10)
+
+
+def log_density(mean, scale, target) -> float:
+    mean, scale, target = (np.asarray(part, np.float64) for part in (mean, scale, target))
+    return float((-0.5 * ((target - mean) / scale) ** 2 - 0.5 * math.log(2 * math.pi) - np.log(scale)).sum())
 
 
 def by_a_loop(model, params, batch, ahead: int) -> float:
     """From each origin that has tau values before it, `ahead` steps on the model's own means."""
     terms = []
     for row in range(B):
-        for origin in range(TAU - 1, TAU - 1 + N):
-            carry = model.init_carry(params, 1)
-            for x in batch.inputs[row, : origin + 1]:
-                carry = model.update(params, carry, x[None])
-            for k in range(ahead):
-                prediction = model.readout(params, carry)
-                terms.append(log_density(prediction, batch.targets[row, origin + k]))
-                carry = model.update(params, carry, prediction.mean)
+        seen = model.init_carry(params, 1)
+        for origin in range(TAU - 1 + N):
+            seen, prediction = advance(model, params, seen, batch.inputs[row, origin][None])
+            carry = seen
+            for k in range(ahead if origin >= TAU - 1 else 0):
+                terms.append(log_density(*prediction, batch.targets[row, origin + k]))
+                carry, prediction = advance(model, params, carry, prediction.mean)
     return -float(np.mean(terms))
+
+
+def test_teacher_forcing_over_windows_cut_by_hand():
+    model, params = small("linear, normal")
+    head = {name: np.asarray(leaf, np.float64) for name, leaf in params["value_head"].items()}
+    terms, x = [], np.asarray(VALUES, np.float64)
+    for start in (3, 11):
+        for first in range(start, start + N):
+            window = x[first : first + TAU].reshape(-1)
+            scale = np.log1p(np.exp(window @ head["scale_kernel"] + head["scale_bias"])) + 1e-4
+            mean = window @ head["mean_kernel"] + head["mean_bias"]
+            terms.append(log_density(mean, scale, x[first + TAU]))
+    assert loss_of(forced, model, params, batch_of(1)) == pytest.approx(-np.mean(terms), rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ["mlp", "linear, normal", "gru, normal", "lstm"])
 def test_one_step_and_several_by_a_loop(name):
     model, params = small(name)
-    one = loss_of(partial(objectives.teacher_forcing, tau=TAU), model, params, batch_of(1))
-    assert one == pytest.approx(by_a_loop(model, params, batch_of(1), 1), rel=1e-5)
+    one = loss_of(forced, model, params, batch_of(1))
+    assert one == pytest.approx(by_a_loop(model, params, batch_of(1), 1), rel=1e-4)
     unrolled_one = partial(objectives.unrolled, tau=TAU, num_ahead=1)
-    assert loss_of(unrolled_one, model, params, batch_of(1)) == pytest.approx(float(one), rel=1e-5)
-    several = loss_of(partial(objectives.unrolled, tau=TAU, num_ahead=K), model, params, batch_of(K))
-    assert several == pytest.approx(by_a_loop(model, params, batch_of(K), K), rel=1e-5)
+    assert loss_of(unrolled_one, model, params, batch_of(1)) == pytest.approx(one, rel=1e-5)
+    found = loss_of(several, model, params, batch_of(K))
+    assert found == pytest.approx(by_a_loop(model, params, batch_of(K), K), rel=1e-4)
 
 
-def test_the_gradient_passes_through_own_predictions():
-    """A linear map of one value: x, a x, a^2 x; the slope of the loss by differences."""
-    model = build_series_model(SeriesModelConfig(model="linear", tau=1), 1)
-    stream = jnp.asarray(np.linspace(0.5, 1.5, 8), jnp.float32)[:, None]
-    batch = take_batch(stream, jnp.array([0]), jnp.array([4]), 4)
-    loss = partial(objectives.unrolled, tau=1, num_ahead=K)
+def linear_of_one(a):
+    """x -> a x, and its parameters."""
+    return {"value_head": {"mean_kernel": a[None, None], "mean_bias": jnp.zeros(1)}}
 
-    def of(a):
-        params = {"value_head": {"mean_kernel": a[None, None], "mean_bias": jnp.zeros(1)}}
-        return loss_of(loss, model, params, batch)
+
+ONE = build_series_model(make({"model": "linear", "tau": 1}).model, 1)
+LINE = np.linspace(0.5, 1.5, 8)
+
+
+def slope_of(objective, a: float, length: int, number: int) -> float:
+    stream = jnp.asarray(LINE, jnp.float32)[:, None]
+    batch = take_batch(stream, jnp.array([0]), jnp.array([length]), length)
+    return float(jax.grad(lambda a: run(objective, ONE, linear_of_one(a), batch, number, 0))(jnp.float32(a)))
+
+
+@pytest.mark.parametrize("a", [0.8, -0.3, 1.2])
+def test_the_gradient_passes_through_own_predictions(a):
+    """a x, a^2 x, a^3 x: the slope of the loss by differences in float64."""
 
     def exact(a: float) -> float:
-        x = np.asarray(stream, np.float64)[:, 0]
-        errors = [x[o + k] - a**k * x[o] for o in range(2) for k in range(1, K + 1)]
+        errors = [LINE[o + k] - a**k * LINE[o] for o in range(2) for k in range(1, K + 1)]
         return float(np.mean(0.5 * np.square(errors)))
 
-    slope = (exact(0.8 + 1e-6) - exact(0.8 - 1e-6)) / 2e-6
-    assert jax.grad(of)(jnp.float32(0.8)) == pytest.approx(slope, rel=1e-4)
+    slope = (exact(a + 1e-6) - exact(a - 1e-6)) / 2e-6
+    assert slope_of(partial(objectives.unrolled, tau=1, num_ahead=K), a, 4, 0) == pytest.approx(
+        slope, rel=1e-4
+    )
+
+
+def test_no_gradient_through_what_is_fed_back():
+    """All inputs but the first are the model's own: each term differentiates as if they were constants."""
+    a = 0.8
+    fed = [LINE[0], a * LINE[0], a * a * LINE[0]]
+    slope = np.mean([-(LINE[t + 1] - a * fed[t]) * fed[t] for t in range(3)])
+    own = partial(objectives.scheduled_sampling, tau=1, rate=1.0, num_train_steps=1)
+    assert slope_of(own, a, 3, 1) == pytest.approx(slope, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mlp", "gru, normal"])
@@ -101,85 +133,80 @@ def test_direct_by_a_loop(name):
     model, params = small(name, num_direct=K)
     batch, terms = batch_of(K), []
     for row in range(B):
-        for origin in range(TAU - 1, TAU - 1 + N):
-            inputs = batch.inputs[row : row + 1, : origin + 1]
-            carry = model.unroll(params, model.init_carry(params, 1), inputs)[0]
+        carry = model.init_carry(params, 1)
+        for origin in range(TAU - 1 + N):
+            carry, _ = advance(model, params, carry, batch.inputs[row, origin][None])
             mean, scale = model.readout_direct(params, carry)
-            for k in range(K):
-                at = type(model.readout(params, carry))(mean[0, k], scale[0, k])
-                terms.append(log_density(at, batch.targets[row, origin + k]))
+            for k in range(K if origin >= TAU - 1 else 0):
+                terms.append(log_density(mean[0, k], scale[0, k], batch.targets[row, origin + k]))
     found = loss_of(partial(objectives.direct, tau=TAU, num_ahead=K), model, params, batch)
-    assert found == pytest.approx(-np.mean(terms), rel=1e-5)
+    assert found == pytest.approx(-np.mean(terms), rel=1e-4)
 
 
 def test_scheduled_sampling_between_its_ends():
     model, params = small("gru")
-    batch = batch_of(1)
-    forced = loss_of(partial(objectives.teacher_forcing, tau=TAU), model, params, batch)
-    scheduled = partial(objectives.scheduled_sampling, tau=TAU, num_train_steps=10)
-    assert loss_of(partial(scheduled, rate=1.0), model, params, batch) == pytest.approx(
-        float(forced), rel=1e-5
-    )
-    # At the end, at rate 1, every input after the first tau is the model's own.
-    terms = []
-    for row in range(B):
-        carry, own = model.init_carry(params, 1), None
-        for t in range(batch.inputs.shape[1]):
-            x = batch.inputs[row, t][None] if t < TAU else own
-            carry = model.update(params, carry, x)
-            prediction = model.readout(params, carry)
-            own = prediction.mean
+    batch, terms = batch_of(1), []
+    true = loss_of(forced, model, params, batch)
+    never = partial(objectives.scheduled_sampling, tau=TAU, rate=0.0, num_train_steps=10)
+    assert loss_of(never, model, params, batch, number=10) == pytest.approx(true, rel=1e-5)
+    assert loss_of(scheduled, model, params, batch, number=0) == pytest.approx(true, rel=1e-5)
+    for row in range(B):  # at the end, at rate 1, every input after the first tau is the model's own
+        carry, prediction = model.init_carry(params, 1), None
+        for t in range(TAU - 1 + N):
+            x = batch.inputs[row, t][None] if t < TAU else prediction.mean
+            carry, prediction = advance(model, params, carry, x)
             if t >= TAU - 1:
-                terms.append(log_density(prediction, batch.targets[row, t]))
-    found = loss_of(partial(scheduled, rate=1.0), model, params, batch, number=10)
-    assert found == pytest.approx(-np.mean(terms), rel=1e-5)
-    halfway = loss_of(partial(scheduled, rate=1.0), model, params, batch, number=5)
-    assert abs(halfway - found) > 1e-4 < abs(halfway - forced)
-
-
-def test_no_gradient_through_what_is_fed_back():
-    """One value, x -> a x, all fed back: each term differentiates as if its input were a constant."""
-    model = build_series_model(SeriesModelConfig(model="linear", tau=1), 1)
-    stream = jnp.asarray(np.linspace(0.5, 1.5, 8), jnp.float32)[:, None]
-    batch = take_batch(stream, jnp.array([0]), jnp.array([3]), 3)
-    loss = partial(objectives.scheduled_sampling, tau=1, rate=1.0, num_train_steps=1)
-
-    def of(a):
-        params = {"value_head": {"mean_kernel": a[None, None], "mean_bias": jnp.zeros(1)}}
-        return loss_of(loss, model, params, batch, number=1)
-
-    a, x = 0.8, np.asarray(stream, np.float64)[:, 0]
-    fed = [x[0], a * x[0], a * a * x[0]]
-    slope = np.mean([-(x[t + 1] - a * fed[t]) * fed[t] for t in range(3)])
-    assert jax.grad(of)(jnp.float32(a)) == pytest.approx(slope, rel=1e-5)
+                terms.append(log_density(*prediction, batch.targets[row, t]))
+    own = -np.mean(terms)
+    assert loss_of(scheduled, model, params, batch, number=10) == pytest.approx(own, rel=1e-4)
+    halfway = {loss_of(scheduled, model, params, batch, number=5, seed=seed) for seed in range(5)}
+    assert len(halfway) > 1 and abs(own - true) > 1e-4
 
 
 def test_noise_is_on_the_inputs_alone_and_fresh():
-    model, params = small("mean")
-    noisy = partial(objectives.teacher_forcing, tau=TAU, noise=0.5)
-    clean = loss_of(partial(objectives.teacher_forcing, tau=TAU), model, params, batch_of(1))
-    assert loss_of(noisy, model, params, batch_of(1)) == clean  # a model that reads no input sees none
+    batch = batch_of(1)
+    model, params = small("mean")  # reads no input, so sees no noise: the targets have none
+    assert loss_of(noisy, model, params, batch) == loss_of(forced, model, params, batch)
     model, params = small("mlp")
-    seen = [float(loss_of(noisy, model, params, batch_of(1), seed=seed)) for seed in (0, 0, 1)]
-    assert seen[0] == seen[1] != seen[2]
+    clean, seen = (
+        loss_of(forced, model, params, batch),
+        [loss_of(noisy, model, params, batch, seed=s) for s in (0, 0, 1)],
+    )
+    assert seen[0] == seen[1] != seen[2] and clean not in seen
+    faint = partial(objectives.teacher_forcing, tau=TAU, noise=1e-6)
+    assert loss_of(faint, model, params, batch) == pytest.approx(clean, rel=1e-4)
+    none = partial(objectives.teacher_forcing, tau=TAU, noise=0.0)
+    assert loss_of(none, model, params, batch) == clean
 
 
-OBJECTIVES = get_args(ObjectiveConfig.__dataclass_fields__["objective"].type)
+CASES = [
+    *((name, K) for name in ("teacher_forcing", "unrolled", "scheduled_sampling", "input_noise", "direct")),
+    ("unrolled", 1),
+    ("direct", 2),
+]
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
-def test_a_segment_has_what_its_objective_needs_and_no_more(name):
-    config = from_flat({"objective": name, "tau": TAU, "num_steps": N, "num_ahead": K}, SeriesConfig)
-    length = objectives.segment_length(config)
-    model, params = small("mlp", num_direct=num_direct(config))
-    objective = objectives.make_objective(config)
-    whole = take_batch(VALUES, jnp.array([3, 11]), jnp.full(B, length), length)
+@pytest.mark.parametrize(("name", "ahead"), CASES)
+def test_a_segment_has_what_its_objective_needs_and_no_more(name, ahead):
+    """The last target counts, and the first tau - 1 do not."""
+    settings = {"objective": name, "num_steps": N, "num_ahead": ahead, "tau": TAU, "hidden_size": 5}
+    config = make(settings)
+    if name in ("unrolled", "direct"):
+        check_series(config)
+    length, objective = objectives.segment_length(config), objectives.make_objective(config)
+    assert length == TAU - 1 + N + (ahead - 1 if name in ("unrolled", "direct") else 0)
+    model = build_series_model(config.model, D, num_direct=num_direct(config))
+    params = drawn(jax.eval_shape(model.init, jax.random.key(0)))
+    whole = take(length)
+    before = loss_of(objective, model, params, whole)
 
     def changed(t: int) -> bool:
         batch = whole._replace(targets=whole.targets.at[:, t].add(1.0))
-        return bool(loss_of(objective, model, params, batch) != loss_of(objective, model, params, whole))
+        return loss_of(objective, model, params, batch) != before
 
     assert [changed(t) for t in range(length)] == [t >= TAU - 1 for t in range(length)]
+    if ahead == 1:
+        assert before == pytest.approx(loss_of(forced, model, params, whole), rel=1e-5)
 
 
 # Segments
@@ -194,7 +221,7 @@ def test_every_start_once_an_epoch(num_points, num_steps, batch_size, seed, epoc
     plan = sliding(num_points, num_steps, batch_size, seed, epoch)
     starts, count = plan.starts.reshape(-1), num_points - num_steps
     assert starts.min() >= 0 and starts.max() + num_steps < num_points
-    assert plan.resets.all() and (plan.lengths == num_steps).all()
+    assert plan.resets.all() and (plan.lengths == num_steps).all() and plan.starts.shape[1] == batch_size
     if count >= batch_size:
         assert len(set(starts.tolist())) == starts.size == count - count % batch_size
     else:
@@ -205,73 +232,3 @@ def test_every_start_once_an_epoch(num_points, num_steps, batch_size, seed, epoc
 def test_epochs_and_seeds_differ():
     starts = [sliding(300, 5, 4, seed, epoch).starts for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     assert all((starts[i] != starts[j]).any() for i, j in ((0, 1), (0, 2), (1, 2)))
-
-
-# Settings
-
-OUT_OF_RANGE = [
-    *({name: 0} for name in ("tau", "num_steps", "batch_size", "hidden_size", "num_layers", "max_horizon")),
-    *({name: 0} for name in ("num_points", "num_train_steps")),
-    *({name: -1} for name in ("period", "seed")),
-    {"objective": "direct", "num_ahead": 0},
-    {"head": "normal", "num_paths": 0},
-    {"objective": "scheduled_sampling", "sampling_rate": 1.5},
-    {"objective": "scheduled_sampling", "sampling_rate": math.nan},
-    {"objective": "input_noise", "input_noise": -0.1},
-    {"valid_fraction": 1.0},
-    {"test_fraction": math.nan},
-    {"batch_size": 9, "host_devices": 2},
-    {"hidden_size": 10**9},
-]
-IDLE = [
-    {"columns": "a"},
-    {"time_column": "t"},
-    {"series": "nile", "num_points": 50},
-    {"coefficients": "0.5"},
-    {"model": "linear", "hidden_size": 5},
-    {"model": "mean", "num_layers": 1},
-    {"model": "gru", "activation": "relu"},
-    {"model": "gru", "residual": True},
-    {"fit": "gradient"},
-    {"model": "drift", "head": "normal"},
-    {"model": "mean", "objective": "direct"},
-    {"model": "linear", "objective": "unrolled"},
-    {"num_ahead": 4},
-    {"sampling_rate": 0.1},
-    {"input_noise": 0.2},
-    {"num_paths": 7},
-    {"weight_decay": 0.1},
-]
-
-
-@pytest.mark.parametrize("settings", OUT_OF_RANGE + IDLE, ids=str)
-def test_settings_out_of_range_or_idle_are_refused(settings):
-    with pytest.raises(ValueError, match=r"expected|does nothing|needs a model"):
-        check_series(from_flat(settings, SeriesConfig))
-
-
-def test_the_defaults_are_fine_and_survive_json():
-    config = check_series(SeriesConfig())
-    assert configs.from_json(configs.to_json(config), SeriesConfig) == config
-    assert trains(config) and not is_file(config.data)
-    assert not trains(from_flat({"model": "linear"}, SeriesConfig))
-    assert trains(from_flat({"model": "linear", "fit": "gradient"}, SeriesConfig))
-
-
-def test_every_field_is_read_somewhere():
-    """As an attribute, in experiments/, in training/, or where models are built."""
-    root = Path(__file__).resolve().parent.parent
-    files = [*root.glob("experiments/*.py"), root / "lmseq/series_config.py", root / "lmseq/models/build.py"]
-    files += [root / "lmseq/training/objectives.py", *root.glob("lmseq/training/*.py")]
-    found = set()
-    for path in files:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        checks = {"check_series"}  # which reads every field, so does not count
-        bodies = [
-            node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name not in checks
-        ]
-        for node in (inner for body in bodies for inner in ast.walk(body)):
-            if isinstance(node, ast.Attribute):
-                found.add(node.attr)
-    fields = {f.name for s in configs.sections(SeriesConfig).values() for f in dataclasses.fields(s)}
-    assert fields - found == set()

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from lmseq import plotting, prediction
 from lmseq.plotting import horizon_curve, learning_curve, save_figure
 
 RECORDS = [
@@ -88,3 +89,52 @@ def test_a_failure_leaves_the_old_figure_and_nothing_else(tmp_path, monkeypatch)
     with pytest.raises(OSError, match="full"):
         save_figure(figure, path)
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"old"
+
+
+# Series
+
+
+def lines_of(figure, axes: int = 0) -> dict:
+    """Each line of a picture by its label, as (x, y)."""
+    return {line.get_label(): line.get_data() for line in figure.axes[axes].get_lines()}
+
+
+def test_forecasts_stand_at_the_times_they_are_of():
+    values = np.arange(40.0)[:, None]
+    start, num_origins = 20, 12
+    # Of a series that counts its own time, a perfect forecast of time t is t.
+    points = start + np.arange(num_origins)[:, None, None] + np.arange(8)[None, :, None] + 0.0
+    one_step, free = values[start:], values[start:] + 0.5
+    figure = plotting.forecast(values, start, one_step, free, points, None, (1, 4, 16), "t")
+    above, below = lines_of(figure, 0), lines_of(figure, 1)
+    for at, shown in (above["1 step ahead"], below["1 ahead"], below["4 ahead"]):
+        np.testing.assert_array_equal(at, shown)
+    at, shown = above["free-running from the split"]
+    np.testing.assert_array_equal(at + 0.5, shown)
+    assert "16 ahead" not in below and len(below["4 ahead"][0]) == num_origins
+
+
+def test_error_curves_are_those_given():
+    rng = np.random.default_rng(0)
+    curves = {
+        name: prediction.error_curve(rng.normal(size=(9, 5, 1)), np.zeros((9, 5, 1)))
+        for name in ("gru", "mean")
+    }
+    oracle = np.linspace(0.1, 0.5, 5)
+    lines = lines_of(plotting.error_curves(curves, "gru", oracle, "t"))
+    for name, expected in (
+        ("gru", curves["gru"].rmse),
+        ("mean", curves["mean"].rmse),
+        ("least possible", oracle),
+    ):
+        np.testing.assert_array_equal(lines[name], (np.arange(1, 6), expected))
+
+
+def test_growth_is_drawn_with_the_slope_of_the_exponent():
+    logs = np.minimum(-9.0 + 0.5 * np.arange(40), -1.0)
+    curve = prediction.ErrorCurve(*[np.exp(logs)] * 4, logs)
+    lines = lines_of(plotting.error_growth(curve, 0.7, "t"))
+    k, shown = lines["slope 0.700"]
+    np.testing.assert_allclose(np.diff(shown), 0.7)
+    assert (k[0], k[-1]) == (2, 13)
+    np.testing.assert_array_equal(lines["mean of ln |error|"][1], logs)

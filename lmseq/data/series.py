@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import linalg, signal
 
 Values = Float[np.ndarray, "time feature"]
@@ -18,6 +18,7 @@ class Series(NamedTuple):
     period: steps of a season, for the seasonal baseline; 0 where there is none.
     oracle_rmse: the least RMSE of a prediction k = 1 ... K steps ahead, from K, in the series' units.
     lyapunov: mean growth of ln |error| per step of a chaotic system, nats.
+    filled: which values were missing and stand there by a policy; they are never scored. (T, D), or None.
     """
 
     name: str
@@ -26,6 +27,11 @@ class Series(NamedTuple):
     period: int = 0
     oracle_rmse: Callable[[int], Float[np.ndarray, "horizon"]] | None = None
     lyapunov: float | None = None
+    filled: Bool[np.ndarray, "time feature"] | None = None
+
+    def observed(self) -> Values:
+        """The values, NaN where they were missing."""
+        return self.values if self.filled is None else np.where(self.filled, np.nan, self.values)
 
 
 # Synthetic

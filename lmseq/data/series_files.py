@@ -36,8 +36,9 @@ def bundled(name: str, missing: Missing = "error") -> Series:
         values = np.asarray(table)[:, 1:].astype(np.float64).reshape(-1)
     else:
         values = np.asarray(table[_COLUMNS[name]], np.float64)
-    values = fill_missing(values[:, None], missing, (name,))
-    return Series(name, (name,), values, _PERIODS[name])
+    values = values[:, None]
+    whole = fill_missing(values, missing, (name,))
+    return Series(name, (name,), whole, _PERIODS[name], filled=np.isnan(values))
 
 
 # Files
@@ -190,4 +191,5 @@ def read_csv(
     if time_column:
         at = header.index(time_column)
         check_times(np.array([_time(row[at], line, time_column) for line, row in rows]), time_column, lines)
-    return Series(path.stem, chosen, fill_missing(values, missing, chosen, lines))
+    whole = fill_missing(values, missing, chosen, lines)
+    return Series(path.stem, chosen, whole, filled=np.isnan(values))

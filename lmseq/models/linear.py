@@ -33,6 +33,7 @@ def fit_least_squares(
     if head == "normal":
         scale = np.sqrt(np.mean((labels - design @ weights) ** 2, axis=0))
         params["scale_kernel"] = np.zeros_like(weights[:-1])
-        # The inverse of the head's softplus.
-        params["scale_bias"] = np.log(np.expm1(np.maximum(scale - SMALLEST_SCALE, SMALLEST_SCALE)))
+        # The inverse of the head's softplus, written so that no large scale overflows.
+        scale = np.maximum(scale - SMALLEST_SCALE, SMALLEST_SCALE)
+        params["scale_bias"] = scale + np.log(-np.expm1(-scale))
     return {"value_head": {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}}

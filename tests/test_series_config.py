@@ -1,0 +1,189 @@
+"""Settings of a run on a series: what is refused, what goes together, and that no knob is dead."""
+
+import dataclasses
+import math
+from functools import partial
+from typing import get_args
+
+import jax
+import numpy as np
+import pytest
+
+from lmseq import config as configs
+from lmseq.config import from_flat
+from lmseq.data.partition import sliding
+from lmseq.models.build import build_series_model
+from lmseq.series_config import SeriesConfig, check_series, num_direct, trains
+from lmseq.training import objectives
+from tests.test_config import attributes_read, updates_of
+from tests.test_objectives import VALUES, loss_of, take
+from tests.test_series_models import D, drawn, readout
+
+make = partial(from_flat, kind=SeriesConfig)
+SECTIONS = configs.sections(SeriesConfig)
+FIELDS = {f.name: f for section in SECTIONS.values() for f in dataclasses.fields(section)}
+SECTION_OF = {f.name: name for name, s in SECTIONS.items() for f in dataclasses.fields(s)}
+LEAST = {
+    1: "num_points num_steps batch_size tau hidden_size num_layers num_ahead max_horizon num_paths "
+    "host_devices num_train_steps steps_per_dispatch eval_every checkpoint_every keep_checkpoints "
+    "decay_steps",
+    0: "period input_noise warmup_steps seed momentum weight_decay clip_norm target_loss",
+}
+MOST = dict.fromkeys("batch_size tau hidden_size num_ahead max_horizon".split(), 2**16) | {"num_layers": 1000}
+MOST |= {"num_paths": 10**6, "num_points": 2**31 - 1, "num_steps": 2**31 - 1, "period": 2**31 - 1}
+BAD = [
+    *({name: least - 1} for least, names in LEAST.items() for name in names.split()),
+    *({name: most + 1} for name, most in MOST.items()),
+    *({name: x} for name in ("valid_fraction", "test_fraction", "momentum") for x in (1.0, -0.1)),
+    *({"sampling_rate": x} for x in (1.01, -0.01)),
+    *({"learning_rate": x} for x in (0.0, -1.0)),
+    *({name: x} for name in FIELDS if FIELDS[name].type is float for x in (math.nan, math.inf)),
+    {"batch_size": 9, "host_devices": 2},
+    {"warmup_steps": 50, "num_train_steps": 50},
+    *({"objective": name, "model": "linear"} for name in ("unrolled", "scheduled_sampling", "input_noise")),
+]
+IDLE = [  # the first is what nothing reads beside the others
+    *({name: "a"} for name in ("columns", "time_column", "coefficients")),
+    *({name: "a", "series": "nile"} for name in ("columns", "time_column")),
+    {"missing": "previous"},
+    {"num_points": 50, "series": "nile"},
+    {"num_points": 50, "series": "load.csv"},
+    *({name: 5, "model": kind} for name in ("hidden_size", "num_layers") for kind in ("linear", "mean")),
+    *({"activation": "relu", "model": kind} for kind in ("gru", "linear", "drift")),
+    *({"residual": True, "model": kind} for kind in ("gru", "linear", "drift")),
+    *({"fit": "gradient", "model": kind} for kind in ("mlp", "seasonal")),
+    {"head": "normal", "model": "drift"},
+    {"objective": "direct", "model": "mean"},
+    *(
+        {"num_ahead": 4, "objective": name}
+        for name in ("teacher_forcing", "scheduled_sampling", "input_noise")
+    ),
+    *({"sampling_rate": 0.1, "objective": name} for name in ("teacher_forcing", "unrolled", "direct")),
+    *({"input_noise": 0.2, "objective": name} for name in ("teacher_forcing", "unrolled", "direct")),
+    {"num_paths": 7},
+    *({name: 0.1} for name in ("weight_decay", "momentum")),
+    {"decay_steps": 7},
+    *({"learning_rate": 0.1, "model": kind} for kind in ("linear", "persistence")),
+]
+
+
+@pytest.mark.parametrize("settings", BAD, ids=str)
+def test_settings_out_of_range_or_in_contradiction(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        check_series(make(settings))
+
+
+@pytest.mark.parametrize("settings", IDLE, ids=str)
+def test_what_nothing_reads_is_refused(settings):
+    name = next(iter(settings))
+    with pytest.raises(ValueError, match=f"^{name}=.* does nothing here: it is read by .* only$"):
+        check_series(make(settings))
+
+
+FINE = [
+    {},
+    {"series": "load.csv", "columns": "a,b", "time_column": "t", "missing": "previous", "period": 3},
+    {"series": "ar", "coefficients": "0.5", "num_points": 50},
+    {"model": "linear", "fit": "gradient", "objective": "unrolled", "num_ahead": 1, "learning_rate": 0.1},
+    {"model": "linear", "objective": "direct", "num_ahead": 4, "head": "normal", "num_paths": 7},
+    {"residual": True, "activation": "gelu", "objective": "scheduled_sampling", "sampling_rate": 1.0},
+    {"model": "lstm", "objective": "input_noise", "input_noise": 0.0, "test_fraction": 0.0},
+]
+
+
+@pytest.mark.parametrize("settings", FINE, ids=str)
+def test_settings_that_go_together(settings):
+    config = make(settings)
+    assert check_series(config) is config
+    assert configs.from_json(configs.to_json(config), SeriesConfig) == config
+
+
+# No dead knob: what can be seen of each field, under settings that leave it something to do.
+
+
+def model_of(config: SeriesConfig):
+    return build_series_model(config.model, D, num_direct=num_direct(config), period=4)
+
+
+def parameters_of(config: SeriesConfig):
+    """The kind of model, and names and shapes of what is learned."""
+    model = model_of(config)
+    leaves = jax.tree.leaves_with_path(jax.eval_shape(model.init, jax.random.key(0)))
+    return type(model).__name__, [(jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves]
+
+
+def forecast_of(config: SeriesConfig):
+    model = model_of(config)
+    params = drawn(jax.eval_shape(model.init, jax.random.key(0)))
+    return np.asarray(readout(model, params, VALUES[None, :4]).mean).tolist()
+
+
+def trained_on(config: SeriesConfig):
+    """The loss of an objective at the end of the training, and the length of its segments."""
+    length, model = objectives.segment_length(config), model_of(config)
+    params = drawn(jax.eval_shape(model.init, jax.random.key(0)))
+    objective, last = objectives.make_objective(config), config.train.num_train_steps
+    return length, loss_of(objective, model, params, take(length), last)
+
+
+def plan_of(config: SeriesConfig):
+    size = objectives.segment_length(config)
+    return [leaf.tolist() for leaf in sliding(60, size, config.data.batch_size, config.train.seed, 0)]
+
+
+TINY = {"hidden_size": 5, "tau": 4}
+SHORT = {"num_train_steps": 40, "warmup_steps": 2}
+# field: (what is seen, settings beside it, its values)
+SEEN = {
+    "batch_size": (plan_of, {}, (4, 5)),
+    "num_steps": (plan_of, {"batch_size": 4}, (4, 5)),
+    "tau": (plan_of, {"batch_size": 4}, (2, 3)),
+    "seed": (plan_of, {"batch_size": 4}, (0, 1)),
+    "model": (parameters_of, TINY, get_args(FIELDS["model"].type)),
+    "head": (parameters_of, TINY, ("point", "normal")),
+    "hidden_size": (parameters_of, {}, (5, 6)),
+    "num_layers": (parameters_of, TINY, (1, 2)),
+    "activation": (forecast_of, TINY, get_args(FIELDS["activation"].type)),
+    "residual": (forecast_of, TINY, (False, True)),
+    "fit": (trains, {"model": "linear"}, ("least_squares", "gradient")),
+    "objective": (
+        trained_on,
+        TINY | {"num_ahead": 3, "sampling_rate": 1.0},
+        get_args(FIELDS["objective"].type),
+    ),
+    "num_ahead": (trained_on, TINY | {"objective": "unrolled"}, (2, 3)),
+    "sampling_rate": (trained_on, TINY | {"objective": "scheduled_sampling"}, (0.0, 1.0)),
+    "input_noise": (trained_on, TINY | {"objective": "input_noise"}, (0.0, 0.1, 0.2)),
+    "optimizer": (updates_of, SHORT | {"weight_decay": 0.1}, ("sgd", "adam", "adamw")),
+    "learning_rate": (updates_of, SHORT, (0.01, 0.02)),
+    "schedule": (updates_of, SHORT | {"warmup_steps": 1}, ("constant", "cosine", "inverse")),
+    "warmup_steps": (updates_of, SHORT, (0, 1, 2)),
+    "num_train_steps": (updates_of, {"warmup_steps": 1}, (4, 40)),
+    "decay_steps": (updates_of, SHORT | {"schedule": "inverse", "warmup_steps": 0}, (10, 20)),
+    "momentum": (updates_of, SHORT | {"optimizer": "sgd"}, (0.0, 0.5)),
+    "weight_decay": (updates_of, SHORT | {"optimizer": "adamw"}, (0.0, 0.5)),
+    "clip_norm": (updates_of, SHORT | {"optimizer": "sgd"}, (0.0, 1.0, 2.0)),
+}
+# Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
+READ_BY_SCRIPTS = set(
+    "series columns time_column missing num_points coefficients period valid_fraction test_fraction "
+    "max_horizon num_paths keep_checkpoints target_loss host_devices eval_every checkpoint_every".split()
+)
+READ_BY_THE_LOOP = {"steps_per_dispatch"}  # tests/test_config.py shows it
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_no_dead_knob(name):
+    """Every value listed gives something else."""
+    see, settings, values = SEEN[name]
+    assert set(get_args(FIELDS[name].type)) <= set(values)
+    seen = [see(make({**settings, name: value})) for value in values]
+    assert all(one != other for i, one in enumerate(seen) for other in seen[:i]), values
+    assert see(make({**settings, name: values[0]})) == seen[0]  # by itself it does not change
+
+
+def test_no_knob_is_left_out_and_scripts_read_the_rest():
+    assert set(SEEN) | READ_BY_SCRIPTS | READ_BY_THE_LOOP == set(FIELDS)
+    for names, folder in ((READ_BY_SCRIPTS, "experiments"), (READ_BY_THE_LOOP, "lmseq/training")):
+        read = attributes_read(folder)
+        assert {name for name in names if (SECTION_OF[name], name) in read} == names
