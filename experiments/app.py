@@ -34,6 +34,9 @@ from typing import Any, NoReturn, get_args
 from absl import flags
 from tqdm import tqdm
 
+from lmseq import config as configs
+from lmseq.training.metrics import read_json, read_text, write_text
+
 FLAGS = flags.FLAGS
 USER_ERRORS = (ValueError, ArithmeticError, OSError, MemoryError)
 HINTS = {
@@ -72,9 +75,7 @@ def numbers(text: str, name: str) -> list[int]:
 
 def define_all_flags(kind: type) -> list[str]:
     """One flag for each field of each section of a config class; returns their names."""
-    from lmseq.config import sections
-
-    return [name for section in sections(kind).values() for name in define_flags(section)]
+    return [name for section in configs.sections(kind).values() for name in define_flags(section)]
 
 
 def define_flags(section: Any) -> list[str]:
@@ -174,6 +175,47 @@ def locked(workdir: Path) -> Iterator[None]:
         yield
 
 
+def check_workdir(workdir: Path, config: Any, facts: dict[str, Any], name: str) -> None:
+    """ValueError unless the folder is new, empty, or holds this very run: same config, same data."""
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"expected --workdir to be a folder, {workdir} is a file")
+    config_path, facts_path = workdir / "config.json", workdir / name
+    if config_path.exists():
+        began = configs.from_json(read_text(config_path), type(config))
+        differing = configs.differences(began, config)
+        if differing:
+            raise ValueError(
+                f"{workdir} holds a run of another config ({'; '.join(differing)}): "
+                "choose another --workdir, or give it the flags it began with"
+            )
+        if facts_path.exists() and read_json(facts_path) != facts:
+            raise ValueError(
+                f"the data of {next(iter(facts.values()))} is not the one that {workdir} was begun with: "
+                "choose another --workdir, or restore it"
+            )
+        if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
+            raise ValueError(f"expected a folder at {workdir / 'checkpoints'}, a file is there: move it away")
+    elif workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
+        # Hidden files are the lock and what a kill at the very start left behind.
+        raise ValueError(f"{workdir} is not empty and holds no run: choose another --workdir")
+
+
+@contextmanager
+def opened(workdir: Path, config: Any, facts: dict[str, Any], name: str) -> Iterator[str | None]:
+    """The folder of a run, locked, with what the run is made of in it; the summary of a finished one.
+
+    Raises ValueError as `check_workdir` does, and when another process is at work there.
+    """
+    check_workdir(workdir, config, facts, name)  # before anything is created
+    with locked(workdir):
+        check_workdir(workdir, config, facts, name)  # another process may have come and gone
+        summary = finished_summary(workdir)
+        if summary is None:
+            write_text(workdir / "config.json", configs.to_json(config))
+            write_text(workdir / name, json.dumps(facts, indent=1) + "\n")
+        yield summary
+
+
 def data_folders() -> tuple[Path | None, Path]:
     """Where corpora are looked for: LMSEQ_DATA_DIR, then the user's cache folder."""
     import pooch
@@ -195,8 +237,6 @@ def finished_summary(workdir: Path) -> str | None:
 
 def finish(workdir: Path, summary: dict[str, Any]) -> None:
     """Write summary.json and print it, one line, as the last on stdout."""
-    from lmseq.training.metrics import write_text
-
     line = json.dumps(summary)
     write_text(workdir / "summary.json", line + "\n")
     print(line, flush=True)

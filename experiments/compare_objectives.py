@@ -122,7 +122,7 @@ def main() -> int:
     app.prepare_jax(config.train.host_devices)
     from experiments.claims import measured
     from experiments.series import model_of, prepare
-    from experiments.training import check_fits, opened
+    from experiments.training import check_fits
     from lmseq import plotting
     from lmseq.training.sharding import check_batch, make_mesh
 
@@ -131,7 +131,7 @@ def main() -> int:
     prepared = prepare(dataclasses.replace(config, objective=longest))
     check_batch(make_mesh(), config.data.batch_size)
     check_fits(model_of(config, prepared))
-    with opened(workdir, config, prepared.facts(), "series.json") as finished:
+    with app.opened(workdir, config, prepared.facts(), "series.json") as finished:
         if finished is not None:
             print(finished)
             return 0

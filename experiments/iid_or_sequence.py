@@ -215,12 +215,11 @@ def main() -> int:
     config, workdir = check(whole.order), Path(app.FLAGS.workdir)
     app.prepare_jax()
     from experiments.claims import measured
-    from experiments.training import opened
     from lmseq import plotting
 
     domains = build_domains(config)
     facts = {"corpus": config.corpus, "characters": len(domains["text"].stream)}
-    with opened(workdir, whole, facts, "data.json") as finished:
+    with app.opened(workdir, whole, facts, "data.json") as finished:
         if finished is not None:
             print(finished)
             return 0

@@ -1,17 +1,21 @@
 """How a language model is judged while it is trained, and after: losses of the splits, a sample."""
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from experiments.texts import Texts
-from lmseq import evaluation, generation, likelihood
+from lmseq import evaluation, generation, likelihood, runs
 from lmseq.config import LanguageModelConfig, ModelConfig
 from lmseq.contract import Model
 from lmseq.sampling import Decoding
+from lmseq.training.checkpoint import Run
 from lmseq.types import Params, PRNGKey
 
 SAMPLE = Decoding(temperature=0.8)
@@ -55,3 +59,10 @@ def describe(model: ModelConfig) -> str:
     """The model in a few words."""
     layers = f"{model.num_layers} layer" + "s" * (model.num_layers > 1)
     return model.model if model.model == "linear" else f"{model.model}, {layers}, {model.hidden_size} units"
+
+
+def load_run(path: str, which: str) -> Run:
+    """`runs.load_run`, with a bar for long ARPA files and no more than the machine's memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with tqdm(unit=" n-grams", disable=not sys.stderr.isatty(), leave=False) as bar:
+        return runs.load_run(path, which, memory=memory, begin=bar.reset, progress=bar.update)

@@ -76,14 +76,14 @@ def main() -> int:
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
     from experiments.series import model_of, prepare
-    from experiments.training import check_fits, opened
+    from experiments.training import check_fits
     from lmseq.training.sharding import check_batch, make_mesh
 
     prepared = prepare(config)
     model = model_of(config, prepared)
     check_batch(make_mesh(), config.data.batch_size)
     check_fits(model)
-    with opened(workdir, config, prepared.facts(), "series.json") as finished:
+    with app.opened(workdir, config, prepared.facts(), "series.json") as finished:
         if finished is not None:
             print(finished)
             return 0

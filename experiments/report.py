@@ -1,6 +1,7 @@
 """How a training run ends: final figures, a table with the obvious models beside, pictures, the summary."""
 
 import shlex
+import time
 from typing import Any
 
 import jax
@@ -8,23 +9,29 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import app
+from experiments.counted import from_texts
 from experiments.judge import SAMPLE, Subject, sample_text, split_figures
 from experiments.watch import Watcher
 from lmseq import evaluation, likelihood, plotting, prediction
 from lmseq.models.interface import count_parameters
+from lmseq.models.ngram import put_tables
+from lmseq.ngram.backoff import score_words
+from lmseq.ngram.counts import BOS_ID, count_ngrams
+from lmseq.ngram.smoothing import modified_kneser_ney
 from lmseq.training.checkpoint import digest
 from lmseq.training.metrics import read_records
 from lmseq.types import Params, PRNGKey
 
 HORIZONS = (1, 4, 16, 64)
+MOST_ORDER = 8  # of the count models tried
 
 
 def conclude(subject: Subject, params: Params, watcher: Watcher, key: PRNGKey) -> dict[str, Any]:
     """Evaluate the final parameters, print, draw, and return the summary."""
     trained = watcher.seconds()
-    unigram = unigram_figures(subject)
+    unigram, counts = unigram_figures(subject), best_counts(subject)
     figures = split_figures(subject, params, "valid") | split_figures(subject, params, "test")
-    _print_table(subject, params, unigram, figures, trained)
+    _print_table(subject, params, unigram, counts, figures, trained)
     horizon_key, sample_key = jax.random.split(key)
     horizon = k_step_log_probs(subject, params, unigram["loss"], horizon_key)
     app.say(f"sample (temperature {SAMPLE.temperature}): {sample_text(subject, params, sample_key, 400)}")
@@ -44,6 +51,8 @@ def conclude(subject: Subject, params: Params, watcher: Watcher, key: PRNGKey) -
         "horizon_origins": config.report.horizon_origins,
         "horizon_samples": config.report.horizon_samples,
         "unigram_loss": unigram["loss"],
+        "count_order": counts["order"],
+        "count_loss": counts["loss"],
         "params_digest": digest(params),
         "tokens_per_second": watcher.tokens_per_second(),
         "seconds_to_first_step": watcher.seconds_to_first_step,
@@ -59,10 +68,44 @@ def unigram_figures(subject: Subject) -> dict[str, float]:
     return likelihood.loss_figures(-float(log_probs.sum()), log_probs.size, texts.num_chars("valid"))
 
 
+def best_counts(subject: Subject) -> dict[str, Any]:
+    """Modified Kneser-Ney on the training text, of the order that is best on the validation text."""
+    counted, valid = from_texts(subject.texts), subject.texts.ids["valid"]
+    longest = max(
+        map(len, np.split(counted.streams["train"], np.flatnonzero(counted.streams["train"] == BOS_ID)))
+    )
+    counts = count_ngrams(counted.streams["train"], counted.num_words, min(MOST_ORDER, longest))
+    best: dict[str, Any] = {}
+    for n in range(2, len(counts) + 1):
+        start = time.monotonic()
+        tables = modified_kneser_ney(counts[:n], discount_fallback=True).tables
+        seconds = time.monotonic() - start
+        log_probs = score_words(tables, counted.streams["valid"])
+        if best and -log_probs.sum() >= best["nll"]:
+            break
+        best = {"nll": -log_probs.sum(), "order": n, "tables": tables, "seconds": seconds}
+    # Scored again under the contract, as everything else: the same tokens, no end that has to be predicted.
+    has_unknown = counted.vocab.level in ("char", "word")
+    model, params = put_tables(best["tables"], counted.word_of, has_unknown=has_unknown)
+    nll = -float(evaluation.score_stream(model, params, valid).sum(dtype=np.float64))
+    figures = likelihood.loss_figures(nll, valid.size, subject.texts.num_chars("valid"))
+    return {
+        **figures,
+        "num_bytes": best["tables"].num_bytes,
+        "order": best["order"],
+        "seconds": best["seconds"],
+    }
+
+
 def _print_table(
-    subject: Subject, params: Params, unigram: dict[str, float], figures: dict[str, Any], seconds: float
+    subject: Subject,
+    params: Params,
+    unigram: dict[str, float],
+    counts: dict[str, Any],
+    figures: dict[str, Any],
+    seconds: float,
 ) -> None:
-    """The model on the validation text, between what knows nothing and what counts symbols."""
+    """The model on the validation text, beside what knows nothing and what counts."""
     vocab_size, valid = len(subject.texts.vocab), subject.texts.ids["valid"]
     uniform = likelihood.loss_figures(
         valid.size * float(np.log(vocab_size)), valid.size, subject.texts.num_chars("valid")
@@ -71,6 +114,13 @@ def _print_table(
     rows = [
         ("uniform", uniform["loss"], uniform["bits_per_char"], 0, 0.0),
         ("unigram", unigram["loss"], unigram["bits_per_char"], 4 * vocab_size, 0.0),
+        (
+            f"{counts['order']}-gram",
+            counts["loss"],
+            counts["bits_per_char"],
+            counts["num_bytes"],
+            counts["seconds"],
+        ),
         (
             subject.config.model.model,
             figures["valid_loss"],

@@ -19,7 +19,7 @@ from absl import flags
 from lmseq.config import at_least
 from lmseq.sampling import Decoding, check_decoding
 
-flags.DEFINE_string("run", None, "folder of a run of experiments.train_lm")
+flags.DEFINE_string("run", None, "folder of a run of train_lm or train_ngram, or an ARPA file")
 flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "the last parameters, or the best by validation"
 )
@@ -68,13 +68,13 @@ def encode_prompt(vocab: Any, prompt: str) -> np.ndarray:
 
 def main() -> None:
     if not app.FLAGS.run:
-        raise ValueError("expected --run=DIR, the folder of a trained model")
+        raise ValueError("expected --run=PATH, the folder of a trained model or an ARPA file")
     decoding = read_decoding()
     app.prepare_jax()
     import jax
 
     from lmseq import generation
-    from lmseq.training.checkpoint import load_run
+    from experiments.judge import load_run
 
     run = load_run(app.FLAGS.run, app.FLAGS.checkpoint)
     prompt = encode_prompt(run.vocab, app.FLAGS.prompt)

@@ -20,7 +20,7 @@ from lmseq.config import MOST_UNITS, at_least
 from lmseq.data.corpora import read_text
 from lmseq.data.text import normalize_text
 
-flags.DEFINE_string("run", None, "folder of a run of experiments.train_lm")
+flags.DEFINE_string("run", None, "folder of a run of train_lm or train_ngram, or an ARPA file")
 flags.DEFINE_enum(
     "checkpoint", "latest", ["latest", "best"], "the last parameters, or the best by validation"
 )
@@ -75,11 +75,11 @@ def score(run: Any, text: str) -> dict[str, Any]:
 
 def main() -> None:
     if not app.FLAGS.run:
-        raise ValueError("expected --run=DIR, the folder of a trained model")
+        raise ValueError("expected --run=PATH, the folder of a trained model or an ARPA file")
     texts = read_texts()
     at_least(1, MOST_UNITS, **app.values(["num_steps", "batch_size"]))
     app.prepare_jax()
-    from lmseq.training.checkpoint import load_run
+    from experiments.judge import load_run
 
     run = load_run(app.FLAGS.run, app.FLAGS.checkpoint)
     scores = sorted((score(run, text) for text in texts), key=lambda figures: figures["bits_per_char"])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import app
-from lmseq.config import DataConfig
+from lmseq.config import TextConfig
 from lmseq.data.corpora import RawCorpus, read_corpus
 from lmseq.data.text import Corpus, Vocab, build_vocab, prepare_corpus
 
@@ -40,13 +40,17 @@ def read_raw(corpus: str) -> RawCorpus:
     return read_corpus(corpus, data_dir=data_dir, cache_dir=cache_dir)
 
 
-def load_texts(data: DataConfig) -> Texts:
+def refuse_fractions(name: str) -> None:
+    """ValueError where fractions were asked for of a corpus that comes in parts."""
+    if any(app.FLAGS[flag].present for flag in ("valid_fraction", "test_fraction")):
+        raise ValueError(f"{name} has parts of its own: --valid_fraction and --test_fraction do nothing")
+
+
+def load_texts(data: TextConfig) -> Texts:
     """Read, split and tokenise what the config names, and say how much it is."""
     raw = read_raw(data.corpus)
-    if "all" not in raw.parts and any(
-        app.FLAGS[name].present for name in ("valid_fraction", "test_fraction")
-    ):
-        raise ValueError(f"{raw.name} has parts of its own: --valid_fraction and --test_fraction do nothing")
+    if "all" not in raw.parts:
+        refuse_fractions(raw.name)
     corpus = prepare_corpus(
         raw,
         normalize=data.normalize,
@@ -62,8 +66,6 @@ def load_texts(data: DataConfig) -> Texts:
         bpe_vocab_size=data.bpe_vocab_size,
     )
     ids = {split: vocab.encode(getattr(corpus, split)) for split in ("train", "valid", "test")}
-    if not ids["valid"].size:
-        raise ValueError("expected a validation text: valid_fraction must be above 0")
     sizes = " / ".join(f"{ids[split].size:,}" for split in ids)
     unit = "characters" if data.level == "char" else f"{data.level} tokens"
     app.say(f"{corpus.name}: {sizes} {unit} (train / valid / test), {len(vocab)} symbols")

@@ -81,18 +81,20 @@ def main() -> int:
     config = configs.check(configs.from_flat(app.values(NAMES, preset)))
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
-    from experiments.training import check_fits, opened
+    from experiments.training import check_fits
     from lmseq.data.partition import check_stream
     from lmseq.models.build import build_model
     from lmseq.training.sharding import check_batch, make_mesh
 
     texts = load_texts(config.data)
+    if not texts.ids["valid"].size:
+        raise ValueError("expected a validation text: valid_fraction must be above 0")
     data = config.data
     check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
     check_batch(make_mesh(), data.batch_size)
     model = build_model(config.model, len(texts.vocab))
     check_fits(model)
-    with opened(workdir, config, texts.facts(), "corpus.json") as finished:
+    with app.opened(workdir, config, texts.facts(), "corpus.json") as finished:
         if finished is not None:
             print(finished)
             return 0

@@ -1,11 +1,10 @@
 """From a job to trained parameters: restore, train and watch, save, stop on a signal."""
 
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +14,11 @@ from tqdm import tqdm
 
 from experiments import app
 from experiments.watch import Evaluate, Watcher
-from lmseq import config as configs
 from lmseq.config import TrainConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
 from lmseq.models.interface import count_parameters
 from lmseq.training import checkpoint, loop, optimizer, sharding, state, step
-from lmseq.training.metrics import read_json, read_text, write_text
 from lmseq.types import Params, PRNGKey, Stream
 
 
@@ -69,31 +66,6 @@ class Stop:
             signal.signal(each, signal.SIG_DFL)  # which ends the process even inside a program of XLA's
 
 
-def check_workdir(workdir: Path, config: Any, facts: dict[str, Any], name: str) -> None:
-    """ValueError unless the folder is new, empty, or holds this very run: same config, same data."""
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"expected --workdir to be a folder, {workdir} is a file")
-    config_path, facts_path = workdir / "config.json", workdir / name
-    if config_path.exists():
-        began = configs.from_json(read_text(config_path), type(config))
-        differing = configs.differences(began, config)
-        if differing:
-            raise ValueError(
-                f"{workdir} holds a run of another config ({'; '.join(differing)}): "
-                "choose another --workdir, or give it the flags it began with"
-            )
-        if facts_path.exists() and read_json(facts_path) != facts:
-            raise ValueError(
-                f"the data of {next(iter(facts.values()))} is not the one that {workdir} was begun with: "
-                "choose another --workdir, or restore it"
-            )
-        if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
-            raise ValueError(f"expected a folder at {workdir / 'checkpoints'}, a file is there: move it away")
-    elif workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
-        # Hidden files are the lock and what a kill at the very start left behind.
-        raise ValueError(f"{workdir} is not empty and holds no run: choose another --workdir")
-
-
 BYTES_A_PARAMETER = 16  # the value, its gradient and Adam's two moments, float32
 
 
@@ -108,22 +80,6 @@ def check_fits(model: Model) -> None:
             f"training {num_parameters:,} parameters takes {BYTES_A_PARAMETER} bytes of memory for each, and "
             f"there are {there / 2**30:.1f} GiB: make the model smaller"
         )
-
-
-@contextmanager
-def opened(workdir: Path, config: Any, facts: dict[str, Any], name: str) -> Iterator[str | None]:
-    """The folder of a run, locked, with what the run is made of in it; the summary of a finished one.
-
-    Raises ValueError as `check_workdir` does, and when another process is at work there.
-    """
-    check_workdir(workdir, config, facts, name)  # before anything is created
-    with app.locked(workdir):
-        check_workdir(workdir, config, facts, name)  # another process may have come and gone
-        summary = app.finished_summary(workdir)
-        if summary is None:
-            write_text(workdir / "config.json", configs.to_json(config))
-            write_text(workdir / name, json.dumps(facts, indent=1) + "\n")
-        yield summary
 
 
 def run(job: Job, description: str) -> Trained | int:

@@ -185,11 +185,10 @@ def main() -> int:
     config, workdir = check(whole.recall), Path(app.FLAGS.workdir)
     app.prepare_jax()
     from experiments.claims import measured
-    from experiments.training import opened
     from lmseq import plotting
 
     facts = {"task": "delayed recall", "items": NUM_ITEMS, "distractors": NUM_DISTRACTORS}
-    with opened(workdir, whole, facts, "task.json") as finished:
+    with app.opened(workdir, whole, facts, "task.json") as finished:
         if finished is not None:
             print(finished)
             return 0

@@ -20,8 +20,8 @@ def knob(default: Any, meaning: str) -> Any:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """Text, tokens and partition."""
+class TextConfig:
+    """Text and tokens."""
 
     corpus: str = knob(
         "python_docs",
@@ -34,6 +34,12 @@ class DataConfig:
     test_fraction: float = knob(0.05, "share of the text for the test, at its end; 0 for none")
     min_count: int = knob(1, "characters or words rarer than this in the training text become <unk>")
     bpe_vocab_size: int = knob(1024, "vocabulary size of level bpe")
+
+
+@dataclass(frozen=True)
+class DataConfig(TextConfig):
+    """Text, tokens and partition."""
+
     partition: Literal["random", "sequential"] = knob(
         "sequential", "sequential: the carry goes on; random: shuffled windows, each from the initial carry"
     )
@@ -90,6 +96,22 @@ class ReportConfig:
 
     horizon_origins: int = knob(128, "origins of the k-step-ahead cross-entropy")
     horizon_samples: int = knob(64, "sampled continuations from each origin")
+
+
+@dataclass(frozen=True)
+class MixtureConfig:
+    """Models that are mixed."""
+
+    runs: str = knob("", "folders of runs of train_lm and train_ngram, separated by commas")
+    checkpoint: Literal["latest", "best"] = knob("latest", "of neural runs: the last parameters, or the best")
+    cache_size: int = knob(0, "latest tokens in a cache around each model; 0: no cache")
+
+
+@dataclass(frozen=True)
+class MixConfig:
+    """All of a mixture's run."""
+
+    mixture: MixtureConfig = field(default_factory=MixtureConfig)
 
 
 @dataclass(frozen=True)
@@ -169,6 +191,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def check(config: LanguageModelConfig) -> LanguageModelConfig:
     """Return the config, or raise ValueError for the first setting out of range or in contradiction."""
+    check_text(config.data)
     _check_ranges(config)
     _check_pairs(config)
     _check_idle(config)
@@ -179,16 +202,23 @@ def _check_ranges(config: LanguageModelConfig) -> None:
     """Each setting by itself."""
     data, model, report = config.data, config.model, config.report
     check_train(config.train)
-    at_least(
-        1,
-        **_pick(data, "num_steps", "min_count"),
-    )
+    at_least(1, **_pick(data, "num_steps"))
     at_least(1, MOST_UNITS, **_pick(model, "hidden_size", "tau"))
     at_least(1, MOST_UNITS, **_pick(data, "batch_size"))
     at_least(1, 1000, **_pick(model, "num_layers"))
     at_least(1, MOST_DRAWS, **_pick(report, "horizon_origins", "horizon_samples"))
     at_least(0, MOST_UNITS, **_pick(model, "embedding_size"))
-    below_one(**_pick(data, "valid_fraction", "test_fraction"), **_pick(model, "dropout"))
+    below_one(**_pick(model, "dropout"))
+
+
+def check_text(text: TextConfig) -> None:
+    """Raise ValueError for a setting of the text that is out of range or that nothing reads."""
+    at_least(1, **_pick(text, "min_count"))
+    below_one(**_pick(text, "valid_fraction", "test_fraction"))
+    check_idle(
+        (text, "bpe_vocab_size", text.level == "bpe", "level bpe"),
+        (text, "min_count", text.level in ("char", "word"), "level char or word"),
+    )
 
 
 def check_train(train: TrainConfig) -> None:
@@ -248,11 +278,9 @@ def _check_pairs(config: LanguageModelConfig) -> None:
 
 def _check_idle(config: LanguageModelConfig) -> None:
     """A setting that nothing reads is refused rather than ignored."""
-    data, model = config.data, config.model
+    model = config.model
     windowed = model.model in ("mlp", "linear")
     check_idle(
-        (data, "bpe_vocab_size", data.level == "bpe", "level bpe"),
-        (data, "min_count", data.level in ("char", "word"), "level char or word"),
         (model, "tau", windowed, "models mlp and linear"),
         (model, "hidden_size", model.model != "linear", "models with hidden units"),
         (model, "num_layers", model.model != "linear", "models with hidden units"),

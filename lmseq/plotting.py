@@ -62,6 +62,34 @@ def horizon_curve(log_probs: Float[np.ndarray, "batch time"], unigram_loss: floa
     return figure
 
 
+def orders(
+    numbers: Sequence[int],
+    losses: dict[str, Sequence[float]],
+    num_bytes: Sequence[int],
+    unit: str,
+    title: str,
+) -> Figure:
+    """Loss of each split by order of a count model, and the bytes of its tables on an axis of their own."""
+    figure, axes = _axes(title, "order: tokens in the longest n-grams", unit)
+    storage = axes.twinx()
+    storage.bar(numbers, np.asarray(num_bytes) / 1e6, color="0.88", width=0.5)
+    storage.set_ylabel("megabytes of tables (bars)")
+    storage.spines["top"].set_visible(False)
+    axes.set_zorder(storage.get_zorder() + 1)  # lines before bars
+    axes.patch.set_visible(False)
+    for (split, values), offset in zip(losses.items(), (7, -14), strict=False):
+        (line,) = axes.plot(numbers, values, marker="o", label=split)
+        place, color = (numbers[-1], values[-1]), line.get_color()
+        axes.annotate(f"{values[-1]:.4g}", place, (0, offset), textcoords="offset points", color=color)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:.4g}")
+    axes.yaxis.set_minor_formatter("{x:.3g}")
+    axes.margins(y=0.15)
+    axes.set_xticks(list(numbers))
+    axes.legend(frameon=False, loc="upper center")
+    return figure
+
+
 def forecast(
     values: Float[np.ndarray, "time feature"],
     test_start: int,

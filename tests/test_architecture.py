@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A file imports only what comes before it here: lower floors, and files listed above it within its own floor.
 # An `__init__.py` comes right after the last file of its folder, and `lmseq/__init__.py` after everything.
 FLOORS = (
-    ("lmseq/types.py", "lmseq/config.py", "lmseq/series_config.py"),
+    ("lmseq/types.py", "lmseq/config.py", "lmseq/series_config.py", "lmseq/ngram_config.py"),
     (
         "lmseq/data/corpora.py",
         "lmseq/data/series.py",
@@ -24,9 +24,11 @@ FLOORS = (
         "lmseq/data/windows.py",
         "lmseq/data/partition.py",
         "lmseq/ngram/counts.py",
-        "lmseq/ngram/smoothing.py",
+        "lmseq/ngram/words.py",
         "lmseq/ngram/backoff.py",
+        "lmseq/ngram/smoothing.py",
         "lmseq/ngram/arpa.py",
+        "lmseq/ngram/storage.py",
     ),
     ("lmseq/contract.py", "lmseq/likelihood.py", "lmseq/recurrence.py", "lmseq/sampling.py"),
     (
@@ -37,6 +39,7 @@ FLOORS = (
         "lmseq/models/linear.py",
         "lmseq/models/baselines.py",
         "lmseq/models/ngram.py",
+        "lmseq/models/mixture.py",
         "lmseq/models/build.py",
     ),
     (
@@ -52,6 +55,7 @@ FLOORS = (
         "lmseq/prediction.py",
         "lmseq/generation.py",
         "lmseq/plotting.py",
+        "lmseq/runs.py",
     ),
 )
 MAY_NOT_IMPORT_TRAINING = ("lmseq/prediction.py", "lmseq/evaluation.py", "lmseq/generation.py")

@@ -2,11 +2,16 @@
 
 import difflib
 import hashlib
+import itertools
 import os
 import textwrap
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
 
 
 class CorpusFile(NamedTuple):
@@ -38,6 +43,7 @@ class RawCorpus(NamedTuple):
 
 
 SPLITS = ("train", "valid", "test")
+BLANKS = " \t\n\r\0"  # between words; a space that does not break a line is part of one
 
 # Addresses name a commit, so that what stands there cannot change.
 _GITHUB = "https://raw.githubusercontent.com"
@@ -147,14 +153,9 @@ def read_corpus(
     path = Path(corpus)
     # os.path and not pathlib: a name too long to be a path is one that does not exist.
     if os.path.isdir(path):
-        files = {split: path / f"{split}.txt" for split in SPLITS}
-        missing = [file.name for file in files.values() if not file.is_file()]
-        if missing:
-            raise ValueError(
-                f"expected train.txt, valid.txt and test.txt in folder {path}, missing {', '.join(missing)}: "
-                "add what is missing, or name a single file, which is then split"
-            )
-        return RawCorpus(path.resolve().name, {split: read_text(file) for split, file in files.items()})
+        return RawCorpus(
+            path.resolve().name, {split: read_text(file) for split, file in split_files(path).items()}
+        )
     if os.path.exists(path):
         return RawCorpus(path.name, {"all": read_text(path)})
     near = difflib.get_close_matches(str(corpus), CORPORA, 1)
@@ -162,6 +163,18 @@ def read_corpus(
         f"expected one of {', '.join(CORPORA)}, or the path of a file or folder; got {str(corpus)!r}: "
         + (f"did you mean {near[0]}?" if near else "check the path")
     )
+
+
+def split_files(path: Path) -> dict[str, Path]:
+    """The file of each part of a folder; ValueError where one is missing."""
+    files = {split: path / f"{split}.txt" for split in SPLITS}
+    missing = [file.name for file in files.values() if not file.is_file()]
+    if missing:
+        raise ValueError(
+            f"expected train.txt, valid.txt and test.txt in folder {path}, missing {', '.join(missing)}: "
+            "add what is missing, or name a single file, which is then split"
+        )
+    return files
 
 
 def _python_docs() -> str:
@@ -231,6 +244,38 @@ def split_text(
     empty only where its fraction is 0. Raises ValueError for fractions outside [0, 1) or summing to 1
     or more, and for a text too short to have a part that was asked for.
     """
+    cuts = _cuts(len(text), valid_fraction, test_fraction)
+    if whole_words:
+        cuts = [_after_blank(text, cut) for cut in cuts]
+    parts = {"train": text[: cuts[0]], "valid": text[cuts[0] : cuts[1]], "test": text[cuts[1] :]}
+    _check_parts({split: len(part) for split, part in parts.items()}, valid_fraction, test_fraction)
+    return parts
+
+
+def split_offsets(path: Path, valid_fraction: float, test_fraction: float) -> dict[str, tuple[int, int]]:
+    """Where each part of a file begins and how long it is, in bytes: as `split_text` does with whole words.
+
+    The file is looked through in pieces, never held. Raises ValueError as `split_text` does, and for a file
+    that cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            num_chars = sum(_count_characters(piece) for piece in _pieces(file))
+            size = file.tell()
+            cuts = [
+                _after_blank_byte(file, _byte_of(file, cut))
+                for cut in _cuts(num_chars, valid_fraction, test_fraction)
+            ]
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}; name a file that can be read") from None
+    edges = dict(zip(SPLITS, itertools.pairwise([0, *cuts, size]), strict=True))
+    parts = {split: (start, end - start) for split, (start, end) in edges.items()}
+    _check_parts({split: length for split, (_, length) in parts.items()}, valid_fraction, test_fraction)
+    return parts
+
+
+def _cuts(num_chars: int, valid_fraction: float, test_fraction: float) -> list[int]:
+    """Where validation and test begin; ValueError for fractions that leave nothing to train on."""
     if not (0.0 <= valid_fraction and 0.0 <= test_fraction and valid_fraction + test_fraction < 1.0):
         raise ValueError(
             "expected valid_fraction and test_fraction of at least 0 with a sum below 1, "
@@ -238,21 +283,56 @@ def split_text(
         )
     # In binary, 1 - 0.1 - 0.2 is below 0.7: that would lose a character.
     valid, test = Fraction(str(valid_fraction)), Fraction(str(test_fraction))
-    cuts = [int((1 - valid - test) * len(text)), int((1 - test) * len(text))]
-    if whole_words:
-        cuts = [_after_white_space(text, cut) for cut in cuts]
-    parts = {"train": text[: cuts[0]], "valid": text[cuts[0] : cuts[1]], "test": text[cuts[1] :]}
-    for split, fraction in (("train", 1), ("valid", valid), ("test", test)):
-        if fraction and not parts[split]:
+    return [int((1 - valid - test) * num_chars), int((1 - test) * num_chars)]
+
+
+def _check_parts(sizes: dict[str, int], valid_fraction: float, test_fraction: float) -> None:
+    for split, fraction in (("train", 1), ("valid", valid_fraction), ("test", test_fraction)):
+        if fraction and not sizes[split]:
             raise ValueError(
-                f"expected a text long enough to have a {split} part, got {len(text)} characters: "
+                f"expected a text long enough to have a {split} part, got {sum(sizes.values())} characters: "
                 "give more text or change the fractions"
             )
-    return parts
 
 
-def _after_white_space(text: str, cut: int) -> int:
+def _after_blank(text: str, cut: int) -> int:
     """The first place from `cut` on that no word spans."""
-    while 0 < cut < len(text) and not text[cut - 1].isspace():
+    while 0 < cut < len(text) and text[cut - 1] not in BLANKS:
         cut += 1
     return cut
+
+
+def _pieces(file: BinaryIO) -> Iterator[bytes]:
+    file.seek(0)
+    while piece := file.read(1 << 24):
+        yield piece
+
+
+def _characters(piece: bytes) -> Bool[np.ndarray, "bytes"]:
+    """Of each byte of UTF-8, whether a character begins with it."""
+    return (np.frombuffer(piece, np.uint8) & 0xC0) != 0x80
+
+
+def _count_characters(piece: bytes) -> int:
+    return int(np.count_nonzero(_characters(piece)))
+
+
+def _byte_of(file: BinaryIO, place: int) -> int:
+    """Where the character of that number begins."""
+    before, offset = 0, 0
+    for piece in _pieces(file):
+        number = _count_characters(piece)
+        if before + number > place:
+            return offset + int(np.flatnonzero(_characters(piece))[place - before])
+        before, offset = before + number, offset + len(piece)
+    return offset
+
+
+def _after_blank_byte(file: BinaryIO, cut: int) -> int:
+    """As `_after_blank`, of a file."""
+    if not cut:
+        return 0
+    file.seek(cut - 1)
+    while (byte := file.read(1)) and byte.decode("latin-1") not in BLANKS:
+        pass
+    return file.tell()

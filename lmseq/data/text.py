@@ -15,6 +15,7 @@ from lmseq.data.corpora import RawCorpus, split_text
 
 Level = Literal["byte", "char", "word", "bpe"]
 Normalization = Literal["none", "letters"]
+_WORDS = re.compile(r"[^ \t\r\0]+")
 UNK, EOS = "<unk>", "<eos>"
 
 
@@ -222,11 +223,11 @@ def _printable(token: str) -> str:
 
 
 def split_words(text: str) -> list[str]:
-    """Words between white space, with one `<eos>` for each line, the last one ended or not."""
+    """Words between blanks (`corpora.BLANKS`), with one `<eos>` for each line, the last one ended or not."""
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
-    return [word for line in lines for word in (*line.split(), EOS)]
+    return [word for line in lines for word in (*_WORDS.findall(line), EOS)]
 
 
 def build_vocab(

@@ -20,10 +20,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lmseq.config import LanguageModelConfig, check, from_json
+from lmseq.config import LanguageModelConfig, MixConfig, check, from_json
 from lmseq.contract import Model
 from lmseq.data.text import Vocab
 from lmseq.models.build import build_model
+from lmseq.ngram_config import NgramConfig
 from lmseq.training.metrics import read_text
 from lmseq.training.state import Training, TrainState
 from lmseq.types import Params
@@ -253,13 +254,13 @@ def _set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
 
 
 class Run(NamedTuple):
-    """A trained model and all that is needed to use it."""
+    """A model and all that is needed to use it; `step` is that of parameters trained in steps."""
 
-    config: LanguageModelConfig
+    config: LanguageModelConfig | NgramConfig | MixConfig | None
     vocab: Vocab
     model: Model
     params: Params
-    step: int
+    step: int | None = None
 
 
 def load_run(workdir: str | Path, which: str = "latest") -> Run:

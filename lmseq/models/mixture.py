@@ -1,0 +1,259 @@
+"""Models made of models: a linear interpolation of several, and caches of what came lately.
+
+Each is one more model under the contract, whose carry is a tuple of carries.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from lmseq import recurrence
+from lmseq.contract import Model, scan_carries, time_second
+from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
+
+
+class MixtureParams(NamedTuple):
+    """Logarithms of weights that sum to 1, (M,), and the parameters of each part."""
+
+    log_weights: Float[Array, "part"]
+    parts: tuple[Params, ...]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """p(x | past) = sum_m weight_m p_m(x | past), of models of the same tokens (Jelinek and Mercer 1980)."""
+
+    parts: tuple[Model, ...]
+
+    def init(self, key: PRNGKey) -> MixtureParams:
+        """Equal weights, and each part's own parameters."""
+        keys = jax.random.split(key, len(self.parts))
+        params = tuple(part.init(k) for part, k in zip(self.parts, keys, strict=True))
+        return MixtureParams(jnp.full(len(self.parts), -jnp.log(len(self.parts))), params)
+
+    def init_carry(self, params: MixtureParams, batch_size: int) -> Carry:
+        """Every part's."""
+        return tuple(part.init_carry(p, batch_size) for part, p in self._with(params))
+
+    def update(self, params: MixtureParams, carry: Carry, x: Int[Array, "batch"]) -> Carry:
+        """Every part's."""
+        return tuple(part.update(p, c, x) for (part, p), c in zip(self._with(params), carry, strict=True))
+
+    def carries(self, params: MixtureParams, carry: Carry, xs: TokenBatch) -> Carry:
+        """Every part's."""
+        return tuple(part.carries(p, c, xs) for (part, p), c in zip(self._with(params), carry, strict=True))
+
+    def readout(self, params: MixtureParams, carry: Carry) -> LogProbs:
+        """The mixed distribution."""
+        pairs = zip(self._with(params), carry, strict=True)
+        return self._mix(params, [part.readout(p, c) for (part, p), c in pairs])
+
+    def unroll(
+        self, params: MixtureParams, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
+    ) -> tuple[Carry, Float[Array, "batch time vocab"]]:
+        """Every part unrolled, then mixed."""
+        pairs = zip(self._with(params), carry, strict=True)
+        carries, log_probs = zip(*(part.unroll(p, c, xs, key) for (part, p), c in pairs), strict=True)
+        return carries, self._mix(params, log_probs)
+
+    def token_log_probs(
+        self,
+        params: MixtureParams,
+        carry: Carry,
+        xs: TokenBatch,
+        targets: TokenBatch,
+        key: PRNGKey | None = None,
+    ) -> tuple[Carry, TokenLogProbs]:
+        """Every part's, then mixed."""
+        pairs = zip(self._with(params), carry, strict=True)
+        found = (part.token_log_probs(p, c, xs, targets, key) for (part, p), c in pairs)
+        carries, log_probs = zip(*found, strict=True)
+        return carries, self._mix(params, log_probs)
+
+    def _with(self, params: MixtureParams) -> list[tuple[Model, Params]]:
+        return list(zip(self.parts, params.parts, strict=True))
+
+    def _mix(self, params: MixtureParams, log_probs: Sequence[Array]) -> Array:
+        weighted = [log_weight + each for log_weight, each in zip(params.log_weights, log_probs, strict=True)]
+        return jax.nn.logsumexp(jnp.stack(weighted), axis=0)
+
+
+MOST_EM_STEPS = 1000
+
+
+def fit_weights(
+    log_probs: Float[np.ndarray, "part time"], tolerance: float = 1e-10
+) -> Float[np.ndarray, "part"]:
+    """Weights, summing to 1, under which held-out tokens are likeliest: EM on ln p_m of each (M, T).
+
+    The likelihood is concave in the weights, so what EM comes to is the maximum; it stops when a step gains
+    less than `tolerance` nats a token. Raises ValueError where a token is impossible under every part.
+    """
+    log_probs = np.asarray(log_probs, np.float64)
+    best = log_probs.max(axis=0)
+    if not log_probs.size or not np.isfinite(best).all():
+        raise ValueError("expected held-out tokens, each possible under at least one model")
+    probs = np.exp(log_probs - best)
+    weights = np.full(len(probs), 1.0 / len(probs))
+    before = -np.inf
+    for _ in range(MOST_EM_STEPS):
+        mixed = weights @ probs
+        loss = np.log(mixed).mean()
+        if loss - before < tolerance:
+            break
+        before, weights = loss, weights * (probs / mixed).mean(axis=1)
+    return weights / weights.sum()
+
+
+# Caches
+
+VERY_UNLIKE = -1e30  # and not -inf, of which a row alone would have no softmax
+
+
+class CacheParams(NamedTuple):
+    """The model's parameters; the weight of the cache in (0, 1); of a neural one, how sharply it compares."""
+
+    model: Params
+    weight: Float[Array, ""]
+    sharpness: Float[Array, ""]
+
+
+class _Recent(NamedTuple):
+    """The last C tokens of each row and the features they were predicted from; `seen` of them are real."""
+
+    tokens: Int[Array, "batch cached"]
+    features: Float[Array, "batch cached feature"]
+    seen: Int[Array, "batch"]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A model beside a cache of the last C tokens, each as often as it came: a unigram cache.
+
+        p(x) = (1 - weight) p_model(x) + weight sum_i s_i [x_i = x] / sum_i s_i,    s_i = 1
+
+    Kuhn and De Mori (1990). While nothing was seen the model is alone.
+    """
+
+    model: Model
+    size: int
+    vocab_size: int
+
+    def init(self, key: PRNGKey) -> CacheParams:
+        """A tenth of the weight for the cache."""
+        return CacheParams(self.model.init(key), jnp.array(0.1), jnp.array(1.0))
+
+    def init_carry(self, params: CacheParams, batch_size: int) -> Carry:
+        """The model's, and an empty cache."""
+        carry = self.model.init_carry(params.model, batch_size)
+        width = self._features(carry).shape[-1]
+        tokens = jnp.zeros((batch_size, self.size), jnp.int32)
+        features = jnp.zeros((batch_size, self.size, width))
+        return carry, _Recent(tokens, features, jnp.zeros(batch_size, jnp.int32))
+
+    def update(self, params: CacheParams, carry: Carry, x: Int[Array, "batch"]) -> Carry:
+        """The token goes into the cache with what it was predicted from."""
+        inner, recent = carry
+        recent = _Recent(
+            jnp.concatenate([recent.tokens[:, 1:], x[:, None]], axis=1),
+            jnp.concatenate([recent.features[:, 1:], self._features(inner)[:, None]], axis=1),
+            jnp.minimum(recent.seen + 1, self.size),
+        )
+        return self.model.update(params.model, inner, x), recent
+
+    def carries(self, params: CacheParams, carry: Carry, xs: TokenBatch) -> Carry:
+        """By a scan: every step has a cache of its own."""
+        return scan_carries(self, params, carry, xs)
+
+    def readout(self, params: CacheParams, carry: Carry) -> LogProbs:
+        """The model's distribution mixed with the cache's."""
+        inner, recent = carry
+        shares = self._shares(params, self._features(inner)[:, None], recent.features, recent.seen[:, None])
+        one_hot = jax.nn.one_hot(recent.tokens, self.vocab_size)
+        cached = jnp.einsum("bc,bcv->bv", shares[:, 0], one_hot)
+        return self._mix(params, self.model.readout(params.model, inner), cached, recent.seen[:, None])
+
+    def unroll(
+        self, params: CacheParams, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
+    ) -> tuple[Carry, Float[Array, "batch time vocab"]]:
+        """A scan of update and readout; the key does nothing."""
+
+        def step(carry: Carry, x: Int[Array, "batch"]) -> tuple[Carry, LogProbs]:
+            carry = self.update(params, carry, x)
+            return carry, self.readout(params, carry)
+
+        carry, log_probs = lax.scan(step, carry, xs.T)
+        return carry, time_second(log_probs)
+
+    def token_log_probs(
+        self,
+        params: CacheParams,
+        carry: Carry,
+        xs: TokenBatch,
+        targets: TokenBatch,
+        key: PRNGKey | None = None,
+    ) -> tuple[Carry, TokenLogProbs]:
+        """All steps at once: each looks back at the C tokens before it, by one product."""
+        (inner, recent), time = carry, xs.shape[1]
+        carries = self.model.carries(params.model, inner, xs)
+        now = self._features(carries, num_dims=2)
+        before = jnp.concatenate([self._features(inner)[:, None], now[:, :-1]], axis=1)
+        tokens = jnp.concatenate([recent.tokens, xs], axis=1)
+        features = jnp.concatenate([recent.features, before], axis=1)
+        # Step t sees places t + 1 ... t + C of the two together, as far as they are filled.
+        place, step = jnp.arange(self.size + time), jnp.arange(time)[:, None]
+        seen = jnp.minimum(recent.seen[:, None] + 1 + step.T, self.size)
+        inside = (place > step + self.size - seen[..., None]) & (place <= step + self.size)
+        shares = self._shares(params, now, features, inside=inside)
+        cached = jnp.where(tokens[:, None] == targets[..., None], shares, 0.0).sum(axis=-1)
+        last, log_probs = self.model.token_log_probs(params.model, inner, xs, targets)
+        mixed = self._mix(params, log_probs, cached, seen)
+        kept = _Recent(tokens[:, -self.size :], features[:, -self.size :], seen[:, -1])
+        return (last, kept), mixed
+
+    def _features(self, carry: Carry, num_dims: int = 1) -> Float[Array, "*dims feature"]:
+        """What a token is compared by after (B,) or (B, T) carries: nothing, here."""
+        return jnp.zeros((*jax.tree.leaves(carry)[0].shape[:num_dims], 1))
+
+    def _shares(
+        self,
+        params: CacheParams,
+        now: Float[Array, "batch time feature"],
+        features: Float[Array, "batch cached feature"],
+        seen: Int[Array, "batch time"] | None = None,
+        inside: Any = None,
+    ) -> Float[Array, "batch time cached"]:
+        """The share of each cached token, after each step; zero where the cache is not filled."""
+        if inside is None:
+            inside = jnp.arange(features.shape[1]) >= features.shape[1] - seen[..., None]
+        alike = params.sharpness * jnp.einsum("btf,bcf->btc", now, features)
+        return jax.nn.softmax(jnp.where(inside, alike, VERY_UNLIKE), axis=-1) * inside
+
+    def _mix(self, params: CacheParams, log_probs: Array, cached: Array, seen: Int[Array, "*dims"]) -> Array:
+        mixed = jnp.logaddexp(jnp.log1p(-params.weight) + log_probs, jnp.log(params.weight) + jnp.log(cached))
+        return jnp.where(seen > 0, mixed, log_probs)
+
+
+@dataclass(frozen=True)
+class NeuralCache(Cache):
+    """A cache of a recurrent model: s_i = exp(sharpness h . h_i), h_i being what x_i was predicted from.
+
+    Grave, Joulin and Usunier (2017).
+    """
+
+    def _features(self, carry: Carry, num_dims: int = 1) -> Float[Array, "*dims feature"]:
+        return recurrence.output(carry[-1])
+
+
+def with_cache(
+    model: Model, params: Params, size: int, vocab_size: int, *, neural: bool
+) -> tuple[Cache, CacheParams]:
+    """The model and its parameters behind a cache whose weight and sharpness are not fitted yet."""
+    cache = (NeuralCache if neural else Cache)(model, size, vocab_size)
+    return cache, CacheParams(params, jnp.array(0.1), jnp.array(0.3 if neural else 1.0))

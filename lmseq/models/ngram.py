@@ -1,0 +1,215 @@
+"""Count models under the contract: the carry is the ranks of the n-grams that the history ends with."""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from lmseq.ngram.backoff import OUTSIDE, UNSEEN, BackoffTables, Fallback, OrderTable
+from lmseq.ngram.counts import BOS_ID, EOS_ID, UNK_ID
+from lmseq.types import Carry, LogProbs, PRNGKey, TokenBatch, TokenLogProbs
+
+Ranks = Int[Array, "*dims"]  # of an n-gram in its table, or UNSEEN, or OUTSIDE
+
+
+class DeviceTable(NamedTuple):
+    """`backoff.OrderTable` on the device, int32 and float32."""
+
+    first: Int[Array, "below"]
+    word: Int[Array, "entry"]
+    log_prob: Float[Array, "entry"]
+    log_backoff: Float[Array, "entry"]
+
+
+class NgramParams(NamedTuple):
+    """The tables, and the word of the tables that stands for each of V symbols, int32 (V,)."""
+
+    tables: tuple[DeviceTable, ...]
+    word_of: Int[Array, "vocab"]
+
+
+@dataclass(frozen=True)
+class NgramModel:
+    """A back-off model over a vocabulary of its own, as a model of V symbols.
+
+    The symbol that stands for `</s>` ends a sentence: what follows it is predicted from `<s>`. Words of the
+    tables that no symbol stands for are either `also_unknown`, spelled like the symbol 0, which has their
+    probability beside its own, or `impossible`: then every distribution is the tables' given that none of
+    them comes.
+
+    most_children: the longest list of entries with one prefix, order by order. carry: ranks of the n-grams of
+    length 1 ... N - 1 that the history ends with, int32 (B, N - 1).
+    """
+
+    vocab_size: int
+    most_children: tuple[int, ...]
+    log_unseen: float = 0.0
+    fallback: Fallback = "shorter"
+    also_unknown: tuple[int, ...] = ()
+    impossible: tuple[int, ...] = ()
+
+    def init(self, key: PRNGKey) -> NgramParams:
+        """Tables that know nothing: every word but `<s>` is as likely as any other."""
+        vocab_size = self.vocab_size + len(self.also_unknown) + len(self.impossible) + 1
+        log_prob = jnp.full(vocab_size, -math.log(vocab_size - 1)).at[BOS_ID].set(-jnp.inf)
+        words = jnp.arange(vocab_size, dtype=jnp.int32)
+        order = DeviceTable(jnp.array([0, vocab_size]), words, log_prob, jnp.zeros(vocab_size))
+        nothing = DeviceTable(jnp.zeros(2, jnp.int32), jnp.zeros(1, jnp.int32), jnp.zeros(1), jnp.zeros(1))
+        empty = nothing._replace(first=jnp.zeros(vocab_size + 1, jnp.int32))
+        higher = (empty, *[nothing] * len(self.most_children))[: len(self.most_children) - 1]
+        others = {BOS_ID, *self.also_unknown, *self.impossible}
+        symbols = [word for word in range(vocab_size) if word not in others]
+        return NgramParams((order, *higher), jnp.array(symbols, jnp.int32))
+
+    def init_carry(self, params: NgramParams, batch_size: int) -> Carry:
+        """The beginning of a sentence."""
+        start = [BOS_ID, *[OUTSIDE] * len(self.most_children)][: len(self.most_children) - 1]
+        return jnp.tile(jnp.array(start, jnp.int32), (batch_size, 1))
+
+    def update(self, params: NgramParams, carry: Carry, x: Int[Array, "batch"]) -> Carry:
+        """Each n-gram that the history ends with, one word longer."""
+        return self.carries(params, carry, x[:, None])[:, 0]
+
+    def carries(self, params: NgramParams, carry: Carry, xs: TokenBatch) -> Carry:
+        """The ranks after each of xs (B, T), one order at a time: (B, T, N - 1)."""
+        words = params.word_of[xs]
+        ends = words == EOS_ID
+        ranks = [jnp.where(ends, BOS_ID, words)]
+        for n in range(2, len(self.most_children)):
+            before = jnp.concatenate([carry[:, None, n - 2], ranks[-1][:, :-1]], axis=1)
+            found = self._child(params, n, before, words)
+            ranks.append(jnp.where(ends, OUTSIDE, found))
+        return jnp.stack(ranks, axis=-1)[..., : len(self.most_children) - 1]
+
+    def readout(self, params: NgramParams, carry: Carry) -> LogProbs:
+        """Of all V symbols."""
+        log_probs = self._distribution(params, carry)
+        chosen = log_probs[:, params.word_of]
+        for word in self.also_unknown:
+            chosen = chosen.at[:, 0].set(jnp.logaddexp(chosen[:, 0], log_probs[:, word]))
+        impossible = self._log_possible([log_probs[:, word] for word in self.impossible])
+        return chosen - jnp.broadcast_to(impossible, carry.shape[:1])[:, None]
+
+    def unroll(
+        self, params: NgramParams, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
+    ) -> tuple[Carry, Float[Array, "batch time vocab"]]:
+        """The distribution after each of xs (B, T); the key does nothing."""
+        carries = self.carries(params, carry, xs)
+        log_probs = self.readout(params, carries.reshape(xs.size, carries.shape[-1]))
+        return carries[:, -1], log_probs.reshape(*xs.shape, self.vocab_size)
+
+    def token_log_probs(
+        self,
+        params: NgramParams,
+        carry: Carry,
+        xs: TokenBatch,
+        targets: TokenBatch,
+        key: PRNGKey | None = None,
+    ) -> tuple[Carry, TokenLogProbs]:
+        """Single entries of the tables, (B, T): no distribution is made."""
+        carries = self.carries(params, carry, xs)
+        log_probs = self._entry(params, carries, params.word_of[targets])
+        for word in self.also_unknown:
+            other = self._entry(params, carries, jnp.full_like(targets, word))
+            log_probs = jnp.where(targets == 0, jnp.logaddexp(log_probs, other), log_probs)
+        others = [self._entry(params, carries, jnp.full_like(targets, word)) for word in self.impossible]
+        return carries[:, -1], log_probs - self._log_possible(others)
+
+    def _log_possible(self, log_probs: list[Float[Array, "*dims"]]) -> Float[Array, "*dims"]:
+        """ln of what the impossible words leave."""
+        left = 1.0 - sum((jnp.exp(each) for each in log_probs), jnp.zeros(()))
+        return jnp.where(left > 0.0, jnp.log(left), 0.0)  # where nothing is left, nothing can come
+
+    def _child(self, params: NgramParams, n: int, prefix: Ranks, word: Ranks) -> Ranks:
+        """Rank in order n of a prefix with a word behind it, by bisection among the prefix's entries."""
+        table = params.tables[n - 1]
+        low, high = table.first[jnp.maximum(prefix, 0)], table.first[jnp.maximum(prefix, 0) + 1]
+        high = jnp.where(prefix < 0, low, high)
+        end, last = high, table.word.shape[0] - 1
+
+        def halve(_, bounds):
+            low, high = bounds
+            middle = (low + high) // 2
+            less = table.word[jnp.minimum(middle, last)] < word
+            open_ = low < high
+            return jnp.where(open_ & less, middle + 1, low), jnp.where(open_ & ~less, middle, high)
+
+        steps = self.most_children[n - 1].bit_length()
+        low, _ = lax.fori_loop(0, steps, halve, (low, high))
+        found = (low < end) & (table.word[jnp.minimum(low, last)] == word)
+        return jnp.where(found, low, jnp.where(prefix == OUTSIDE, OUTSIDE, UNSEEN))
+
+    def _weight(self, table: DeviceTable, context: Ranks) -> Float[Array, "*dims"]:
+        """ln of the back-off weight of contexts; of one that is not in the table, as the model has it."""
+        return jnp.where(context >= 0, table.log_backoff[jnp.maximum(context, 0)], self.log_unseen)
+
+    def _backed_off(self, total, unigram, weight, context: Ranks):
+        """What a word has that was not seen after a context, from what it has after shorter ones."""
+        lower = total if self.fallback == "shorter" else unigram
+        outside = (context == OUTSIDE).reshape(context.shape + (1,) * (total.ndim - context.ndim))
+        return jnp.where(outside, total, lower + weight)
+
+    def _entry(self, params: NgramParams, carries: Ranks, words: Ranks) -> Float[Array, "*dims"]:
+        """ln p of single words (...) of the tables after carries (..., N - 1)."""
+        unigram = total = params.tables[0].log_prob[words]
+        for n in range(2, len(self.most_children) + 1):
+            table, context = params.tables[n - 1], carries[..., n - 2]
+            rank = self._child(params, n, context, words)
+            weight = self._weight(params.tables[n - 2], context)
+            backed_off = self._backed_off(total, unigram, weight, context)
+            total = jnp.where(rank >= 0, table.log_prob[jnp.maximum(rank, 0)], backed_off)
+        return total
+
+    def _distribution(self, params: NgramParams, carry: Ranks) -> Float[Array, "batch words"]:
+        """ln p of every word of the tables after each row of a carry."""
+        rows = jnp.arange(carry.shape[0])[:, None]
+        num_words = params.tables[0].word.shape[0]
+        # One column more, for what is not an entry.
+        unigram = jnp.append(params.tables[0].log_prob, -jnp.inf)
+        total = jnp.broadcast_to(unigram, (carry.shape[0], num_words + 1))
+        for n in range(2, len(self.most_children) + 1):
+            table, context = params.tables[n - 1], carry[:, n - 2]
+            weight = self._weight(params.tables[n - 2], context)[:, None]
+            total = self._backed_off(total, unigram, weight, context)
+            first = table.first[jnp.maximum(context, 0)]
+            places = first[:, None] + jnp.arange(self.most_children[n - 1])
+            inside = (places < table.first[jnp.maximum(context, 0) + 1][:, None]) & (context >= 0)[:, None]
+            places = jnp.minimum(places, table.word.shape[0] - 1)
+            columns = jnp.where(inside, table.word[places], num_words)
+            total = total.at[rows, columns].set(table.log_prob[places])
+        return total[:, :num_words]
+
+
+def put_tables(
+    tables: BackoffTables, word_of: Int[np.ndarray, "vocab"], *, has_unknown: bool
+) -> tuple[NgramModel, NgramParams]:
+    """Tables as a model of V symbols: symbol i stands for the word `word_of[i]` of theirs, int32 (V,).
+
+    has_unknown: symbol 0 is what is written for an unknown word, and stands for the tables' `<unk>` too.
+    Words that no symbol stands for, such as `</s>` where no symbol ends a line, never come.
+    """
+    symbols = np.asarray(word_of, np.int32)
+    left = sorted(set(range(tables.vocab_size)) - set(symbols.tolist()) - {BOS_ID})
+    also = (UNK_ID,) if has_unknown and UNK_ID in left else ()
+    model = NgramModel(
+        vocab_size=len(symbols),
+        most_children=tuple(int(np.diff(table.first).max(initial=1)) for table in tables.orders),
+        log_unseen=tables.log_unseen,
+        fallback=tables.fallback,
+        also_unknown=also,
+        impossible=tuple(word for word in left if word not in also) if tables.is_proper() else (),
+    )
+    return model, NgramParams(tuple(map(_on_device, tables.orders)), jnp.asarray(symbols))
+
+
+def _on_device(table: OrderTable) -> DeviceTable:
+    def put(array: np.ndarray, dtype: type) -> Array:
+        # At least one entry, so that there is something to look at where nothing is found.
+        return jnp.asarray(array if len(array) else np.zeros(1), dtype)
+
+    kinds = (jnp.int32, jnp.int32, jnp.float32, jnp.float32)
+    return DeviceTable(*map(put, table, kinds))

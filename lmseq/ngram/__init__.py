@@ -1,0 +1,1 @@
+"""Counting models: tables of n-grams as plain arrays."""

@@ -1,0 +1,147 @@
+"""Back-off tables: a trie of plain arrays, and what is read from it.
+
+With h' for h without its first word, the probability of a word is the one stored for the longest context
+in which the word was seen, times the weights of the longer contexts that exist:
+
+    p(w | h) = p(hw) stored, if hw is in the table;    b(h) p(w | h') otherwise, b(h) = 1 if h is not in it
+
+A history is known by the rank, in the table of each order, of the n-gram it ends with; a further word takes
+each rank to that of a child, one order up. So a whole text is looked up one order at a time, not one word
+at a time.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lmseq.ngram.counts import BOS_ID
+
+Fallback = Literal["shorter", "unigram"]
+UNSEEN, OUTSIDE = (
+    -1,
+    -2,
+)  # instead of a rank: an n-gram that is not in the table; one longer than the sentence
+
+
+class OrderTable(NamedTuple):
+    """The n-grams of one order, sorted by (prefix, word), E entries.
+
+    first: entries first[p] ... first[p + 1] - 1 extend the entry p of the order below, int32; for order 1 it
+    is (0, E). word: the last word's id, int32 (E,). log_prob: ln p(word | prefix), float64 (E,), of `<s>`
+    -inf. log_backoff: ln b, float64 (E,); empty at the highest order, which nothing follows.
+    """
+
+    first: Int[np.ndarray, "below"]
+    word: Int[np.ndarray, "entry"]
+    log_prob: Float[np.ndarray, "entry"]
+    log_backoff: Float[np.ndarray, "entry"]
+
+
+@dataclass(frozen=True, eq=False)
+class BackoffTables:
+    """A count model of order N: one table for each n = 1 ... N.
+
+    log_unseen: ln of the weight of a context that is not in the table; 0 for all but stupid back-off.
+    fallback: `unigram` for the one model that goes from a context straight to unigrams.
+    """
+
+    orders: tuple[OrderTable, ...]
+    log_unseen: float = 0.0
+    fallback: Fallback = "shorter"
+
+    @property
+    def order(self) -> int:
+        """N."""
+        return len(self.orders)
+
+    @property
+    def vocab_size(self) -> int:
+        """Types V, `<unk>`, `<s>` and `</s>` among them."""
+        return len(self.orders[0].word)
+
+    @property
+    def num_ngrams(self) -> list[int]:
+        """Entries of each order."""
+        return [len(table.word) for table in self.orders]
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all arrays."""
+        return sum(array.nbytes for table in self.orders for array in table)
+
+    @cached_property
+    def keys(self) -> tuple[Int[np.ndarray, "entry"], ...]:
+        """(prefix, word) of each entry as one int64, ascending, for the orders from 2 on."""
+        bits = self.word_bits
+        return tuple(
+            (np.repeat(np.arange(len(table.first) - 1), np.diff(table.first)) << bits) | table.word
+            for table in self.orders[1:]
+        )
+
+    @property
+    def word_bits(self) -> int:
+        """Bits of a word id."""
+        return max(1, self.vocab_size - 1).bit_length()
+
+    def is_proper(self) -> bool:
+        """Whether these are probabilities; the scores of stupid back-off are not."""
+        return self.log_unseen == 0.0
+
+
+def find_child(
+    tables: BackoffTables, n: int, prefix: Int[np.ndarray, "time"], word: Int[np.ndarray, "time"]
+) -> Int[np.ndarray, "time"]:
+    """Rank in order n of the n-gram of a prefix, a rank one order down, and a word: int64 (T,).
+
+    UNSEEN where the table has none, OUTSIDE where the prefix is.
+    """
+    keys = tables.keys[n - 2]
+    wanted = (prefix << tables.word_bits) | word
+    place = np.searchsorted(keys, wanted)
+    # Clipped: what is larger than all keys is not equal to the last of them either.
+    found = keys[np.minimum(place, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(place), bool)
+    return np.where(found, place, np.where(prefix == OUTSIDE, OUTSIDE, UNSEEN))
+
+
+def find_ranks(tables: BackoffTables, stream: Int[np.ndarray, "time"]) -> list[Int[np.ndarray, "time"]]:
+    """For n = 1 ... N, the rank of the n-gram that ends at each word of a stream of marked sentences.
+
+    UNSEEN where the table has none, OUTSIDE where the sentence has fewer words before. int64 (T,) each.
+    """
+    ranks = [np.asarray(stream, np.int64)]
+    begins = ranks[0] == BOS_ID
+    for n in range(2, tables.order + 1):
+        rank = find_child(tables, n, _before(ranks[-1]), ranks[0])
+        rank[begins] = OUTSIDE
+        ranks.append(rank)
+    return ranks
+
+
+def _before(ranks: Int[np.ndarray, "time"]) -> Int[np.ndarray, "time"]:
+    """Of each word, the rank that the word before it has."""
+    return np.concatenate([[OUTSIDE], ranks[:-1]])
+
+
+def score_words(
+    tables: BackoffTables, stream: Int[np.ndarray, "time"], word: int | None = None
+) -> Float[np.ndarray, "time"]:
+    """ln p of each word of a stream of marked sentences, given its sentence up to there, float64 (T,).
+
+    Or of one word in the place of each. Zero at `<s>`, which is given, not predicted.
+    """
+    if not len(stream):
+        return np.zeros(0)
+    ranks = find_ranks(tables, stream)
+    words = ranks[0] if word is None else np.full(len(stream), word, np.int64)
+    unigram = total = tables.orders[0].log_prob[words]
+    for n in range(2, tables.order + 1):
+        table, below, context = tables.orders[n - 1], tables.orders[n - 2], _before(ranks[n - 2])
+        rank = ranks[n - 1] if word is None else find_child(tables, n, context, words)
+        weight = np.where(context >= 0, below.log_backoff[context], tables.log_unseen)
+        backed_off = weight + (total if tables.fallback == "shorter" else unigram)
+        unfound = np.where(context == OUTSIDE, total, backed_off)
+        total = np.where(rank >= 0, table.log_prob[rank] if len(table.word) else 0.0, unfound)
+    return np.where(ranks[0] == BOS_ID, 0.0, total)

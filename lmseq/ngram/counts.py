@@ -1,0 +1,240 @@
+"""Counting n-grams of all orders by sorting, and the tables that come of it: a trie in arrays.
+
+An n-gram is the pair (its first n - 1 words, its last word). The first part is itself an entry of the table
+below, so it is a number there, its rank; the pair is one integer, and sorting those integers groups equal
+n-grams. The rank in sorted order is what the next order's pairs are made of:
+
+    text           <s>  a   b   a   b  </s>
+    order 1 rank    1   3   4   3   4   2        ids are ranks
+    order 2 pair    .  1,3 3,4 4,3 3,4 4,2       (rank of what ends one before, word)
+
+Sorted by (prefix, word), the entries that extend a prefix are neighbours: a trie. The rank, at the same
+position, of the n-gram without its first word is the suffix link.
+
+The pairs are sorted in ranges of prefixes, one after the other, so that what is sorted at once is bounded
+whatever the text; with a folder, the tables lie in files there and are mapped, not held.
+"""
+
+import itertools
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, Num
+from numpy.typing import DTypeLike
+
+UNK_ID, BOS_ID, EOS_ID = 0, 1, 2  # the first words of every count vocabulary: <unk>, <s>, </s>
+FIRST_WORD_ID = 3
+SORTED_AT_ONCE = 1 << 19  # pairs; a sort in the cache is twice as fast as one that is not
+MOST_RANGES = 16  # of prefixes in an order: each costs a look at the whole text
+CHUNK = 1 << 22  # entries of a table that are looked at together
+
+
+class OrderCounts(NamedTuple):
+    """The distinct n-grams of one order, sorted by (prefix, word), E entries, int32 each.
+
+    prefix: rank of the first n - 1 words in the order below; zeros for order 1. word: the last word's id.
+    count: occurrences. suffix: rank in the order below of the last n - 1 words; zeros for order 1.
+    """
+
+    prefix: Int[np.ndarray, "entry"]
+    word: Int[np.ndarray, "entry"]
+    count: Int[np.ndarray, "entry"]
+    suffix: Int[np.ndarray, "entry"]
+
+
+def mark_sentences(sentences: Sequence[Int[np.ndarray, "_"]]) -> Int[np.ndarray, "time"]:
+    """`<s> w ... </s>` of each sentence of word ids, one after the other, int32 (T,)."""
+    pieces = []
+    for sentence in sentences:
+        pieces += [np.array([BOS_ID]), sentence, np.array([EOS_ID])]
+    return np.concatenate(pieces).astype(np.int32) if pieces else np.zeros(0, np.int32)
+
+
+class Groups(NamedTuple):
+    """Equal keys put together: the distinct ones ascending, how many of each, where one of each stands.
+
+    ranks: of each key, its place among the distinct ones.
+    """
+
+    distinct: Int[np.ndarray, "entry"]
+    count: Int[np.ndarray, "entry"]
+    example: Int[np.ndarray, "entry"]
+    ranks: Int[np.ndarray, "time"]
+
+
+def group(keys: Int[np.ndarray, "time"]) -> Groups:
+    """Group int64 keys of at least 0 by sorting.
+
+    Where a key and its position fit 63 bits together they are sorted as one number, which is several times
+    faster than sorting positions by key.
+    """
+    size = len(keys)
+    position_bits = max(1, size - 1).bit_length()
+    if size and int(keys.max()).bit_length() + position_bits <= 63:
+        ordered = keys << position_bits
+        ordered |= np.arange(size)
+        ordered.sort()
+        order = (ordered & ((1 << position_bits) - 1)).astype(np.int32 if size < 2**31 else np.int64)
+        ordered >>= position_bits
+    else:
+        order = np.argsort(keys, kind="stable")
+        ordered = keys[order]
+    new = np.ones(size, bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    starts = np.flatnonzero(new)
+    ranks = np.empty(size, np.int32)
+    ranks[order] = np.cumsum(new, dtype=np.int32) - 1
+    return Groups(ordered[starts], np.diff(np.append(starts, size)), order[starts], ranks)
+
+
+class Column:
+    """An array that grows by pieces, in memory or, in a folder, in a file of its own."""
+
+    def __init__(self, folder: Path | None, name: str, dtype: DTypeLike = np.int32) -> None:
+        self.path, self.dtype, self.pieces = folder and folder / name, dtype, []
+        self.file = self.path.open("wb") if self.path else None
+
+    def append(self, piece: Num[np.ndarray, "_"]) -> None:
+        """Put a piece behind those before."""
+        piece = np.ascontiguousarray(piece, self.dtype)
+        if self.file:
+            self.file.write(piece.data)
+        else:
+            self.pieces.append(piece)
+
+    def finish(self) -> Num[np.ndarray, "_"]:
+        """The whole, mapped if it lies in a file."""
+        if self.file:
+            self.file.close()
+            if self.path.stat().st_size:
+                return np.memmap(self.path, self.dtype, "r+")
+        if len(self.pieces) == 1:
+            return self.pieces[0]
+        return np.concatenate([np.zeros(0, self.dtype), *self.pieces])
+
+
+def release(arrays: Iterable[Any]) -> None:
+    """Tell the system that the mapped ones among some arrays need not stay in memory."""
+    for array in arrays:
+        mapping = getattr(array, "_mmap", None)
+        if mapping is not None:
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def ranges(size: int, step: int = CHUNK) -> Iterator[slice]:
+    """0 ... size in consecutive slices of at most `step`."""
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))
+
+
+def _prefix_ranges(counts: Int[np.ndarray, "entry"], at_once: int) -> Iterator[tuple[int, int]]:
+    """Ranges of ranks that cover a table, each with about `at_once` occurrences or a little of it."""
+    step = max(1, len(counts) >> 20)  # ranks that are not looked at one by one
+    totals = np.add.reduceat(counts, np.arange(0, len(counts), step), dtype=np.int64)
+    number = (np.cumsum(totals) - totals) // at_once
+    cuts = step * (1 + np.flatnonzero(np.diff(number)))
+    yield from itertools.pairwise([0, *cuts.tolist(), len(counts)])
+
+
+def _count_order(
+    n: int,
+    stream: Int[np.ndarray, "time"],
+    ranks: Int[np.ndarray, "time"],
+    below: OrderCounts,
+    word_bits: int,
+    folder: Path | None,
+    at_once: int,
+) -> tuple[OrderCounts, Int[np.ndarray, "time"]]:
+    """The table of order n, and at each position the rank of the n-gram that ends there, -1 for none."""
+    columns = [Column(folder, f"{n}.{name}") for name in OrderCounts._fields]
+    later, num_entries = np.full(len(stream), -1, np.int32), 0
+    for low, high in _prefix_ranges(below.count, at_once):
+        # An n-gram ends wherever an (n - 1)-gram ended one before in the same sentence.
+        places = [
+            part.start + np.flatnonzero((before >= low) & (before < high) & (stream[1:][part] != BOS_ID))
+            for part in ranges(len(stream) - 1)
+            for before in [ranks[:-1][part]]
+        ]
+        ends = np.concatenate(places) if places else np.zeros(0, np.int64)
+        del places
+        keys = (ranks[ends] - low).astype(np.int64) << word_bits
+        ends += 1
+        keys |= stream[ends]
+        found = group(keys)
+        later[ends] = found.ranks + np.int32(num_entries)
+        columns[0].append((found.distinct >> word_bits) + low)
+        columns[1].append(found.distinct & ((1 << word_bits) - 1))
+        columns[2].append(found.count)
+        columns[3].append(ranks[ends[found.example]])
+        num_entries += len(found.distinct)
+    return OrderCounts(*(column.finish() for column in columns)), later
+
+
+def count_ngrams(
+    stream: Int[np.ndarray, "time"],
+    vocab_size: int,
+    order: int,
+    *,
+    folder: Path | None = None,
+    at_once: int = 0,
+) -> list[OrderCounts]:
+    """Counts of orders 1 ... N of a stream of sentences as `mark_sentences` makes it, ids below V.
+
+    All windows of `<s> w ... </s>` of length n are n-grams of order n, and none crosses a sentence. Order 1
+    has an entry for every id, whether it occurs or not; `<unk>` never occurs. About `at_once` pairs are
+    sorted together (0: what is fastest); with a folder the tables of higher orders are files there. Raises
+    ValueError for an empty stream, one with `<unk>` in it, and for an order below 1 or above the length of
+    the longest sentence with its marks.
+    """
+    if not stream.size:
+        raise ValueError("expected at least one sentence to count, got an empty text")
+    stream = np.asarray(stream, np.int32)
+    starts = np.flatnonzero(stream == BOS_ID)
+    longest = int(np.diff(np.append(starts, stream.size)).max(initial=0))
+    if not 1 <= order <= longest:
+        raise ValueError(
+            f"expected an order from 1 to {longest}, the longest sentence with its marks, got {order}"
+        )
+    unigrams = np.bincount(stream, minlength=vocab_size).astype(np.int32)
+    if unigrams[UNK_ID]:
+        raise ValueError("expected a text without <unk>: what stands for rare words is a word of its own")
+    at_once = at_once or max(SORTED_AT_ONCE, len(stream) // MOST_RANGES)
+    zeros = np.zeros(vocab_size, np.int32)
+    tables = [OrderCounts(zeros, np.arange(vocab_size, dtype=np.int32), unigrams, zeros)]
+    ranks, word_bits = stream, max(1, vocab_size - 1).bit_length()
+    for n in range(2, order + 1):
+        table, ranks = _count_order(n, stream, ranks, tables[-1], word_bits, folder, at_once)
+        release(table)
+        tables.append(table)
+    return tables
+
+
+def adjusted_counts(tables: Sequence[OrderCounts]) -> Iterator[Int[np.ndarray, "_"]]:
+    """a(g) of every entry, order by order: int32 (E,).
+
+    Occurrences at the highest order and of what begins with `<s>`; else the number of distinct words that
+    stand to the left of g, which is the number of entries one order up whose suffix is g. As unigrams, `<s>`
+    has 0 (Kneser and Ney 1995; Chen and Goodman 1998).
+    """
+    begins = slice(BOS_ID, BOS_ID + 1)  # the entries that begin with <s> are neighbours
+    for n, table in enumerate(tables, start=1):
+        if n > 1:
+            begins = slice(*np.searchsorted(table.prefix, [begins.start, begins.stop]).tolist())
+        if n < len(tables):
+            adjusted = np.bincount(tables[n].suffix, minlength=len(table.word)).astype(np.int32)
+            adjusted[begins] = table.count[begins]
+        else:
+            adjusted = table.count
+        yield predicted(adjusted, n)
+
+
+def predicted(counts: Int[np.ndarray, "entry"], n: int) -> Int[np.ndarray, "entry"]:
+    """Counts of order n without those of what is never predicted: as a unigram, `<s>` has 0."""
+    if n > 1:
+        return counts
+    counts = counts.copy()
+    counts[BOS_ID] = 0
+    return counts

@@ -1,0 +1,391 @@
+"""From counts to probabilities: one function an estimator, all made by one interpolation.
+
+With a(hw) the count of a word w after a context h, and h' for h without its first word, each of them is
+
+    p(w | h) = (a(hw) - d(a(hw)) [seen]) / Z(h) + b(h) p(w | h')
+    Z(h) = sum_x a(hx) + e + t #(h)       b(h) = (sum_x d(a(hx)) + e + t #(h)) / Z(h)
+
+where #(h) words were seen after h: a discount d is taken from what was seen, or an amount e, or t for each
+distinct word, is added to what was not. Unigrams fall back to the uniform distribution over all words but
+`<s>`. Where nothing follows h in the table, b(h) = 1.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.optimize import minimize
+
+from lmseq.ngram.backoff import OUTSIDE, BackoffTables, Fallback, OrderTable, find_ranks
+from lmseq.ngram.counts import (
+    BOS_ID,
+    CHUNK,
+    UNK_ID,
+    Column,
+    OrderCounts,
+    adjusted_counts,
+    predicted,
+    ranges,
+    release,
+)
+
+FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
+STUPID_WEIGHT = 0.4
+
+
+class Smoothed(NamedTuple):
+    """Back-off tables, and the discounts D_1, D_2, D_3+ of each order, (N, 3); zeros where there are none."""
+
+    tables: BackoffTables
+    discounts: Float[np.ndarray, "order 3"]
+
+
+class Rule(NamedTuple):
+    """What an order takes from seen words or adds for unseen ones: d(1), d(2), d(3 and more); e; t."""
+
+    discounts: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    added: float = 0.0
+    added_per_word: float = 0.0
+
+
+class _Chunk(NamedTuple):
+    """Entries with all that have the same prefixes, and the prefixes [low, high) that they end."""
+
+    entries: slice
+    low: int
+    high: int
+
+
+def _chunks(prefix: Int[np.ndarray, "entry"], num_prefixes: int) -> Iterator[_Chunk]:
+    start = low = 0
+    while start < len(prefix):
+        last = prefix[min(start + CHUNK, len(prefix)) - 1]
+        stop = int(np.searchsorted(prefix, last, side="right"))
+        high = int(last) + 1 if stop < len(prefix) else num_prefixes
+        yield _Chunk(slice(start, stop), low, high)
+        start, low = stop, high
+    if low < num_prefixes:
+        yield _Chunk(slice(len(prefix), len(prefix)), low, num_prefixes)
+
+
+def interpolate(
+    counts: Sequence[OrderCounts],
+    taken: Iterable[Int[np.ndarray, "entry"]],
+    rules: Sequence[Rule],
+    *,
+    interpolate_unigrams: bool = True,
+    fallback: Fallback = "shorter",
+    prune: Sequence[int] = (),
+    folder: Path | None = None,
+) -> BackoffTables:
+    """Tables of the module's formula: a from `taken`, d, e and t from a rule an order.
+
+    Without `interpolate_unigrams` all that unigrams leave goes to `<unk>`. prune: n-grams that occur at most
+    so often are left out, order by order, and their share goes to the back-off weight. With a folder the
+    tables are files there.
+    """
+    orders: list[OrderTable] = []
+    lower, unigram = np.zeros(0), np.zeros(0)
+    thresholds = _thresholds(prune, len(counts))
+    for n, (table, a, rule) in enumerate(zip(counts, taken, rules, strict=True), start=1):
+        below = 1 if n == 1 else len(counts[n - 2].word)
+        first = Column(folder, f"{n}.first")
+        prob, log_prob = Column(folder, f"{n}.prob", np.float64), Column(folder, f"{n}.log_prob", np.float64)
+        log_backoff = Column(folder, f"{n - 1}.log_backoff", np.float64)
+        for chunk in _chunks(table.prefix, below):
+            part, size = chunk.entries, chunk.high - chunk.low
+            place, number = table.prefix[part] - chunk.low, a[part]
+            seen = number > 0
+            discount = np.array([0.0, *rule.discounts])[np.minimum(number, 3)]
+            own = number - discount
+            freed = discount + rule.added_per_word * seen
+            if thresholds[n - 1]:
+                gone = table.count[part] <= thresholds[n - 1]
+                freed, own = freed + np.where(gone, own, 0.0), np.where(gone, 0.0, own)
+            children = np.bincount(place, minlength=size)
+            total = np.bincount(place, number + rule.added_per_word * seen, size) + rule.added
+            weight = (np.bincount(place, freed, size) + rule.added) / np.where(total > 0, total, 1.0)
+            weight[total == 0] = 1.0
+            if n == 1:
+                other = _below_unigrams(len(table.word), interpolate_unigrams)
+            else:
+                other = lower[table.suffix[part]] if fallback == "shorter" else unigram[table.word[part]]
+            found = own / np.where(total > 0, total, 1.0)[place] + weight[place] * other
+            with np.errstate(divide="ignore"):
+                log_prob.append(np.log(found))
+                log_backoff.append(np.log(weight))
+            prob.append(found)
+            first.append(part.start + np.cumsum(children) - children)
+        first.append(np.array([len(table.word)]))
+        weights = log_backoff.finish()
+        if n > 1:
+            orders[-1] = orders[-1]._replace(log_backoff=weights)
+        lower = prob.finish()
+        unigram = lower if n == 1 else unigram
+        release([*table, *(orders[-1] if orders else ()), lower])
+        orders.append(OrderTable(first.finish(), table.word, log_prob.finish(), np.zeros(0)))
+    tables = BackoffTables(tuple(orders), fallback=fallback)
+    return _pruned(tables, counts, thresholds) if any(thresholds) else tables
+
+
+def _below_unigrams(vocab_size: int, interpolate_unigrams: bool) -> Float[np.ndarray, "vocab"]:
+    """What unigrams fall back to: uniform over all words but `<s>`, or `<unk>` alone."""
+    base = np.zeros(vocab_size)
+    if interpolate_unigrams:
+        base[:] = 1.0 / (vocab_size - 1)
+        base[BOS_ID] = 0.0
+    else:
+        base[UNK_ID] = 1.0
+    return base
+
+
+def _thresholds(prune: Sequence[int], order: int) -> list[int]:
+    """One threshold an order, the last one going on; ValueError where they make no trie."""
+    given = [*prune, *[prune[-1] if prune else 0] * (order - len(prune))]
+    if len(given) > order or given[0] != 0 or sorted(given) != given:
+        raise ValueError(
+            f"expected pruning thresholds for orders 1 to {order}, 0 first and never falling, got "
+            f"{', '.join(map(str, prune))}: unigrams stay, and a shorter n-gram stays where a longer one does"
+        )
+    return given
+
+
+def _pruned(tables: BackoffTables, counts: Sequence[OrderCounts], thresholds: Sequence[int]) -> BackoffTables:
+    """The tables without n-grams that occur too rarely; contexts stay, being as frequent as what follows."""
+    orders, kept_below = [], np.ones(1, bool)
+    for table, count, threshold in zip(tables.orders, counts, thresholds, strict=True):
+        kept = count.count > threshold if threshold else np.ones(len(table.word), bool)
+        # Entries kept before each entry, looked up where each surviving prefix's entries begin.
+        before = np.append(0, np.cumsum(kept, dtype=np.int32))
+        first = np.append(before[table.first[:-1]][kept_below], before[-1]).astype(np.int32)
+        rest = (array[kept] if len(array) else array for array in table[1:])
+        orders.append(OrderTable(first, *rest))
+        kept_below = kept
+    return replace(tables, orders=tuple(orders))
+
+
+def _raw(counts: Sequence[OrderCounts]) -> Iterator[Int[np.ndarray, "entry"]]:
+    """Occurrences, order by order, of what can be predicted."""
+    return (predicted(table.count, n) for n, table in enumerate(counts, start=1))
+
+
+def counts_of_counts(
+    taken: Iterable[Int[np.ndarray, "entry"]],
+) -> Int[np.ndarray, "order 4"]:
+    """t_{n,k}, the number of n-grams of order n with count k = 1 ... 4, int64 (N, 4)."""
+    return np.array(
+        [
+            np.sum([np.bincount(np.minimum(a[part], 5), minlength=6)[1:5] for part in ranges(len(a))], axis=0)
+            for a in taken
+        ]
+    )
+
+
+# What is read from the text
+
+
+def maximum_likelihood(counts: Sequence[OrderCounts]) -> Smoothed:
+    """p(w | h) = n(hw) / n(h): nothing is left for what was not seen after a context that was."""
+    return _smoothed(interpolate(counts, _raw(counts), [Rule()] * len(counts)))
+
+
+def epsilon(
+    counts: Sequence[OrderCounts], epsilons: Sequence[float], *, fallback: Fallback = "shorter"
+) -> Smoothed:
+    """p(w | h) = (n(hw) + e_n p(w | h')) / (n(h) + e_n), n(h) being how often h was followed by a word.
+
+    Unigrams: (n(w) + e_1 / m) / (N + e_1), m = V - 1 words that can be predicted. With fallback `unigram` the
+    third and higher orders take p(w) for p(w | h'), also where h was never seen. epsilons: e_1 ... e_N above
+    0, the last one standing for those that are missing. Raises ValueError for others.
+    """
+    given = [*epsilons, *[epsilons[-1] if epsilons else 0.0] * (len(counts) - len(epsilons))]
+    if len(given) > len(counts) or not all(0.0 < e < math.inf for e in given):
+        raise ValueError(
+            f"expected up to {len(counts)} epsilons above 0, got {', '.join(map(str, epsilons))}"
+        )
+    rules = [Rule(added=e) for e in given]
+    return _smoothed(interpolate(counts, _raw(counts), rules, fallback=fallback))
+
+
+def fit_epsilons(
+    counts: Sequence[OrderCounts], stream: Int[np.ndarray, "time"], *, fallback: Fallback = "shorter"
+) -> list[float]:
+    """e_1 ... e_N that make a held-out stream of marked sentences likeliest (a local maximum in ln e).
+
+    Each p(w | h) of the stream is a function of the epsilons and of counts that are looked up once.
+    """
+    tables = maximum_likelihood(counts).tables
+    ranks = find_ranks(tables, stream)
+    kept = np.flatnonzero(stream != BOS_ID)
+    pairs = []  # n(hw), n(h) at each position, order by order; NaN where the sentence is too short for h
+    for n, (table, a) in enumerate(zip(counts, _raw(counts), strict=True), start=1):
+        rank, context = ranks[n - 1][kept], ranks[n - 2][kept - 1] if n > 1 else np.zeros(len(kept), int)
+        total = np.bincount(table.prefix, a, len(counts[n - 2].word) if n > 1 else 1)
+        of_context = np.where(context >= 0, total[np.maximum(context, 0)], 0.0)
+        pairs.append(
+            (
+                np.where(rank >= 0, a[np.maximum(rank, 0)], 0.0),
+                np.where(context == OUTSIDE, np.nan, of_context),
+            )
+        )
+
+    def loss(logs: Float[np.ndarray, "order"]) -> tuple[float, Float[np.ndarray, "order"]]:
+        """Mean of -ln p, and its gradient with respect to ln e."""
+        unigram = prob = np.full(len(kept), 1.0 / (len(counts[0].word) - 1))
+        slopes = unigram_slopes = np.zeros((len(counts), len(kept)))
+        for n, (e, (number, total)) in enumerate(zip(np.exp(logs), pairs, strict=True)):
+            lower, lower_slopes = (prob, slopes) if fallback == "shorter" else (unigram, unigram_slopes)
+            weight = e / (total + e)
+            longer = (number + e * lower) / (total + e)
+            steeper = weight * lower_slopes
+            steeper[n] += weight * (lower - longer)
+            outside = np.isnan(total)
+            prob, slopes = np.where(outside, prob, longer), np.where(outside, slopes, steeper)
+            if n == 0:
+                unigram, unigram_slopes = prob, slopes
+        return -np.log(prob).mean(), -(slopes / prob).mean(axis=1)
+
+    bounds = [(-12.0, 12.0)] * len(counts)
+    return np.exp(minimize(loss, np.zeros(len(counts)), jac=True, bounds=bounds).x).tolist()
+
+
+def witten_bell(counts: Sequence[OrderCounts]) -> Smoothed:
+    """p(w | h) = (n(hw) + #(h) p(w | h')) / (n(h) + #(h)), of #(h) distinct words (Witten and Bell 1991)."""
+    return _smoothed(interpolate(counts, _raw(counts), [Rule(added_per_word=1.0)] * len(counts)))
+
+
+def absolute_discounting(counts: Sequence[OrderCounts], *, discount_fallback: bool = False) -> Smoothed:
+    """One discount D_n = t_1 / (t_1 + 2 t_2) an order, of occurrences (Ney, Essen and Kneser 1994).
+
+    Raises ValueError where it is undefined, unless `discount_fallback` gives that order 0.5.
+    """
+    discounts = _single_discounts(counts_of_counts(_raw(counts)), discount_fallback)
+    return _smoothed(interpolate(counts, _raw(counts), [Rule(d) for d in discounts]), discounts)
+
+
+def kneser_ney(counts: Sequence[OrderCounts], *, discount_fallback: bool = False) -> Smoothed:
+    """One discount D_n = t_1 / (t_1 + 2 t_2) an order, of adjusted counts (Kneser and Ney 1995).
+
+    Raises ValueError where it is undefined, unless `discount_fallback` gives that order 0.5.
+    """
+    discounts = _single_discounts(counts_of_counts(adjusted_counts(counts)), discount_fallback)
+    return _smoothed(interpolate(counts, adjusted_counts(counts), [Rule(d) for d in discounts]), discounts)
+
+
+def modified_kneser_ney(
+    counts: Sequence[OrderCounts],
+    *,
+    interpolate_unigrams: bool = True,
+    discount_fallback: bool = False,
+    kenlm_compat: bool = False,
+    prune: Sequence[int] = (),
+    folder: Path | None = None,
+) -> Smoothed:
+    """Three discounts an order, of adjusted counts (Chen and Goodman 1998; Heafield et al. 2013).
+
+    Without `interpolate_unigrams` the share of unigrams that discounts free goes to `<unk>` alone.
+    kenlm_compat tallies, in the statistics of each order below the highest, the last n-gram in suffix order
+    with its occurrences instead of its left neighbours, as the field's reference tool does. prune and folder
+    as in `interpolate`. Raises ValueError where an order's discounts are undefined, unless
+    `discount_fallback` gives that order 0.5, 1 and 1.5.
+    """
+    statistics = counts_of_counts(adjusted_counts(counts))
+    if kenlm_compat:
+        _tally_last(statistics, counts)
+    discounts = []
+    for n, t in enumerate(statistics, start=1):
+        found = discounts_of(t)
+        if found is None and not discount_fallback:
+            raise _undefined(n, t, "0.5, 1 and 1.5")
+        discounts.append(found or FALLBACK_DISCOUNTS)
+    tables = interpolate(
+        counts,
+        adjusted_counts(counts),
+        [Rule(d) for d in discounts],
+        interpolate_unigrams=interpolate_unigrams,
+        prune=prune,
+        folder=folder,
+    )
+    return _smoothed(tables, discounts)
+
+
+def stupid_backoff(counts: Sequence[OrderCounts], weight: float = STUPID_WEIGHT) -> Smoothed:
+    """S(w | h) = n(hw) / n(h) if hw was seen, else 0.4 S(w | h') (Brants et al. 2007).
+
+    Scores, not probabilities: over all words they sum to more than 1. Unigrams are n(w) / N, so a word
+    outside the vocabulary has score 0.
+    """
+    tables = maximum_likelihood(counts).tables
+    log_weight = math.log(weight)
+    orders = [
+        table._replace(log_backoff=np.full(len(table.log_backoff), log_weight)) for table in tables.orders
+    ]
+    return _smoothed(replace(tables, orders=tuple(orders), log_unseen=log_weight))
+
+
+def _smoothed(tables: BackoffTables, discounts: Sequence[Sequence[float]] | None = None) -> Smoothed:
+    return Smoothed(tables, np.zeros((tables.order, 3)) if discounts is None else np.array(discounts))
+
+
+# Discounts
+
+
+def discounts_of(statistics: Int[np.ndarray, "4"]) -> tuple[float, float, float] | None:
+    """D_k = k - (k + 1) Y t_{k+1} / t_k, Y = t_1 / (t_1 + 2 t_2); None where undefined or outside [0, k].
+
+    statistics: t_1 ... t_4, the number of n-grams with adjusted count 1 ... 4.
+    """
+    t = [float(number) for number in statistics]
+    if 0.0 in t[:3]:
+        return None
+    y = t[0] / (t[0] + 2.0 * t[1])
+    found = tuple(k - (k + 1) * y * t[k] / t[k - 1] for k in (1, 2, 3))
+    return found if all(0.0 <= d <= k for k, d in enumerate(found, start=1)) else None
+
+
+def _single_discounts(
+    statistics: Int[np.ndarray, "order 4"], discount_fallback: bool
+) -> list[tuple[float, float, float]]:
+    discounts = []
+    for n, t in enumerate(statistics.tolist(), start=1):
+        defined = t[0] > 0 and t[1] > 0  # else the discount would be 0 or all of a count of 1
+        if not defined and not discount_fallback:
+            raise _undefined(n, t, "0.5")
+        discount = t[0] / (t[0] + 2.0 * t[1]) if defined else 0.5
+        discounts.append((discount,) * 3)
+    return discounts
+
+
+def _undefined(n: int, statistics: Sequence[int], instead: str) -> ValueError:
+    return ValueError(
+        f"the discounts of order {n} are undefined: {', '.join(map(str, statistics))} n-grams have counts "
+        f"1, 2, 3, 4; give --discount_fallback, which takes {instead} for that order"
+    )
+
+
+def _tally_last(statistics: Int[np.ndarray, "order 4"], counts: Sequence[OrderCounts]) -> None:
+    """Move the last n-gram in suffix order of each lower order from its adjusted count to its occurrences."""
+    for n, (table, a) in enumerate(zip(counts[:-1], adjusted_counts(counts), strict=False)):
+        last = _last_in_suffix_order(counts, n)
+        for count, change in ((int(a[last]), -1), (int(table.count[last]), 1)):
+            if 1 <= count <= 4:
+                statistics[n, count - 1] += change
+
+
+def _last_in_suffix_order(counts: Sequence[OrderCounts], n: int) -> int:
+    """The entry of order n + 1 that is largest by (last word, the word before, ...)."""
+    if n == 0:
+        return int(np.flatnonzero(counts[0].count)[-1])
+    candidates = chosen = np.arange(len(counts[n].word))
+    for depth in range(n, -1, -1):
+        last = counts[depth].word[candidates]
+        kept = last == last.max()
+        candidates, chosen = candidates[kept], chosen[kept]
+        if len(chosen) == 1:
+            break
+        candidates = counts[depth].prefix[candidates]
+    return int(chosen[0])

@@ -1,0 +1,102 @@
+"""One file for a count model: an uncompressed .npz whose arrays are mapped into memory, not read."""
+
+import os
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmseq.ngram.backoff import BackoffTables, OrderTable
+
+FALLBACKS = ("shorter", "unigram")
+
+
+def save_tables(path: Path, tables: BackoffTables, **more: np.ndarray) -> None:
+    """Write tables, and other arrays by name, under a temporary name that is then renamed."""
+    arrays: dict[str, Any] = {
+        f"{field}_{n}": array
+        for n, table in enumerate(tables.orders, start=1)
+        for field, array in table._asdict().items()
+    }
+    arrays |= {
+        "log_unseen": np.float64(tables.log_unseen),
+        "fallback": np.int32(FALLBACKS.index(tables.fallback)),
+    }
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with unfinished.open("wb") as file:
+        np.savez(file, **arrays, **more)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.rename(path)
+
+
+def load_tables(path: Path, *, verify: bool = True) -> tuple[BackoffTables, dict[str, np.ndarray]]:
+    """The tables of a file, and its other arrays by name; read-only, mapped into memory.
+
+    verify: read everything once and compare checksums; without it a file opens in milliseconds, however
+    large. Raises ValueError for a file that is missing, damaged, truncated, or no such file.
+    """
+    try:
+        arrays = _mapped(path, verify)
+        orders = []
+        while f"word_{len(orders) + 1}" in arrays:
+            n = len(orders) + 1
+            orders.append(OrderTable(*(arrays.pop(f"{field}_{n}") for field in OrderTable._fields)))
+        tables = BackoffTables(tuple(orders))
+        tables = replace(
+            tables,
+            log_unseen=float(arrays.pop("log_unseen")),
+            fallback=FALLBACKS[int(arrays.pop("fallback"))],
+        )
+        _check_shapes(tables)
+    except FileNotFoundError:
+        raise ValueError(f"expected count tables in {path}, but there is no such file") from None
+    except (zipfile.BadZipFile, KeyError, IndexError, ValueError, EOFError, OverflowError) as error:
+        raise ValueError(
+            f"{path} is damaged or holds no count tables ({error}): make it again, or restore it from a copy"
+        ) from None
+    return tables, arrays
+
+
+def _mapped(path: Path, verify: bool) -> dict[str, np.ndarray]:
+    """The arrays of an uncompressed .npz."""
+    arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        if verify and (bad := archive.testzip()):
+            raise ValueError(f"the checksum of {bad} is wrong")
+        for member in archive.infolist():
+            if member.compress_type != zipfile.ZIP_STORED:
+                raise ValueError(f"{member.filename} is compressed")
+            with archive.open(member) as stream:
+                version = np.lib.format.read_magic(stream)
+                read_header = np.lib.format.read_array_header_1_0
+                if version != (1, 0):
+                    read_header = np.lib.format.read_array_header_2_0
+                shape, _, dtype = read_header(stream)
+                size = dtype.itemsize * int(np.prod(shape))
+                if dtype.hasobject or stream.tell() + size != member.file_size:
+                    raise ValueError(f"{member.filename} is no array of numbers")
+                with path.open("rb") as file:
+                    file.seek(member.header_offset + 26)
+                    name, extra = np.frombuffer(file.read(4), "<u2").tolist()
+                offset = member.header_offset + 30 + name + extra + stream.tell()
+            array = np.zeros(shape, dtype)
+            if size:
+                array = np.memmap(path, dtype, "r", offset, shape)
+            arrays[member.filename.removesuffix(".npy")] = array
+    return arrays
+
+
+def _check_shapes(tables: BackoffTables) -> None:
+    """ValueError unless the tables make a trie."""
+    below = 1
+    for n, table in enumerate(tables.orders, start=1):
+        size, last = len(table.word), n == tables.order
+        lengths = [len(array) for array in table]
+        if lengths != [below + 1, size, size, 0 if last else size] or table.first[-1] != size:
+            raise ValueError(f"the arrays of order {n} do not fit together")
+        below = size
+    if not tables.orders:
+        raise ValueError("no tables in it")

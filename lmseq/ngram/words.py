@@ -1,0 +1,94 @@
+"""From text to the word ids of count models, numbered by first appearance, a piece of the text at a time."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID
+
+LINE_END = b"\0"  # stands for a line's end among words, none of which can contain it
+RESERVED = (b"<s>", b"</s>")
+PIECE = 1 << 22  # bytes
+_BLANKS = re.compile(rb"[^ \t\r\0]+")
+
+
+class NumberedText(NamedTuple):
+    """A training text: marked sentences of ids, int32 (T,), and the words of ids 3, 4, ... in UTF-8."""
+
+    stream: Int[np.ndarray, "time"]
+    words: list[bytes]
+
+
+class _Numbering(dict[bytes, int]):
+    """Ids by word; a word asked for the first time gets the next one."""
+
+    def __missing__(self, word: bytes) -> int:
+        number = self[word] = len(self) - 1 + FIRST_WORD_ID
+        return number
+
+
+def pieces(file: BinaryIO, size: int = -1) -> Iterator[bytes]:
+    """The first `size` bytes of a file (-1: all), about PIECE at a time; all but the last end in a line."""
+    rest = b""
+    while size and (block := file.read(PIECE if size < 0 else min(PIECE, size))):
+        size -= len(block) if size > 0 else 0
+        end = block.rfind(b"\n") + 1
+        if end:
+            yield rest + block[:end]
+            rest = block[end:]
+        else:
+            rest += block
+    if rest:
+        yield rest
+
+
+def _split(piece: bytes) -> list[bytes]:
+    """Words between spaces, tabs, carriage returns and NULs, and LINE_END for each line's end."""
+    if b"\v" in piece or b"\f" in piece:  # which bytes.split takes for blanks
+        lines = piece.split(b"\n")
+        words = [w for line in lines for w in (*_BLANKS.findall(line), LINE_END)]
+        return words[:-1]
+    if b"\0" in piece:
+        piece = piece.replace(b"\0", b" ")
+    return piece.replace(b"\n", b" " + LINE_END + b" ").split()
+
+
+def _marked(numbers: Sequence[Int[np.ndarray, "_"]], open_line: bool) -> Int[np.ndarray, "time"]:
+    """Sentences with both marks, from ids in which EOS_ID stands for each line's end."""
+    ids = np.concatenate([*numbers, np.full(int(open_line), EOS_ID, np.int32)])
+    after = np.flatnonzero(ids == EOS_ID)
+    return np.insert(ids, np.append(0, after[:-1] + 1), BOS_ID) if len(after) else ids
+
+
+def number_text(text: Iterable[bytes]) -> NumberedText:
+    """Ids of a training text given in pieces that end with lines; words are numbered as they appear.
+
+    Raises ValueError for a text that contains `<s>` or `</s>` as a word.
+    """
+    numbering = _Numbering({LINE_END: EOS_ID})
+    numbers, last = [], b"\n"
+    for piece in text:
+        words = _split(piece)
+        numbers.append(np.fromiter(map(numbering.__getitem__, words), np.int32, len(words)))
+        last = piece[-1:] or last
+    for mark in RESERVED:
+        if mark in numbering:
+            raise ValueError(
+                f"the text has the word {mark.decode()}, which is kept for sentences' ends: replace it"
+            )
+    return NumberedText(_marked(numbers, last != b"\n"), list(numbering)[1:])
+
+
+def look_up(text: Iterable[bytes], words: Sequence[bytes]) -> Int[np.ndarray, "time"]:
+    """Marked sentences of ids of another text, int32 (T,); what is not among the words is `<unk>`."""
+    numbering = {word: number for number, word in enumerate(words, start=FIRST_WORD_ID)}
+    numbering[LINE_END] = EOS_ID
+    numbers, last = [], b"\n"
+    for piece in text:
+        found = [numbering.get(word, UNK_ID) for word in _split(piece)]
+        numbers.append(np.array(found, np.int32))
+        last = piece[-1:] or last
+    return _marked(numbers, last != b"\n")

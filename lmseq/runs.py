@@ -1,0 +1,104 @@
+"""Models as they lie on disk: a neural run, the run of a count model, an ARPA file of any tool."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from lmseq.config import MixConfig, from_json
+from lmseq.contract import Model
+from lmseq.data.text import EOS, UNK, Vocab
+from lmseq.models.interface import BoundModel
+from lmseq.models.mixture import Mixture, MixtureParams, with_cache
+from lmseq.models.ngram import put_tables
+from lmseq.models.recurrent import RecurrentStack
+from lmseq.ngram.arpa import Begin, Progress, read_arpa
+from lmseq.ngram.backoff import BackoffTables
+from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID
+from lmseq.ngram.storage import load_tables
+from lmseq.ngram_config import NgramConfig
+from lmseq.training import checkpoint
+from lmseq.training.checkpoint import Run
+from lmseq.training.metrics import read_json, read_text
+
+TABLES, MIXTURE = "tables.npz", "mixture.json"
+
+
+def load_run(
+    path: str | Path,
+    which: str = "latest",
+    *,
+    memory: int = 0,
+    begin: Begin = lambda total: None,
+    progress: Progress = lambda lines: None,
+) -> Run:
+    """The model of a run's folder, or of an ARPA file, whose text is words, a sentence a line.
+
+    which: the `latest` or `best` checkpoint of a neural run. memory, begin and progress are `read_arpa`'s.
+    Raises ValueError when there is no model, or what there is is damaged.
+    """
+    path = Path(path)
+    if path.is_file():
+        arpa = read_arpa(path, begin=begin, progress=progress, memory=memory)
+        if EOS in arpa.words:
+            raise ValueError(
+                f"{path} has {EOS} as a word, which stands for the end of a line here: rename it"
+            )
+        vocab = Vocab("word", tokens=(UNK, *arpa.words, EOS))
+        words = range(FIRST_WORD_ID, FIRST_WORD_ID + len(arpa.words))
+        return _count_run(arpa.tables, np.array([UNK_ID, *words, EOS_ID]), vocab)
+    if (path / MIXTURE).is_file():
+        return _mixture_run(path)
+    if not (path / TABLES).is_file():
+        return checkpoint.load_run(path, which)
+    for name in ("config.json", "vocab.json"):
+        if not (path / name).is_file():
+            raise ValueError(
+                f"expected {name} beside {path / TABLES}: restore it, or estimate the model again"
+            )
+    config = from_json(read_text(path / "config.json"), NgramConfig)
+    vocab = Vocab.from_json(read_text(path / "vocab.json"))
+    tables, more = load_tables(path / TABLES)
+    word_of = more.get("word_of")
+    if (
+        word_of is None
+        or word_of.shape != (len(vocab),)
+        or not 0 <= word_of.min() <= word_of.max() < tables.vocab_size
+    ):
+        raise ValueError(
+            f"{path / TABLES} does not belong to the vocabulary beside it: estimate the model again"
+        )
+    return _count_run(tables, word_of, vocab, config)
+
+
+def _count_run(
+    tables: BackoffTables, word_of: Int[np.ndarray, "vocab"], vocab: Vocab, config: NgramConfig | None = None
+) -> Run:
+    model, params = put_tables(tables, word_of, has_unknown=vocab.level in ("char", "word"))
+    return Run(config, vocab, model, params)
+
+
+def is_recurrent(model: Model) -> bool:
+    """Whether a model has a hidden state that a neural cache can compare."""
+    return isinstance(model, BoundModel) and isinstance(model.module, RecurrentStack)
+
+
+def _mixture_run(path: Path) -> Run:
+    """The models that a mixture names, which must be what they were when it was fitted."""
+    config = from_json(read_text(path / "config.json"), MixConfig)
+    fitted = read_json(path / MIXTURE)
+    found = []
+    for place in fitted["runs"]:
+        run = load_run(place["path"], config.mixture.checkpoint)
+        if checkpoint.digest(run.params) != place["params_digest"]:
+            raise ValueError(f"{place['path']} is not what {path} was mixed from: mix again")
+        found.append(run)
+    vocab, parts = found[0].vocab, [(run.model, run.params) for run in found]
+    for i, cache in enumerate(fitted["caches"]):
+        model, params = with_cache(*parts[i], cache["size"], len(vocab), neural=is_recurrent(parts[i][0]))
+        weight, sharpness = jnp.array(cache["weight"]), jnp.array(cache["sharpness"])
+        parts[i] = model, params._replace(weight=weight, sharpness=sharpness)
+    models, params = zip(*parts, strict=True)
+    log_weights = jnp.log(jnp.array(fitted["weights"]))
+    return Run(config, vocab, Mixture(models), MixtureParams(log_weights, params))
