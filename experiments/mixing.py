@@ -69,7 +69,9 @@ def mix(
     app.say(f"{workdir}: mixture.json  summary.json")
     app.say(f"next:  python -m experiments.sample_text --run={workdir} --num_samples=4")
     losses = {
-        f"test_loss_{name}": row["test_loss"] for (name, _), row in zip(rows[:-1], figures, strict=False)
+        f"{split}_loss_{name}": row[f"{split}_loss"]
+        for (name, _), row in zip(rows[:-1], figures, strict=False)
+        for split in ("valid", "test")
     }
     return {"corpus": texts.corpus.name, **fitted, **losses, **figures[-1]}
 

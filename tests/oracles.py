@@ -13,6 +13,10 @@ from lmseq.config import LanguageModelConfig, ModelConfig
 from lmseq.contract import Model, gather_log_probs, scan_carries, scan_unroll
 from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model
+from lmseq.models.mixture import Mixture, MixtureParams, with_cache
+from lmseq.models.ngram import put_tables
+from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, count_ngrams, mark_sentences
+from lmseq.ngram.smoothing import epsilon, modified_kneser_ney
 from lmseq.training.loop import PlanStream
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
@@ -124,7 +128,28 @@ KINDS: dict[str, ModelConfig] = {
     "minlstm, two layers": ModelConfig(model="minlstm", hidden_size=4, num_layers=2, embedding_size=7),
     "gru, tied": ModelConfig(model="gru", hidden_size=6, embedding_size=6, tie_embeddings=True),
 }
-ALL = (*KINDS, "chain")
+COUNTS = ("trigram", "trigram of lines", "epsilon, straight to unigrams")
+MADE_OF_MODELS = ("mixture", "unigram cache", "neural cache")
+ALL = (*KINDS, "chain", "trigram of lines", "neural cache")
+EVERY = (*KINDS, "chain", *COUNTS, *MADE_OF_MODELS)  # for the tests of the contract itself
+
+
+def counted(kind: str, vocab_size: int) -> tuple[Model, Params]:
+    """Counts of a short random text under the contract: of V symbols, or of V - 1 and the end of a line."""
+    rng = np.random.default_rng(vocab_size)
+    lines = kind != "trigram"
+    # One text: symbols are words. Lines: symbol 0 is the text's <unk>, and the last one ends a line.
+    word_of = np.arange(vocab_size) + FIRST_WORD_ID
+    if lines:
+        word_of[-1] = EOS_ID
+    words = word_of[np.minimum(rng.geometric(0.5, size=60) - 1, vocab_size - 1 - lines)]
+    texts = np.split(words, [5, 12, 12, 30]) if lines else [words]
+    counts = count_ngrams(mark_sentences(texts), FIRST_WORD_ID + vocab_size - lines, 3)
+    if kind.startswith("epsilon"):
+        made = epsilon(counts, [0.5, 2.0, 3.0], fallback="unigram")
+    else:
+        made = modified_kneser_ney(counts, discount_fallback=True)
+    return put_tables(made.tables, word_of, has_unknown=lines)
 
 
 @cache
@@ -134,6 +159,15 @@ def small(kind: str, vocab_size: int = 3) -> tuple[Model, Params]:
     if kind == "chain":
         model: Model = MarkovChain(vocab_size)
         return model, model.init(key)
+    if kind in COUNTS:
+        return counted(kind, vocab_size)
+    if kind == "mixture":
+        models, params = zip(small("trigram", vocab_size), small("gru", vocab_size), strict=True)
+        return Mixture(models), MixtureParams(jnp.log(jnp.array([0.3, 0.7])), params)
+    if kind in MADE_OF_MODELS:
+        inner = small("gru" if kind == "neural cache" else "trigram", vocab_size)
+        model, params = with_cache(*inner, 4, vocab_size, neural=kind == "neural cache")
+        return model, params._replace(weight=jnp.array(0.4))
     model = build_model(KINDS[kind], vocab_size)
     rng = np.random.default_rng(len(kind) + vocab_size)
     shapes = jax.eval_shape(model.init, key)

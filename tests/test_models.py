@@ -13,10 +13,10 @@ from lmseq import contract, likelihood
 from lmseq.config import ModelConfig
 from lmseq.models.build import build_model
 from lmseq.models.interface import count_parameters
-from tests.oracles import ALL, KINDS, all_strings, small
+from tests.oracles import EVERY, KINDS, all_strings, small
 
 V = 3
-every_model = pytest.mark.parametrize("kind", ALL)
+every_model = pytest.mark.parametrize("kind", EVERY)
 every_module = pytest.mark.parametrize("kind", list(KINDS))
 
 

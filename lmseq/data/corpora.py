@@ -7,8 +7,9 @@ import os
 import textwrap
 from collections.abc import Iterator
 from fractions import Fraction
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
@@ -302,7 +303,7 @@ def _after_blank(text: str, cut: int) -> int:
     return cut
 
 
-def _pieces(file: BinaryIO) -> Iterator[bytes]:
+def _pieces(file: BufferedIOBase) -> Iterator[bytes]:
     file.seek(0)
     while piece := file.read(1 << 24):
         yield piece
@@ -317,7 +318,7 @@ def _count_characters(piece: bytes) -> int:
     return int(np.count_nonzero(_characters(piece)))
 
 
-def _byte_of(file: BinaryIO, place: int) -> int:
+def _byte_of(file: BufferedIOBase, place: int) -> int:
     """Where the character of that number begins."""
     before, offset = 0, 0
     for piece in _pieces(file):
@@ -328,7 +329,7 @@ def _byte_of(file: BinaryIO, place: int) -> int:
     return offset
 
 
-def _after_blank_byte(file: BinaryIO, cut: int) -> int:
+def _after_blank_byte(file: BufferedIOBase, cut: int) -> int:
     """As `_after_blank`, of a file."""
     if not cut:
         return 0

@@ -209,7 +209,8 @@ class Cache:
         # Step t sees places t + 1 ... t + C of the two together, as far as they are filled.
         place, step = jnp.arange(self.size + time), jnp.arange(time)[:, None]
         seen = jnp.minimum(recent.seen[:, None] + 1 + step.T, self.size)
-        inside = (place > step + self.size - seen[..., None]) & (place <= step + self.size)
+        inside = place[None, None] > (step + self.size)[None] - seen[..., None]
+        inside &= (place[None] <= step + self.size)[None]
         shares = self._shares(params, now, features, inside=inside)
         cached = jnp.where(tokens[:, None] == targets[..., None], shares, 0.0).sum(axis=-1)
         last, log_probs = self.model.token_log_probs(params.model, inner, xs, targets)
@@ -231,7 +232,7 @@ class Cache:
     ) -> Float[Array, "batch time cached"]:
         """The share of each cached token, after each step; zero where the cache is not filled."""
         if inside is None:
-            inside = jnp.arange(features.shape[1]) >= features.shape[1] - seen[..., None]
+            inside = jnp.arange(features.shape[1])[None, None] >= features.shape[1] - seen[..., None]
         alike = params.sharpness * jnp.einsum("btf,bcf->btc", now, features)
         return jax.nn.softmax(jnp.where(inside, alike, VERY_UNLIKE), axis=-1) * inside
 

@@ -153,7 +153,9 @@ class NgramModel:
         outside = (context == OUTSIDE).reshape(context.shape + (1,) * (total.ndim - context.ndim))
         return jnp.where(outside, total, lower + weight)
 
-    def _entry(self, params: NgramParams, carries: Ranks, words: Ranks) -> Float[Array, "*dims"]:
+    def _entry(
+        self, params: NgramParams, carries: Int[Array, "*dims context"], words: Ranks
+    ) -> Float[Array, "*dims"]:
         """ln p of single words (...) of the tables after carries (..., N - 1)."""
         unigram = total = params.tables[0].log_prob[words]
         for n in range(2, len(self.most_children) + 1):
@@ -164,19 +166,21 @@ class NgramModel:
             total = jnp.where(rank >= 0, table.log_prob[jnp.maximum(rank, 0)], backed_off)
         return total
 
-    def _distribution(self, params: NgramParams, carry: Ranks) -> Float[Array, "batch words"]:
+    def _distribution(
+        self, params: NgramParams, carry: Int[Array, "batch context"]
+    ) -> Float[Array, "batch words"]:
         """ln p of every word of the tables after each row of a carry."""
         rows = jnp.arange(carry.shape[0])[:, None]
         num_words = params.tables[0].word.shape[0]
         # One column more, for what is not an entry.
         unigram = jnp.append(params.tables[0].log_prob, -jnp.inf)
-        total = jnp.broadcast_to(unigram, (carry.shape[0], num_words + 1))
+        total = unigram = jnp.broadcast_to(unigram, (carry.shape[0], num_words + 1))
         for n in range(2, len(self.most_children) + 1):
             table, context = params.tables[n - 1], carry[:, n - 2]
             weight = self._weight(params.tables[n - 2], context)[:, None]
             total = self._backed_off(total, unigram, weight, context)
             first = table.first[jnp.maximum(context, 0)]
-            places = first[:, None] + jnp.arange(self.most_children[n - 1])
+            places = first[:, None] + jnp.arange(self.most_children[n - 1])[None]
             inside = (places < table.first[jnp.maximum(context, 0) + 1][:, None]) & (context >= 0)[:, None]
             places = jnp.minimum(places, table.word.shape[0] - 1)
             columns = jnp.where(inside, table.word[places], num_words)

@@ -125,6 +125,16 @@ def _before(ranks: Int[np.ndarray, "time"]) -> Int[np.ndarray, "time"]:
     return np.concatenate([[OUTSIDE], ranks[:-1]])
 
 
+def _at(
+    values: Float[np.ndarray, "entry"],
+    ranks: Int[np.ndarray, "time"],
+    otherwise: Float[np.ndarray, "time"] | float,
+) -> Float[np.ndarray, "time"]:
+    """Values of entries, and something else where there is no entry."""
+    found = values[np.maximum(ranks, 0)] if len(values) else np.zeros(len(ranks))
+    return np.where(ranks >= 0, found, otherwise)
+
+
 def score_words(
     tables: BackoffTables, stream: Int[np.ndarray, "time"], word: int | None = None
 ) -> Float[np.ndarray, "time"]:
@@ -140,8 +150,8 @@ def score_words(
     for n in range(2, tables.order + 1):
         table, below, context = tables.orders[n - 1], tables.orders[n - 2], _before(ranks[n - 2])
         rank = ranks[n - 1] if word is None else find_child(tables, n, context, words)
-        weight = np.where(context >= 0, below.log_backoff[context], tables.log_unseen)
+        weight = _at(below.log_backoff, context, tables.log_unseen)
         backed_off = weight + (total if tables.fallback == "shorter" else unigram)
         unfound = np.where(context == OUTSIDE, total, backed_off)
-        total = np.where(rank >= 0, table.log_prob[rank] if len(table.word) else 0.0, unfound)
+        total = _at(table.log_prob, rank, unfound)
     return np.where(ranks[0] == BOS_ID, 0.0, total)

@@ -300,7 +300,7 @@ def modified_kneser_ney(
     for n, t in enumerate(statistics, start=1):
         found = discounts_of(t)
         if found is None and not discount_fallback:
-            raise _undefined(n, t, "0.5, 1 and 1.5")
+            raise _undefined(n, t.tolist(), "0.5, 1 and 1.5")
         discounts.append(found or FALLBACK_DISCOUNTS)
     tables = interpolate(
         counts,

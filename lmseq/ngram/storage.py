@@ -11,6 +11,8 @@ import numpy as np
 from lmseq.ngram.backoff import BackoffTables, OrderTable
 
 FALLBACKS = ("shorter", "unigram")
+# What zipfile and NumPy raise for files that are not whole; RuntimeError for one that seems encrypted.
+DAMAGE = (zipfile.BadZipFile, KeyError, IndexError, ValueError, EOFError, OverflowError, RuntimeError)
 
 
 def save_tables(path: Path, tables: BackoffTables, **more: np.ndarray) -> None:
@@ -53,7 +55,7 @@ def load_tables(path: Path, *, verify: bool = True) -> tuple[BackoffTables, dict
         _check_shapes(tables)
     except FileNotFoundError:
         raise ValueError(f"expected count tables in {path}, but there is no such file") from None
-    except (zipfile.BadZipFile, KeyError, IndexError, ValueError, EOFError, OverflowError) as error:
+    except DAMAGE as error:
         raise ValueError(
             f"{path} is damaged or holds no count tables ({error}): make it again, or restore it from a copy"
         ) from None

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from io import BufferedIOBase
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -30,7 +31,7 @@ class _Numbering(dict[bytes, int]):
         return number
 
 
-def pieces(file: BinaryIO, size: int = -1) -> Iterator[bytes]:
+def pieces(file: BufferedIOBase, size: int = -1) -> Iterator[bytes]:
     """The first `size` bytes of a file (-1: all), about PIECE at a time; all but the last end in a line."""
     rest = b""
     while size and (block := file.read(PIECE if size < 0 else min(PIECE, size))):

@@ -1,0 +1,226 @@
+"""ARPA files: any well-formed one is read, any other refused with its line."""
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmseq.ngram import arpa, smoothing
+from lmseq.ngram.arpa import read_arpa, write_arpa
+from lmseq.ngram.backoff import score_words
+from lmseq.ngram.counts import BOS_ID, EOS_ID, count_ngrams
+from tests.ngrams import V, dictionaries, marked, sentences
+
+WORDS = ["a", "b", "é"]
+GOLDEN = Path(__file__).parent / "golden" / "small.arpa"
+SMALL = """\\data\\
+ngram 1=5
+ngram 2=3
+ngram 3=1
+
+\\1-grams:
+-1.5\t<unk>\t0
+0\t<s>\t-0.25
+-0.5\t</s>\t0
+-0.75\ta\t-0.125
+-1\tb\t0
+
+\\2-grams:
+-0.25\t<s> a\t-0.5
+-0.5\ta b\t0
+-0.125\tb </s>\t0
+
+\\3-grams:
+-0.0625\t<s> a b
+
+\\end\\
+"""
+
+
+def model_of(texts):
+    order = min(3, max(map(len, texts)) + 2)
+    return smoothing.modified_kneser_ney(count_ngrams(marked(texts), V, order), discount_fallback=True).tables
+
+
+def read(tmp_path, text: str | bytes, name: str = "m.arpa"):
+    (tmp_path / name).write_bytes(text.encode() if isinstance(text, str) else text)
+    return read_arpa(tmp_path / name)
+
+
+def named(model) -> list[dict[tuple[str, ...], tuple[float, float]]]:
+    """Entries by their words."""
+    names = [*arpa.MARKS, *model.words]
+    return [
+        {tuple(names[w] for w in gram): pair for gram, pair in entries.items()}
+        for entries in dictionaries(model.tables)
+    ]
+
+
+@settings(max_examples=20)
+@given(sentences, st.booleans())
+def test_round_trip_to_eight_digits(tmp_path_factory, texts, zipped):
+    path = tmp_path_factory.mktemp("arpa") / ("m.arpa.gz" if zipped else "m.arpa")
+    tables = model_of(texts)
+    write_arpa(path, tables, WORDS)
+    found = read_arpa(path)
+    assert found.words == WORDS
+    for ours, theirs in zip(dictionaries(tables), dictionaries(found.tables), strict=True):
+        assert ours.keys() == theirs.keys()
+        for gram, pair in ours.items():
+            np.testing.assert_allclose(theirs[gram], pair, rtol=1e-7, atol=1e-12)
+    again = path.with_name("again.arpa")
+    write_arpa(again, found.tables, found.words)
+    text = gzip.decompress(path.read_bytes()) if zipped else path.read_bytes()
+    assert again.read_bytes() == text
+
+
+def test_by_hand(tmp_path):
+    model = read(tmp_path, SMALL)
+    assert model.words == ["a", "b"]
+    a, b = 3, 4
+    stream = np.array([BOS_ID, a, b, b, EOS_ID])
+    # <s> a; <s> a b; b after `a b`, which is in the table with weight 0, and `b b` is not; b </s>.
+    expected = [0.0, -0.25, -0.0625, -1.0, -0.125]
+    np.testing.assert_allclose(score_words(model.tables, stream) / math.log(10), expected, atol=1e-12)
+
+
+def test_lines_in_any_order_with_any_blanks(tmp_path):
+    lines = SMALL.split("\n")
+    lines[6:11] = reversed(lines[6:11])
+    lines[13:16] = reversed(lines[13:16])
+    shuffled = "\n".join(lines).replace("\t", "  ").replace("-0.5  a b  0", " -0.5 \t a   b ")
+    expected = named(read(tmp_path, SMALL))
+    for text in (shuffled, shuffled.replace("\n", "\r\n"), SMALL.removesuffix("\n"), "\n" + SMALL):
+        found = named(read(tmp_path, text))
+        assert [sorted(entries.items()) for entries in found] == [sorted(e.items()) for e in expected]
+
+
+def test_what_a_file_leaves_out(tmp_path):
+    """Without <unk> an unknown word is impossible; -99 and -inf are read as written."""
+    text = SMALL.replace("-1.5\t<unk>\t0\n", "").replace("1=5", "1=4").replace("0\t<s>", "-99\t<s>")
+    model = read(tmp_path, text)
+    assert model.tables.orders[0].log_prob[:2].tolist() == [-math.inf, -math.inf]
+    assert read(tmp_path, SMALL.replace("-1\tb", "-inf\tb")).tables.orders[0].log_prob[4] == -math.inf
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "what"),
+    [
+        ("\\data\\", "data", 1, "begins with it"),
+        ("ngram 2=3", "ngram 3=3", 3, "expected ngram 2=COUNT"),
+        ("ngram 2=3", "ngram 2=x", 3, "expected ngram 2=COUNT"),
+        ("ngram 2=3", "ngram 2=4", 16, "expected 4 2-grams as said above, got 3"),
+        ("ngram 2=3", "ngram 2=2", 16, "expected 2 2-grams as said above, got 3"),
+        ("\\2-grams:", "\\3-grams:", 13, "expected \\\\2-grams:"),
+        ("\\end\\", "\\4-grams:", 21, "expected \\\\end"),
+        ("\\end\\", "", 21, "truncated"),
+        ("-0.5\ta b", "0.5\ta b", 15, "at most 0"),
+        ("-0.5\ta b", "nan\ta b", 15, "at most 0"),
+        ("-0.5\ta b", "-0,5\ta b", 15, "could not convert"),
+        ("-0.5\ta b\t0", "-0.5\ta", 15, "expected log10 p, 2 words and a back-off"),
+        ("-0.0625\t<s> a b", "-0.0625\t<s> a b\t0", 19, "expected log10 p, 3 words, got"),
+        ("-0.5\ta b", "-0.5\ta c", 15, "'c' is not among the 1-grams"),
+        ("-0.5\ta b", "-0.25\t<s> a", 15, "this 2-gram is there twice"),
+        ("-0.0625\t<s> a b", "-0.0625\ta a b", 19, "the context of this 3-gram is not in the file"),
+        ("-1\tb\t0", "-1\tb\tinf", 11, "a number as back-off"),
+    ],
+)
+def test_bad_files_are_refused_with_the_line(tmp_path, old, new, line, what):
+    with pytest.raises(ValueError, match=f"line {line}: .*{what}"):
+        read(tmp_path, SMALL.replace(old, new, 1))
+
+
+def test_words_that_are_not_utf8(tmp_path):
+    with pytest.raises(ValueError, match="words in UTF-8"):
+        read(tmp_path, SMALL.encode().replace(b"b", b"\xff"))
+
+
+def test_a_damaged_gzip_file(tmp_path):
+    data = gzip.compress(GOLDEN.read_bytes())
+    for broken in (data[: len(data) // 2], data[:40] + b"\0\0\0\0" + data[44:], b"no gzip"):
+        with pytest.raises(ValueError, match=r"line \d+: .*(cannot be read further|begins with)"):
+            read(tmp_path, broken, "m.arpa.gz")
+
+
+def test_a_model_larger_than_memory(tmp_path):
+    (tmp_path / "m.arpa").write_text(SMALL.replace("ngram 3=1", "ngram 3=99999999999"))
+    with pytest.raises(ValueError, match=r"99,999,999,999|100,000,000,007.*prune the model"):
+        read_arpa(tmp_path / "m.arpa", memory=2**34)
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_mutated_files_are_refused_or_the_same(tmp_path_factory, data):
+    """A line deleted, doubled or moved, a cut, a byte changed: an error, or what the file says."""
+    original = SMALL.encode() if data.draw(st.booleans()) else GOLDEN.read_bytes()
+    lines = original.split(b"\n")
+    place, other = (data.draw(st.integers(0, len(lines) - 1)) for _ in range(2))
+    match data.draw(st.sampled_from(["delete", "double", "move", "cut", "byte"])):
+        case "delete":
+            changed = b"\n".join(lines[:place] + lines[place + 1 :])
+        case "double":
+            changed = b"\n".join([*lines[:place], lines[place], *lines[place:]])
+        case "move":
+            lines.insert(other, lines.pop(place))
+            changed = b"\n".join(lines)
+        case "cut":
+            changed = original[: data.draw(st.integers(0, len(original) - 1))]
+        case _:
+            at = data.draw(st.integers(0, len(original) - 1))
+            changed = original[:at] + bytes([data.draw(st.integers(0, 255))]) + original[at + 1 :]
+    folder = tmp_path_factory.mktemp("fuzz")
+    try:
+        model = read(folder, changed)
+    except ValueError as error:
+        assert str(folder) in str(error)
+        return
+    assert named(model) == by_lines(changed)
+
+
+def by_lines(text: bytes) -> list[dict[tuple[str, ...], tuple[float, float]]]:
+    """A second reader, which trusts the file."""
+    entries: list[dict] = []
+    for line in text.split(b"\n"):
+        fields = line.translate(bytes.maketrans(b"\t\r\0", b"   ")).decode().split(" ")
+        fields = [field for field in fields if field]
+        if fields and fields[0].endswith("-grams:"):
+            entries.append({})
+        elif fields and entries and fields[0] != "\\end\\":
+            n = len(entries)
+            words, rest = tuple(fields[1 : n + 1]), fields[n + 1 :]
+            log_prob = -math.inf if words == ("<s>",) else math.log(10) * float(fields[0])
+            entries[-1][words] = log_prob, math.log(10) * float(rest[0]) if rest else 0.0
+        if fields == ["\\end\\"]:
+            break
+    for mark in arpa.MARKS:
+        entries[0].setdefault((mark,), (-math.inf, 0.0))
+    return entries
+
+
+def test_what_cannot_be_written(tmp_path):
+    counts = count_ngrams(marked([[3, 4, 5]]), V, 2)
+    with pytest.raises(ValueError, match="ARPA files hold nothing else"):
+        write_arpa(tmp_path / "m.arpa", smoothing.stupid_backoff(counts).tables, WORDS)
+    tables = smoothing.witten_bell(counts).tables
+    for words, what in (
+        (["a", "b"], "3 distinct"),
+        (["a", "b", "b"], "3 distinct"),
+        (["a", "b", "c d"], "blanks"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            write_arpa(tmp_path / "m.arpa", tables, words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress(tmp_path):
+    told, total = [], []
+    read_arpa(GOLDEN, told.append, begin=total.append)
+    assert sum(told) == total[0] == 481
+    model = read_arpa(GOLDEN)
+    told.clear()
+    write_arpa(tmp_path / "m.arpa", model.tables, model.words, told.append)
+    assert sum(told) == 481

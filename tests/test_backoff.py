@@ -1,0 +1,115 @@
+"""Back-off tables: looked up a text at a time, on the host and on the device, equal to one word at a time."""
+
+import math
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmseq import evaluation
+from lmseq.models.ngram import put_tables
+from lmseq.ngram import smoothing
+from lmseq.ngram.backoff import score_words
+from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID, count_ngrams
+from tests.ngrams import V, dictionaries, looked_up, marked, sentences
+
+text = st.lists(st.sampled_from([UNK_ID, *range(FIRST_WORD_ID, V)]), max_size=9)
+
+
+def model_of(texts, order: int = 3):
+    order = min(order, max(map(len, texts)) + 2)
+    return smoothing.modified_kneser_ney(count_ngrams(marked(texts), V, order), discount_fallback=True).tables
+
+
+def one_by_one(tables, words) -> list[float]:
+    """ln p of each word of one sentence and of its end."""
+    entries, whole = dictionaries(tables), (BOS_ID, *words, EOS_ID)
+    return [
+        math.log(looked_up(entries, w, whole[max(0, i + 1 - tables.order) : i]))
+        for i, w in enumerate(whole)
+        if i
+    ]
+
+
+@settings(max_examples=40)
+@given(sentences, st.lists(text, min_size=1, max_size=4))
+def test_a_text_at_a_time_is_one_word_at_a_time(train, texts):
+    tables = model_of(train)
+    stream = marked(texts)
+    found = score_words(tables, stream)
+    assert (found[stream == BOS_ID] == 0.0).all()
+    expected = [log_prob for words in texts for log_prob in one_by_one(tables, words)]
+    np.testing.assert_allclose(found[stream != BOS_ID], expected, rtol=1e-12)
+
+
+@settings(max_examples=20)
+@given(sentences, text)
+def test_another_word_in_the_place_of_each(train, words):
+    tables, stream = model_of(train), marked([words])
+    everywhere = np.array([score_words(tables, stream, word) for word in range(V)])
+    np.testing.assert_allclose(np.exp(everywhere[:, 1:]).sum(axis=0), 1.0)
+    np.testing.assert_allclose(everywhere[stream, np.arange(len(stream))], score_words(tables, stream))
+
+
+def test_nothing_to_score():
+    assert score_words(model_of([[3]]), marked([])).shape == (0,)
+
+
+LINES = [[3, 4, 5, 3], [4, 4, 3], [], [5, 3, 4], [3, 4, 4, 5, 5, 3]]
+
+
+def test_on_the_device_as_on_the_host():
+    """Words, one of which is the text's <unk>, with the ends of lines: symbols 0, 1, 2 and <eos>."""
+    tables = model_of(LINES, 4)
+    word_of = np.array([3, 4, 5, EOS_ID])
+    model, params = put_tables(tables, word_of, has_unknown=True)
+    assert (model.also_unknown, model.impossible) == ((UNK_ID,), ())
+    stream = marked([[4, 5, 3, 4, 5], [5, 5], [], [3]])
+    symbols = np.array([list(word_of).index(w) for w in stream[stream != BOS_ID]])
+    both = np.logaddexp(score_words(tables, stream), score_words(tables, stream, UNK_ID))
+    expected = np.where(stream == 3, both, score_words(tables, stream))[stream != BOS_ID]
+    found = evaluation.score_stream(model, params, symbols, num_steps=3, batch_size=2)
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
+
+
+def test_what_no_symbol_stands_for_never_comes():
+    """Without a symbol for <unk> and </s>, distributions are the tables' given that neither comes."""
+    tables = model_of(LINES)
+    model, params = put_tables(tables, np.array([3, 4, 5]), has_unknown=False)
+    assert model.impossible == (UNK_ID, EOS_ID)
+    carry = model.init_carry(params, 1)
+    for x in ([0], [2]):
+        carry = model.update(params, carry, jnp.array(x))
+    stream = marked([[3, 5, 3]])  # up to the third word, what follows is not looked at
+    words = np.array([score_words(tables, stream, word)[3] for word in (3, 4, 5)])
+    expected = words - np.log(np.exp(words).sum())
+    np.testing.assert_allclose(model.readout(params, carry)[0], expected, rtol=2e-6)
+
+
+def test_a_model_that_knows_nothing_is_uniform():
+    model, _ = put_tables(model_of(LINES), np.array([3, 4, 5, EOS_ID]), has_unknown=False)
+    params = model.init(jax.random.key(0))
+    log_probs = model.readout(params, model.init_carry(params, 2))
+    np.testing.assert_allclose(np.exp(log_probs), 0.25, rtol=1e-6)
+
+
+def test_sizes():
+    tables = model_of(LINES, 2)
+    assert tables.num_ngrams == [len(table.word) for table in tables.orders]
+    assert tables.num_bytes == sum(array.nbytes for table in tables.orders for array in table)
+    assert tables.is_proper()
+    assert not replace(tables, log_unseen=-1.0).is_proper()
+
+
+@pytest.mark.parametrize("order", [1, 2, 10])
+def test_low_and_high_orders(order):
+    texts = [[3, 4, 5, 3, 4, 5, 3, 4, 4, 3], [4, 5, 5, 5, 3]]
+    tables = model_of(texts, order)
+    assert tables.order == order
+    np.testing.assert_allclose(
+        score_words(tables, marked([[3, 4, 5, 4]]))[1:], one_by_one(tables, [3, 4, 5, 4]), rtol=1e-12
+    )
