@@ -16,10 +16,7 @@ from experiments import app  # first: it notes the time
 
 import json
 import logging
-import os
-import platform
 import statistics
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from absl import flags
+
+from benchmarks.measure import hardware, timed
 
 flags.DEFINE_string("points", "1000,10000,100000", "lengths of the series")
 flags.DEFINE_integer("horizon", 64, "steps ahead")
@@ -37,20 +36,6 @@ flags.DEFINE_integer("seed", 0, "of the series and the models")
 flags.DEFINE_string("output", "", "also write the figures to this JSON file, with the hardware named")
 NAMES = ["points", "horizon", "rounds", "hidden_size", "neural_points", "seed", "output"]
 LAGS, LSTM_LAGS, TRAIN_SHARE, TOLERANCE = 4, 24, 0.6, 1e-5
-
-
-def hardware() -> str:
-    """The processor and the number of cores in use."""
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-    return f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores"
-
-
-def timed(work: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    """Seconds of a call, and what it returned."""
-    start = time.perf_counter()
-    result = work()
-    return time.perf_counter() - start, result
 
 
 def compare(name: str, points: int, ours: Callable, theirs: Callable, rounds: int) -> dict[str, Any]:

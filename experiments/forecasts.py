@@ -92,35 +92,33 @@ def tell(config: SeriesConfig, prepared: Prepared, judged: Judged) -> None:
     horizon = judged.points.shape[1]
     shown = [k for k in HORIZONS if k <= horizon]
     app.say(
-        f"{'RMSE, k steps ahead':<20}" + "".join(f"{k:>10}" for k in shown) + "   last k below the mean's"
+        f"{'RMSE, k steps ahead':<22}" + "".join(f"{k:>10}" for k in shown) + "   better than the mean at k ="
     )
     rows = {f"{name}": curve.rmse for name, curve in judged.curves.items()}
     if judged.oracle is not None:
-        rows["least possible"] = judged.oracle
+        rows["least that is expected"] = judged.oracle
     level = judged.curves["mean"].rmse
     for name, curve in rows.items():
-        last = prediction.last_horizon_below(curve, level)
-        app.say(f"{name:<20}" + "".join(f"{curve[k - 1]:>10.4g}" for k in shown) + f"{last:>10}")
+        figures = "".join(f"{curve[k - 1]:>10.4g}" for k in shown)
+        app.say(f"{name:<22}{figures}   {horizons(curve < level)}")
     name = config.model.model
     app.say(sentence(name, judged.curves[name].rmse, level, judged.curves["persistence"].rmse))
 
 
+def horizons(holds: np.ndarray) -> str:
+    """Where something holds, of k = 1, 2, ...: such as `1 to 15, 20`, at most three stretches of it."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], holds, [False]]).astype(int)))
+    stretches = [
+        f"{first + 1}" if last == first + 1 else f"{first + 1} to {last}"
+        for first, last in zip(edges[::2], edges[1::2], strict=True)
+    ]
+    return ", ".join(stretches[:3]) + (" ..." if len(stretches) > 3 else "") if stretches else "none"
+
+
 def sentence(name: str, curve: np.ndarray, mean: np.ndarray, persistence: np.ndarray) -> str:
-    """How far the model is worth having."""
-    last = prediction.last_horizon_below(curve, mean)
-    better = curve < persistence
-    until = prediction.last_horizon_below(curve, persistence)
-    since = curve.size - int(np.argmin(better[::-1]))  # persistence is never better after this k
-    if better.all():
-        beside = "persistence at all of them"
-    elif until:
-        beside = f"persistence up to {until}"
-    else:
-        beside = f"persistence from {since + 1} on" if since < curve.size else "persistence never for good"
-    if not last:
-        return f"{name} does not beat the mean even one step ahead; it beats {beside}"
-    reach = f"up to {last} steps ahead" if last < curve.size else f"at all {last} horizons looked at"
-    return f"{name} beats the mean {reach}, {beside}"
+    """Where the model is worth having."""
+    over_mean, over_persistence = horizons(curve < mean), horizons(curve < persistence)
+    return f"{name} beats the mean at k = {over_mean}, persistence at k = {over_persistence}, of {curve.size}"
 
 
 def draw(

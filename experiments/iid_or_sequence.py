@@ -180,7 +180,7 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
             # Scrambled data have an orderless loss of their own; what is left of order is measured by it.
             "time scrambled": 1 - (orderless["time scrambled"] - loss["time scrambled"]) / worth,
         }
-        app.say(f"{domain}, nats:  orderless model {orderless['as it is'].mean():.4f}")
+        app.say(f"{domain}, nats; what knows no order is trained and tested on the same data:")
         for condition in CONDITIONS:
             name = f"{domain}_{condition.replace(' ', '_')}"
             found = interval(loss[condition])
@@ -190,7 +190,7 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
                 share = interval(lost[condition])
                 summary |= flat(f"{name}_share_lost", share)
                 told = f"   share of what order is worth that is lost: {share}"
-            app.say(f"  {condition:<18} loss {found}{told}")
+            app.say(f"  {condition:<18} loss {found}   without order {orderless[condition].mean():.4f}{told}")
         summary[f"{domain}_orderless_loss"] = float(orderless["as it is"].mean())
         permuted = interval(lost["examples permuted"])
         scrambled = interval(lost["time scrambled"])

@@ -42,7 +42,7 @@ def fit(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> Any:
         batch_size=data.batch_size,
         num_steps=length,
         evaluate=partial(evaluate, prepared, model),
-        unit="value",
+        unit="row",
         objective=make_objective(config),
     )
     return training.run(job, f"{config.model.model}, {config.objective.objective}")

@@ -172,7 +172,8 @@ def _draw(subject: Subject, unigram_loss: float, horizon: np.ndarray) -> None:
         names.append("horizon.png")
         plotting.save_figure(plotting.horizon_curve(horizon, unigram_loss, title), workdir / "horizon.png")
     app.say(f"{workdir}: {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")
-    words, vocab = subject.texts.corpus.valid.split(), subject.texts.vocab
-    prompt = shlex.quote(next((word[:20] for word in words if not vocab.unknown(word[:20])), ""))
+    vocab, words = subject.texts.vocab, subject.texts.corpus.valid.split()[1:]  # the first may be cut
+    known = (w for w in words if w.isalpha() and 3 <= len(w) <= 20 and not vocab.unknown(w))
+    prompt = shlex.quote(next(known, ""))
     app.say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
     app.say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")

@@ -35,7 +35,8 @@ NAMES = ["run", "checkpoint", "text", "file", "per_token", "num_steps", "batch_s
 def read_texts() -> list[str]:
     """What the flags name; one of --text and --file, and nothing that is empty."""
     if bool(app.FLAGS.text) == bool(app.FLAGS.file):
-        raise ValueError("expected either --text (once or more) or --file, got both or neither")
+        got = "both" if app.FLAGS.file else "neither"
+        raise ValueError(f"expected either --text (once or more) or --file, got {got}")
     texts = [read_text(Path(app.FLAGS.file))] if app.FLAGS.file else app.FLAGS.text
     try:
         "".join(texts).encode()

@@ -135,7 +135,7 @@ def forecast(
     return figure
 
 
-MOST_POINTS = 600  # of the test part in a picture
+MOST_POINTS = 240  # of the test part in a picture
 
 
 def error_curves(

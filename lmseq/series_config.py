@@ -33,7 +33,7 @@ class SeriesDataConfig:
         "noisy_sine, ar, logistic, mackey_glass, lorenz or trend_and_season; sunspots, co2, nile or elnino "
         "(with statsmodels); or a CSV file",
     )
-    columns: str = knob("", "columns of a CSV file, a,b,...; empty: all but the time")
+    columns: str = knob("", "columns of a CSV file, a,b,...; empty: all but --time_column")
     time_column: str = knob("", "column of a CSV file with times, checked for order and gaps")
     missing: Literal["error", "previous", "interpolate"] = knob(
         "error", "what to do with missing values: refuse, repeat the value before, or a straight line"

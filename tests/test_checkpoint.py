@@ -372,7 +372,7 @@ def test_parameters_alone_are_read(run):
 @pytest.mark.parametrize("name", ["config.json", "vocab.json"])
 def test_a_folder_that_is_no_run(run, name):
     (run / name).unlink()
-    with pytest.raises(ValueError, match=f"expected a run in .*no {name}"):
+    with pytest.raises(ValueError, match=f"expected a language model in .*no {name}"):
         load_run(run)
 
 

@@ -29,7 +29,7 @@ def bundled(name: str, missing: Missing = "error") -> Series:
         from statsmodels.datasets import co2, elnino, nile, sunspots
     except ImportError:
         raise ValueError(
-            f"the series {name} comes with statsmodels, which is not installed: pip install 'lmseq[series]'"
+            f"the series {name} comes with statsmodels, which is not installed: pip install statsmodels"
         ) from None
     table = {"sunspots": sunspots, "co2": co2, "nile": nile, "elnino": elnino}[name].load().data
     if name == "elnino":  # a row a year, a column a month

@@ -1,6 +1,7 @@
 """Count models under the contract: the carry is the ranks of the n-grams that the history ends with."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -76,14 +77,22 @@ class NgramModel:
 
     def carries(self, params: NgramParams, carry: Carry, xs: TokenBatch) -> Carry:
         """The ranks after each of xs (B, T), one order at a time: (B, T, N - 1)."""
-        words = params.word_of[xs]
-        ends = words == EOS_ID
+        return self._read(params, carry, params.word_of[xs])[0]
+
+    def _read(
+        self, params: NgramParams, carry: Carry, words: Int[Array, "batch time"]
+    ) -> tuple[Int[Array, "batch time context"], list[Int[Array, "batch time"]]]:
+        """The carry after each word, and the rank of each in orders 2 ... N - 1 after what is before it.
+
+        The two differ where a sentence ends, and the carry begins anew.
+        """
+        ends, found = words == EOS_ID, []
         ranks = [jnp.where(ends, BOS_ID, words)]
         for n in range(2, len(self.most_children)):
             before = jnp.concatenate([carry[:, None, n - 2], ranks[-1][:, :-1]], axis=1)
-            found = self._child(params, n, before, words)
-            ranks.append(jnp.where(ends, OUTSIDE, found))
-        return jnp.stack(ranks, axis=-1)[..., : len(self.most_children) - 1]
+            found.append(self._child(params, n, before, words))
+            ranks.append(jnp.where(ends, OUTSIDE, found[-1]))
+        return jnp.stack(ranks, axis=-1)[..., : len(self.most_children) - 1], found
 
     def readout(self, params: NgramParams, carry: Carry) -> LogProbs:
         """Of all V symbols."""
@@ -111,8 +120,20 @@ class NgramModel:
         key: PRNGKey | None = None,
     ) -> tuple[Carry, TokenLogProbs]:
         """Single entries of the tables, (B, T): no distribution is made."""
-        carries = self.carries(params, carry, xs)
-        log_probs = self._entry(params, carries, params.word_of[targets])
+        carries, found = self._read(params, carry, params.word_of[xs])
+        words = params.word_of[targets]
+
+        def read_next() -> TokenLogProbs:
+            """Each target but the last is the next input, whose ranks are known already."""
+            known = []
+            for n, ranks in enumerate(found, start=2):
+                last = self._child(params, n, carries[:, -1:, n - 2], words[:, -1:])
+                known.append(jnp.concatenate([ranks[:, 1:], last], axis=1))
+            return self._entry(params, carries, words, known)
+
+        log_probs = lax.cond(
+            jnp.all(targets[:, :-1] == xs[:, 1:]), read_next, lambda: self._entry(params, carries, words)
+        )
         for word in self.also_unknown:
             other = self._entry(params, carries, jnp.full_like(targets, word))
             log_probs = jnp.where(targets == 0, jnp.logaddexp(log_probs, other), log_probs)
@@ -154,13 +175,20 @@ class NgramModel:
         return jnp.where(outside, total, lower + weight)
 
     def _entry(
-        self, params: NgramParams, carries: Int[Array, "*dims context"], words: Ranks
+        self,
+        params: NgramParams,
+        carries: Int[Array, "*dims context"],
+        words: Ranks,
+        known: Sequence[Ranks] = (),
     ) -> Float[Array, "*dims"]:
-        """ln p of single words (...) of the tables after carries (..., N - 1)."""
+        """ln p of single words (...) of the tables after carries (..., N - 1).
+
+        known: their ranks in orders 2, 3, ..., as far as they need not be looked up.
+        """
         unigram = total = params.tables[0].log_prob[words]
         for n in range(2, len(self.most_children) + 1):
             table, context = params.tables[n - 1], carries[..., n - 2]
-            rank = self._child(params, n, context, words)
+            rank = known[n - 2] if n - 2 < len(known) else self._child(params, n, context, words)
             weight = self._weight(params.tables[n - 2], context)
             backed_off = self._backed_off(total, unigram, weight, context)
             total = jnp.where(rank >= 0, table.log_prob[jnp.maximum(rank, 0)], backed_off)

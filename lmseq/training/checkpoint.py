@@ -273,7 +273,7 @@ def load_run(workdir: str | Path, which: str = "latest") -> Run:
     for name in ("config.json", "vocab.json"):
         if not (workdir / name).is_file():
             raise ValueError(
-                f"expected a run in {workdir}, but it has no {name}: train one, or name another folder"
+                f"expected a language model in {workdir}, but it has no {name}: train one, or name another"
             )
     config = check(from_json(read_text(workdir / "config.json")))
     vocab = Vocab.from_json(read_text(workdir / "vocab.json"))
