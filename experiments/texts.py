@@ -42,7 +42,8 @@ def read_raw(corpus: str) -> RawCorpus:
 
 def refuse_fractions(name: str) -> None:
     """ValueError where fractions were asked for of a corpus that comes in parts."""
-    if any(app.FLAGS[flag].present for flag in ("valid_fraction", "test_fraction")):
+    given = [app.FLAGS[flag].present for flag in ("valid_fraction", "test_fraction") if flag in app.FLAGS]
+    if any(given):
         raise ValueError(f"{name} has parts of its own: --valid_fraction and --test_fraction do nothing")
 
 
