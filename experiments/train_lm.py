@@ -35,9 +35,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "target_loss": 1.88,
     },
     # python -m experiments.train_lm --preset=shakespeare_mix --workdir=W
-    # About 85 s on two cores: 1.54 nats a character on the last tenth. Mixed (experiments.mix_models) with
-    # the 7-gram of the same text, --valid_fraction=0.01 --test_fraction=0.1, 1.446: the weight is fitted on the
-    # hundredth before the last tenth, which neither was trained on.
+    # About 85 s on two cores: 1.54 nats a character on the last tenth; 1.446 when mixed by
+    # experiments.mix_models with the 7-gram of the same text (--valid_fraction=0.01 --test_fraction=0.1).
+    # The weight is fitted on the hundredth before the last tenth, which neither was trained on.
     "shakespeare_mix": {
         "corpus": "tiny_shakespeare",
         "valid_fraction": 0.01,
