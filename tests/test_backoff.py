@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmseq import evaluation
 from lmseq.models.ngram import put_tables
-from lmseq.ngram import smoothing
+from lmseq.ngram import backoff, smoothing
 from lmseq.ngram.backoff import score_words
 from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID, count_ngrams
 from tests.ngrams import V, dictionaries, looked_up, marked, sentences
@@ -53,6 +53,19 @@ def test_another_word_in_the_place_of_each(train, words):
     everywhere = np.array([score_words(tables, stream, word) for word in range(V)])
     np.testing.assert_allclose(np.exp(everywhere[:, 1:]).sum(axis=0), 1.0)
     np.testing.assert_allclose(everywhere[stream, np.arange(len(stream))], score_words(tables, stream))
+
+
+@settings(max_examples=20)
+@given(sentences, text)
+def test_large_tables_are_bisected(train, words):
+    """Without a copy of the keys, what is found is the same."""
+    tables, stream = model_of(train), marked([words])
+    expected = score_words(tables, stream)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backoff, "LARGE", 1)
+        bisected = model_of(train)
+        assert bisected.keys == (None,) * (bisected.order - 1)
+        np.testing.assert_array_equal(score_words(bisected, stream), expected)
 
 
 def test_nothing_to_score():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lmseq.ngram import counts
 from lmseq.ngram.counts import BOS_ID, UNK_ID, Column, adjusted_counts, count_ngrams, group, mark_sentences
 from tests.ngrams import ByDefinition, V, marked, ngrams_of, sentences, spelled
 
@@ -66,6 +67,16 @@ def test_a_large_vocabulary():
     top = 2**31 - 10
     keys = np.array([(5 << 31) | top, (4 << 31) | 3, (5 << 31) | top], np.int64) << 1
     assert group(keys).ranks.tolist() == [1, 0, 1]
+
+
+@given(st.lists(st.integers(0, 8), max_size=50))
+def test_left_neighbours_of_large_tables(ranks):
+    ranks = np.array(ranks, np.int32)
+    expected = np.bincount(ranks, minlength=9)
+    for large in (1, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(counts, "LARGE", large)
+            np.testing.assert_array_equal(counts._tally(ranks, 9), expected)
 
 
 def test_nothing_to_count_is_an_error():

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lmseq.ngram.counts import BOS_ID
+from lmseq.ngram.counts import BOS_ID, LARGE, release
 
 Fallback = Literal["shorter", "unigram"]
 UNSEEN, OUTSIDE = (
@@ -73,11 +73,13 @@ class BackoffTables:
         return sum(array.nbytes for table in self.orders for array in table)
 
     @cached_property
-    def keys(self) -> tuple[Int[np.ndarray, "entry"], ...]:
-        """(prefix, word) of each entry as one int64, ascending, for the orders from 2 on."""
+    def keys(self) -> tuple[Int[np.ndarray, "entry"] | None, ...]:
+        """(prefix, word) of each entry as one int64, ascending, from order 2 on; None of large tables."""
         bits = self.word_bits
         return tuple(
             (np.repeat(np.arange(len(table.first) - 1), np.diff(table.first)) << bits) | table.word
+            if len(table.word) < LARGE
+            else None
             for table in self.orders[1:]
         )
 
@@ -99,11 +101,30 @@ def find_child(
     UNSEEN where the table has none, OUTSIDE where the prefix is.
     """
     keys = tables.keys[n - 2]
+    if keys is None:
+        return _bisect(tables.orders[n - 1], prefix, word)
     wanted = (prefix << tables.word_bits) | word
     place = np.searchsorted(keys, wanted)
     # Clipped: what is larger than all keys is not equal to the last of them either.
     found = keys[np.minimum(place, len(keys) - 1)] == wanted if len(keys) else np.zeros(len(place), bool)
     return np.where(found, place, np.where(prefix == OUTSIDE, OUTSIDE, UNSEEN))
+
+
+def _bisect(
+    table: OrderTable, prefix: Int[np.ndarray, "time"], word: Int[np.ndarray, "time"]
+) -> Int[np.ndarray, "time"]:
+    """As `find_child`, without keys: each prefix's own entries are halved until one word is left."""
+    inside = prefix >= 0
+    low = np.where(inside, table.first[np.maximum(prefix, 0)], 0).astype(np.int64)
+    high = np.where(inside, table.first[np.maximum(prefix, 0) + 1], 0).astype(np.int64)
+    end = high
+    while (open_ := low < high).any():
+        middle = (low + high) // 2
+        less = table.word[np.minimum(middle, len(table.word) - 1)] < word
+        low, high = np.where(open_ & less, middle + 1, low), np.where(open_ & ~less, middle, high)
+    found = (low < end) & (table.word[np.minimum(low, len(table.word) - 1)] == word)
+    release(table)
+    return np.where(found, low, np.where(prefix == OUTSIDE, OUTSIDE, UNSEEN))
 
 
 def find_ranks(tables: BackoffTables, stream: Int[np.ndarray, "time"]) -> list[Int[np.ndarray, "time"]]:
@@ -154,4 +175,5 @@ def score_words(
         backed_off = weight + (total if tables.fallback == "shorter" else unigram)
         unfound = np.where(context == OUTSIDE, total, backed_off)
         total = _at(table.log_prob, rank, unfound)
+        release([*table, *below])
     return np.where(ranks[0] == BOS_ID, 0.0, total)

@@ -29,7 +29,8 @@ UNK_ID, BOS_ID, EOS_ID = 0, 1, 2  # the first words of every count vocabulary: <
 FIRST_WORD_ID = 3
 SORTED_AT_ONCE = 1 << 19  # pairs; a sort in the cache is twice as fast as one that is not
 MOST_RANGES = 16  # of prefixes in an order: each costs a look at the whole text
-CHUNK = 1 << 22  # entries of a table that are looked at together
+CHUNK = 1 << 20  # entries of a table that are looked at together
+LARGE = 1 << 24  # entries of a table of which there should be no copy in 64 bits
 
 
 class OrderCounts(NamedTuple):
@@ -224,11 +225,20 @@ def adjusted_counts(tables: Sequence[OrderCounts]) -> Iterator[Int[np.ndarray, "
         if n > 1:
             begins = slice(*np.searchsorted(table.prefix, [begins.start, begins.stop]).tolist())
         if n < len(tables):
-            adjusted = np.bincount(tables[n].suffix, minlength=len(table.word)).astype(np.int32)
+            adjusted = _tally(tables[n].suffix, len(table.word))
+            release(tables[n])
             adjusted[begins] = table.count[begins]
         else:
             adjusted = table.count
         yield predicted(adjusted, n)
+
+
+def _tally(ranks: Int[np.ndarray, "_"], size: int) -> Int[np.ndarray, "entry"]:
+    """How often each of 0 ... size - 1 occurs, int32."""
+    tally = np.zeros(size, np.int32)
+    for part in ranges(len(ranks), LARGE):  # of which bincount makes a copy in 64 bits
+        np.add(tally, np.bincount(ranks[part], minlength=size), out=tally, casting="unsafe")
+    return tally
 
 
 def predicted(counts: Int[np.ndarray, "entry"], n: int) -> Int[np.ndarray, "entry"]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from lmseq.ngram.backoff import BackoffTables, OrderTable
+from lmseq.ngram.counts import release
 
 FALLBACKS = ("shorter", "unigram")
 # What zipfile and NumPy raise for files that are not whole; RuntimeError for one that seems encrypted.
@@ -28,7 +29,11 @@ def save_tables(path: Path, tables: BackoffTables, **more: np.ndarray) -> None:
     }
     unfinished = path.with_name(f".{path.name}.unfinished")
     with unfinished.open("wb") as file:
-        np.savez(file, **arrays, **more)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in (arrays | more).items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+                release([array])
         file.flush()
         os.fsync(file.fileno())
     unfinished.rename(path)

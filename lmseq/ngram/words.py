@@ -57,9 +57,10 @@ def _split(piece: bytes) -> list[bytes]:
     return piece.replace(b"\n", b" " + LINE_END + b" ").split()
 
 
-def _marked(numbers: Sequence[Int[np.ndarray, "_"]], open_line: bool) -> Int[np.ndarray, "time"]:
-    """Sentences with both marks, from ids in which EOS_ID stands for each line's end."""
+def _marked(numbers: list[Int[np.ndarray, "_"]], open_line: bool) -> Int[np.ndarray, "time"]:
+    """Sentences with both marks, from ids with EOS_ID at each line's end; the list is emptied."""
     ids = np.concatenate([*numbers, np.full(int(open_line), EOS_ID, np.int32)])
+    numbers.clear()
     after = np.flatnonzero(ids == EOS_ID)
     return np.insert(ids, np.append(0, after[:-1] + 1), BOS_ID) if len(after) else ids
 
