@@ -175,5 +175,6 @@ def score_words(
         backed_off = weight + (total if tables.fallback == "shorter" else unigram)
         unfound = np.where(context == OUTSIDE, total, backed_off)
         total = _at(table.log_prob, rank, unfound)
-        release([*table, *below])
+        if tables.keys[n - 2] is None:  # large: what was looked at need not stay in memory
+            release([*table, *below])
     return np.where(ranks[0] == BOS_ID, 0.0, total)
