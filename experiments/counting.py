@@ -50,9 +50,10 @@ def make(config: NgramConfig, counted: Counted, workdir: Path, scratch: Path | N
     if scratch:
         scratch.mkdir()
     at_once = ngram_config.memory_bytes(count) // (8 * BYTES_A_PAIR)
-    counts = count_ngrams(
-        counted.streams["train"], counted.num_words, count.order, folder=scratch, at_once=at_once
-    )
+    # The training text is not looked at again, and may be as large as all that comes of it.
+    stream = counted.streams.pop("train")
+    counts = count_ngrams(stream, counted.num_words, count.order, folder=scratch, at_once=at_once)
+    del stream
     lap("counting")
     epsilons = ngram_config.epsilons(count) or _fitted(config, counted, counts)
     if not ngram_config.epsilons(count) and epsilons:

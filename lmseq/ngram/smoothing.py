@@ -380,7 +380,7 @@ def _last_in_suffix_order(counts: Sequence[OrderCounts], n: int) -> int:
     """The entry of order n + 1 that is largest by (last word, the word before, ...)."""
     if n == 0:
         return int(np.flatnonzero(counts[0].count)[-1])
-    candidates = chosen = np.arange(len(counts[n].word))
+    candidates = chosen = np.flatnonzero(counts[n].word == counts[n].word.max())
     for depth in range(n, -1, -1):
         last = counts[depth].word[candidates]
         kept = last == last.max()
