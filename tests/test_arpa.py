@@ -216,6 +216,15 @@ def test_what_cannot_be_written(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_habits_of_the_tool(tmp_path):
+    """`<unk>` first, `<s>` with log10 p = 0, what is impossible as -99, no negative zero."""
+    tables = smoothing.maximum_likelihood(count_ngrams(marked([[3, 4, 5]]), V, 2)).tables
+    write_arpa(tmp_path / "m.arpa", tables, WORDS)
+    lines = (tmp_path / "m.arpa").read_text().split("\n")
+    assert lines[5:7] == ["-99\t<unk>\t0", "0\t<s>\t-99"]
+    assert not any(line.startswith("-0\t") or line.endswith("\t-0") for line in lines)
+
+
 def test_progress(tmp_path):
     told, total = [], []
     read_arpa(GOLDEN, told.append, begin=total.append)

@@ -89,6 +89,33 @@ def test_on_the_device_as_on_the_host():
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda c: smoothing.stupid_backoff(c),
+        lambda c: smoothing.epsilon(c, [0.5, 1.0, 2.0], fallback="unigram"),
+        lambda c: smoothing.maximum_likelihood(c),
+    ],
+)
+def test_other_ways_to_fall_back_on_the_device(made):
+    """Scores that are no probabilities are not made to sum to one; what is impossible stays so."""
+    tables = made(count_ngrams(marked(LINES), V, 3)).tables
+    model, params = put_tables(tables, np.array([3, 4, 5, EOS_ID]), has_unknown=False)
+    assert model.impossible == ((UNK_ID,) if tables.is_proper() else ())
+    stream = marked([[4, 5, 3, 4, 5], [5, 5], [], [3]])
+    expected = score_words(tables, stream)[stream != BOS_ID]
+    if model.impossible:
+        unknown = np.exp(score_words(tables, stream, UNK_ID)[stream != BOS_ID])
+        expected = expected - np.log(np.where(unknown < 1.0, 1.0 - unknown, 1.0))
+    symbols = np.array([[3, 4, 5, EOS_ID].index(w) for w in stream[stream != BOS_ID]])
+    found = evaluation.score_stream(model, params, symbols, num_steps=3, batch_size=2)
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
+    carry = model.carries(params, model.init_carry(params, 1), jnp.asarray(symbols[None, :-1]))
+    log_probs = model.readout(params, carry[0])
+    picked = np.take_along_axis(np.asarray(log_probs), symbols[1:, None], axis=1)[:, 0]
+    np.testing.assert_allclose(picked, expected[1:], rtol=2e-6)
+
+
 def test_what_no_symbol_stands_for_never_comes():
     """Without a symbol for <unk> and </s>, distributions are the tables' given that neither comes."""
     tables = model_of(LINES)

@@ -182,6 +182,21 @@ def test_discounts_by_hand():
         assert discounts_of(np.array(undefined)) is None
 
 
+def test_a_discount_may_be_all_of_a_count_but_no_more():
+    """t = 2, 1, 1, 0: Y = 1/2, D_3 = 3 - 0; t_4 = 1 makes it 1; t = 1, 1, 2: D_2 = 2 - 3 * 2 / 3 = 0."""
+    assert discounts_of(np.array([2, 1, 1, 0])) == pytest.approx((0.5, 0.5, 3.0))
+    assert discounts_of(np.array([1, 1, 2, 1])) == pytest.approx((1 / 3, 0.0, 3 - 4 / 3 / 2))
+
+
+def test_the_tool_counts_the_last_ngram_otherwise():
+    """In suffix order the last unigram and bigram of these sentences occur twice after one left neighbour."""
+    counts = count_ngrams(marked([[3, 4, 5], [3, 4, 5], [4, 3]]), V, 3)
+    plain, compat = (smoothing.counts_of_counts(smoothing.adjusted_counts(counts)) for _ in range(2))
+    smoothing._tally_last(compat, counts)
+    # Unigram 5 follows only 4; bigram `4 5` follows only 3: each moves from one occurrence to two.
+    np.testing.assert_array_equal(compat - plain, [[-1, 1, 0, 0], [-1, 1, 0, 0], [0, 0, 0, 0]])
+
+
 @pytest.mark.parametrize(
     "estimator", [smoothing.modified_kneser_ney, smoothing.kneser_ney, smoothing.absolute_discounting]
 )

@@ -74,7 +74,7 @@ def _chunks(prefix: Int[np.ndarray, "entry"], num_prefixes: int) -> Iterator[_Ch
 
 def interpolate(
     counts: Sequence[OrderCounts],
-    taken: Iterable[Int[np.ndarray, "entry"]],
+    taken: Iterable[Int[np.ndarray, "_"]],
     rules: Sequence[Rule],
     *,
     interpolate_unigrams: bool = True,
@@ -174,7 +174,7 @@ def _raw(counts: Sequence[OrderCounts]) -> Iterator[Int[np.ndarray, "entry"]]:
 
 
 def counts_of_counts(
-    taken: Iterable[Int[np.ndarray, "entry"]],
+    taken: Iterable[Int[np.ndarray, "_"]],
 ) -> Int[np.ndarray, "order 4"]:
     """t_{n,k}, the number of n-grams of order n with count k = 1 ... 4, int64 (N, 4)."""
     return np.array(
