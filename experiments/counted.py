@@ -89,29 +89,35 @@ def _marked(words: np.ndarray, lines: bool) -> np.ndarray:
 class _Meter:
     """Passes pieces of a text on, and adds up its characters and digest."""
 
-    def __init__(self, source: Iterable[bytes]) -> None:
-        self.source, self.num_chars, self.sha256 = source, 0, hashlib.sha256()
+    def __init__(self, source: Iterable[bytes], name: str) -> None:
+        self.source, self.name = source, name
+        self.num_chars, self.num_bytes, self.sha256 = 0, 0, hashlib.sha256()
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self.source:
             # In UTF-8 each character has one byte that does not begin with the bits 10.
             self.num_chars += int(np.count_nonzero((np.frombuffer(piece, np.uint8) & 0xC0) != 0x80))
             self.sha256.update(piece)
+            try:
+                piece.decode()  # pieces end between words
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"expected UTF-8 in {self.name}, got byte 0x{piece[error.start]:02x} at byte offset "
+                    f"{self.num_bytes + error.start}: convert the file to UTF-8"
+                ) from None
+            self.num_bytes += len(piece)
             yield piece
 
 
 def _words(text: TextConfig) -> Counted:
     """Lines of words, in pieces straight from the file where they need no normalising."""
     name, sources = _sources(text)
-    meters = {split: _Meter(sources[split]) for split in SPLITS}
+    meters = {split: _Meter(sources[split], f"the {split} part of {name}") for split in SPLITS}
     train = number_text(meters["train"])
     counts = np.bincount(train.stream, minlength=FIRST_WORD_ID + len(train.words))
-    try:
-        spelled = [word.decode() for word in train.words]
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"expected UTF-8 in {name}, got the word {error.object[:60]!r}: convert it"
-        ) from None
+    spelled = [word.decode() for word in train.words]
+    if EOS in spelled:
+        raise ValueError(f"the text has the word {EOS}, which stands for the end of a line: replace it")
     stream, words, written = train.stream, spelled, train.words
     if text.min_count > 1:
         stream, words = _without_rare(train.stream, spelled, counts, text.min_count)

@@ -26,6 +26,7 @@ from lmseq.ngram_config import NgramConfig
 from lmseq.training.metrics import write_text
 
 BYTES_A_PAIR = 64  # while n-grams are sorted
+BYTES_A_WORD = 20  # of the training text: its ids, their ranks before and after, and what is being sorted
 UNK_WORD = "<unk-word>"  # how <unk>, where the text has it as a word, is written beside the tables' own
 
 
@@ -48,6 +49,12 @@ def make(config: NgramConfig, counted: Counted, workdir: Path, scratch: Path | N
         seconds[name], start = time.monotonic() - start, time.monotonic()
 
     if scratch:
+        needed = BYTES_A_WORD * counted.streams["train"].size
+        if ngram_config.memory_bytes(count) < needed:
+            raise ValueError(
+                f"counting {counted.streams['train'].size:,} words takes {needed / 2**20:.0f}M at least: "
+                "give --memory more"
+            )
         scratch.mkdir()
     at_once = ngram_config.memory_bytes(count) // (8 * BYTES_A_PAIR)
     # The training text is not looked at again, and may be as large as all that comes of it.
@@ -121,7 +128,7 @@ def figures(tables: BackoffTables, counted: Counted) -> dict[str, Any]:
             found |= {f"{split}_{name}": None for name in ("loss", "perplexity", "bits_per_char")}
             continue
         if not tables.is_proper():
-            found[f"{split}_mean_score"] = -float(log_probs.mean())
+            found[f"{split}_mean_log_score"] = float(log_probs.mean())
             continue
         nll, unknown = -float(log_probs.sum()), stream[predicted] == UNK_ID
         of_split = likelihood.loss_figures(nll, log_probs.size, counted.num_chars[split])
@@ -154,11 +161,12 @@ def by_order(
             found = figures(tables, counted)
             if folder:
                 shutil.rmtree(folder)
-        row = {"order": n, "num_ngrams": sum(tables.num_ngrams), "num_bytes": tables.num_bytes, **found}
+        row = {"order": n, "num_ngrams": tables.num_ngrams, "num_bytes": tables.num_bytes, **found}
         rows.append(row)
         shown = row.get(f"valid_{unit}")
         app.say(
-            f"{n:>5}{row['num_ngrams']:>13,}{row['num_bytes']:>13,}   " + (f"{shown:.3f}" if shown else "-")
+            f"{n:>5}{sum(row['num_ngrams']):>13,}{row['num_bytes']:>13,}   "
+            + (f"{shown:.3f}" if shown else "-")
         )
     return rows
 

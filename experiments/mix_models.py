@@ -45,9 +45,14 @@ def check_texts(paths: list[Path]) -> dict[str, str]:
     return found[0]
 
 
-def check_vocabularies(paths: list[Path], runs: list[Any]) -> None:
-    """ValueError where a symbol of one run is another symbol in another."""
+def check_models(paths: list[Path], runs: list[Any]) -> None:
+    """ValueError for scores that are no probabilities, and for symbols that differ from run to run."""
+    from lmseq.runs import is_proper
+
     first = runs[0].vocab
+    for path, run in zip(paths, runs, strict=True):
+        if not is_proper(run.model):
+            raise ValueError(f"{path} is stupid back-off, whose scores are no probabilities: leave it out")
     for path, run in zip(paths, runs, strict=True):
         if run.vocab != first:
             raise ValueError(
@@ -70,7 +75,7 @@ def main() -> int:
     from experiments import mixing
 
     runs = [mixing.load_run(str(path), mixture.checkpoint) for path in paths]
-    check_vocabularies(paths, runs)
+    check_models(paths, runs)
     text = {k: v for k, v in configs.to_flat(runs[0].config).items() if k in TextConfig.__dataclass_fields__}
     facts = {"corpus": text["corpus"], "runs": mixing.identify(paths, runs), **digests}
     workdir = Path(app.FLAGS.workdir)

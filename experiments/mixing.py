@@ -40,7 +40,9 @@ def mix(
             "expected a validation text to fit the weights on and a test text to score: train all models "
             "with --valid_fraction and --test_fraction above 0"
         )
-    names = [f"{Path(run['path']).name}" for run in facts["runs"]]
+    names = [Path(run["path"]).name for run in facts["runs"]]
+    if len(set(names)) < len(names):
+        names = [f"{name}_{number}" for number, name in enumerate(names, start=1)]
     parts, caches = [(run.model, run.params) for run in found], []
     if config.mixture.cache_size:
         plain = list(zip([f"{name}, no cache" for name in names], parts, strict=True))

@@ -49,14 +49,23 @@ def read_texts() -> list[str]:
 
 def score(run: Any, text: str) -> dict[str, Any]:
     """Figures of one text, in nats unless the name says otherwise; prints its tokens when asked to."""
-    from lmseq import evaluation, likelihood
+    from lmseq import evaluation, likelihood, runs
 
     ids = run.vocab.encode(text)
     if not ids.size:
         raise ValueError(f"expected a text with at least one token, got {text[:20]!r}: nothing is left of it")
-    log_probs = evaluation.score_stream(
-        run.model, run.params, ids, num_steps=app.FLAGS.num_steps, batch_size=app.FLAGS.batch_size
-    )
+    of_words = {}
+    if run.tables is not None and run.vocab.level == "word":
+        log_probs, unseen = runs.score_lines(run, text)
+        known = log_probs[~unseen]
+        perplexity = likelihood.loss_figures(-known.sum(), known.size)["perplexity"] if known.size else None
+        of_words = {"num_unknown": int(unseen.sum()), "perplexity_known": perplexity}
+    else:
+        log_probs = evaluation.score_stream(
+            run.model, run.params, ids, num_steps=app.FLAGS.num_steps, batch_size=app.FLAGS.batch_size
+        )
+    if not runs.is_proper(run.model):
+        app.say("stupid back-off gives scores, not probabilities: compare them with its own only")
     if app.FLAGS.per_token:
         for token, log_prob in zip(run.vocab.token_strings(ids), log_probs, strict=True):
             print(f"{log_prob:10.4f}  {token}")
@@ -71,6 +80,7 @@ def score(run: Any, text: str) -> dict[str, Any]:
         "num_tokens": ids.size,
         "num_chars": num_chars,
         **likelihood.loss_figures(nll, ids.size, num_chars),
+        **of_words,
     }
 
 

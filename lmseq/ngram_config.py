@@ -42,9 +42,7 @@ class CountConfig:
     epsilons: str = knob("", "e_1,e_2,... of the epsilon smoothings; empty: fitted on the validation text")
     write_arpa: bool = knob(False, "also write the model as model.arpa")
     by_order: bool = knob(True, "also estimate all lower orders, for the figure and the summary")
-    memory: str = knob(
-        "", "bytes to stay within, such as 3G: larger tables are made in files; empty: no bound"
-    )
+    memory: str = knob("", "make tables in files and stay within so many bytes, such as 3G; empty: no bound")
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,20 @@ def check_ngram(config: NgramConfig) -> NgramConfig:
     count, modified = config.count, config.count.smoothing == "modified_kneser_ney"
     check_text(config.text)
     at_least(1, MOST_ORDER, order=count.order)
-    thresholds(count)
-    epsilons(count)
+    given = thresholds(count)
+    if len(given) > count.order or given[:1] not in ([], [0]) or sorted(given) != given:
+        raise ValueError(
+            f"expected prune as up to {count.order} numbers, 0 first and never falling, got {count.prune!r}"
+        )
+    if len(epsilons(count)) > count.order:
+        raise ValueError(f"expected up to {count.order} epsilons, got {count.epsilons!r}")
     memory_bytes(count)
     discounted = ("absolute_discounting", "kneser_ney", "modified_kneser_ney")
     check_idle(
         (count, "interpolate_unigrams", modified, "smoothing modified_kneser_ney"),
         (count, "kenlm_compat", modified, "smoothing modified_kneser_ney"),
         (count, "prune", modified, "smoothing modified_kneser_ney"),
+        (count, "memory", modified, "smoothing modified_kneser_ney"),
         (count, "discount_fallback", count.smoothing in discounted, "smoothings with discounts"),
         (count, "epsilons", count.smoothing.startswith("epsilon"), "smoothings epsilon and epsilon_unigram"),
     )

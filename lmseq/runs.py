@@ -1,22 +1,24 @@
 """Models as they lie on disk: a neural run, the run of a count model, an ARPA file of any tool."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
 from lmseq.config import MixConfig, from_json
 from lmseq.contract import Model
-from lmseq.data.text import EOS, UNK, Vocab
+from lmseq.data.text import EOS, UNK, Vocab, normalize_text
 from lmseq.models.interface import BoundModel
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
-from lmseq.models.ngram import put_tables
+from lmseq.models.ngram import NgramModel, put_tables
 from lmseq.models.recurrent import RecurrentStack
 from lmseq.ngram.arpa import Begin, Progress, read_arpa
-from lmseq.ngram.backoff import BackoffTables
-from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID
+from lmseq.ngram.backoff import BackoffTables, score_words
+from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID
 from lmseq.ngram.storage import load_tables
+from lmseq.ngram.words import look_up
 from lmseq.ngram_config import NgramConfig
 from lmseq.training import checkpoint
 from lmseq.training.checkpoint import Run
@@ -76,7 +78,34 @@ def _count_run(
     tables: BackoffTables, word_of: Int[np.ndarray, "vocab"], vocab: Vocab, config: NgramConfig | None = None
 ) -> Run:
     model, params = put_tables(tables, word_of, has_unknown=vocab.level in ("char", "word"))
-    return Run(config, vocab, model, params)
+    return Run(config, vocab, model, params, tables=tables)
+
+
+class Lines(NamedTuple):
+    """ln p of each word and line end of a text, float64 (T,), and which are unknown words, bool (T,)."""
+
+    log_probs: Float[np.ndarray, "time"]
+    unknown: Bool[np.ndarray, "time"]
+
+
+def score_lines(run: Run, text: str) -> Lines:
+    """Score words under a count model as the reference tool does: an unknown word has the tables' `<unk>`.
+
+    The contract has one symbol both for unknown words and for a text's own word `<unk>`; here they differ.
+    """
+    word_of = np.asarray(run.params.word_of)
+    words = [b""] * (run.tables.vocab_size - FIRST_WORD_ID)
+    for token, word in zip(run.vocab.tokens, word_of.tolist(), strict=True):
+        if word >= FIRST_WORD_ID:
+            words[word - FIRST_WORD_ID] = token.encode()
+    stream = look_up([normalize_text(text, run.vocab.normalize).encode()], words)
+    predicted = stream != BOS_ID
+    return Lines(score_words(run.tables, stream)[predicted], stream[predicted] == UNK_ID)
+
+
+def is_proper(model: Model) -> bool:
+    """Whether a model gives probabilities, as all but stupid back-off do."""
+    return not isinstance(model, NgramModel) or model.log_unseen == 0.0
 
 
 def is_recurrent(model: Model) -> bool:

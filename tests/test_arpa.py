@@ -94,7 +94,13 @@ def test_lines_in_any_order_with_any_blanks(tmp_path):
     lines[13:16] = reversed(lines[13:16])
     shuffled = "\n".join(lines).replace("\t", "  ").replace("-0.5  a b  0", " -0.5 \t a   b ")
     expected = named(read(tmp_path, SMALL))
-    for text in (shuffled, shuffled.replace("\n", "\r\n"), SMALL.removesuffix("\n"), "\n" + SMALL):
+    for text in (
+        shuffled,
+        shuffled.replace("\n", "\r\n"),
+        SMALL.removesuffix("\n"),
+        "\n" + SMALL,
+        SMALL.replace("\n\n", "\n \n\n").replace("-grams:\n", "-grams:\n\n"),
+    ):
         found = named(read(tmp_path, text))
         assert [sorted(entries.items()) for entries in found] == [sorted(e.items()) for e in expected]
 
@@ -104,6 +110,7 @@ def test_what_a_file_leaves_out(tmp_path):
     text = SMALL.replace("-1.5\t<unk>\t0\n", "").replace("1=5", "1=4").replace("0\t<s>", "-99\t<s>")
     model = read(tmp_path, text)
     assert model.tables.orders[0].log_prob[:2].tolist() == [-math.inf, -math.inf]
+    assert read(tmp_path, SMALL.replace("-1\tb", "-99\tb")).tables.orders[0].log_prob[4] == -math.inf
     assert read(tmp_path, SMALL.replace("-1\tb", "-inf\tb")).tables.orders[0].log_prob[4] == -math.inf
 
 
@@ -127,6 +134,7 @@ def test_what_a_file_leaves_out(tmp_path):
         ("-0.5\ta b", "-0.25\t<s> a", 15, "this 2-gram is there twice"),
         ("-0.0625\t<s> a b", "-0.0625\ta a b", 19, "the context of this 3-gram is not in the file"),
         ("-1\tb\t0", "-1\tb\tinf", 11, "a number as back-off"),
+        ("-0.5\ta b", "-1_5\ta b", 15, "could not convert"),
     ],
 )
 def test_bad_files_are_refused_with_the_line(tmp_path, old, new, line, what):
@@ -192,8 +200,9 @@ def by_lines(text: bytes) -> list[dict[tuple[str, ...], tuple[float, float]]]:
         elif fields and entries and fields[0] != "\\end\\":
             n = len(entries)
             words, rest = tuple(fields[1 : n + 1]), fields[n + 1 :]
-            log_prob = -math.inf if words == ("<s>",) else math.log(10) * float(fields[0])
-            entries[-1][words] = log_prob, math.log(10) * float(rest[0]) if rest else 0.0
+            numbers = [float(field) for field in (fields[0], *rest)]
+            log_prob, log_backoff = (-math.inf if x <= -99 else math.log(10) * x for x in [*numbers, 0.0][:2])
+            entries[-1][words] = -math.inf if words == ("<s>",) else log_prob, log_backoff
         if fields == ["\\end\\"]:
             break
     for mark in arpa.MARKS:

@@ -105,6 +105,21 @@ def test_an_arpa_file_of_another_tool(scripts):
     assert set(sampled["samples"][0]["text"].split()) <= known
 
 
+def test_the_texts_unk_is_a_word_and_unknown_words_are_not(scripts, tmp_path):
+    """As the reference tool scores them; the figures of train_ngram and of score_text are the same."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    (folder / "train.txt").write_text("the <unk> is low\nthe tide is <unk>\n" * 20)
+    (folder / "valid.txt").write_text("the tide is low\n")
+    (folder / "test.txt").write_text("the <unk> is strange\nstrange <unk>\n")
+    flags = [f"--corpus={folder}", "--level=word", "--order=3", "--discount_fallback"]
+    made = scripts.summary("train_ngram", *flags, f"--workdir={tmp_path / 'run'}")
+    scored = scripts.summary("score_text", f"--run={tmp_path / 'run'}", f"--file={folder / 'test.txt'}")
+    assert scored["num_unknown"] == made["test_num_unknown"] == 2
+    assert scored["perplexity"] == pytest.approx(made["test_perplexity"])
+    assert scored["perplexity_known"] == pytest.approx(made["test_perplexity_known"])
+
+
 def test_characters_are_sampled_and_searched(scripts, characters):
     _, workdir = characters
     for more in (["--num_samples=2"], ["--beam_size=3"]):
@@ -143,7 +158,7 @@ def test_estimators(scripts, corpus, tmp_path, smoothing, more):
     found = scripts.summary("train_ngram", f"--corpus={corpus}", *flags, *more)
     assert len(found["num_ngrams"]) == 3
     if smoothing == "stupid_backoff":
-        assert found["test_mean_score"] > 0.0
+        assert found["test_mean_log_score"] < 0.0
         assert "test_perplexity" not in found
     else:
         assert found["test_perplexity"] > 1.0
@@ -183,13 +198,15 @@ def test_a_mixture_beats_its_parts(scripts, characters, corpus, tmp_path):
         (["--workdir=W", "--corpus=TEXT", "--smoothing=epsilon", "--valid_fraction=0"], "give --epsilons"),
         (["--workdir=W", "--corpus=TEXT", "--memory=1K"], "at least 64M"),
         (["--workdir=W", "--corpus=LATIN", "--level=word"], "expected UTF-8"),
+        (["--workdir=W", "--corpus=EOS", "--level=word"], "the word <eos>"),
     ],
 )
 def test_mistakes_are_one_line(scripts, corpus, tmp_path, flags, what):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "latin.txt").write_bytes(("é " * 50).encode("latin-1"))
     places = {"W": tmp_path / "w", "TEXT": corpus, "EMPTY": tmp_path / "empty.txt"}
-    places["LATIN"] = tmp_path / "latin.txt"
+    places |= {"LATIN": tmp_path / "latin.txt", "EOS": tmp_path / "eos.txt"}
+    places["EOS"].write_text("a b <eos>\n" * 50)
     given = [f"{f.split('=')[0]}={places.get(f.split('=')[1], f.split('=')[1])}" for f in flags]
     done = scripts.run("train_ngram", *given)
     assert done.returncode == 2

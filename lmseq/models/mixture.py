@@ -92,8 +92,9 @@ def fit_weights(
 ) -> Float[np.ndarray, "part"]:
     """Weights, summing to 1, under which held-out tokens are likeliest: EM on ln p_m of each (M, T).
 
-    The likelihood is concave in the weights, so what EM comes to is the maximum; it stops when a step gains
-    less than `tolerance` nats a token. Raises ValueError where a token is impossible under every part.
+    The likelihood is concave in the weights, so what EM comes to is the maximum; it stops when a step
+    gains less than `tolerance` nats a token, or after 1000 steps. Raises ValueError where a token is
+    impossible under every part.
     """
     log_probs = np.asarray(log_probs, np.float64)
     best = log_probs.max(axis=0)
@@ -175,8 +176,9 @@ class Cache:
         """The model's distribution mixed with the cache's."""
         inner, recent = carry
         shares = self._shares(params, self._features(inner)[:, None], recent.features, recent.seen[:, None])
-        one_hot = jax.nn.one_hot(recent.tokens, self.vocab_size)
-        cached = jnp.einsum("bc,bcv->bv", shares[:, 0], one_hot)
+        rows = jnp.arange(recent.tokens.shape[0])[:, None]
+        empty = jnp.zeros((recent.tokens.shape[0], self.vocab_size))
+        cached = empty.at[rows, recent.tokens].add(shares[:, 0])
         return self._mix(params, self.model.readout(params.model, inner), cached, recent.seen[:, None])
 
     def unroll(

@@ -14,8 +14,10 @@ r"""ARPA files, the format in which tools exchange back-off models.
 
 import gzip
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,6 +44,7 @@ class ArpaModel(NamedTuple):
 
 BLOCK = 1 << 22  # bytes read at once
 _BLANKS = b" \t\r\0"
+_BREAK = re.compile(rb"\n(?:[ \t\r\0]*\n|\\)")  # a line's end before an empty line, or before a header
 _TO_SPACES = bytes.maketrans(b"\t\r\0", b"   ")
 
 
@@ -156,15 +159,25 @@ class _Reader:
             pass
         return line
 
+    def skip_empty(self) -> None:
+        """Go past lines with nothing but blanks in them."""
+        while True:
+            while b"\n" not in self.buffer and self._fill():
+                pass
+            line, end, rest = self.buffer.partition(b"\n")
+            if line.strip(_BLANKS) or not end:
+                return
+            self.buffer, self.number = rest, self.number + 1
+
     def block(self) -> bytes:
         """Some lines, none of them empty or beginning with a backslash; nothing where such a one is next."""
         while b"\n" not in self.buffer and self._fill():
             pass
         end = self.buffer.rfind(b"\n") + 1 or len(self.buffer)
-        for mark in (b"\n\n", b"\n\r\n", b"\n\\"):
-            found = self.buffer.find(mark, 0, end)
-            end = found + 1 if found >= 0 else end
-        if self.buffer[:1] in (b"\n", b"\\") or self.buffer[:2] == b"\r\n":
+        if found := _BREAK.search(self.buffer, 0, end):
+            end = found.start() + 1
+        line = self.buffer.partition(b"\n")[0].strip(_BLANKS)
+        if not line or line.startswith(b"\\"):
             end = 0
         block, self.buffer = self.buffer[:end], self.buffer[end:]
         return block
@@ -261,18 +274,17 @@ def _section(
     """One order, and the first line that is no n-gram."""
     first, words, log_probs, log_backoffs = reader.number + 1, [], [], []
     width = n + 1 if highest else n + 2
+    reader.skip_empty()
     while block := reader.block():
         fields = _even_fields(block, width)
         if fields is None:
             fields = _ragged_fields(reader, block, n, highest)
         number = len(fields) // width
         try:
-            log_probs.append(np.array(list(map(float, fields[::width]))))
-            log_backoffs.append(
-                np.zeros(number) if highest else np.array(list(map(float, fields[n + 1 :: width])))
-            )
+            log_probs.append(_numbers(fields[::width]))
+            log_backoffs.append(np.zeros(number) if highest else _numbers(fields[n + 1 :: width]))
         except ValueError as error:
-            raise _first_wrong(reader, fields, width, _is_number, str(error)) from None
+            raise _first_wrong(reader, fields, width, partial(_is_number, highest), str(error)) from None
         columns = [fields[place::width] for place in range(1, n + 1)]
         if n == 1:
             for word in columns[0]:
@@ -297,6 +309,9 @@ def _section(
     if len(section.log_prob) != size:
         raise reader.error(f"expected {size} {n}-grams as said above, got {len(section.log_prob)}")
     _check_numbers(reader, section)
+    # -99 is how a probability, or a weight, of zero is written.
+    for values in (section.log_prob, section.log_backoff):
+        values[values <= LOG10_ZERO] = -np.inf
     return section, reader.skip_blank()
 
 
@@ -321,9 +336,18 @@ def _first_wrong(
     return reader.error(what, reader.number + line)
 
 
-def _is_number(row: list[bytes]) -> bool:
+def _numbers(fields: list[bytes]) -> Float[np.ndarray, "_"]:
+    """As floats; ValueError for what is none, such as 1_5, which Python would take."""
+    odd = next((field for field in fields if b"_" in field), None)
+    if odd is not None:
+        raise ValueError(f"could not convert {_shown(odd)} to a number")
+    return np.array(list(map(float, fields)))
+
+
+def _is_number(highest: bool, row: list[bytes]) -> bool:
+    """Whether a line begins with a number, and, where it has a back-off, ends with one."""
     try:
-        float(row[0]), float(row[-1])
+        _numbers(row[:1] if highest else [row[0], row[-1]])
     except ValueError:
         return False
     return True

@@ -11,8 +11,8 @@ n-grams. The rank in sorted order is what the next order's pairs are made of:
 Sorted by (prefix, word), the entries that extend a prefix are neighbours: a trie. The rank, at the same
 position, of the n-gram without its first word is the suffix link.
 
-The pairs are sorted in ranges of prefixes, one after the other, so that what is sorted at once is bounded
-whatever the text; with a folder, the tables lie in files there and are mapped, not held.
+The pairs are sorted in ranges of prefixes, one after the other, so that only so many are sorted at once (or
+as many as one prefix has); with a folder, the tables lie in files there and are mapped, not held.
 """
 
 import itertools

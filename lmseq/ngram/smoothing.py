@@ -1,6 +1,7 @@
 """From counts to probabilities: one function an estimator, all made by one interpolation.
 
-With a(hw) the count of a word w after a context h, and h' for h without its first word, each of them is
+With a(hw) the count of a word w after a context h, and h' for h without its first word, each of them (but
+stupid back-off, which takes maximum likelihood and weights of its own) is
 
     p(w | h) = (a(hw) - d(a(hw)) [seen]) / Z(h) + b(h) p(w | h')
     Z(h) = sum_x a(hx) + e + t #(h)       b(h) = (sum_x d(a(hx)) + e + t #(h)) / Z(h)
@@ -259,7 +260,7 @@ def witten_bell(counts: Sequence[OrderCounts]) -> Smoothed:
 
 
 def absolute_discounting(counts: Sequence[OrderCounts], *, discount_fallback: bool = False) -> Smoothed:
-    """One discount D_n = t_1 / (t_1 + 2 t_2) an order, of occurrences (Ney, Essen and Kneser 1994).
+    """Interpolated, one discount D_n = t_1 / (t_1 + 2 t_2) an order, of occurrences (Ney et al. 1994).
 
     Raises ValueError where it is undefined, unless `discount_fallback` gives that order 0.5.
     """
@@ -268,7 +269,9 @@ def absolute_discounting(counts: Sequence[OrderCounts], *, discount_fallback: bo
 
 
 def kneser_ney(counts: Sequence[OrderCounts], *, discount_fallback: bool = False) -> Smoothed:
-    """One discount D_n = t_1 / (t_1 + 2 t_2) an order, of adjusted counts (Kneser and Ney 1995).
+    """Interpolated, one discount D_n = t_1 / (t_1 + 2 t_2) an order, of adjusted counts.
+
+    Kneser and Ney (1995), in the interpolated form of Chen and Goodman (1998).
 
     Raises ValueError where it is undefined, unless `discount_fallback` gives that order 0.5.
     """
@@ -319,6 +322,8 @@ def stupid_backoff(counts: Sequence[OrderCounts], weight: float = STUPID_WEIGHT)
     Scores, not probabilities: over all words they sum to more than 1. Unigrams are n(w) / N, so a word
     outside the vocabulary has score 0.
     """
+    if not 0.0 < weight < 1.0:
+        raise ValueError(f"expected a back-off weight between 0 and 1, got {weight}")
     tables = maximum_likelihood(counts).tables
     log_weight = math.log(weight)
     orders = [

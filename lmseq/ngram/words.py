@@ -32,11 +32,12 @@ class _Numbering(dict[bytes, int]):
 
 
 def pieces(file: BufferedIOBase, size: int = -1) -> Iterator[bytes]:
-    """The first `size` bytes of a file (-1: all), about PIECE at a time; all but the last end in a line."""
+    """The first `size` bytes of a file (-1: all), about PIECE at a time, cut behind blanks."""
     rest = b""
     while size and (block := file.read(PIECE if size < 0 else min(PIECE, size))):
         size -= len(block) if size > 0 else 0
-        end = block.rfind(b"\n") + 1
+        # A text may be one line: its pieces end anywhere between words.
+        end = max(block.rfind(b"\n"), block.rfind(b" ")) + 1
         if end:
             yield rest + block[:end]
             rest = block[end:]
@@ -66,7 +67,7 @@ def _marked(numbers: list[Int[np.ndarray, "_"]], open_line: bool) -> Int[np.ndar
 
 
 def number_text(text: Iterable[bytes]) -> NumberedText:
-    """Ids of a training text given in pieces that end with lines; words are numbered as they appear.
+    """Ids of a training text given in pieces that end with blanks; words are numbered as they appear.
 
     Raises ValueError for a text that contains `<s>` or `</s>` as a word.
     """

@@ -24,6 +24,7 @@ from lmseq.config import LanguageModelConfig, MixConfig, check, from_json
 from lmseq.contract import Model
 from lmseq.data.text import Vocab
 from lmseq.models.build import build_model
+from lmseq.ngram.backoff import BackoffTables
 from lmseq.ngram_config import NgramConfig
 from lmseq.training.metrics import read_text
 from lmseq.training.state import Training, TrainState
@@ -261,6 +262,7 @@ class Run(NamedTuple):
     model: Model
     params: Params
     step: int | None = None
+    tables: BackoffTables | None = None
 
 
 def load_run(workdir: str | Path, which: str = "latest") -> Run:
