@@ -32,8 +32,8 @@ def check_texts(paths: list[Path]) -> dict[str, str]:
         if not (path / "corpus.json").is_file() or not (path / "config.json").is_file():
             raise ValueError(f"expected a run of train_lm or train_ngram in {path}, but there is none")
         facts = read_json(path / "corpus.json")
-        if not all(isinstance(facts, dict) and split in facts for split in SPLITS):
-            raise ValueError(f"expected a run of train_lm or train_ngram in {path}, not a mixture")
+        if not isinstance(facts, dict) or not all(isinstance(facts.get(split), dict) for split in SPLITS):
+            raise ValueError(f"expected a run of train_lm or train_ngram in {path}, not a mixture or damaged")
         found.append({split: facts[split]["sha256"] for split in SPLITS})
     for path, other in zip(paths, found, strict=True):
         differing = [split for split in SPLITS if other[split] != found[0][split]]

@@ -116,18 +116,24 @@ def is_recurrent(model: Model) -> bool:
 def _mixture_run(path: Path) -> Run:
     """The models that a mixture names, which must be what they were when it was fitted."""
     config = from_json(read_text(path / "config.json"), MixConfig)
-    fitted = read_json(path / MIXTURE)
+    try:
+        fitted = read_json(path / MIXTURE)
+        places = [(place["path"], place["params_digest"]) for place in fitted["runs"]]
+        caches = [(cache["size"], cache["weight"], cache["sharpness"]) for cache in fitted["caches"]]
+        log_weights = jnp.log(jnp.array(fitted["weights"], jnp.float32))
+        if log_weights.shape != (len(places),) or len(caches) not in (0, len(places)):
+            raise ValueError(f"{path / MIXTURE} is damaged: mix again")
+    except (KeyError, TypeError):
+        raise ValueError(f"{path / MIXTURE} is damaged: mix again") from None
     found = []
-    for place in fitted["runs"]:
-        run = load_run(place["path"], config.mixture.checkpoint)
-        if checkpoint.digest(run.params) != place["params_digest"]:
-            raise ValueError(f"{place['path']} is not what {path} was mixed from: mix again")
+    for place, params_digest in places:
+        run = load_run(place, config.mixture.checkpoint)
+        if checkpoint.digest(run.params) != params_digest:
+            raise ValueError(f"{place} is not what {path} was mixed from: mix again")
         found.append(run)
     vocab, parts = found[0].vocab, [(run.model, run.params) for run in found]
-    for i, cache in enumerate(fitted["caches"]):
-        model, params = with_cache(*parts[i], cache["size"], len(vocab), neural=is_recurrent(parts[i][0]))
-        weight, sharpness = jnp.array(cache["weight"]), jnp.array(cache["sharpness"])
-        parts[i] = model, params._replace(weight=weight, sharpness=sharpness)
+    for i, (size, weight, sharpness) in enumerate(caches):
+        model, params = with_cache(*parts[i], size, len(vocab), neural=is_recurrent(parts[i][0]))
+        parts[i] = model, params._replace(weight=jnp.array(weight), sharpness=jnp.array(sharpness))
     models, params = zip(*parts, strict=True)
-    log_weights = jnp.log(jnp.array(fitted["weights"]))
     return Run(config, vocab, Mixture(models), MixtureParams(log_weights, params))

@@ -177,6 +177,8 @@ def test_a_mixture_beats_its_parts(scripts, characters, corpus, tmp_path):
         assert sum(found["weights"]) == pytest.approx(1.0)
         assert found["valid_loss"] <= min(found[f"valid_loss_{part}"] for part in ("run", "neural")) + 1e-6
         assert scripts.summary("mix_models", *flags) == found
+        again = [f"--runs={tmp_path / name},{workdir}", f"--workdir={tmp_path / 'again'}"]
+        assert "not a mixture" in scripts.run("mix_models", *again).stderr
         text = "the tide is low"
         scored = scripts.summary("score_text", f"--run={tmp_path / name}", f"--text={text}")
         assert scored["num_tokens"] == len(text)
@@ -229,6 +231,14 @@ def test_what_cannot_be_mixed(scripts, characters, words, corpus, tmp_path):
         done = scripts.run("mix_models", *flags)
         assert done.returncode == 2
         assert what in done.stderr
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"runs": 3}', '{"runs": [], "caches": [], "weights": [1]}'])
+def test_a_damaged_mixture(tmp_path, text):
+    (tmp_path / "config.json").write_text('{"runs": "a,b"}')
+    (tmp_path / "mixture.json").write_text(text)
+    with pytest.raises(ValueError, match="mixture.json is damaged"):
+        runs.load_run(tmp_path)
 
 
 def test_damaged_files_are_named(scripts, characters, tmp_path):
