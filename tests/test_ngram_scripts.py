@@ -237,7 +237,7 @@ def test_what_cannot_be_mixed(scripts, characters, words, corpus, tmp_path):
 def test_a_damaged_mixture(tmp_path, text):
     (tmp_path / "config.json").write_text('{"runs": "a,b"}')
     (tmp_path / "mixture.json").write_text(text)
-    with pytest.raises(ValueError, match="mixture.json is damaged"):
+    with pytest.raises(ValueError, match=r"mixture\.json is damaged"):
         runs.load_run(tmp_path)
 
 
