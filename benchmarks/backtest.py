@@ -19,6 +19,7 @@ import logging
 import statistics
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,7 @@ def neural(
             label,
             len(values),
             lambda: our_forecasts(model, params, values, start, horizon),
-            lambda: their_forecasts(theirs, series, start, horizon, **more),  # noqa: B023
+            partial(their_forecasts, theirs, series, start, horizon, **more),
             rounds,
         )
         for label, more in ((name, {}), (f"{name}_large_batches", {"predict_kwargs": {"batch_size": BLOCK}}))
