@@ -14,19 +14,17 @@ ours. The last line is a JSON object with `ratios`.
 
 from experiments import app  # first: it notes the time
 
-import json
 import logging
 import statistics
 import warnings
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from benchmarks.measure import hardware, timed
+from benchmarks.measure import hardware, publish, timed
 
 flags.DEFINE_string("points", "1000,10000,100000", "lengths of the series")
 flags.DEFINE_integer("horizon", 64, "steps ahead")
@@ -199,11 +197,7 @@ def main() -> int:
     figures = [{k: v for k, v in row.items() if k not in ("ours", "theirs")} for row in rows]
     ratios = {f"{r['model']}_{r['points']}_{k}": r[f"{k}_ratio"] for r in figures for k in ("cold", "warm")}
     summary = {"hardware": hardware(), "darts": darts.__version__, "ratios": ratios, "rows": figures}
-    if app.FLAGS.output:
-        from lmseq.training.metrics import write_text
-
-        write_text(Path(app.FLAGS.output), json.dumps(summary, indent=1) + "\n")
-    print(json.dumps(summary), flush=True)
+    publish(summary, app.FLAGS.output)
     return 0
 
 

@@ -1,13 +1,15 @@
 """What every benchmark measures with."""
 
+import json
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from lmseq.training.metrics import write_text
 
 
 def hardware() -> str:
@@ -46,6 +48,8 @@ def run_process(command: list[str], stdin: Path | None = None) -> Process:
     return Process(time.perf_counter() - start, 1024 * usage.ru_maxrss, output)
 
 
-def find(name: str) -> str | None:
-    """A program on the PATH."""
-    return shutil.which(name)
+def publish(found: dict[str, Any], output: str) -> None:
+    """Write figures to a JSON file, if one is named, and print them as one line."""
+    if output:
+        write_text(Path(output), json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found), flush=True)

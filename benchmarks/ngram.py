@@ -21,12 +21,13 @@ import statistics
 import sys
 import tempfile
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from benchmarks.measure import find, hardware, run_process, timed
+from benchmarks.measure import hardware, publish, run_process, timed
 from lmseq.config import at_least
 
 flags.DEFINE_integer("words", 1_000_000, "words of the training text that is made")
@@ -137,16 +138,13 @@ def exchange(folder: Path) -> dict[str, Any]:
     """Seconds to write our ARPA file and to read the tool's, and that both say the same to 2e-6 in log10."""
     from lmseq.data.text import Vocab
     from lmseq.ngram.arpa import LN10, read_arpa, write_arpa
-    from lmseq.ngram.counts import FIRST_WORD_ID
     from lmseq.ngram.storage import load_tables
+    from lmseq.ngram.words import spell_words
 
     seconds: dict[str, float] = {}
     vocab = Vocab.from_json((folder / "run0" / "vocab.json").read_text())
     seconds["load_tables"], (tables, more) = timed(lambda: load_tables(folder / "run0" / "tables.npz"))
-    words = [""] * (tables.vocab_size - FIRST_WORD_ID)
-    for token, number in zip(vocab.tokens, more["word_of"].tolist(), strict=True):
-        if number >= FIRST_WORD_ID:
-            words[number - FIRST_WORD_ID] = token
+    words = spell_words(vocab.tokens, more["word_of"], tables.vocab_size)
     seconds["write_arpa"], _ = timed(lambda: write_arpa(folder / "ours.arpa", tables, words))
     theirs = folder / "theirs.arpa"
     source = theirs if theirs.exists() else folder / "ours.arpa"
@@ -174,13 +172,12 @@ def scoring(folder: Path) -> dict[str, Any]:
     from lmseq.ngram.backoff import score_words
     from lmseq.ngram.counts import BOS_ID
     from lmseq.ngram.storage import load_tables
-    from lmseq.ngram.words import look_up
+    from lmseq.ngram.words import look_up, spell_words
 
     rounds = app.FLAGS.rounds
     tables, more = load_tables(folder / "run0" / "tables.npz")
     vocab = json.loads((folder / "run0" / "vocab.json").read_text())["tokens"]
-    order = np.argsort(more["word_of"])
-    words = [vocab[i].encode() for i in order if more["word_of"][i] >= 3]
+    words = [word.encode() for word in spell_words(vocab, more["word_of"], tables.vocab_size)]
     text = (folder / "valid.txt").read_bytes()
     stream = look_up([text], words)
     predicted = int((stream != BOS_ID).sum())
@@ -222,7 +219,7 @@ def scoring(folder: Path) -> dict[str, Any]:
 
 def theirs_by_query(folder: Path, expected: float, predicted: int) -> dict[str, float]:
     """Words as text, by one thread of `query`, its loading (of an empty text) taken off."""
-    query, build = find("query"), find("build_binary")
+    query, build = which("query"), which("build_binary")
     if not (query and build and (folder / "theirs.arpa").exists()):
         return {}
     run_process([build, "probing", str(folder / "theirs.arpa"), str(folder / "theirs.bin")])
@@ -296,7 +293,7 @@ def ratios_of(found: dict[str, Any]) -> dict[str, float]:
 def main() -> int:
     at_least(1, words=app.FLAGS.words, order=app.FLAGS.order, rounds=app.FLAGS.rounds)
     at_least(0, seed=app.FLAGS.seed)
-    lmplz = find("lmplz")
+    lmplz = which("lmplz")
     if not lmplz:
         app.say(
             "lmplz is not on the PATH (how to build it: kheafield.com/code/kenlm): lmseq is measured alone"
@@ -315,11 +312,7 @@ def main() -> int:
                 found["exchange"] = exchange(folder)
             found["scoring"] = scoring(folder)
     found = {"ratios": ratios_of(found), **found}
-    if app.FLAGS.output:
-        from lmseq.training.metrics import write_text
-
-        write_text(Path(app.FLAGS.output), json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found), flush=True)
+    publish(found, app.FLAGS.output)
     return 0
 
 

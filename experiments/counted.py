@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments import app
-from experiments.texts import Texts, load_texts, read_raw, refuse_fractions
+from experiments.texts import Texts, load_texts, read_splits, refuse_fractions
 from lmseq.config import TextConfig
-from lmseq.data.corpora import CORPORA, SPLITS, split_files, split_offsets
-from lmseq.data.text import EOS, UNK, Vocab, prepare_corpus
-from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID, mark_sentences
+from lmseq.data.corpora import CORPORA, SPLITS, count_characters, split_files, split_offsets
+from lmseq.data.text import EOS, UNK, Vocab
+from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences, mark_sentences
 from lmseq.ngram.words import look_up, number_text, pieces
 
 
@@ -65,25 +65,19 @@ def from_texts(texts: Texts) -> Counted:
     if eos >= 0:
         word_of[eos] = EOS_ID
     facts = texts.facts()
+
+    def mark(words: np.ndarray) -> np.ndarray:
+        return begin_sentences(words) if eos >= 0 or not words.size else mark_sentences([words])
+
     return Counted(
         texts.corpus.name,
         texts.vocab,
         word_of,
         FIRST_WORD_ID + len(ordinary),
-        {split: _marked(word_of[ids], lines=eos >= 0) for split, ids in texts.ids.items()},
+        {split: mark(word_of[ids]) for split, ids in texts.ids.items()},
         {split: texts.num_chars(split) for split in texts.ids},
         {split: facts[split]["sha256"] for split in texts.ids},
     )
-
-
-def _marked(words: np.ndarray, lines: bool) -> np.ndarray:
-    """Sentences with both marks, of words with `</s>` behind each line, or of a text without lines."""
-    if not words.size:
-        return words
-    if not lines:
-        return mark_sentences([words])
-    after = np.flatnonzero(words == EOS_ID)[:-1] + 1
-    return np.insert(words, np.append(0, after), BOS_ID)
 
 
 class _Meter:
@@ -95,8 +89,7 @@ class _Meter:
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self.source:
-            # In UTF-8 each character has one byte that does not begin with the bits 10.
-            self.num_chars += int(np.count_nonzero((np.frombuffer(piece, np.uint8) & 0xC0) != 0x80))
+            self.num_chars += count_characters(piece)
             self.sha256.update(piece)
             try:
                 piece.decode()  # pieces end between words
@@ -166,16 +159,7 @@ def _sources(text: TextConfig) -> tuple[str, dict[str, Iterable[bytes]]]:
     """The pieces of each split, and the corpus's name."""
     path = Path(text.corpus)
     if text.normalize != "none" or text.corpus in CORPORA or not path.exists():
-        raw = read_raw(text.corpus)
-        if "all" not in raw.parts:
-            refuse_fractions(raw.name)
-        corpus = prepare_corpus(
-            raw,
-            normalize=text.normalize,
-            valid_fraction=text.valid_fraction,
-            test_fraction=text.test_fraction,
-            whole_words=True,
-        )
+        corpus = read_splits(text)
         return corpus.name, {split: [getattr(corpus, split).encode()] for split in SPLITS}
     if path.is_dir():
         refuse_fractions(path.resolve().name)

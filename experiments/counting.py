@@ -19,9 +19,10 @@ from lmseq import likelihood, ngram_config
 from lmseq.data.text import UNK
 from lmseq.ngram import arpa, smoothing
 from lmseq.ngram.backoff import BackoffTables, score_words
-from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID, OrderCounts, count_ngrams
+from lmseq.ngram.counts import BOS_ID, UNK_ID, OrderCounts, count_ngrams
 from lmseq.ngram.smoothing import Smoothed
 from lmseq.ngram.storage import save_tables
+from lmseq.ngram.words import spell_words
 from lmseq.ngram_config import NgramConfig
 from lmseq.training.metrics import write_text
 
@@ -209,11 +210,9 @@ def _some_word(counted: Counted) -> str:
 
 def write(workdir: Path, counted: Counted, tables: BackoffTables) -> None:
     """model.arpa."""
-    words = [""] * (counted.num_words - FIRST_WORD_ID)
-    for symbol, word in enumerate(counted.word_of.tolist()):
-        if word not in (UNK_ID, BOS_ID, EOS_ID):
-            name = counted.vocab.token_strings([symbol])[0].replace(" ", "\\x20")
-            words[word - FIRST_WORD_ID] = UNK_WORD if name == UNK else name
+    names = [name.replace(" ", "\\x20") for name in counted.vocab.token_strings(range(len(counted.vocab)))]
+    names = [UNK_WORD if name == UNK else name for name in names]
+    words = spell_words(names, counted.word_of, counted.num_words)
     if UNK_WORD in words:
         app.say(f"{UNK} is a word of the text: written {UNK_WORD}, beside the {UNK} of unknown words")
     total = sum(tables.num_ngrams)

@@ -51,7 +51,7 @@ def check_models(paths: list[Path], runs: list[Any]) -> None:
 
     first = runs[0].vocab
     for path, run in zip(paths, runs, strict=True):
-        if not is_proper(run.model):
+        if not is_proper(run):
             raise ValueError(f"{path} is stupid back-off, whose scores are no probabilities: leave it out")
     for path, run in zip(paths, runs, strict=True):
         if run.vocab != first:
@@ -73,8 +73,9 @@ def main() -> int:
     digests = check_texts(paths)
     app.prepare_jax()
     from experiments import mixing
+    from experiments.judge import load_run
 
-    runs = [mixing.load_run(str(path), mixture.checkpoint) for path in paths]
+    runs = [load_run(str(path), mixture.checkpoint) for path in paths]
     check_models(paths, runs)
     text = {k: v for k, v in configs.to_flat(runs[0].config).items() if k in TextConfig.__dataclass_fields__}
     facts = {"corpus": text["corpus"], "runs": mixing.identify(paths, runs), **digests}

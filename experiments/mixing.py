@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import app
-from experiments.judge import load_run
 from experiments.texts import Texts, load_texts
 from lmseq import evaluation, likelihood, runs
 from lmseq.config import MixConfig, TextConfig
@@ -18,7 +17,6 @@ from lmseq.training.checkpoint import Run, digest
 from lmseq.training.metrics import write_text
 from lmseq.types import Params
 
-__all__ = ["identify", "load_run", "mix"]
 SHARPNESSES = (0.03, 0.1, 0.3, 1.0)  # of a neural cache; the best on the validation text is taken
 
 

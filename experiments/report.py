@@ -16,7 +16,7 @@ from lmseq import evaluation, likelihood, plotting, prediction
 from lmseq.models.interface import count_parameters
 from lmseq.models.ngram import put_tables
 from lmseq.ngram.backoff import score_words
-from lmseq.ngram.counts import BOS_ID, count_ngrams
+from lmseq.ngram.counts import count_ngrams, longest_sentence
 from lmseq.ngram.smoothing import modified_kneser_ney
 from lmseq.training.checkpoint import digest
 from lmseq.training.metrics import read_records
@@ -75,10 +75,8 @@ def best_counts(subject: Subject) -> dict[str, Any]:
     """
     start = time.monotonic()
     counted, valid = from_texts(subject.texts), subject.texts.ids["valid"]
-    longest = max(
-        map(len, np.split(counted.streams["train"], np.flatnonzero(counted.streams["train"] == BOS_ID)))
-    )
-    counts = count_ngrams(counted.streams["train"], counted.num_words, min(MOST_ORDER, longest))
+    stream = counted.streams["train"]
+    counts = count_ngrams(stream, counted.num_words, min(MOST_ORDER, longest_sentence(stream)))
     best: dict[str, Any] = {}
     for n in range(2, len(counts) + 1):
         tables = modified_kneser_ney(counts[:n], discount_fallback=True).tables

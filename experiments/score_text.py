@@ -64,7 +64,7 @@ def score(run: Any, text: str) -> dict[str, Any]:
         log_probs = evaluation.score_stream(
             run.model, run.params, ids, num_steps=app.FLAGS.num_steps, batch_size=app.FLAGS.batch_size
         )
-    if not runs.is_proper(run.model):
+    if not runs.is_proper(run):
         app.say("stupid back-off gives scores, not probabilities: compare them with its own only")
     if app.FLAGS.per_token:
         for token, log_prob in zip(run.vocab.token_strings(ids), log_probs, strict=True):

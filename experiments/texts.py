@@ -47,18 +47,23 @@ def refuse_fractions(name: str) -> None:
         raise ValueError(f"{name} has parts of its own: --valid_fraction and --test_fraction do nothing")
 
 
-def load_texts(data: TextConfig) -> Texts:
-    """Read, split and tokenise what the config names, and say how much it is."""
+def read_splits(data: TextConfig) -> Corpus:
+    """The normalised splits of what the config names."""
     raw = read_raw(data.corpus)
     if "all" not in raw.parts:
         refuse_fractions(raw.name)
-    corpus = prepare_corpus(
+    return prepare_corpus(
         raw,
         normalize=data.normalize,
         valid_fraction=data.valid_fraction,
         test_fraction=data.test_fraction,
         whole_words=data.level == "word",
     )
+
+
+def load_texts(data: TextConfig) -> Texts:
+    """Read, split and tokenise what the config names, and say how much it is."""
+    corpus = read_splits(data)
     vocab = build_vocab(
         corpus.train,
         level=data.level,

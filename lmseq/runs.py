@@ -12,13 +12,13 @@ from lmseq.contract import Model
 from lmseq.data.text import EOS, UNK, Vocab, normalize_text
 from lmseq.models.interface import BoundModel
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
-from lmseq.models.ngram import NgramModel, put_tables
+from lmseq.models.ngram import put_tables
 from lmseq.models.recurrent import RecurrentStack
 from lmseq.ngram.arpa import Begin, Progress, read_arpa
 from lmseq.ngram.backoff import BackoffTables, score_words
 from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID
 from lmseq.ngram.storage import load_tables
-from lmseq.ngram.words import look_up
+from lmseq.ngram.words import look_up, spell_words
 from lmseq.ngram_config import NgramConfig
 from lmseq.training import checkpoint
 from lmseq.training.checkpoint import Run
@@ -93,19 +93,15 @@ def score_lines(run: Run, text: str) -> Lines:
 
     The contract has one symbol both for unknown words and for a text's own word `<unk>`; here they differ.
     """
-    word_of = np.asarray(run.params.word_of)
-    words = [b""] * (run.tables.vocab_size - FIRST_WORD_ID)
-    for token, word in zip(run.vocab.tokens, word_of.tolist(), strict=True):
-        if word >= FIRST_WORD_ID:
-            words[word - FIRST_WORD_ID] = token.encode()
-    stream = look_up([normalize_text(text, run.vocab.normalize).encode()], words)
+    words = spell_words(run.vocab.tokens, np.asarray(run.params.word_of), run.tables.vocab_size)
+    stream = look_up([normalize_text(text, run.vocab.normalize).encode()], [word.encode() for word in words])
     predicted = stream != BOS_ID
     return Lines(score_words(run.tables, stream)[predicted], stream[predicted] == UNK_ID)
 
 
-def is_proper(model: Model) -> bool:
+def is_proper(run: Run) -> bool:
     """Whether a model gives probabilities, as all but stupid back-off do."""
-    return not isinstance(model, NgramModel) or model.log_unseen == 0.0
+    return run.tables is None or run.tables.is_proper()
 
 
 def is_recurrent(model: Model) -> bool:

@@ -63,6 +63,14 @@ class Scripts:
         )
 
 
+def refusal(done: subprocess.CompletedProcess) -> tuple[list[str], str]:
+    """The progress lines and the last line of a mistake, which is one line on stderr and nothing else."""
+    assert done.returncode == 2 and not done.stdout
+    *progress, last = done.stderr.splitlines()
+    assert last.startswith("error: ")
+    return progress, last
+
+
 def figures(summary: dict[str, Any]) -> dict[str, Any]:
     """A summary without what depends on the clock."""
     return {name: value for name, value in summary.items() if name not in TIMINGS}

@@ -261,7 +261,7 @@ def split_offsets(path: Path, valid_fraction: float, test_fraction: float) -> di
     """
     try:
         with path.open("rb") as file:
-            num_chars = sum(_count_characters(piece) for piece in _pieces(file))
+            num_chars = sum(count_characters(piece) for piece in _pieces(file))
             size = file.tell()
             cuts = [
                 _after_blank_byte(file, _byte_of(file, cut))
@@ -314,7 +314,8 @@ def _characters(piece: bytes) -> Bool[np.ndarray, "bytes"]:
     return (np.frombuffer(piece, np.uint8) & 0xC0) != 0x80
 
 
-def _count_characters(piece: bytes) -> int:
+def count_characters(piece: bytes) -> int:
+    """Characters of UTF-8 that begin in it."""
     return int(np.count_nonzero(_characters(piece)))
 
 
@@ -322,7 +323,7 @@ def _byte_of(file: BufferedIOBase, place: int) -> int:
     """Where the character of that number begins."""
     before, offset = 0, 0
     for piece in _pieces(file):
-        number = _count_characters(piece)
+        number = count_characters(piece)
         if before + number > place:
             return offset + int(np.flatnonzero(_characters(piece))[place - before])
         before, offset = before + number, offset + len(piece)

@@ -130,24 +130,17 @@ class _Reader:
         self.file = (gzip.open if path.suffix == ".gz" else open)(path, "rb")
         self.buffer = b""
 
-    def _fill(self) -> bool:
-        """Read on until there is at least one more whole line, or the file ends."""
+    def _fill(self) -> None:
+        """Read on until there is at least one whole line, or the file ends."""
         try:
-            more = self.file.read(BLOCK)
-            while more and b"\n" not in more:
-                more += (further := self.file.read(BLOCK))
-                if not further:
-                    break
+            while b"\n" not in self.buffer and (more := self.file.read(BLOCK)):
+                self.buffer += more
         except (EOFError, OSError, zlib.error) as error:
             raise self.error(f"cannot be read further ({error})", self.number + 1) from None
-        self.buffer += more
-        return bool(more)
 
     def line(self) -> str:
         """The next one without blanks around it; ValueError at the end of the file, which is too early."""
-        while b"\n" not in self.buffer:
-            if not self._fill():
-                break
+        self._fill()
         if not self.buffer:
             raise self.error("ends before \\end\\: it is truncated")
         line, _, self.buffer = self.buffer.partition(b"\n")
@@ -155,6 +148,7 @@ class _Reader:
         return line.strip(_BLANKS).decode("utf-8", errors="replace")
 
     def skip_blank(self) -> str:
+        """The next line that has more than blanks in it."""
         while not (line := self.line()):
             pass
         return line
@@ -162,8 +156,7 @@ class _Reader:
     def skip_empty(self) -> None:
         """Go past lines with nothing but blanks in them."""
         while True:
-            while b"\n" not in self.buffer and self._fill():
-                pass
+            self._fill()
             line, end, rest = self.buffer.partition(b"\n")
             if line.strip(_BLANKS) or not end:
                 return
@@ -171,8 +164,7 @@ class _Reader:
 
     def block(self) -> bytes:
         """Some lines, none of them empty or beginning with a backslash; nothing where such a one is next."""
-        while b"\n" not in self.buffer and self._fill():
-            pass
+        self._fill()
         end = self.buffer.rfind(b"\n") + 1 or len(self.buffer)
         if found := _BREAK.search(self.buffer, 0, end):
             end = found.start() + 1

@@ -46,12 +46,24 @@ class OrderCounts(NamedTuple):
     suffix: Int[np.ndarray, "entry"]
 
 
+def begin_sentences(ids: Int[np.ndarray, "_"]) -> Int[np.ndarray, "time"]:
+    """`<s>` in front of each sentence of ids that has `</s>` behind it, int32 (T,); the last may be open."""
+    if not len(ids):
+        return np.zeros(0, np.int32)
+    after = np.flatnonzero(ids[:-1] == EOS_ID) + 1
+    return np.insert(ids.astype(np.int32, copy=False), np.append(0, after), BOS_ID)
+
+
 def mark_sentences(sentences: Sequence[Int[np.ndarray, "_"]]) -> Int[np.ndarray, "time"]:
     """`<s> w ... </s>` of each sentence of word ids, one after the other, int32 (T,)."""
-    pieces = []
-    for sentence in sentences:
-        pieces += [np.array([BOS_ID]), sentence, np.array([EOS_ID])]
-    return np.concatenate(pieces).astype(np.int32) if pieces else np.zeros(0, np.int32)
+    ended = [np.append(sentence, EOS_ID) for sentence in sentences]
+    return begin_sentences(np.concatenate([np.zeros(0, np.int32), *ended]).astype(np.int32))
+
+
+def longest_sentence(stream: Int[np.ndarray, "time"]) -> int:
+    """Words of the longest sentence of a stream, marks included: the highest order that can be counted."""
+    starts = np.flatnonzero(stream == BOS_ID)
+    return int(np.diff(np.append(starts, stream.size)).max(initial=0))
 
 
 class Groups(NamedTuple):
@@ -193,8 +205,7 @@ def count_ngrams(
     if not stream.size:
         raise ValueError("expected at least one sentence to count, got an empty text")
     stream = np.asarray(stream, np.int32)
-    starts = np.flatnonzero(stream == BOS_ID)
-    longest = int(np.diff(np.append(starts, stream.size)).max(initial=0))
+    longest = longest_sentence(stream)
     if not 1 <= order <= longest:
         raise ValueError(
             f"expected an order from 1 to {longest}, the longest sentence with its marks, got {order}"

@@ -1,14 +1,14 @@
 """From text to the word ids of count models, numbered by first appearance, a piece of the text at a time."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID
+from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences
 
 LINE_END = b"\0"  # stands for a line's end among words, none of which can contain it
 RESERVED = (b"<s>", b"</s>")
@@ -58,12 +58,18 @@ def _split(piece: bytes) -> list[bytes]:
     return piece.replace(b"\n", b" " + LINE_END + b" ").split()
 
 
-def _marked(numbers: list[Int[np.ndarray, "_"]], open_line: bool) -> Int[np.ndarray, "time"]:
-    """Sentences with both marks, from ids with EOS_ID at each line's end; the list is emptied."""
-    ids = np.concatenate([*numbers, np.full(int(open_line), EOS_ID, np.int32)])
-    numbers.clear()
-    after = np.flatnonzero(ids == EOS_ID)
-    return np.insert(ids, np.append(0, after[:-1] + 1), BOS_ID) if len(after) else ids
+def _read(text: Iterable[bytes], id_of: Callable[[bytes], int]) -> Int[np.ndarray, "time"]:
+    """Marked sentences of a text given in pieces that end with blanks; the last line need not end."""
+    ids, last = [np.zeros(0, np.int32)], b"\n"
+    for piece in text:
+        words = _split(piece)
+        ids.append(np.fromiter(map(id_of, words), np.int32, len(words)))
+        last = piece[-1:] or last
+    if last != b"\n":
+        ids.append(np.array([EOS_ID], np.int32))
+    whole = np.concatenate(ids)
+    ids.clear()  # a long text is in memory once, not twice
+    return begin_sentences(whole)
 
 
 def number_text(text: Iterable[bytes]) -> NumberedText:
@@ -72,26 +78,26 @@ def number_text(text: Iterable[bytes]) -> NumberedText:
     Raises ValueError for a text that contains `<s>` or `</s>` as a word.
     """
     numbering = _Numbering({LINE_END: EOS_ID})
-    numbers, last = [], b"\n"
-    for piece in text:
-        words = _split(piece)
-        numbers.append(np.fromiter(map(numbering.__getitem__, words), np.int32, len(words)))
-        last = piece[-1:] or last
+    stream = _read(text, numbering.__getitem__)
     for mark in RESERVED:
         if mark in numbering:
             raise ValueError(
                 f"the text has the word {mark.decode()}, which is kept for sentences' ends: replace it"
             )
-    return NumberedText(_marked(numbers, last != b"\n"), list(numbering)[1:])
+    return NumberedText(stream, list(numbering)[1:])
 
 
 def look_up(text: Iterable[bytes], words: Sequence[bytes]) -> Int[np.ndarray, "time"]:
     """Marked sentences of ids of another text, int32 (T,); what is not among the words is `<unk>`."""
     numbering = {word: number for number, word in enumerate(words, start=FIRST_WORD_ID)}
     numbering[LINE_END] = EOS_ID
-    numbers, last = [], b"\n"
-    for piece in text:
-        found = [numbering.get(word, UNK_ID) for word in _split(piece)]
-        numbers.append(np.array(found, np.int32))
-        last = piece[-1:] or last
-    return _marked(numbers, last != b"\n")
+    return _read(text, lambda word: numbering.get(word, UNK_ID))
+
+
+def spell_words(symbols: Sequence[str], word_of: Int[np.ndarray, "vocab"], num_words: int) -> list[str]:
+    """The words of ids 3 ... num_words - 1, from the symbol that stands for each; empty where none does."""
+    words = [""] * (num_words - FIRST_WORD_ID)
+    for symbol, word in zip(symbols, word_of.tolist(), strict=True):
+        if word >= FIRST_WORD_ID:
+            words[word - FIRST_WORD_ID] = symbol
+    return words
