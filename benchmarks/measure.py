@@ -1,11 +1,14 @@
 """What every benchmark measures with."""
 
 import json
+import multiprocessing
 import os
 import platform
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,3 +56,113 @@ def publish(found: dict[str, Any], output: str) -> None:
     if output:
         write_text(Path(output), json.dumps(found, indent=1) + "\n")
     print(json.dumps(found), flush=True)
+
+
+Steps = tuple[Callable[[], list[float]], int]  # one batch of steps, returning losses; the steps in it
+
+
+class Peer:
+    """A process of its own that makes steps of some work when it is asked to.
+
+    `build(*args)` is called there, and returns a function that makes one batch of steps and returns its
+    losses, and the number of steps in such a batch.
+    """
+
+    def __init__(self, build: Callable[..., Steps], *args: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._ours, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, build, args), daemon=True)
+        self._process.start()
+        theirs.close()
+
+    def ask(self, *question: Any) -> Any:
+        """The first losses (`losses`, n), or seconds a step over at least some seconds (`time`, seconds)."""
+        self._ours.send(question)
+        try:
+            answer = self._ours.recv()
+        except EOFError:
+            raise ValueError("a peer's process ended: see its error above") from None
+        if isinstance(answer, str):
+            raise ValueError(answer)
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        self._ours.close()
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(connection: Any, build: Callable[..., Steps], args: tuple[Any, ...]) -> None:
+    try:
+        work, steps = build(*args)
+        while True:
+            kind, amount = connection.recv()
+            if kind == "losses":
+                found: list[float] = []
+                while len(found) < amount:
+                    found.extend(work())
+                connection.send(found[:amount])
+            else:
+                start, made = time.perf_counter(), 0
+                while time.perf_counter() - start < amount:
+                    work()
+                    made += steps
+                connection.send((time.perf_counter() - start) / made)
+    except EOFError:
+        return
+    except ImportError as error:
+        connection.send(f"{error}: pip install -r benchmarks/requirements.txt")
+
+
+def wait_until_idle(most: float = 10.0) -> bool:
+    """Wait until other processes leave the cores alone; False if they did not within `most` seconds."""
+    deadline = time.monotonic() + most
+    while True:
+        before = _cpu_times()
+        time.sleep(0.1)
+        total, idle = (after - start for after, start in zip(_cpu_times(), before, strict=True))
+        if total == 0 or idle / total > 0.85:
+            return True
+        if time.monotonic() > deadline:
+            return False
+
+
+def _cpu_times() -> tuple[int, int]:
+    """Ticks of all cores since the start of the system: all, and those with nothing to do."""
+    try:
+        ticks = [int(tick) for tick in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except OSError:  # no such file on this system: nothing is known, and nothing is waited for
+        return 0, 0
+    return sum(ticks), ticks[3] + ticks[4]
+
+
+class Spread(NamedTuple):
+    """Median and range of repeated measurements."""
+
+    median: float
+    least: float
+    most: float
+
+
+def interleaved(peers: dict[str, Peer], rounds: int, seconds: float) -> tuple[dict[str, Spread], int]:
+    """Seconds a step of each peer, A B A B ..., and how often the machine was not idle before one."""
+    found: dict[str, list[float]] = {name: [] for name in peers}
+    disturbed = 0
+    for _ in range(rounds):
+        for name, peer in peers.items():
+            disturbed += not wait_until_idle()
+            found[name].append(peer.ask("time", seconds))
+    spreads = {name: Spread(statistics.median(v), min(v), max(v)) for name, v in found.items()}
+    return spreads, disturbed
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Installed versions by name; a package that is not there is left out."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

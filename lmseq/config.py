@@ -64,6 +64,9 @@ class ModelConfig:
     dropout_kind: Literal["fresh", "variational"] = knob(
         "fresh", "a mask a step, or one mask for all steps of a window"
     )
+    precision: Literal["float32", "bfloat16"] = knob(
+        "float32", "of the factors of a recurrent model's products; sums and all else are float32"
+    )
 
 
 @dataclass(frozen=True)
@@ -286,6 +289,7 @@ def _check_idle(config: LanguageModelConfig) -> None:
         (model, "num_layers", model.model != "linear", "models with hidden units"),
         (model, "dropout", model.model != "linear", "models with hidden units"),
         (model, "dropout_kind", not windowed and model.dropout > 0, "a recurrent model's dropout"),
+        (model, "precision", not windowed, "recurrent models"),
         *idle_in_training(config.train),
     )
 

@@ -331,6 +331,7 @@ SEEN = {
     "tau": (parameters_of, small(model="mlp"), (2, 3)),
     "dropout": (training_pass_of, small(model="mlp"), (0.0, 0.5, 0.3)),
     "dropout_kind": (training_pass_of, small(model="rnn", dropout=0.5), ("fresh", "variational")),
+    "precision": (training_pass_of, small(model="rnn"), ("float32", "bfloat16")),
     "optimizer": (updates_of, SHORT | {"weight_decay": 0.1}, ("sgd", "adam", "adamw")),
     "learning_rate": (updates_of, SHORT, (0.01, 0.02)),
     "schedule": (updates_of, SHORT | {"warmup_steps": 1}, ("constant", "cosine", "inverse")),

@@ -27,6 +27,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 tie_embeddings=config.tie_embeddings,
                 dropout=config.dropout,
                 dropout_kind=config.dropout_kind,
+                precision=config.precision,
             )
         case "mlp" | "linear":
             module = MarkovLanguageModel(

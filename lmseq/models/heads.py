@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lmseq import recurrence
+from lmseq.dense import affine
 from lmseq.types import Normal
 
 HeadKind = Literal["point", "normal"]
@@ -38,10 +38,10 @@ class ValueHead(nn.Module):
     def direct(self, hidden: Float[Array, "*dims hidden"]) -> Normal:
         """Mean and scale of the next K values, (..., K, D)."""
         shape = (*hidden.shape[:-1], self.num_direct, self.num_features)
-        mean = recurrence.affine(hidden, self.mean_kernel, self.mean_bias).reshape(shape)
+        mean = affine(hidden, self.mean_kernel, self.mean_bias).reshape(shape)
         if self.head == "point":
             return Normal(mean, jnp.ones_like(mean))
-        scale = jax.nn.softplus(recurrence.affine(hidden, self.scale_kernel, self.scale_bias))
+        scale = jax.nn.softplus(affine(hidden, self.scale_kernel, self.scale_bias))
         return Normal(mean, scale.reshape(shape) + SMALLEST_SCALE)
 
     def __call__(self, hidden: Float[Array, "*dims hidden"]) -> Normal:

@@ -13,8 +13,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq import recurrence
 from lmseq.contract import Model, scan_carries, time_second
+from lmseq.recurrence import cells
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
 
@@ -251,7 +251,7 @@ class NeuralCache(Cache):
     """
 
     def _features(self, carry: Carry, num_dims: int = 1) -> Float[Array, "*dims feature"]:
-        return recurrence.output(carry[-1])
+        return cells.output(carry[-1])
 
 
 def with_cache(

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lmseq import recurrence
 from lmseq.contract import Predictions
+from lmseq.dense import affine, lookup
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
 from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey
@@ -62,7 +62,7 @@ class MarkovModel(SequenceModule):
     def _forward(self, windows: Windows, key: PRNGKey | None = None) -> Float[Array, "*dims hidden"]:
         hidden, activation = self._embed(windows), ACTIVATIONS[self.activation]
         for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
-            out = activation(recurrence.affine(hidden, kernel, bias))
+            out = activation(affine(hidden, kernel, bias))
             hidden = out + hidden if self.residual and layer else out
             if key is not None and self.dropout:
                 mask_key = jax.random.fold_in(key, layer)
@@ -121,11 +121,11 @@ class MarkovLanguageModel(MarkovModel, kw_only=True):
         return jnp.full((batch_size, self.tau), self.vocab_size, jnp.int32)
 
     def _embed(self, windows: Int[Array, "*dims window"]) -> Float[Array, "*dims input"]:
-        embedded = recurrence.lookup(self.embedding, windows)
+        embedded = lookup(self.embedding, windows)
         return embedded.reshape(*windows.shape[:-1], self.tau * self.embedding_size)
 
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Float[Array, "*dims vocab"]:
-        return jax.nn.log_softmax(recurrence.affine(hidden, self.output_kernel, self.output_bias))
+        return jax.nn.log_softmax(affine(hidden, self.output_kernel, self.output_bias))
 
 
 class MarkovSeriesModel(MarkovModel, kw_only=True):

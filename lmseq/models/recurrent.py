@@ -8,15 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lmseq import recurrence
-from lmseq.contract import Predictions
+from lmseq.contract import Predictions, time_second
+from lmseq.dense import Precision, affine, lookup, softmax_log_probs
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
-from lmseq.recurrence import NUM_GATES, CellKind, LayerState, LayerStates, Recurrent
-from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey
+from lmseq.recurrence import cells
+from lmseq.recurrence.cells import NUM_GATES, CellKind, LayerState, LstmState, Recurrent
+from lmseq.recurrence.unrolled import scan_states, unroll_layer
+from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey, TokenLogProbs
 
 DropoutKind = Literal["fresh", "variational"]
 Carry = tuple[LayerState, ...]
+LayerCarries = Float[Array, "batch time hidden"] | LstmState  # after each of T steps
 
 
 class RecurrentStack(SequenceModule):
@@ -24,7 +27,8 @@ class RecurrentStack(SequenceModule):
 
     What stands below the first layer and above the last is a subclass's. Dropout acts on the outputs of
     every layer, between layers and before the readout (Zaremba et al. 2014): a fresh mask at each step, or
-    one mask for all steps of a call (variational; Gal and Ghahramani 2016).
+    one mask for all steps of a call (variational; Gal and Ghahramani 2016). The products are taken in
+    `precision`.
     """
 
     cell: CellKind
@@ -32,6 +36,7 @@ class RecurrentStack(SequenceModule):
     num_layers: int = 1
     dropout: float = 0.0
     dropout_kind: DropoutKind = "fresh"
+    precision: Precision = "float32"
 
     def _project_inputs(self, xs: Element | Elements) -> Float[Array, "*dims gates"]:
         """The first layer's projected inputs x W + b, (..., G * H)."""
@@ -82,55 +87,67 @@ class RecurrentStack(SequenceModule):
     def init_carry(self, batch_size: int) -> Carry:
         """The zero state of every layer."""
         return tuple(
-            recurrence.init_state(self.cell, batch_size, self.hidden_size) for _ in range(self.num_layers)
+            cells.init_state(self.cell, batch_size, self.hidden_size) for _ in range(self.num_layers)
         )
 
     def _project(self, layer: int, xs: Float[Array, "*dims hidden"]) -> Float[Array, "*dims gates"]:
-        return recurrence.affine(xs, self.input_kernels[layer], self.input_biases[layer])
+        return affine(xs, self.input_kernels[layer], self.input_biases[layer], self.precision)
 
     def update(self, carry: Carry, x: Element) -> Carry:
         """One step of every layer, from the bottom up."""
         projected, states = self._project_inputs(x), []
         for layer, state in enumerate(carry):
             if layer:
-                projected = self._project(layer, recurrence.output(states[-1]))
-            states.append(recurrence.cell_step(self.cell, self.recurrent[layer], state, projected))
+                projected = self._project(layer, cells.output(states[-1]))
+            weights = self.recurrent[layer]
+            states.append(cells.cell_step(self.cell, weights, state, projected, self.precision))
         return tuple(states)
 
     def readout(self, carry: Carry) -> Prediction:
         """The prediction from the top layer's output."""
-        return self._predict(recurrence.output(carry[-1]))
+        return self._predict(cells.output(carry[-1]))
 
-    def carries(self, carry: Carry, xs: Elements) -> tuple[LayerStates, ...]:
+    def carries(self, carry: Carry, xs: Elements) -> tuple[LayerCarries, ...]:
         """Layer by layer, the state after every step."""
-        projected, states = self._project_inputs(xs), []
+        projected, states = self._project_inputs(jnp.swapaxes(xs, 0, 1)), []
         for layer, state in enumerate(carry):
             if layer:
-                projected = self._project(layer, recurrence.output(states[-1]))
-            states.append(recurrence.layer_states(self.cell, self.recurrent[layer], state, projected))
-        return tuple(states)
+                projected = self._project(layer, cells.output(states[-1]))
+            weights = self.recurrent[layer]
+            states.append(scan_states(self.cell, weights, state, projected, self.precision))
+        return time_second(tuple(states))
 
-    def unroll(self, carry: Carry, xs: Elements, key: PRNGKey | None = None) -> tuple[Carry, Predictions]:
-        """Layer by layer over all steps: every product but the recurrent one is over (B T)."""
-        projected, states = self._project_inputs(xs), []
+    def _outputs(
+        self, carry: Carry, xs: Elements, key: PRNGKey | None
+    ) -> tuple[Carry, Float[Array, "time batch hidden"]]:
+        """The last carry and the top layer's outputs, time first, as the scans below want it.
+
+        Layer by layer over all steps: every product but the recurrent one is over (T B).
+        """
+        projected, states = self._project_inputs(jnp.swapaxes(xs, 0, 1)), []
         for layer, state in enumerate(carry):
             if layer:
                 projected = self._project(layer, outputs)
             weights = self.recurrent[layer]
-            state, outputs = recurrence.unroll_layer(self.cell, weights, state, projected)
+            state, outputs = unroll_layer(self.cell, weights, state, projected, self.precision)
             outputs = self._drop(outputs, None if key is None else jax.random.fold_in(key, layer))
             states.append(state)
-        return tuple(states), self._predict(outputs)
+        return tuple(states), outputs
+
+    def unroll(self, carry: Carry, xs: Elements, key: PRNGKey | None = None) -> tuple[Carry, Predictions]:
+        """Predictions after every step."""
+        carry, outputs = self._outputs(carry, xs, key)
+        return carry, time_second(self._predict(outputs))
 
     def _drop(
-        self, outputs: Float[Array, "batch time hidden"], key: PRNGKey | None
-    ) -> Float[Array, "batch time hidden"]:
+        self, outputs: Float[Array, "time batch hidden"], key: PRNGKey | None
+    ) -> Float[Array, "time batch hidden"]:
         """Inverted dropout; without a key, or at rate 0, the outputs as they are."""
         if key is None or not self.dropout:
             return outputs
-        batch, time, hidden = outputs.shape
+        time, batch, hidden = outputs.shape
         steps = 1 if self.dropout_kind == "variational" else time
-        kept = jax.random.bernoulli(key, 1.0 - self.dropout, (batch, steps, hidden))
+        kept = jax.random.bernoulli(key, 1.0 - self.dropout, (steps, batch, hidden))
         return jnp.where(kept, outputs / (1.0 - self.dropout), 0.0)
 
 
@@ -161,16 +178,29 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         """The first layer's projected inputs x W + b for token ids (...): (..., G * H)."""
         kernel, bias = self.input_kernels[0], self.input_biases[0]
         if not self.embedding_size:
-            return recurrence.lookup(kernel + bias[None], xs)
+            return lookup(kernel + bias[None], xs)
         if self.vocab_size <= xs.size:
             # Projecting the whole table once is less work than projecting every token.
-            return recurrence.lookup(recurrence.affine(self.embedding, kernel, bias), xs)
-        return recurrence.affine(self.embedding[xs], kernel, bias)
+            return lookup(affine(self.embedding, kernel, bias, self.precision), xs)
+        return affine(self.embedding[xs], kernel, bias, self.precision)
 
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Float[Array, "*dims vocab"]:
         """Log-softmax of an affine map."""
-        kernel = self.embedding.T if self.tie_embeddings else self.output_kernel
-        return jax.nn.log_softmax(recurrence.affine(hidden, kernel, self.output_bias))
+        return jax.nn.log_softmax(affine(hidden, self._output_kernel(), self.output_bias, self.precision))
+
+    def _output_kernel(self) -> Float[Array, "hidden vocab"]:
+        return self.embedding.T if self.tie_embeddings else self.output_kernel
+
+    def token_log_probs(
+        self, carry: Carry, xs: Elements, targets: Elements, key: PRNGKey | None = None
+    ) -> tuple[Carry, TokenLogProbs]:
+        """The targets' entries of `unroll`, whose derivative holds no second (B, T, V)."""
+        carry, outputs = self._outputs(carry, xs, key)
+        targets = jnp.swapaxes(targets, 0, 1)
+        log_probs = softmax_log_probs(
+            outputs, self._output_kernel(), self.output_bias, targets, self.precision
+        )
+        return carry, jnp.swapaxes(log_probs, 0, 1)
 
 
 class RecurrentSeriesModel(RecurrentStack, kw_only=True):
@@ -193,4 +223,4 @@ class RecurrentSeriesModel(RecurrentStack, kw_only=True):
 
     def readout_direct(self, carry: Carry) -> Normal:
         """The next K values at once, (B, K, D)."""
-        return self.value_head.direct(recurrence.output(carry[-1]))
+        return self.value_head.direct(cells.output(carry[-1]))

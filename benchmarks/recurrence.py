@@ -1,0 +1,301 @@
+"""Training steps of recurrent language models side by side with PyTorch's and Flax's layers.
+
+    pip install -r benchmarks/requirements.txt
+    python -m benchmarks.recurrence
+
+A step is forward, backward, clipping by global norm and an update of SGD, of an embedding, one or two
+recurrent layers and a softmax, in float32 unless `bf16` is said. All sides begin with the same weights and
+must report the same losses over the first steps. Each runs in a process of its own with all cores; they take
+turns, and a turn begins when the machine is idle. A ratio is PyTorch's time divided by ours, in the same
+type; `flax` is PyTorch's time divided by that of Flax's layers under autodiff. With a GPU all run there,
+PyTorch through cuDNN. The last line is a JSON object with `ratios`.
+"""
+
+from experiments import app  # first: it notes the time
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+
+from benchmarks.measure import Peer, Spread, Steps, hardware, interleaved, publish, versions
+
+
+class Work(NamedTuple):
+    """Shapes of a training step."""
+
+    cell: str
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    batch_size: int
+    num_steps: int
+
+
+WORKS = {
+    "rnn_char": Work("rnn", 65, 256, 1, 32, 64),
+    "gru_char": Work("gru", 65, 256, 1, 32, 64),
+    "lstm_char": Work("lstm", 65, 256, 1, 32, 64),
+    "lstm_char_large": Work("lstm", 65, 512, 2, 64, 64),
+    "lstm_ptb_small": Work("lstm", 10_000, 200, 2, 20, 20),
+    "lstm_ptb_medium": Work("lstm", 10_000, 650, 2, 20, 35),
+}
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+LEARNING_RATE, CLIP_NORM, DISPATCH = 0.1, 1.0, 10
+TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
+FIRST = 3  # steps whose losses are compared
+
+flags.DEFINE_string("works", ",".join(WORKS), "which rows of the table")
+flags.DEFINE_integer("rounds", 5, "turns of each side, of which the median counts")
+flags.DEFINE_float("seconds", 1.0, "length of a turn")
+flags.DEFINE_bool("bf16", True, "also measure bfloat16")
+flags.DEFINE_bool("flax", True, "also measure Flax's layers")
+flags.DEFINE_bool("quick", False, "one short turn each, float32 only: to see that all works")
+flags.DEFINE_integer("seed", 0, "of weights and tokens")
+flags.DEFINE_string("output", "", "also write the figures to this JSON file, with the hardware named")
+NAMES = ["works", "rounds", "seconds", "bf16", "flax", "quick", "seed", "output"]
+
+
+class Weights(NamedTuple):
+    """Initial weights, (D, out) as lmseq has them; of layers, one entry each."""
+
+    embedding: np.ndarray
+    input_kernels: list[np.ndarray]
+    input_biases: list[np.ndarray]
+    recurrent_kernels: list[np.ndarray]
+    recurrent_biases: list[np.ndarray]
+    output_kernel: np.ndarray
+    output_bias: np.ndarray
+
+
+def draw_weights(work: Work, seed: int) -> Weights:
+    """Uniform in plus or minus 1 / sqrt(H), as PyTorch draws them."""
+    rng = np.random.default_rng(seed)
+    width, gates = work.hidden_size, GATES[work.cell] * work.hidden_size
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.uniform(-(width**-0.5), width**-0.5, shape).astype(np.float32)
+
+    layers = range(work.num_layers)
+    return Weights(
+        draw(work.vocab_size, width),
+        [draw(width, gates) for _ in layers],
+        [draw(gates) for _ in layers],
+        [draw(width, gates) for _ in layers],
+        [draw(width) for _ in layers],
+        draw(width, work.vocab_size),
+        draw(work.vocab_size),
+    )
+
+
+def draw_tokens(work: Work, seed: int) -> np.ndarray:
+    """Token ids (B, T + 1)."""
+    shape = (work.batch_size, work.num_steps + 1)
+    return np.random.default_rng([seed, 1]).integers(work.vocab_size, size=shape).astype(np.int32)
+
+
+def lmseq_steps(work: Work, precision: str, seed: int) -> Steps:
+    """Ours."""
+    app.prepare_jax()
+    import jax.numpy as jnp
+    from lmseq.models.interface import bind
+    from lmseq.models.recurrent import RecurrentLanguageModel
+
+    weights = draw_weights(work, seed)
+    params = {
+        "embedding": weights.embedding,
+        "output_kernel": weights.output_kernel,
+        "output_bias": weights.output_bias,
+    }
+    for layer in range(work.num_layers):
+        params[f"input_kernel_{layer}"] = weights.input_kernels[layer]
+        params[f"input_bias_{layer}"] = weights.input_biases[layer]
+        params[f"recurrent_kernel_{layer}"] = weights.recurrent_kernels[layer]
+        if work.cell == "gru":
+            params[f"recurrent_bias_{layer}"] = weights.recurrent_biases[layer]
+    module = RecurrentLanguageModel(
+        vocab_size=work.vocab_size,
+        cell=work.cell,
+        hidden_size=work.hidden_size,
+        num_layers=work.num_layers,
+        embedding_size=work.hidden_size,
+        precision=precision,
+    )
+    params = {name: jnp.asarray(value) for name, value in params.items()}
+    return dispatches(bind(module), params, draw_tokens(work, seed))
+
+
+def flax_steps(work: Work, precision: str, seed: int) -> Steps:
+    """Flax's `nn.RNN`, in the training step that lmseq's models are trained by."""
+    app.prepare_jax()
+    import jax
+    from benchmarks.flax_peer import FlaxLanguageModel, flax_params
+    from lmseq.models.interface import bind
+
+    module = FlaxLanguageModel(work.vocab_size, work.cell, work.hidden_size, work.num_layers)
+    params = flax_params(work.cell, draw_weights(work, seed))
+    return dispatches(bind(module), jax.device_put(params), draw_tokens(work, seed))
+
+
+def dispatches(model: Any, params: Any, tokens: np.ndarray) -> Steps:
+    """Dispatches of some steps each, all on the same windows, from zero states."""
+    import jax
+    import jax.numpy as jnp
+    from lmseq.config import TrainConfig
+    from lmseq.data.partition import Plan
+    from lmseq.training.optimizer import make_optimizer
+    from lmseq.training.state import Training, TrainState
+    from lmseq.training.step import make_dispatch
+
+    batch_size, width = tokens.shape
+    train = TrainConfig(
+        optimizer="sgd",
+        learning_rate=LEARNING_RATE,
+        schedule="constant",
+        warmup_steps=0,
+        clip_norm=CLIP_NORM,
+    )
+    optimizer = make_optimizer(train)
+    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    training = Training(state, model.init_carry(params, batch_size))
+    starts = jnp.tile(jnp.arange(batch_size, dtype=jnp.int32) * width, (DISPATCH, 1))
+    plan = Plan(starts, jnp.full((DISPATCH, batch_size), width - 1, jnp.int32), jnp.zeros(DISPATCH, bool))
+    dispatch = make_dispatch(model, optimizer, width - 1)
+    stream, key = jnp.asarray(tokens.reshape(-1)), jax.random.key(0)
+    zeros = jax.tree.map(np.zeros_like, training.carry)
+
+    def work() -> list[float]:
+        nonlocal training
+        training = training._replace(carry=jax.device_put(zeros))
+        training, metrics = dispatch(training, stream, plan, key)
+        return (np.asarray(metrics.totals.nll) / np.asarray(metrics.totals.count)).tolist()
+
+    return work, DISPATCH
+
+
+def torch_steps(work: Work, precision: str, seed: int) -> Steps:
+    """PyTorch's modules, eager; bfloat16 by autocast, weights in float32."""
+    import contextlib
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    layer_class = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[work.cell]
+    embedding = torch.nn.Embedding(work.vocab_size, work.hidden_size)
+    layers = layer_class(work.hidden_size, work.hidden_size, work.num_layers)
+    readout = torch.nn.Linear(work.hidden_size, work.vocab_size)
+    set_torch_weights(work, embedding, layers, readout, draw_weights(work, seed))
+    modules = torch.nn.ModuleList([embedding, layers, readout]).to(device)
+    optimizer = torch.optim.SGD(modules.parameters(), lr=LEARNING_RATE)
+    tokens = torch.from_numpy(draw_tokens(work, seed).T.astype(np.int64)).to(device)
+    autocast = (
+        torch.autocast(device, dtype=torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
+    )
+
+    def one_step() -> list[float]:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast:
+            outputs, _ = layers(embedding(tokens[:-1]))
+            logits = readout(outputs)
+        loss = torch.nn.functional.cross_entropy(
+            logits.float().reshape(-1, work.vocab_size), tokens[1:].reshape(-1)
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(modules.parameters(), CLIP_NORM)
+        optimizer.step()
+        return [loss.item()]
+
+    return one_step, 1
+
+
+def set_torch_weights(work: Work, embedding: Any, layers: Any, readout: Any, weights: Weights) -> None:
+    """Ours in PyTorch's places; its second bias is zero but where the GRU has one."""
+    import torch
+
+    with torch.no_grad():
+        embedding.weight.copy_(torch.from_numpy(weights.embedding))
+        readout.weight.copy_(torch.from_numpy(weights.output_kernel.T.copy()))
+        readout.bias.copy_(torch.from_numpy(weights.output_bias))
+        for layer in range(work.num_layers):
+            named = dict(layers.named_parameters())
+            second = np.zeros_like(weights.input_biases[layer])
+            if work.cell == "gru":
+                second[-work.hidden_size :] = weights.recurrent_biases[layer]
+            values = {
+                "weight_ih": weights.input_kernels[layer].T.copy(),
+                "weight_hh": weights.recurrent_kernels[layer].T.copy(),
+                "bias_ih": weights.input_biases[layer],
+                "bias_hh": second,
+            }
+            for name, value in values.items():
+                named[f"{name}_l{layer}"].copy_(torch.from_numpy(value))
+
+
+BUILDERS = {"torch": torch_steps, "lmseq": lmseq_steps, "flax": flax_steps}
+
+
+def compare(
+    name: str, work: Work, sides: list[tuple[str, str]], rounds: int, seconds: float
+) -> dict[str, Any]:
+    """One row: the sides' seconds a step, after their first losses were found equal."""
+    peers: dict[str, Peer] = {}
+    try:
+        losses = {}
+        for side, precision in sides:
+            label = side if precision == "float32" else f"{side}_bf16"
+            peer = Peer(BUILDERS[side], work, precision, app.FLAGS.seed)
+            peers[label], losses[label] = peer, peer.ask("losses", FIRST)
+        for label, found in losses.items():
+            tolerance = TOLERANCE["bfloat16" if label.endswith("bf16") else "float32"]
+            if not np.allclose(found, losses["torch"], rtol=tolerance):
+                raise ArithmeticError(f"{name}: expected the losses {losses['torch']}, {label} has {found}")
+        spreads, disturbed = interleaved(peers, rounds, seconds)
+    finally:
+        for peer in peers.values():
+            peer.close()
+    show(name, work, spreads)
+    milliseconds = {label: [1e3 * x for x in spread] for label, spread in spreads.items()}
+    return {"work": work._asdict(), "losses": losses, "milliseconds": milliseconds, "disturbed": disturbed}
+
+
+def show(name: str, work: Work, spreads: dict[str, Spread]) -> None:
+    tokens = work.batch_size * work.num_steps
+    for label, spread in spreads.items():
+        against = spreads["torch_bf16" if label.endswith("bf16") else "torch"]
+        app.say(
+            f"{name:<16} {label:<11} {1e3 * spread.median:8.2f} ms [{1e3 * spread.least:.2f}, "
+            f"{1e3 * spread.most:.2f}]  {tokens / spread.median / 1e3:7.1f}k tokens/s  "
+            f"{against.median / spread.median:5.2f}"
+        )
+
+
+def main() -> int:
+    names = [name.strip() for name in app.FLAGS.works.split(",")]
+    unknown = [name for name in names if name not in WORKS]
+    if unknown:
+        raise ValueError(f"expected --works out of {', '.join(WORKS)}, got {unknown[0]!r}")
+    rounds, seconds, quick = app.FLAGS.rounds, app.FLAGS.seconds, app.FLAGS.quick
+    if rounds < 1 or not 0 < seconds < 1e3 or app.FLAGS.seed < 0:
+        raise ValueError("expected rounds of at least 1, seconds of a turn above 0, a seed of at least 0")
+    sides = [("torch", "float32"), ("lmseq", "float32")]
+    if not quick:
+        sides += [("flax", "float32")] * app.FLAGS.flax
+        sides += [("torch", "bfloat16"), ("lmseq", "bfloat16")] * app.FLAGS.bf16
+    rows = {
+        name: compare(name, WORKS[name], sides, 1 if quick else rounds, 0.3 if quick else seconds)
+        for name in names
+    }
+    ratios: dict[str, float] = {}
+    for name, row in rows.items():
+        medians = {label: values[0] for label, values in row["milliseconds"].items()}
+        ratios[name] = medians["torch"] / medians["lmseq"]
+        if "flax" in medians:
+            ratios[f"{name}_flax"] = medians["torch"] / medians["flax"]
+        if "lmseq_bf16" in medians:
+            ratios[f"{name}_bf16"] = medians["torch_bf16"] / medians["lmseq_bf16"]
+    found = {"hardware": hardware(), "versions": versions("jax", "jaxlib", "flax", "torch")}
+    publish(found | {"ratios": ratios, "rows": rows}, app.FLAGS.output)
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, __doc__, NAMES)

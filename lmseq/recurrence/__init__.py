@@ -1,0 +1,1 @@
+"""Recurrent layers as functions: cells, their unrolling over time, and its derivative."""

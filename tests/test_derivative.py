@@ -1,0 +1,141 @@
+"""The written-out derivative of a sequence against autodiff of the reference scan, in float64."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from lmseq.recurrence import cells, derivative, unrolled
+from lmseq.recurrence.cells import LstmState, Recurrent
+
+H = 5
+KINDS = ["rnn", "gru", "lstm"]
+
+
+def inputs(kind, batch, time, hidden=H, dtype=np.float64):
+    """Weights, a state that is not zero, and projected inputs (T, B, G * H)."""
+    rng = np.random.default_rng(batch + time)
+    gates = cells.NUM_GATES[kind] * hidden
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape).astype(dtype))
+
+    weights = Recurrent(0.5 * draw(hidden, gates), draw(hidden) if kind == "gru" else None)
+    state = draw(batch, hidden)
+    state = LstmState(state, draw(batch, hidden)) if kind == "lstm" else state
+    return weights, state, draw(time, batch, gates)
+
+
+def reference(kind, weights, state, xs):
+    """Autodiff's way: the scan, of any number of layers' worth of steps."""
+    states = unrolled.scan_states(kind, weights, state, xs)
+    return jax.tree.map(lambda leaf: leaf[-1], states), cells.output(states)
+
+
+def fast(kind, weights, state, xs):
+    return unrolled.unroll_layer(kind, weights, state, xs)
+
+
+def loss(unroll, kind, weights, masked, reset):
+    """Of every output where the mask holds and of the last state; a reset replaces the initial state."""
+    rng = np.random.default_rng(0)
+
+    def value(args):
+        layers, state, xs = args
+        if reset:
+            state = jax.tree.map(jnp.zeros_like, jax.tree.map(jax.lax.stop_gradient, state))
+        outputs, total = None, 0.0
+        for recurrent in layers:
+            if outputs is not None:
+                xs = jnp.concatenate([outputs] * (xs.shape[-1] // outputs.shape[-1]), axis=-1)
+            last, outputs = unroll(kind, recurrent, state, xs)
+            total += sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(last))
+        weight = weights if not masked else weights * (rng.random(weights.shape) < 0.5)
+        return total + jnp.sum(weight * outputs**2)
+
+    return value
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("time", [1, 2, 7, 64])
+@pytest.mark.parametrize("case", ["plain", "masked", "reset", "two layers"])
+def test_gradients_are_those_of_the_scan(kind, batch, time, case):
+    with jax.enable_x64(True):
+        weights, state, xs = inputs(kind, batch, time)
+        layers = [weights] * (2 if case == "two layers" else 1)
+        scale = jnp.asarray(np.random.default_rng(1).normal(size=(time, batch, H)))
+        found, expected = (
+            jax.jit(jax.value_and_grad(loss(unroll, kind, scale, case == "masked", case == "reset")))(
+                (layers, state, xs)
+            )
+            for unroll in (fast, reference)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_differences(kind):
+    with jax.enable_x64(True):
+        unroll = jax.jit(lambda *args: fast(kind, *args))
+        check_grads(unroll, inputs(kind, 2, 4), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bfloat16_products_keep_a_float32_state_near(kind):
+    weights, state, xs = inputs(kind, 3, 64, hidden=32, dtype=np.float32)
+    weights = weights._replace(kernel=weights.kernel / 4)
+    scale = jnp.asarray(np.random.default_rng(1).normal(size=(64, 3, 32)), jnp.float32)
+
+    def value(precision):
+        def unroll(kind, weights, state, xs):
+            return unrolled.unroll_layer(kind, weights, state, xs, precision)
+
+        return jax.value_and_grad(loss(unroll, kind, scale, False, False))(([weights], state, xs))
+
+    (rough, rough_slopes), (exact, slopes) = value("bfloat16"), value("float32")
+    assert rough.dtype == jnp.float32
+    assert rough != exact
+    assert abs(rough - exact) < 0.02 * np.abs(np.asarray(scale)).sum()
+    for found, expected in zip(jax.tree.leaves(rough_slopes), jax.tree.leaves(slopes), strict=True):
+        assert found.dtype == expected.dtype == jnp.float32
+        assert jnp.linalg.norm(found - expected) < 0.05 * jnp.linalg.norm(expected)
+
+
+def products_in_loops(program: str, shape: tuple[int, int]) -> int:
+    """How many instructions of compiled HLO make an array of a shape inside the body of a loop."""
+    bodies = {
+        name: text
+        for name, text in re.findall(r"^(?:ENTRY )?%?([\w.-]+) \(.*?\{\n(.*?)^\}", program, re.M | re.S)
+    }
+    inside, todo = set(), re.findall(r"body=%?([\w.-]+)", program)
+    while todo:
+        name = todo.pop()
+        if name in bodies and name not in inside:
+            inside.add(name)
+            todo += re.findall(r"(?:body|calls|to_apply)=%?([\w.-]+)", bodies[name])
+    made = re.compile(rf"= f32\[{shape[0]},{shape[1]}\]\S* (?:dot|add|fusion|custom-call)\(")
+    return sum(len(made.findall(bodies[name])) for name in inside)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_loop_accumulates_a_weight_gradient(kind):
+    hidden = 24
+    args = inputs(kind, 3, 9, hidden, np.float32)
+    scale = jnp.ones((9, 3, hidden))
+    shape = (hidden, cells.NUM_GATES[kind] * hidden)
+    counts = []
+    for unroll in (fast, reference):
+        step = jax.jit(jax.grad(loss(unroll, kind, scale, False, False)))
+        counts.append(products_in_loops(step.lower(([args[0]], *args[1:])).compile().as_text(), shape))
+    assert counts[0] == 0 < counts[1]
+
+
+def test_the_forward_pass_alone_keeps_nothing():
+    args = inputs("lstm", 3, 9, 24, np.float32)
+    program = jax.jit(lambda *args: derivative.unroll("lstm", "float32", *args)).lower(*args).as_text()
+    assert "9x3x96" in program  # the inputs
+    assert program.count("dynamic_update_slice") == 1  # the outputs
