@@ -77,7 +77,6 @@ def _backward(kind, precision, residuals, cotangents):
     weights, initial, states, gates = residuals
     d_last, d_outputs = cotangents
     hidden, first = cells.output(states), cells.output(initial)
-    before = _shifted(first, hidden)
     transposed = rounded(weights.kernel.T, precision)
 
     def back(delta):
@@ -89,19 +88,25 @@ def _backward(kind, precision, residuals, cotangents):
             deltas, d_state = _rnn_deltas(back, hidden, d_last, d_outputs)
             d_xs = deltas
         case "gru":
-            deltas, d_xs, d_state = _gru_deltas(back, gates, before, d_last, d_outputs)
+            deltas, d_xs, d_state = _gru_deltas(back, gates, _shifted(first, hidden), d_last, d_outputs)
             if weights.bias is not None:
                 d_bias = jnp.sum(deltas[:, :, -weights.bias.size :], axis=(0, 1))
         case _:
             memory = _shifted(initial.cell, states.cell)
             deltas, d_state = _lstm_deltas(back, gates, states.cell, memory, d_last, d_outputs)
             d_xs = deltas
-    flat = deltas.reshape(-1, deltas.shape[-1])
-    d_kernel = contract(before.reshape(-1, before.shape[-1]), flat, 0, 0, precision)
+    # The first step apart: putting the initial state before the others would copy all of them.
+    d_kernel = contract(first, deltas[0], 0, 0, precision) + contract(
+        _matrix(hidden[:-1]), _matrix(deltas[1:]), 0, 0, precision
+    )
     return Recurrent(d_kernel, d_bias), d_state, d_xs
 
 
 unroll.defvjp(_forward, _backward)
+
+
+def _matrix(steps: Steps) -> Float[Array, "rows hidden"]:
+    return steps.reshape(-1, steps.shape[-1])
 
 
 def _shifted(first: cells.State, steps: Steps) -> Steps:
@@ -154,13 +159,18 @@ def _lstm_deltas(back, gates, cell, memory, d_last, d_outputs):
         [g * i * (1.0 - i), memory * f * (1.0 - f), i * (1.0 - g * g), squashed * o * (1.0 - o)], axis=-1
     )
 
-    def step(d_state, inputs):
+    # A delta is written one step late, out of the carry: written while it is computed, it would keep XLA's
+    # CPU code for the gates from vector instructions.
+    def step(carry, inputs):
+        delta, d_cell = carry
         factor, inward, forget, d_output = inputs
-        d_hidden = d_state.hidden + d_output
-        d_cell = d_state.cell + d_hidden * inward
-        delta = jnp.concatenate([d_cell, d_cell, d_cell, d_hidden], axis=-1) * factor
-        return LstmState(back(delta), d_cell * forget), delta
+        d_hidden = back(delta) + d_output
+        d_cell = d_cell + d_hidden * inward
+        new = jnp.concatenate([d_cell, d_cell, d_cell, d_hidden], axis=-1) * factor
+        return (new, d_cell * forget), delta
 
     inward = o * (1.0 - squashed * squashed)
-    d_state, deltas = lax.scan(step, d_last, (factors, inward, f, d_outputs), reverse=True)
-    return deltas, d_state
+    inputs = factors, inward, f, d_outputs.at[-1].add(d_last.hidden)
+    nothing = jnp.zeros_like(factors[0])
+    (first, d_cell), deltas = lax.scan(step, (nothing, d_last.cell), inputs, reverse=True)
+    return _shifted(first, deltas), LstmState(back(first), d_cell)
