@@ -59,6 +59,7 @@ FLOORS = (
         "lmseq/training/metrics.py",
         "lmseq/training/checkpoint.py",
         "lmseq/training/loop.py",
+        "lmseq/training/ensemble.py",
         "lmseq/evaluation.py",
         "lmseq/prediction.py",
         "lmseq/generation.py",

@@ -1,18 +1,25 @@
 """Optimisers and learning-rate schedules from a config: plain optax."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float
 
 from lmseq.config import TrainConfig
 
+Number = float | Float[Array, ""]
 
-def make_schedule(config: TrainConfig) -> optax.Schedule:
-    """Learning rate by step: linear warm-up from zero to the peak, then the named schedule.
+
+def make_schedule(config: TrainConfig, peak: Number | None = None) -> optax.Schedule:
+    """Learning rate by step: linear warm-up from zero to the peak, then the schedule that the config names.
 
     cosine falls to zero at num_train_steps (Loshchilov and Hutter 2017); inverse is
     peak / (1 + t / decay_steps), t counted from the end of the warm-up.
     """
-    peak, warmup = config.learning_rate, config.warmup_steps
+    warmup = config.warmup_steps
+    peak = config.learning_rate if peak is None else peak
     match config.schedule:
         case "constant":
             after = optax.constant_schedule(peak)
@@ -34,17 +41,27 @@ def make_schedule(config: TrainConfig) -> optax.Schedule:
     return optax.join_schedules([warm, after], [warmup])
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Clipping by global norm (unless clip_norm is 0), then SGD, Adam or AdamW on the schedule."""
-    schedule = make_schedule(config)
+def make_optimizer(
+    config: TrainConfig, numbers: Mapping[str, Number] = MappingProxyType({})
+) -> optax.GradientTransformation:
+    """Clipping by global norm (unless clip_norm is 0), then SGD, Adam or AdamW on the schedule.
+
+    `numbers` stand in place of the config's learning_rate, clip_norm, momentum and weight_decay where they
+    are named; they may be traced.
+    """
+
+    def number(name: str) -> Number:
+        return numbers.get(name, getattr(config, name))
+
+    schedule = make_schedule(config, number("learning_rate"))
     match config.optimizer:
         case "sgd":
-            update = optax.sgd(schedule, momentum=config.momentum or None)
+            update = optax.sgd(schedule, momentum=number("momentum") if config.momentum else None)
         case "adam":
             update = optax.adam(schedule)
         case "adamw":
-            update = optax.adamw(schedule, weight_decay=config.weight_decay)
+            update = optax.adamw(schedule, weight_decay=number("weight_decay"))
         case _:
             raise ValueError(f"expected optimizer sgd, adam or adamw, got {config.optimizer!r}")
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    clip = optax.clip_by_global_norm(number("clip_norm")) if config.clip_norm else optax.identity()
     return optax.chain(clip, update)

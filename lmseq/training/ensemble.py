@@ -1,0 +1,151 @@
+"""Many trainings in one program: seeds, and values of the settings that are only numbers.
+
+A `Training` of an ensemble has a leading axis S on every leaf. Its members know nothing of each other, so
+they are shared out over the devices without any collective; how a device runs those that it has is chosen
+by its kind: all at once (`vmap`) on an accelerator, which is idle with one small model; one after the other
+(`lax.map`) on a CPU, where products of one member fill a core already and batched ones are slower.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lmseq.config import TrainConfig
+from lmseq.contract import Model
+from lmseq.data.partition import Plan
+from lmseq.training.loop import NonFiniteLossError, PlanStream, boundaries
+from lmseq.training.optimizer import make_optimizer
+from lmseq.training.state import Training, init_training
+from lmseq.training.step import Objective, StepMetrics, train_step, window_loss
+from lmseq.types import Stream
+
+# Settings of `TrainConfig` that enter a step as numbers and nothing else: members may differ in them.
+NUMERIC = ("learning_rate", "clip_norm", "weight_decay", "momentum")
+
+
+class Members(NamedTuple):
+    """What distinguishes the members: their seeds, and settings of NUMERIC with a value for each."""
+
+    seeds: tuple[int, ...]
+    settings: dict[str, tuple[float, ...]]
+
+
+def check_members(members: Members, train: TrainConfig) -> Members:
+    """Return them, or raise ValueError for a setting that is no number, or is missing or idle somewhere."""
+    if not members.seeds:
+        raise ValueError("expected at least one seed")
+    for name, values in members.settings.items():
+        if name not in NUMERIC:
+            raise ValueError(f"expected settings out of {', '.join(NUMERIC)}, got {name!r}: train it apart")
+        if len(values) != len(members.seeds):
+            raise ValueError(f"expected {len(members.seeds)} values of {name}, one a seed, got {len(values)}")
+        if not getattr(train, name):
+            raise ValueError(f"{name} is switched off in the common settings: no member can have it")
+        if not all(0 < value < np.inf for value in values):
+            raise ValueError(f"expected values of {name} above 0, got {values}")
+    return members
+
+
+def make_member_mesh(num_members: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """As many devices as share the members out evenly, in a mesh with one axis, `member`."""
+    devices = jax.devices() if devices is None else devices
+    count = max(n for n in range(1, len(devices) + 1) if num_members % n == 0)
+    return jax.make_mesh((count,), ("member",), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def _by_member(mesh: Mesh, work: Callable[..., Any], num_shared: int = 0) -> Callable[..., Any]:
+    """`work` of one member as a program of all: arguments and results (S, ...), the last few shared."""
+    at_once = mesh.devices.flat[0].platform != "cpu"
+
+    def here(members, shared):
+        def one(member):
+            return work(*member, *shared)
+
+        return jax.vmap(one)(members) if at_once else lax.map(one, members)
+
+    split, whole = PartitionSpec("member"), PartitionSpec()
+    shares = jax.shard_map(here, mesh=mesh, in_specs=(split, whole), out_specs=split, check_vma=False)
+
+    def program(*arguments):
+        cut = len(arguments) - num_shared
+        return shares(arguments[:cut], arguments[cut:])
+
+    return program
+
+
+class EnsembleDispatched(NamedTuple):
+    """Where a dispatch ended: the step, the trainings there (S, ...), metrics (S, steps) on the host."""
+
+    step: int
+    training: Training
+    metrics: StepMetrics
+
+
+def ensemble_run(
+    model: Model,
+    train: TrainConfig,
+    members: Members,
+    stream: Stream,
+    plan_of: Callable[[int, int], Plan],
+    batch_size: int,
+    num_steps: int,
+    objective: Objective = window_loss,
+) -> Iterator[EnsembleDispatched]:
+    """Train all members to train.num_train_steps, yielding after each dispatch.
+
+    plan_of(seed, epoch) gives a member's batches. Member i is initialised and trained as `seeds[i]` alone
+    would be with its settings in place of the common ones, and ends with the same parameters, to rounding.
+    A yielded training is donated to the next dispatch. Raises ValueError for members that do not fit, and
+    NonFiniteLossError naming the first whose loss is not finite.
+    """
+    check_members(members, train)
+    mesh = make_member_mesh(len(members.seeds))
+    split, whole = NamedSharding(mesh, PartitionSpec("member")), NamedSharding(mesh, PartitionSpec())
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(np.asarray(members.seeds, np.uint32))
+    init_keys, train_keys = keys[:, 0], jax.device_put(keys[:, 1], split)
+    settings = {name: np.asarray(values, np.float32) for name, values in members.settings.items()}
+
+    def init(key, settings):
+        return init_training(key, model, make_optimizer(train, settings), batch_size)
+
+    def dispatch(training, plan, key, settings, tokens):
+        optimizer = make_optimizer(train, settings)
+        step = partial(train_step, model, optimizer, objective, num_steps)
+        return lax.scan(lambda training, row: step(training, tokens, row, key), training, plan)
+
+    fresh = jax.jit(partial(lax.map, lambda one: init(*one)))((init_keys, settings))
+    # Waited for, as is each dispatch: on virtual devices of a CPU, programs over several must not queue up.
+    training = jax.block_until_ready(jax.device_put(fresh, split))
+    settings = jax.device_put(settings, split)
+    program = jax.jit(_by_member(mesh, dispatch, num_shared=1), donate_argnums=0)
+    tokens = jax.device_put(np.asarray(stream), whole)
+    plans = [PlanStream(partial(plan_of, seed)) for seed in members.seeds]
+    for start, stop in boundaries(0, train.num_train_steps, train.steps_per_dispatch):
+        rows = [batches.slice(start, stop) for batches in plans]
+        plan = jax.device_put(Plan(*(np.stack(leaves) for leaves in zip(*rows, strict=True))), split)
+        training, metrics = program(training, plan, train_keys, settings, tokens)
+        metrics = jax.device_get(jax.block_until_ready(metrics))
+        _check_finite(metrics, members, start)
+        yield EnsembleDispatched(stop, training, metrics)
+
+
+def _check_finite(metrics: StepMetrics, members: Members, first_step: int) -> None:
+    fine = np.isfinite(metrics.totals.nll) & np.isfinite(metrics.grad_norm)
+    if not fine.all():
+        member, step = np.argwhere(~fine)[0]
+        settings = "".join(f", {name} {values[member]}" for name, values in members.settings.items())
+        raise NonFiniteLossError(
+            f"the loss or its gradient is not finite at step {first_step + 1 + step} of seed "
+            f"{members.seeds[member]}{settings}: lower learning_rate or clip_norm"
+        )
+
+
+def member(training: Training, index: int) -> Training:
+    """One member's training, on the host's default device."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf[index])), training)
