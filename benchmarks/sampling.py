@@ -4,10 +4,10 @@
     python -m benchmarks.sampling
 
 An embedding, an LSTM layer and a softmax draw tokens, one stream or many at once; every token is an input of
-the next step. All sides have the same weights, and the mean log-probability of what they drew must agree: they
-draw from the same distribution. Each runs in a process of its own; they take turns. A ratio is ours in tokens per
-second divided by PyTorch's: of one stream by the faster of its two loops, of many by that over `nn.LSTM`. The last line
-is a JSON object with `ratios`.
+the next step. All sides have the same weights, and the mean log-probability of what they drew must agree:
+they draw from the same distribution. Each runs in a process of its own; they take turns. A ratio is ours in
+tokens per second divided by PyTorch's: of one stream by the faster of its two loops, of many by that over
+`nn.LSTM`. The last line is a JSON object with `ratios`.
 """
 
 from experiments import app  # first: it notes the time
@@ -138,9 +138,8 @@ def compare(shape: Shape, rounds: int, seconds: float) -> dict[str, Any]:
             peer.close()
     rates = {name: [1.0 / x for x in spread] for name, spread in spreads.items()}
     for name, (median, most, least) in rates.items():
-        app.say(
-            f"{shape[0]:>4} streams {name:<9} {median / 1e3:8.1f}k tokens/s [{least / 1e3:.1f}, {most / 1e3:.1f}]"
-        )
+        spread = f"[{least / 1e3:.1f}, {most / 1e3:.1f}]"
+        app.say(f"{shape[0]:>4} streams {name:<9} {median / 1e3:8.1f}k tokens/s {spread}")
     others = rates["nn.LSTM"][0] if shape[0] > 1 else max(rates["nn.LSTM"][0], rates["LSTMCell"][0])
     ratio = rates["lmseq"][0] / others
     app.say(f"{shape[0]:>4} streams: {ratio:.1f} times")

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from lmseq.config import MOST_DRAWS, at_least
 from lmseq.contract import Model, gather_log_probs, repeat_carry
-from lmseq.sampling import Decoding, check_decoding, draw, truncate
+from lmseq.sampling import Decoding, check_decoding, invert, truncate
 from lmseq.types import Carry, Params, PRNGKey, Tokens
 
 
@@ -33,13 +33,15 @@ def warm_up(model: Model, params: Params, prompt: Tokens) -> Carry:
 
 @partial(jax.jit, static_argnums=(1, 4, 5, 6))
 def _sample(key, model, params, prompt, num_samples, num_tokens, decoding):
-    def step(carry, key):
+    def step(carry, uniform):
         log_probs = model.readout(params, carry)
-        tokens = draw(key, truncate(log_probs, decoding))
+        tokens = invert(uniform, truncate(log_probs, decoding))
         return model.update(params, carry, tokens), (tokens, gather_log_probs(log_probs, tokens))
 
     carry = repeat_carry(warm_up(model, params, prompt), num_samples)
-    _, drawn = lax.scan(step, carry, jax.random.split(key, num_tokens))
+    # All random numbers at once, before the loop: many small draws inside cost as much as a small model.
+    uniforms = jax.random.uniform(key, (num_tokens, num_samples, 1))
+    _, drawn = lax.scan(step, carry, uniforms)
     return Samples(drawn[0].T, drawn[1].T)
 
 

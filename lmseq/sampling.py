@@ -42,6 +42,8 @@ def truncate(log_probs: LogProbs, decoding: Decoding) -> LogProbs:
     Temperature 0 puts everything on the likeliest token.
     """
     vocab_size = log_probs.shape[-1]
+    if decoding == Decoding():
+        return log_probs
     if decoding.temperature == 0.0:
         best = jnp.argmax(log_probs, axis=-1)
         return jnp.log(jax.nn.one_hot(best, vocab_size))
@@ -65,16 +67,30 @@ def truncate(log_probs: LogProbs, decoding: Decoding) -> LogProbs:
 def draw(key: PRNGKey, prediction: Prediction) -> Element:
     """One element for each row of a prediction: tokens, int32 (B,), or values, float32 (B, D).
 
-    Tokens are drawn from log-probabilities (B, V) by the inverse CDF. One uniform number a row: V times
-    fewer random bits than the Gumbel form. A token of probability zero is never drawn.
+    Tokens are drawn from log-probabilities (B, V) by the inverse CDF, `invert`. One uniform number a row:
+    V times fewer random bits than the Gumbel form.
     """
     if isinstance(prediction, Normal):
         return prediction.mean + prediction.scale * jax.random.normal(key, prediction.mean.shape)
-    log_probs = prediction
+    return invert(jax.random.uniform(key, (prediction.shape[0], 1)), prediction)
+
+
+def invert(uniform: Float[Array, "batch 1"], log_probs: LogProbs) -> Element:
+    """The tokens, int32 (B,), at which cumulative probability first exceeds numbers of [0, 1).
+
+    log_probs (B, V) need not be normalised. A token of probability zero is never chosen.
+    """
     possible = log_probs > -jnp.inf
-    # A parallel cumulative sum is not monotone in the last bit: without `possible` a step of pure
+    # Sums by a product or in parallel are not monotone in the last bit: without `possible` a step of pure
     # rounding could draw what has probability zero.
-    cumulative = jnp.where(possible, jnp.cumsum(jnp.exp(log_probs), axis=-1), 0.0)
+    cumulative = jnp.where(possible, _cumulative(jnp.exp(log_probs)), 0.0)
     total = jnp.max(cumulative, axis=-1, keepdims=True)
-    uniform: Float[Array, "batch 1"] = jax.random.uniform(key, total.shape)
     return jnp.argmax(cumulative > uniform * total, axis=-1).astype(jnp.int32)
+
+
+def _cumulative(probs: Float[Array, "batch vocab"]) -> Float[Array, "batch vocab"]:
+    """Cumulative sums over the last axis; of few symbols by one product, which is faster."""
+    vocab_size = probs.shape[-1]
+    if vocab_size > 512:
+        return jnp.cumsum(probs, axis=-1)
+    return jnp.dot(probs, jnp.triu(jnp.ones((vocab_size, vocab_size), probs.dtype)), precision="highest")

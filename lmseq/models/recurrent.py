@@ -17,6 +17,7 @@ from lmseq.recurrence.cells import NUM_GATES, CellKind, LayerState, LstmState, R
 from lmseq.recurrence.unrolled import scan_states, unroll_layer
 from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey, TokenLogProbs
 
+SMALL_VOCABULARY = 512
 DropoutKind = Literal["fresh", "variational"]
 Carry = tuple[LayerState, ...]
 LayerCarries = Float[Array, "batch time hidden"] | LstmState  # after each of T steps
@@ -179,8 +180,9 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         kernel, bias = self.input_kernels[0], self.input_biases[0]
         if not self.embedding_size:
             return lookup(kernel + bias[None], xs)
-        if self.vocab_size <= xs.size:
-            # Projecting the whole table once is less work than projecting every token.
+        if self.vocab_size <= max(xs.size, SMALL_VOCABULARY):
+            # Projecting the whole table once is less work than projecting every token; of a small one even
+            # for a single step, as XLA takes it out of a loop of steps.
             return lookup(affine(self.embedding, kernel, bias, self.precision), xs)
         return affine(self.embedding[xs], kernel, bias, self.precision)
 
