@@ -36,6 +36,7 @@ FLOORS = (
         "lmseq/dense.py",
         "lmseq/recurrence/cells.py",
         "lmseq/recurrence/derivative.py",
+        "lmseq/recurrence/linear.py",
         "lmseq/recurrence/unrolled.py",
         "lmseq/sampling.py",
     ),

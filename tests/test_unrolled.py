@@ -12,8 +12,6 @@ from lmseq.recurrence.cells import LstmState, Recurrent
 
 H = 4
 unroll_layer = jax.jit(unrolled.unroll_layer, static_argnums=0)
-associative_layer = jax.jit(unrolled.associative_layer, static_argnums=0)
-scan_states = jax.jit(unrolled.scan_states, static_argnums=0)
 few = settings(max_examples=12)  # each new shape is compiled anew
 
 
@@ -90,23 +88,6 @@ def test_the_lstm_is_the_loop(time, seed):
         h = sigmoid(o) * np.tanh(c)
         np.testing.assert_allclose(outputs[t, 0], h, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(last.cell[0], c, rtol=2e-5, atol=2e-5)
-
-
-@pytest.mark.parametrize("kind", ["mingru", "minlstm"])
-@few
-@given(
-    time=st.sampled_from([1, 2, 7, 32, 40]),
-    seed=st.integers(0, 100),
-    scale=st.sampled_from([1.0, 10.0, 60.0]),
-)
-def test_the_associative_scan_is_the_scan(kind, time, seed, scale):
-    rng = np.random.default_rng(seed)
-    xs = jnp.asarray(scale * rng.normal(size=(time, 2, cells.NUM_GATES[kind] * H)), jnp.float32)
-    start = jnp.asarray(rng.normal(size=(2, H)), jnp.float32)
-    last, outputs = associative_layer(kind, start, xs)
-    expected = scan_states(kind, None, start, xs)
-    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-5 * scale)
-    np.testing.assert_allclose(last, expected[-1], rtol=1e-5, atol=1e-5 * scale)
 
 
 @pytest.mark.parametrize("kind", ["mingru", "minlstm"])
