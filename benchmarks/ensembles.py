@@ -92,6 +92,7 @@ def single_steps(seeds: tuple[int, ...], *shape: Any) -> Steps:
         fresh = state.init_training_jit(init_key, setting.model, updates, setting.batch_size)
         plans = loop.PlanStream(partial(setting.plan_of, seed))
         mesh = sharding.make_mesh()
+        fresh = jax.device_put(fresh, sharding.training_sharding(mesh, fresh))
         stream = jax.device_put(setting.stream, sharding.replicated(mesh))
         runs.append(loop.dispatches(setting.train, plans, dispatch, mesh, fresh, stream, train_key))
 

@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,10 +78,11 @@ class Peer:
 
     def ask(self, *question: Any) -> Any:
         """The first losses (`losses`, n), or seconds a step over at least some seconds (`time`, seconds)."""
-        self._ours.send(question)
+        with suppress(BrokenPipeError):  # it has ended: what it left says why
+            self._ours.send(question)
         try:
             answer = self._ours.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             raise ValueError("a peer's process ended: see its error above") from None
         if isinstance(answer, str):
             raise ValueError(answer)

@@ -4,7 +4,6 @@ import csv
 import json
 import math
 import signal
-import sys
 import time
 
 import numpy as np
@@ -230,13 +229,3 @@ def test_values_that_were_missing_are_not_scored(tmp_path, scripts):
     flags[-1] += "2"
     done = scripts.run("predict_series", *flags, "--missing=interpolate")
     assert done.returncode == 2 and "--missing=previous" in done.stderr.splitlines()[-1]
-
-
-def test_a_benchmark_says_what_it_lacks(scripts):
-    """Or, where its peer is installed, compares the smallest series with it."""
-    flags = ["--points=200", "--horizon=4", "--rounds=1", "--neural_points=1"]
-    done = scripts.execute([sys.executable, "-m", "benchmarks.backtest", *flags])
-    if done.returncode == 2:
-        assert "pip install -r benchmarks/requirements.txt" in done.stderr.splitlines()[-1]
-    else:
-        assert json.loads(done.stdout)["ratios"]["linear_200_warm"] > 0

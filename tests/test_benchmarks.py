@@ -1,0 +1,47 @@
+"""Every benchmark runs to its last line, or says which peer it lacks."""
+
+import json
+import sys
+
+import pytest
+
+ALONE = {
+    "memory": ([], lambda found: found["ratios"]["softmax"] > 1.5),
+    "ensembles": (
+        ["--hidden_size=8", "--num_steps=4", "--process_steps=20", "--rounds=1"],
+        lambda found: found["ratios"].keys() == {"cost_4", "processes_2"},
+    ),
+    "startup": (
+        [],
+        lambda found: 0 < found["seconds"]["help"] < 30 and found["seconds"]["again"] > 0,
+    ),
+}
+WITH_PEERS = {
+    "recurrence": (["--works=rnn_char"], "rnn_char"),
+    "sampling": (["--streams=2", "--num_tokens=8"], "streams_2"),
+    "backtest": (["--points=200", "--horizon=4", "--rounds=1", "--neural_points=1"], "linear_200_warm"),
+}
+
+
+@pytest.mark.parametrize("name", list(ALONE))
+def test_a_benchmark_without_peers(scripts, name, tmp_path):
+    flags, holds = ALONE[name]
+    output = tmp_path / "found.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", f"--output={output}", *flags]
+    done = scripts.execute(command)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found == json.loads(output.read_text())
+    assert found["hardware"] and found["versions"]["jax"] and holds(found)
+
+
+@pytest.mark.parametrize("name", list(WITH_PEERS))
+def test_a_benchmark_says_what_it_lacks(scripts, name):
+    """Or, where its peer is installed, compares something small with it."""
+    flags, ratio = WITH_PEERS[name]
+    quick = [] if name == "backtest" else ["--quick"]
+    done = scripts.execute([sys.executable, "-m", f"benchmarks.{name}", *quick, *flags])
+    if done.returncode == 2:
+        assert "pip install -r benchmarks/requirements.txt" in done.stderr.splitlines()[-1]
+    else:
+        assert json.loads(done.stdout.splitlines()[-1])["ratios"][ratio] > 0
