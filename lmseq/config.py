@@ -65,7 +65,7 @@ class ModelConfig:
         "fresh", "a mask a step, or one mask for all steps of a window"
     )
     precision: Literal["float32", "bfloat16"] = knob(
-        "float32", "of the factors of a recurrent model's products; sums and all else are float32"
+        "float32", "of the factors of a recurrent model's products in training; all else is float32"
     )
 
 

@@ -28,8 +28,8 @@ class RecurrentStack(SequenceModule):
 
     What stands below the first layer and above the last is a subclass's. Dropout acts on the outputs of
     every layer, between layers and before the readout (Zaremba et al. 2014): a fresh mask at each step, or
-    one mask for all steps of a call (variational; Gal and Ghahramani 2016). The products are taken in
-    `precision`.
+    one mask for all steps of a call (variational; Gal and Ghahramani 2016). With a key, which is to
+    say in training, the products are taken in `precision`; else always in float32.
     """
 
     cell: CellKind
@@ -39,7 +39,9 @@ class RecurrentStack(SequenceModule):
     dropout_kind: DropoutKind = "fresh"
     precision: Precision = "float32"
 
-    def _project_inputs(self, xs: Element | Elements) -> Float[Array, "*dims gates"]:
+    def _project_inputs(
+        self, xs: Element | Elements, precision: Precision = "float32"
+    ) -> Float[Array, "*dims gates"]:
         """The first layer's projected inputs x W + b, (..., G * H)."""
         raise NotImplementedError
 
@@ -91,8 +93,13 @@ class RecurrentStack(SequenceModule):
             cells.init_state(self.cell, batch_size, self.hidden_size) for _ in range(self.num_layers)
         )
 
-    def _project(self, layer: int, xs: Float[Array, "*dims hidden"]) -> Float[Array, "*dims gates"]:
-        return affine(xs, self.input_kernels[layer], self.input_biases[layer], self.precision)
+    def _project(
+        self, layer: int, xs: Float[Array, "*dims hidden"], precision: Precision = "float32"
+    ) -> Float[Array, "*dims gates"]:
+        return affine(xs, self.input_kernels[layer], self.input_biases[layer], precision)
+
+    def _precision(self, key: PRNGKey | None) -> Precision:
+        return "float32" if key is None else self.precision
 
     def update(self, carry: Carry, x: Element) -> Carry:
         """One step of every layer, from the bottom up."""
@@ -100,8 +107,7 @@ class RecurrentStack(SequenceModule):
         for layer, state in enumerate(carry):
             if layer:
                 projected = self._project(layer, cells.output(states[-1]))
-            weights = self.recurrent[layer]
-            states.append(cells.cell_step(self.cell, weights, state, projected, self.precision))
+            states.append(cells.cell_step(self.cell, self.recurrent[layer], state, projected))
         return tuple(states)
 
     def readout(self, carry: Carry) -> Prediction:
@@ -114,8 +120,7 @@ class RecurrentStack(SequenceModule):
         for layer, state in enumerate(carry):
             if layer:
                 projected = self._project(layer, cells.output(states[-1]))
-            weights = self.recurrent[layer]
-            states.append(scan_states(self.cell, weights, state, projected, self.precision))
+            states.append(scan_states(self.cell, self.recurrent[layer], state, projected))
         return time_second(tuple(states))
 
     def _outputs(
@@ -125,12 +130,13 @@ class RecurrentStack(SequenceModule):
 
         Layer by layer over all steps: every product but the recurrent one is over (T B).
         """
-        projected, states = self._project_inputs(jnp.swapaxes(xs, 0, 1)), []
+        precision, states = self._precision(key), []
+        projected = self._project_inputs(jnp.swapaxes(xs, 0, 1), precision)
         for layer, state in enumerate(carry):
             if layer:
-                projected = self._project(layer, outputs)
+                projected = self._project(layer, outputs, precision)
             weights = self.recurrent[layer]
-            state, outputs = unroll_layer(self.cell, weights, state, projected, self.precision)
+            state, outputs = unroll_layer(self.cell, weights, state, projected, precision)
             outputs = self._drop(outputs, None if key is None else jax.random.fold_in(key, layer))
             states.append(state)
         return tuple(states), outputs
@@ -175,7 +181,9 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
             self.output_kernel = self.param("output_kernel", kernel, (self.hidden_size, self.vocab_size))
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
 
-    def _project_inputs(self, xs: Int[Array, "*dims"]) -> Float[Array, "*dims gates"]:
+    def _project_inputs(
+        self, xs: Int[Array, "*dims"], precision: Precision = "float32"
+    ) -> Float[Array, "*dims gates"]:
         """The first layer's projected inputs x W + b for token ids (...): (..., G * H)."""
         kernel, bias = self.input_kernels[0], self.input_biases[0]
         if not self.embedding_size:
@@ -183,12 +191,12 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         if self.vocab_size <= max(xs.size, SMALL_VOCABULARY):
             # Projecting the whole table once is less work than projecting every token; of a small one even
             # for a single step, as XLA takes it out of a loop of steps.
-            return lookup(affine(self.embedding, kernel, bias, self.precision), xs)
-        return affine(self.embedding[xs], kernel, bias, self.precision)
+            return lookup(affine(self.embedding, kernel, bias, precision), xs)
+        return affine(self.embedding[xs], kernel, bias, precision)
 
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Float[Array, "*dims vocab"]:
         """Log-softmax of an affine map."""
-        return jax.nn.log_softmax(affine(hidden, self._output_kernel(), self.output_bias, self.precision))
+        return jax.nn.log_softmax(affine(hidden, self._output_kernel(), self.output_bias))
 
     def _output_kernel(self) -> Float[Array, "hidden vocab"]:
         return self.embedding.T if self.tie_embeddings else self.output_kernel
@@ -200,7 +208,7 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         carry, outputs = self._outputs(carry, xs, key)
         targets = jnp.swapaxes(targets, 0, 1)
         log_probs = softmax_log_probs(
-            outputs, self._output_kernel(), self.output_bias, targets, self.precision
+            outputs, self._output_kernel(), self.output_bias, targets, self._precision(key)
         )
         return carry, jnp.swapaxes(log_probs, 0, 1)
 
@@ -217,8 +225,10 @@ class RecurrentSeriesModel(RecurrentStack, kw_only=True):
         self._declare_layers(self.num_features)
         self.value_head = ValueHead(self.hidden_size, self.num_features, self.head, self.num_direct)
 
-    def _project_inputs(self, xs: Float[Array, "*dims feature"]) -> Float[Array, "*dims gates"]:
-        return self._project(0, xs)
+    def _project_inputs(
+        self, xs: Float[Array, "*dims feature"], precision: Precision = "float32"
+    ) -> Float[Array, "*dims gates"]:
+        return self._project(0, xs, precision)
 
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Normal:
         return self.value_head(hidden)

@@ -28,12 +28,11 @@ def scan_states(
     weights: Recurrent | None,
     state: LayerState,
     xs: Float[Array, "time batch gates"],
-    precision: Precision = "float32",
 ) -> LayerStates:
     """The definition: the state after each projected input of (T, B, G * H), every leaf (T, B, H)."""
 
     def step(state: LayerState, x: Gates) -> tuple[LayerState, LayerState]:
-        state = cell_step(kind, weights, state, x, precision)
+        state = cell_step(kind, weights, state, x)
         return state, state
 
     return lax.scan(step, state, xs)[1]
