@@ -44,9 +44,8 @@ def alone(model, train, seed):
     return training.state.params, np.concatenate(losses)
 
 
-@pytest.mark.parametrize("num_seeds", [1, 3, 16])
-@pytest.mark.parametrize("kind", ["gru", "mlp"])
-def test_a_member_is_as_if_it_were_alone(num_seeds, kind):
+@pytest.mark.parametrize("kind, num_seeds", [("gru", 3), ("mlp", 16)])
+def test_a_member_is_as_if_it_were_alone(kind, num_seeds):
     seeds = tuple(range(5, 5 + num_seeds))
     losses = []
     for done in together(Members(seeds, {}), model_of(kind)):
@@ -61,8 +60,8 @@ def test_a_member_is_as_if_it_were_alone(num_seeds, kind):
 
 
 def test_members_may_differ_in_numbers():
-    rates, norms = (0.001, 0.01, 0.1), (0.1, 1.0, 5.0)
-    members = Members((0, 0, 1), {"learning_rate": rates, "clip_norm": norms})
+    rates, norms = (0.001, 0.1), (0.1, 5.0)
+    members = Members((0, 0), {"learning_rate": rates, "clip_norm": norms})
     *_, done = together(members)
     for index, (seed, rate, norm) in enumerate(zip(members.seeds, rates, norms, strict=True)):
         params, _ = alone(model_of(), dataclasses.replace(TRAIN, learning_rate=rate, clip_norm=norm), seed)
