@@ -154,6 +154,11 @@ XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 flags.DEFINE_bool("compilation_cache", True, "keep compiled programs in the user's cache folder")
 
 
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def prepare_jax(host_devices: int = 1) -> None:
     """Settings that must stand before JAX's first use: virtual CPU devices, memory and programs kept.
 

@@ -75,7 +75,7 @@ class Measure:
         return {"rmse": curve.rmse.tolist()}
 
     def _set_up(self, objective: str) -> None:
-        from experiments.claims import Trainer
+        from experiments.measuring import Trainer
         from experiments.series import model_of
         from lmseq.training.objectives import make_objective, segment_length
 
@@ -89,7 +89,7 @@ class Measure:
 
 def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
     """The table: RMSE at each horizon, with intervals, the least in each column marked."""
-    from experiments.claims import flat, interval
+    from experiments.measuring import flat, interval
     from experiments.forecasts import HORIZONS
 
     summary: dict[str, Any] = {}
@@ -120,7 +120,7 @@ def main() -> int:
         raise ValueError(f"expected a model that is trained step by step, got {config.model.model}")
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
-    from experiments.claims import measured
+    from experiments.measuring import measured
     from experiments.series import model_of, prepare
     from experiments.training import check_fits
     from lmseq import plotting

@@ -81,7 +81,7 @@ class Domain:
         objective: Any,
         orderless: Callable[[np.ndarray, np.ndarray], float],
     ) -> None:
-        from experiments.claims import Trainer
+        from experiments.measuring import Trainer
         from lmseq.config import TrainConfig
 
         every = config.num_train_steps
@@ -163,7 +163,7 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
     examples must lose nothing (interval within SAME on either side of 0) and scrambled time nearly all
     (interval above WORTHLESS).
     """
-    from experiments.claims import flat, interval
+    from experiments.measuring import flat, interval
 
     summary: dict[str, Any] = {}
     holds = True
@@ -214,7 +214,7 @@ def main() -> int:
     whole = configs.from_flat(app.values(NAMES), IidOrSequenceConfig)
     config, workdir = check(whole.order), Path(app.FLAGS.workdir)
     app.prepare_jax()
-    from experiments.claims import measured
+    from experiments.measuring import measured
     from lmseq import plotting
 
     domains = build_domains(config)

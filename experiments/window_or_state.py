@@ -111,7 +111,7 @@ class Recall:
     def _set_up(self, lag: int, tau: int) -> None:
         import jax
 
-        from experiments.claims import Trainer
+        from experiments.measuring import Trainer
         from lmseq.config import ModelConfig, TrainConfig
         from lmseq.models.build import build_model
 
@@ -141,7 +141,7 @@ class Recall:
 
 def judge(config: RecallConfig, records: list[dict[str, Any]]) -> dict[str, Any]:
     """Intervals of the error by lag and window, and whether the claim holds in all of them."""
-    from experiments.claims import flat, interval
+    from experiments.measuring import flat, interval
 
     lags, taus = app.numbers(config.lags, "lags"), app.numbers(config.taus, "taus")
     summary, holds = {}, True
@@ -184,7 +184,7 @@ def main() -> int:
     whole = configs.from_flat(app.values(NAMES), WindowOrStateConfig)
     config, workdir = check(whole.recall), Path(app.FLAGS.workdir)
     app.prepare_jax()
-    from experiments.claims import measured
+    from experiments.measuring import measured
     from lmseq import plotting
 
     facts = {"task": "delayed recall", "items": NUM_ITEMS, "distractors": NUM_DISTRACTORS}

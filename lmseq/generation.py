@@ -62,7 +62,8 @@ def sample_streams(
     range.
     """
     check_decoding(decoding)
-    at_least(1, MOST_DRAWS, num_samples=num_samples, num_tokens=num_tokens)
+    at_least(1, MOST_DRAWS, num_samples=num_samples)
+    at_least(1, 100 * MOST_DRAWS, num_tokens=num_tokens)
     prompt = jnp.asarray(prompt, jnp.int32)
     return _sample(key, model, params, prompt, num_samples, num_tokens, decoding)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -28,6 +28,75 @@ def _axes(title: str, xlabel: str, ylabel: str):
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+class Curve(NamedTuple):
+    """A line of a panel: y over x, with an interval from low to high where there is one.
+
+    style: matplotlib's letters for marker and line, such as `o-`.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    style: str = "o-"
+
+
+class Panel(NamedTuple):
+    """One pair of axes: curves, levels drawn as horizontal lines, and which axes (`x`, `y`) are logarithmic.
+
+    ticks: names for x = 0, 1, ... instead of numbers.
+    """
+
+    title: str
+    xlabel: str
+    ylabel: str
+    curves: Sequence[Curve]
+    levels: dict[str, float] = {}
+    log: str = ""
+    ticks: Sequence[str] = ()
+
+
+def draw_panels(panels: Sequence[Panel]) -> Figure:
+    """Panels beside each other, at most three in a row."""
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(max(6.4, 4.6 * columns), 4.2 * rows), layout="constrained")
+    for number, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.set_title(panel.title, fontsize="medium")
+        axes.set_xlabel(panel.xlabel)
+        axes.set_ylabel(panel.ylabel)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        _fill(axes, panel)
+    return figure
+
+
+def _fill(axes: Any, panel: Panel) -> None:
+    """Draw what a panel holds."""
+    for curve in panel.curves:
+        x, y = np.asarray(curve.x, float), np.asarray(curve.y, float)
+        bars = None
+        if curve.low is not None:
+            bars = np.maximum(np.stack([y - np.asarray(curve.low), np.asarray(curve.high) - y]), 0.0)
+        axes.errorbar(
+            x, y, bars, fmt=curve.style, markersize=4, linewidth=1.4, capsize=3, label=curve.label or None
+        )
+    for (label, level), style in zip(panel.levels.items(), ("--", ":", "-.", "-"), strict=False):
+        axes.axhline(level, color="black", linestyle=style, linewidth=1.1, label=label)
+    for axis in panel.log:
+        getattr(axes, f"set_{axis}scale")("log")
+        span = np.concatenate([np.asarray(getattr(curve, axis), float) for curve in panel.curves])
+        if span.max() < 1000 * span.min():  # few decades: the figures themselves, not powers of ten
+            getattr(axes, f"{axis}axis").set_major_formatter("{x:.4g}")
+            getattr(axes, f"{axis}axis").set_minor_formatter("{x:.4g}" if span.max() < 8 * span.min() else "")
+    if panel.ticks:
+        axes.set_xticks(range(len(panel.ticks)), panel.ticks, fontsize="small")
+    if len(panel.curves) + len(panel.levels) > 1:
+        axes.legend(frameon=False, fontsize="small")
 
 
 def learning_curve(records: list[dict[str, Any]], unigram_loss: float, title: str) -> Figure:

@@ -1,5 +1,6 @@
-"""What the scripts that measure a claim share: many small trainings, intervals, a ledger that resumes."""
+"""What the scripts that measure share: many small trainings, intervals, verdicts, a ledger that resumes."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,10 +10,11 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
+from experiments import app
 from lmseq.config import TrainConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
-from lmseq.training import loop, optimizer, sharding, state, step
+from lmseq.training import ensemble, loop, optimizer, sharding, state, step
 from lmseq.training.metrics import MetricsWriter, read_records
 from lmseq.types import Params, Stream
 
@@ -91,3 +93,80 @@ def interval(samples: Sequence[float]) -> Interval:
 def flat(name: str, found: Interval) -> dict[str, float]:
     """An interval as entries of a summary."""
     return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+class Check(NamedTuple):
+    """What must lie where for a claim to hold: an interval, between `low` and `high`."""
+
+    what: str
+    found: Interval
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def verdict(self) -> str:
+        """`holds` of an interval that lies inside, `fails` of one that lies outside, else `undecided`."""
+        if self.low <= self.found.low and self.found.high <= self.high:
+            return "holds"
+        # Not `above or below`: what is not a number fails too.
+        return "undecided" if self.found.low <= self.high and self.low <= self.found.high else "fails"
+
+    def record(self) -> dict[str, Any]:
+        """The check as JSON has it: None for no bound."""
+        bounds = {"at_least": self.low, "at_most": self.high}
+        return {
+            "what": self.what,
+            **self.found._asdict(),
+            **{name: bound if math.isfinite(bound) else None for name, bound in bounds.items()},
+            "verdict": self.verdict,
+        }
+
+
+def exact(value: float) -> Interval:
+    """A figure without uncertainty, such as one over all cases there are."""
+    return Interval(value, value, value)
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """Of a claim: it fails with its first check that fails, and is undecided with one that is."""
+    found = {check.verdict for check in checks}
+    return next((each for each in ("fails", "undecided") if each in found), "holds")
+
+
+def judged(checks: Sequence[Check]) -> dict[str, Any]:
+    """The verdict with what it was computed from, for a summary; says each check on a line."""
+    for check in checks:
+        bounds = [f">= {check.low:.4g}"] * math.isfinite(check.low)
+        bounds += [f"<= {check.high:.4g}"] * math.isfinite(check.high)
+        app.say(f"{check.verdict:<10}{check.what}: {check.found}, expected {' and '.join(bounds)}")
+    return {"verdict": verdict(checks), "checks": [check.record() for check in checks]}
+
+
+def fit_members(
+    model: Model,
+    train: TrainConfig,
+    seeds: Sequence[int],
+    streams: Sequence[Stream],
+    plan_of: Callable[[int, int], Plan],
+    batch_size: int,
+    num_steps: int,
+    objective: step.Objective = step.window_loss,
+) -> list[Params]:
+    """Parameters of a training from each seed on a stream of its own, all of one length, in one program.
+
+    plan_of(seed, epoch) plans batches of one stream. Says how far it is.
+    """
+    length, place = len(streams[0]), {seed: i for i, seed in enumerate(seeds)}
+
+    def plan_within(seed: int, epoch: int) -> Plan:
+        plan = plan_of(seed, epoch)
+        return plan._replace(starts=plan.starts + np.int32(length * place[seed]))
+
+    members = ensemble.Members(tuple(seeds), {})
+    run = ensemble.ensemble_run(
+        model, train, members, np.concatenate(streams), plan_within, batch_size, num_steps, objective
+    )
+    with tqdm(total=train.num_train_steps, unit=" steps", mininterval=1.0, leave=False) as bar:
+        for done in run:
+            bar.update(done.step - bar.n)
+    return [ensemble.member(done.training, i).state.params for i in range(len(seeds))]
