@@ -22,11 +22,11 @@ class Claim(NamedTuple):
     kind: the class of its config, sections of knobs. quick: settings under --quick. check: returns a config,
     or raises ValueError. facts: what the data are, noted beside the run and compared when it goes on; the
     first is its name. measure: the summary, `verdict` and `checks` in it, of a config and the run's folder,
-    where it also draws `picture`.
+    where it also draws the `pictures`.
     """
 
     sentence: str
-    picture: str
+    pictures: tuple[str, ...]
     kind: type
     quick: dict[str, Any]
     check: Callable[[Any], Any]
@@ -55,7 +55,7 @@ def main(claim: Claim, names: list[str]) -> int:
             print(finished)
             return json.loads(finished)["verdict"] == "fails"
         app.say(claim.sentence)
-        summary = {"claim": claim.sentence, "picture": claim.picture, **claim.measure(config, workdir)}
+        summary = {"claim": claim.sentence, "pictures": claim.pictures, **claim.measure(config, workdir)}
         app.finish(workdir, summary | {"wall_seconds": app.seconds()})
     return summary["verdict"] == "fails"
 

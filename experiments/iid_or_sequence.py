@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
+from experiments.claim import Claim, define, run
 from lmseq import config as configs
 from lmseq.config import knob
 
@@ -47,8 +47,6 @@ class IidOrSequenceConfig:
     order: OrderConfig = field(default_factory=OrderConfig)
 
 
-flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
-NAMES = app.define_all_flags(IidOrSequenceConfig)
 BATCH_SIZE, NUM_STEPS, TAU, TEST_SHARE = 32, 32, 16, 0.2
 
 
@@ -163,10 +161,10 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
     examples must lose nothing (interval within SAME on either side of 0) and scrambled time nearly all
     (interval above WORTHLESS).
     """
-    from experiments.measuring import flat, interval
+    from experiments.measuring import Check, exact, flat, interval, judged
 
     summary: dict[str, Any] = {}
-    holds = True
+    checks = []
     for domain in ("series", "text"):
         by = {
             condition: [r for r in records if (r["domain"], r["condition"]) == (domain, condition)]
@@ -192,49 +190,67 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
                 told = f"   share of what order is worth that is lost: {share}"
             app.say(f"  {condition:<18} loss {found}   without order {orderless[condition].mean():.4f}{told}")
         summary[f"{domain}_orderless_loss"] = float(orderless["as it is"].mean())
-        permuted = interval(lost["examples permuted"])
-        scrambled = interval(lost["time scrambled"])
-        holds &= worth.min() > 0 and -SAME < permuted.low and permuted.high < SAME
-        holds &= scrambled.low > WORTHLESS
-    return {"verdict": "holds" if holds else "fails", **summary}
+        lasting = interval(lost["examples permuted"])
+        checks += [
+            Check(
+                f"{domain}: what order is worth, nats, the least of all seeds", exact(worth.min()), low=0.0
+            ),
+            Check(f"{domain}: share of it that permuting examples loses", lasting, -SAME, SAME),
+            Check(
+                f"{domain}: share of it that scrambling time loses",
+                interval(lost["time scrambled"]),
+                low=WORTHLESS,
+            ),
+        ]
+    return {**summary, **judged(checks)}
 
 
-def check(config: OrderConfig) -> OrderConfig:
+def check(whole: IidOrSequenceConfig) -> IidOrSequenceConfig:
     """ValueError for a setting out of range."""
+    config = whole.order
     configs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
     configs.at_least(1, hidden_size=config.hidden_size, num_tokens=config.num_tokens)
     configs.at_least(20 * BATCH_SIZE, num_points=config.num_points)
     configs.at_least(0, seed=config.seed)
-    return config
+    return whole
 
 
-def main() -> int:
-    if not app.FLAGS.workdir:
-        raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    whole = configs.from_flat(app.values(NAMES), IidOrSequenceConfig)
-    config, workdir = check(whole.order), Path(app.FLAGS.workdir)
-    app.prepare_jax()
+def measure(whole: IidOrSequenceConfig, workdir: Path) -> dict[str, Any]:
+    """Losses of each domain under each condition."""
     from experiments.measuring import measured
     from lmseq import plotting
 
+    config = whole.order
     domains = build_domains(config)
-    facts = {"corpus": config.corpus, "characters": len(domains["text"].stream)}
-    with app.opened(workdir, whole, facts, "data.json") as finished:
-        if finished is not None:
-            print(finished)
-            return 0
-        seeds = range(config.seed, config.seed + config.num_seeds)
-        units = [{"domain": d, "condition": c, "seed": s} for d in domains for c in CONDITIONS for s in seeds]
-        records = list(
-            measured(
-                workdir, units, lambda unit: domains[unit["domain"]].losses(unit["condition"], unit["seed"])
-            )
-        )
-        summary = judge(records)
-        plotting.save_figure(plotting.order(summary, CONDITIONS), workdir / "order.png")
-        app.finish(workdir, summary | {"wall_seconds": app.seconds()})
-    return 0
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    units = [{"domain": d, "condition": c, "seed": s} for d in domains for c in CONDITIONS for s in seeds]
 
+    def losses(unit: dict[str, Any]) -> dict[str, float]:
+        return domains[unit["domain"]].losses(unit["condition"], unit["seed"])
+
+    summary = judge(list(measured(workdir, units, losses)))
+    plotting.save_figure(plotting.order(summary, CONDITIONS), workdir / "order.png")
+    return summary
+
+
+def facts(whole: IidOrSequenceConfig) -> dict[str, Any]:
+    """The text, and how long it is."""
+    from experiments.texts import read_raw
+
+    characters = sum(map(len, read_raw(whole.order.corpus).parts.values()))
+    return {"corpus": whole.order.corpus, "characters": min(characters, whole.order.num_tokens)}
+
+
+CLAIM = Claim(
+    "Training examples may be shuffled, the time inside a sequence may not.",
+    ("order.png",),
+    IidOrSequenceConfig,
+    {"num_seeds": 3, "num_train_steps": 600},
+    check,
+    facts,
+    measure,
+)
+NAMES = define(CLAIM)
 
 if __name__ == "__main__":
-    app.run(main, __doc__, ["workdir", *NAMES])
+    run(CLAIM, NAMES, __doc__)

@@ -1,7 +1,8 @@
 """Arrays in, figure out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,7 @@ class Panel(NamedTuple):
     xlabel: str
     ylabel: str
     curves: Sequence[Curve]
-    levels: dict[str, float] = {}
+    levels: Mapping[str, float] = MappingProxyType({})
     log: str = ""
     ticks: Sequence[str] = ()
 

@@ -25,15 +25,18 @@ class MarkovChain(NamedTuple):
 
     @property
     def order(self) -> int:
+        """m, the tokens that a prediction depends on."""
         return self.table.ndim - 1
 
     @property
     def vocab_size(self) -> int:
+        """V."""
         return self.table.shape[-1]
 
 
 class HiddenMarkov(NamedTuple):
-    """A source with S hidden states: h_1 from `initial`, x_t from emission[h_t], h_{t+1} from transition[h_t].
+    """A source with S hidden states: h_1 is drawn from `initial`, then x_t from emission[h_t] and h_{t+1}
+    from transition[h_t].
 
     initial (S,), transition (S, S), emission (S, V): rows that sum to one, float64.
     """
@@ -44,6 +47,7 @@ class HiddenMarkov(NamedTuple):
 
     @property
     def vocab_size(self) -> int:
+        """V."""
         return self.emission.shape[1]
 
 
@@ -53,8 +57,8 @@ def random_chain(
     """A chain of which each token of memory tells something: a hierarchy of Dirichlet distributions.
 
     P(. | c_1 ... c_j) is drawn around P(. | c_2 ... c_j), with `concentration` as the sum of its Dirichlet
-    parameters (MacKay and Peto 1995), of the unigrams V times it around the uniform distribution. One token in
-    ten is any at all, so that every context comes. Raises ValueError for sizes out of range.
+    parameters (MacKay and Peto 1995); the unigrams, with V times it, around the uniform distribution. One
+    token in ten is any at all, so that every context comes. Raises ValueError for sizes out of range.
     """
     if vocab_size < 2 or order < 0 or vocab_size ** (order + 1) > MOST_CONTEXTS:
         raise ValueError(
