@@ -11,19 +11,15 @@ from experiments import app  # first: it notes the time
 
 import dataclasses
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
 from absl import flags
 
 from lmseq import config as configs
 from lmseq import series_config
 from lmseq.config import knob
 from lmseq.series_config import ObjectiveConfig, SeriesConfig
-
-OBJECTIVES = get_args(ObjectiveConfig.__dataclass_fields__["objective"].type)
 
 
 @dataclass(frozen=True)
@@ -44,53 +40,11 @@ flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, 
 NAMES = [name for name in app.define_all_flags(CompareConfig) if name != "objective"]
 
 
-class Measure:
-    """The error curve of one objective and seed; keeps what it compiled for the seeds that follow."""
-
-    def __init__(self, config: CompareConfig, prepared: Any) -> None:
-        self._config, self._prepared, self._set_up_for = config, prepared, None
-
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        """RMSE(k) over all origins of the test part, in the units of the series."""
-        from experiments.forecasts import longest_horizon
-        from lmseq import prediction
-        from lmseq.data.partition import sliding
-
-        if self._set_up_for != unit["objective"]:
-            self._set_up_for = unit["objective"]
-            self._set_up(unit["objective"])
-        prepared, start = self._prepared, self._prepared.split.test_start
-        plan_of = partial(
-            sliding, len(prepared.train), self._length, self._config.data.batch_size, unit["seed"]
-        )
-        params = self._trainer.fit(unit["seed"], prepared.train, plan_of)
-        horizon = longest_horizon(self._config, prepared)
-        points = prediction.k_step_points(
-            self._model, params, prepared.values, max_horizon=horizon, first_origin=start
-        )
-        targets = prediction.k_step_targets(
-            prepared.series.observed(), max_horizon=horizon, first_origin=start
-        )
-        curve = prediction.error_curve(prepared.scaler.undo(np.asarray(points)), targets)
-        return {"rmse": curve.rmse.tolist()}
-
-    def _set_up(self, objective: str) -> None:
-        from experiments.measuring import Trainer
-        from experiments.series import model_of
-        from lmseq.training.objectives import make_objective, segment_length
-
-        chosen = dataclasses.replace(self._config.objective, objective=objective)
-        config = dataclasses.replace(self._config, objective=chosen)
-        self._length, self._model = segment_length(config), model_of(config, self._prepared)
-        self._trainer = Trainer(
-            self._model, config.train, config.data.batch_size, self._length, make_objective(config)
-        )
-
-
 def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
     """The table: RMSE at each horizon, with intervals, the least in each column marked."""
-    from experiments.measuring import flat, interval
     from experiments.forecasts import HORIZONS
+    from experiments.measuring import flat, interval
+    from experiments.remedies import OBJECTIVES
 
     summary: dict[str, Any] = {}
     shown = [k for k in HORIZONS if k <= len(records[0]["rmse"])]
@@ -121,6 +75,7 @@ def main() -> int:
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
     from experiments.measuring import measured
+    from experiments.remedies import OBJECTIVES, ErrorCurves
     from experiments.series import model_of, prepare
     from experiments.training import check_fits
     from lmseq import plotting
@@ -137,7 +92,7 @@ def main() -> int:
             return 0
         seeds = range(config.train.seed, config.train.seed + config.seeds.num_seeds)
         units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
-        records = list(measured(workdir, units, Measure(config, prepared)))
+        records = list(measured(workdir, units, ErrorCurves(config, prepared)))
         title = f"{prepared.series.name}: {config.model.model}"
         plotting.save_figure(plotting.objectives(records, title), workdir / "objectives.png")
         app.finish(workdir, {"series": prepared.series.name, **judge(records), "wall_seconds": app.seconds()})

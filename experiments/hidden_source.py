@@ -120,7 +120,7 @@ class Source:
         mean, low, high = np.array([losses[tau] for tau in WINDOWS]).T
         net = losses[0]
         curves = [
-            Curve("H_tau, by enumeration", taus, bounds.upper, style="k_-"),
+            Curve("H_tau, by enumeration", taus, bounds.upper, style="k-"),
             Curve("perceptron on tau tokens", WINDOWS, mean, low, high, style="s"),
             Curve(self._recall.cell, [taus[-1]], [net.mean], [net.low], [net.high], style="D"),
         ]

@@ -9,15 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import app
-from experiments.counted import from_texts
+from experiments.text_models import fit_counts
 from experiments.judge import SAMPLE, Subject, sample_text, split_figures
 from experiments.watch import Watcher
 from lmseq import evaluation, likelihood, plotting, prediction
 from lmseq.models.interface import count_parameters
-from lmseq.models.ngram import put_tables
-from lmseq.ngram.backoff import score_words
-from lmseq.ngram.counts import count_ngrams, longest_sentence
-from lmseq.ngram.smoothing import modified_kneser_ney
 from lmseq.training.checkpoint import digest
 from lmseq.training.metrics import read_records
 from lmseq.types import Params, PRNGKey
@@ -69,33 +65,14 @@ def unigram_figures(subject: Subject) -> dict[str, float]:
 
 
 def best_counts(subject: Subject) -> dict[str, Any]:
-    """Modified Kneser-Ney on the training text, of the first order that one more does not make better.
-
-    Better on the validation text; the seconds are those of counting and of all orders tried.
-    """
+    """Figures of the best count model of the training text, on the validation text."""
     start = time.monotonic()
-    counted, valid = from_texts(subject.texts), subject.texts.ids["valid"]
-    stream = counted.streams["train"]
-    counts = count_ngrams(stream, counted.num_words, min(MOST_ORDER, longest_sentence(stream)))
-    best: dict[str, Any] = {}
-    for n in range(2, len(counts) + 1):
-        tables = modified_kneser_ney(counts[:n], discount_fallback=True).tables
-        log_probs = score_words(tables, counted.streams["valid"])
-        if best and -log_probs.sum() >= best["nll"]:
-            break
-        best = {"nll": -log_probs.sum(), "order": n, "tables": tables}
+    best, valid = fit_counts(subject.texts, MOST_ORDER), subject.texts.ids["valid"]
     seconds = time.monotonic() - start
-    # Scored again under the contract, as everything else: the same tokens, no end that has to be predicted.
-    has_unknown = counted.vocab.level in ("char", "word")
-    model, params = put_tables(best["tables"], counted.word_of, has_unknown=has_unknown)
-    nll = -float(evaluation.score_stream(model, params, valid).sum(dtype=np.float64))
+    # Scored under the contract, as everything else: the same tokens, no end that has to be predicted.
+    nll = -float(evaluation.score_stream(best.model, best.params, valid).sum(dtype=np.float64))
     figures = likelihood.loss_figures(nll, valid.size, subject.texts.num_chars("valid"))
-    return {
-        **figures,
-        "num_bytes": best["tables"].num_bytes,
-        "order": best["order"],
-        "seconds": seconds,
-    }
+    return {**figures, "num_bytes": best.num_bytes, "order": best.order, "seconds": seconds}
 
 
 def _print_table(

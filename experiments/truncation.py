@@ -131,7 +131,7 @@ def draw(config: TruncationConfig, workdir: Path, curves: dict[str, Any], entrop
     from lmseq.plotting import Curve, Panel
 
     taus = np.arange(len(entropies))
-    drawn = [Curve("H_tau, exact", taus, entropies, style="k_-")]
+    drawn = [Curve("H_tau, exact", taus, entropies, style="k-")]
     looks = {
         "count": ("counts", "o", -0.08),
         "mlp": ("perceptron", "s", 0.08),

@@ -60,6 +60,9 @@ class Panel(NamedTuple):
     ticks: Sequence[str] = ()
 
 
+MOST_TICKS = 8  # places on a logarithmic axis that are named one by one
+
+
 def draw_panels(panels: Sequence[Panel]) -> Figure:
     """Panels beside each other, at most three in a row."""
     columns = min(3, len(panels))
@@ -94,6 +97,10 @@ def _fill(axes: Any, panel: Panel) -> None:
         if span.max() < 1000 * span.min():  # few decades: the figures themselves, not powers of ten
             getattr(axes, f"{axis}axis").set_major_formatter("{x:.4g}")
             getattr(axes, f"{axis}axis").set_minor_formatter("{x:.4g}" if span.max() < 8 * span.min() else "")
+        places = np.unique(span)
+        if axis == "x" and len(places) <= MOST_TICKS:
+            axes.set_xticks(places, [f"{place:.6g}" for place in places])
+            axes.set_xticks([], minor=True)
     if panel.ticks:
         axes.set_xticks(range(len(panel.ticks)), panel.ticks, fontsize="small")
     if len(panel.curves) + len(panel.levels) > 1:
