@@ -3,9 +3,9 @@
     python -m experiments.claims --all --quick --workdir=runs/claims
     python -m experiments.claims --name=truncation --order=3 --vocab_size=5 --workdir=runs/truncation
 
-`--name` runs one claim, with the flags of its own script (`--name=truncation --help` lists them). `--all` runs
-every claim in a process of its own, in DIR/NAME, and writes DIR/claims.md, a table of verdicts with the
-measurements behind them and the pictures. The exit status is 1 if a claim fails. Interrupted runs go on.
+`--name` runs one claim, with the flags of its own script (`--name=truncation --help` lists them). `--all`
+runs every claim in a process of its own, in DIR/NAME, and writes DIR/claims.md: verdicts, the measurements
+behind them, and pictures. The exit status is 1 if a claim fails. Interrupted runs go on.
 """
 
 from experiments import app  # first: it notes the time
@@ -40,7 +40,8 @@ HAVE_CORPUS = ("iid_or_sequence", "error_growth", "counting_walls", "size", "zip
 
 def asked_name(arguments: list[str]) -> str | None:
     """The claim that the command line names, and with it takes that claim's flags; else None."""
-    found = [a.split("=", 1)[1] for a in arguments if re.match(r"--?name=", a)]
+    joined = " ".join(arguments)
+    found = re.findall(r"(?:^|\s)--?name[=\s](\S+)", joined)
     return found[-1] if found else None
 
 
@@ -48,7 +49,7 @@ def define_flags() -> None:
     """The flags of a run of all claims."""
     flags.DEFINE_string("workdir", None, "folder of the runs: created or continued")
     flags.DEFINE_bool("all", False, "run every claim")
-    flags.DEFINE_enum("name", None, list(NAMES), "run one claim, with the flags of its script")
+    flags.DEFINE_string("name", None, f"run one claim, with its script's flags: {', '.join(NAMES)}")
     flags.DEFINE_bool("quick", False, "fewer seeds, fewer steps, less data: all claims in 15 minutes")
     flags.DEFINE_string("corpus", None, "text of all claims that have one, instead of each one's own")
     flags.DEFINE_integer("seed", None, "first seed of all claims, instead of 0", lower_bound=0)
@@ -160,7 +161,8 @@ def main() -> int:
 if __name__ == "__main__":
     chosen = asked_name(sys.argv[1:])
     if chosen in NAMES:
-        sys.argv = [a for a in sys.argv if not re.match(r"--?name=", a)]
+        rest = [a for a in sys.argv[1:] if not re.fullmatch(r"--?name(=.*)?", a) and a != chosen]
+        sys.argv = [sys.argv[0], *rest]
         runpy.run_module(f"experiments.{chosen}", run_name="__main__", alter_sys=True)
     else:
         define_flags()

@@ -11,10 +11,12 @@ from jaxtyping import Array, Float, Int
 
 from lmseq.config import LanguageModelConfig, ModelConfig
 from lmseq.contract import Model, gather_log_probs, scan_carries, scan_unroll
+from lmseq.data import sources
 from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
 from lmseq.models.ngram import put_tables
+from lmseq.models.sources import put_source
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, count_ngrams, mark_sentences
 from lmseq.ngram.smoothing import epsilon, modified_kneser_ney
 from lmseq.training.loop import PlanStream
@@ -131,7 +133,8 @@ KINDS: dict[str, ModelConfig] = {
 COUNTS = ("trigram", "trigram of lines", "epsilon, straight to unigrams")
 MADE_OF_MODELS = ("mixture", "unigram cache", "neural cache")
 ALL = (*KINDS, "chain", "trigram of lines", "neural cache")
-EVERY = (*ALL, "epsilon, straight to unigrams", "mixture")  # for the tests of the contract itself
+SOURCES = ("chain of order 2", "hidden Markov source")
+EVERY = (*ALL, "epsilon, straight to unigrams", "mixture", *SOURCES)  # for the tests of the contract itself
 
 
 def counted(kind: str, vocab_size: int) -> tuple[Model, Params]:
@@ -159,6 +162,11 @@ def small(kind: str, vocab_size: int = 3) -> tuple[Model, Params]:
     if kind == "chain":
         model: Model = MarkovChain(vocab_size)
         return model, model.init(key)
+    if kind in SOURCES:
+        rng = np.random.default_rng(vocab_size)
+        if kind == "hidden Markov source":
+            return put_source(sources.random_hidden_markov(rng, 2, vocab_size, 0.8, 0.5))
+        return put_source(sources.random_chain(rng, vocab_size, 2))
     if kind in COUNTS:
         return counted(kind, vocab_size)
     if kind == "mixture":

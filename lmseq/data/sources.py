@@ -123,7 +123,7 @@ def chain_entropies(chain: MarkovChain, longest: int) -> Float[np.ndarray, "tau"
     found = []
     for tau in range(min(longest, chain.order) + 1):
         block = joint.sum(axis=tuple(range(chain.order - tau)))
-        found.append(entropy(block) - entropy(block.sum(axis=-1)))
+        found.append(entropy(block) - entropy(block.sum(axis=-1, keepdims=True)))
     return np.array(found + [found[-1]] * (longest - chain.order))
 
 

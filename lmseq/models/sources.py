@@ -116,7 +116,9 @@ class HiddenMarkovModel(SourceModel):
         """ln sum_h P(h) P(x | h)."""
         return jnp.log(carry @ params.emission)
 
-    def carries(self, params: HiddenParams, carry: Belief, xs: TokenBatch) -> Belief:
+    def carries(
+        self, params: HiddenParams, carry: Belief, xs: TokenBatch
+    ) -> Float[Array, "batch time state"]:
         """The beliefs after each of xs (B, T), (B, T, S); emissions are looked up before the scan."""
 
         def step(carry: Belief, likelihood: Belief) -> tuple[Belief, Belief]:

@@ -36,6 +36,14 @@ class Members(NamedTuple):
     settings: dict[str, tuple[float, ...]]
 
 
+class NonFiniteMembersError(NonFiniteLossError):
+    """Members whose loss is not finite; `steps` has the step of each, by its place among the members."""
+
+    def __init__(self, message: str, steps: dict[int, int]) -> None:
+        super().__init__(message)
+        self.steps = steps
+
+
 def check_members(members: Members, train: TrainConfig) -> Members:
     """Return them, or raise ValueError for a setting that is no number, or is missing or idle somewhere."""
     if not members.seeds:
@@ -102,7 +110,7 @@ def ensemble_run(
     plan_of(seed, epoch) gives a member's batches. Member i is initialised and trained as `seeds[i]` alone
     would be with its settings in place of the common ones, and ends with the same parameters, to rounding.
     A yielded training is donated to the next dispatch. Raises ValueError for members that do not fit, and
-    NonFiniteLossError naming the first whose loss is not finite.
+    NonFiniteMembersError, naming the first, for those whose loss is not finite.
     """
     check_members(members, train)
     mesh = make_member_mesh(len(members.seeds))
@@ -140,9 +148,11 @@ def _check_finite(metrics: StepMetrics, members: Members, first_step: int) -> No
     if not fine.all():
         member, step = np.argwhere(~fine)[0]
         settings = "".join(f", {name} {values[member]}" for name, values in members.settings.items())
-        raise NonFiniteLossError(
+        bad = np.flatnonzero(~fine.all(axis=1))
+        raise NonFiniteMembersError(
             f"the loss or its gradient is not finite at step {first_step + 1 + step} of seed "
-            f"{members.seeds[member]}{settings}: lower learning_rate or clip_norm"
+            f"{members.seeds[member]}{settings}: lower learning_rate or clip_norm",
+            {int(each): first_step + 1 + int(np.argmin(fine[each])) for each in bad},
         )
 
 
