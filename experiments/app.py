@@ -92,6 +92,18 @@ def define_flags(section: Any) -> list[str]:
     return [knob.name for knob in dataclasses.fields(section)]
 
 
+def define_presets(presets: Sequence[Callable[[], dict[str, Any]]]) -> None:
+    """The flag --preset, one of some functions by name; their docstrings are its help."""
+    lines = [f"{preset.__name__}: {preset.__doc__.splitlines()[0]}" for preset in presets]
+    meaning = "sets defaults; explicit flags win." + "".join(f"\n          {line}" for line in lines)
+    flags.DEFINE_enum("preset", "none", [preset.__name__ for preset in presets], meaning)
+
+
+def preset_of(presets: Sequence[Callable[[], dict[str, Any]]]) -> dict[str, Any]:
+    """The settings of the preset that was asked for."""
+    return next(preset() for preset in presets if preset.__name__ == FLAGS.preset)
+
+
 def values(names: list[str], preset: dict[str, Any] | None = None) -> dict[str, Any]:
     """Flag values by name; a preset's values stand where the command line says nothing."""
     chosen = {name: FLAGS[name].value for name in names}
@@ -102,9 +114,7 @@ def _help(doc: str, names: list[str]) -> str:
     lines = [doc.strip(), ""]
     for name in names:
         flag = FLAGS[name]
-        choices = getattr(flag.parser, "enum_values", None)
-        kind = f" ({', '.join(choices)})" if choices else ""
-        lines.append(f"  --{name}={flag.default}\n        {flag.help}{kind}")
+        lines.append(f"  --{name}={flag.default}\n        {flag.help}")  # of a choice, with what there is
     return "\n".join(lines)
 
 

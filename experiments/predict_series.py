@@ -16,11 +16,13 @@ from typing import Any
 
 from absl import flags
 
+from experiments import presets
 from lmseq import config as configs
 from lmseq import series_config
 from lmseq.series_config import SeriesConfig
 
 flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
+app.define_presets(presets.PREDICT_SERIES)
 NAMES = app.define_all_flags(SeriesConfig)
 
 
@@ -72,7 +74,9 @@ def run(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> int:
 def main() -> int:
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    config = series_config.check_series(configs.from_flat(app.values(NAMES), SeriesConfig))
+    config = series_config.check_series(
+        configs.from_flat(app.values(NAMES, app.preset_of(presets.PREDICT_SERIES)), SeriesConfig)
+    )
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
     from experiments.series import model_of, prepare
@@ -91,4 +95,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, ["workdir", *NAMES])
+    app.run(main, __doc__, ["workdir", "preset", *NAMES])

@@ -13,45 +13,14 @@ from typing import Any
 
 from absl import flags
 
+from experiments import presets
 from experiments.texts import Texts, load_texts
 from lmseq import config as configs
 from lmseq.config import LanguageModelConfig
 from lmseq.training.metrics import write_text
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "none": {},
-    # python -m experiments.train_lm --preset=shakespeare_cpu --workdir=W
-    # About 110 s on two cores: passes 1.88 nats a character, the figure of a much-used transformer after
-    # two minutes on such a machine, after about 12 s, and ends below 1.47, over the whole last 10 %.
-    # Width, dropout, rate, partition and window were chosen on the last tenth of the training text; the
-    # validation text chose nothing but the stopping point of the target.
-    "shakespeare_cpu": {
-        "corpus": "tiny_shakespeare",
-        "valid_fraction": 0.1,
-        "test_fraction": 0.0,
-        "hidden_size": 384,
-        "dropout": 0.1,
-        "precision": "bfloat16",
-        "num_train_steps": 4200,
-        "eval_every": 300,
-        "checkpoint_every": 1000,
-        "target_loss": 1.88,
-    },
-    # python -m experiments.train_lm --preset=shakespeare_mix --workdir=W
-    # About 85 s on two cores: 1.54 nats a character on the last tenth; 1.446 when mixed by
-    # experiments.mix_models with the 7-gram of the same text (--valid_fraction=0.01 --test_fraction=0.1).
-    # The weight is fitted on the hundredth before the last tenth, which neither was trained on.
-    "shakespeare_mix": {
-        "corpus": "tiny_shakespeare",
-        "valid_fraction": 0.01,
-        "test_fraction": 0.1,
-        "num_train_steps": 5000,
-        "eval_every": 500,
-        "checkpoint_every": 2500,
-    },
-}
 flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
-flags.DEFINE_enum("preset", "none", list(PRESETS), "sets defaults; explicit flags win")
+app.define_presets(presets.TRAIN_LM)
 NAMES = app.define_all_flags(LanguageModelConfig)
 
 
@@ -92,7 +61,7 @@ def train(config: LanguageModelConfig, workdir: Path, texts: Texts, model: Any) 
 def main() -> int:
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    preset = PRESETS[app.FLAGS.preset]
+    preset = app.preset_of(presets.TRAIN_LM)
     config = configs.check(configs.from_flat(app.values(NAMES, preset)))
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)

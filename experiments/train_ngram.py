@@ -17,18 +17,22 @@ from typing import Any
 
 from absl import flags
 
+from experiments import presets
 from lmseq import config as configs
 from lmseq import ngram_config
 from lmseq.ngram_config import NgramConfig
 
 flags.DEFINE_string("workdir", None, "folder of the run: created, or, when finished, reprinted")
+app.define_presets(presets.TRAIN_NGRAM)
 NAMES = app.define_all_flags(NgramConfig)
 
 
 def main() -> int:
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    config = ngram_config.check_ngram(configs.from_flat(app.values(NAMES), NgramConfig))
+    config = ngram_config.check_ngram(
+        configs.from_flat(app.values(NAMES, app.preset_of(presets.TRAIN_NGRAM)), NgramConfig)
+    )
     workdir = Path(app.FLAGS.workdir)
     from experiments.counted import load_counted
 
@@ -70,4 +74,4 @@ def run(config: NgramConfig, workdir: Path, counted: Any, reading: float) -> int
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, ["workdir", *NAMES])
+    app.run(main, __doc__, ["workdir", "preset", *NAMES])
