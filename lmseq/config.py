@@ -67,6 +67,9 @@ class ModelConfig:
     precision: Literal["float32", "bfloat16"] = knob(
         "float32", "of the factors of a recurrent model's products in training; all else is float32"
     )
+    recompute_steps: int = knob(
+        0, "keep activations of so many steps at a time, and compute the rest anew: for long windows; 0: all"
+    )
 
 
 @dataclass(frozen=True)
@@ -211,6 +214,7 @@ def _check_ranges(config: LanguageModelConfig) -> None:
     at_least(1, 1000, **_pick(model, "num_layers"))
     at_least(1, MOST_DRAWS, **_pick(report, "horizon_origins", "horizon_samples"))
     at_least(0, MOST_UNITS, **_pick(model, "embedding_size"))
+    at_least(0, **_pick(model, "recompute_steps"))
     below_one(**_pick(model, "dropout"))
 
 
@@ -290,6 +294,7 @@ def _check_idle(config: LanguageModelConfig) -> None:
         (model, "dropout", model.model != "linear", "models with hidden units"),
         (model, "dropout_kind", not windowed and model.dropout > 0, "a recurrent model's dropout"),
         (model, "precision", not windowed, "recurrent models"),
+        (model, "recompute_steps", not windowed, "recurrent models"),
         *idle_in_training(config.train),
     )
 

@@ -28,6 +28,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 dropout=config.dropout,
                 dropout_kind=config.dropout_kind,
                 precision=config.precision,
+                recompute_steps=config.recompute_steps,
             )
         case "mlp" | "linear":
             module = MarkovLanguageModel(

@@ -6,6 +6,7 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Predictions, time_second
@@ -20,6 +21,7 @@ from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey, TokenLog
 SMALL_VOCABULARY = 512
 DropoutKind = Literal["fresh", "variational"]
 Carry = tuple[LayerState, ...]
+TimeFirst = Int[Array, "time batch"] | Float[Array, "time batch feature"]
 LayerCarries = Float[Array, "batch time hidden"] | LstmState  # after each of T steps
 
 
@@ -29,7 +31,9 @@ class RecurrentStack(SequenceModule):
     What stands below the first layer and above the last is a subclass's. Dropout acts on the outputs of
     every layer, between layers and before the readout (Zaremba et al. 2014): a fresh mask at each step, or
     one mask for all steps of a call (variational; Gal and Ghahramani 2016). With a key, which is to
-    say in training, the products are taken in `precision`; else always in float32.
+    say in training, the products are taken in `precision`, else always in float32; and a window longer than
+    `recompute_steps` (unless 0) keeps for its derivative only the carries between pieces of so many steps,
+    whose activations are computed anew (Chen et al. 2016).
     """
 
     cell: CellKind
@@ -38,6 +42,7 @@ class RecurrentStack(SequenceModule):
     dropout: float = 0.0
     dropout_kind: DropoutKind = "fresh"
     precision: Precision = "float32"
+    recompute_steps: int = 0
 
     def _project_inputs(
         self, xs: Element | Elements, precision: Precision = "float32"
@@ -126,12 +131,29 @@ class RecurrentStack(SequenceModule):
     def _outputs(
         self, carry: Carry, xs: Elements, key: PRNGKey | None
     ) -> tuple[Carry, Float[Array, "time batch hidden"]]:
-        """The last carry and the top layer's outputs, time first, as the scans below want it.
+        """The last carry and the top layer's outputs, time first, as the scans below want it."""
+        xs, piece = jnp.swapaxes(xs, 0, 1), self.recompute_steps
+        if key is None or not 0 < piece < len(xs):
+            return self._layers(carry, xs, key)
+        number = len(xs) // piece
+        whole = xs[: number * piece].reshape(number, piece, *xs.shape[1:])
+        keys = jax.random.split(key, number + 1)
+        if self.dropout_kind == "variational":
+            keys = jnp.stack([key] * (number + 1))
+        step = jax.checkpoint(lambda carry, part: self._layers(carry, *part))
+        carry, outputs = lax.scan(step, carry, (whole, keys[:-1]))
+        outputs = outputs.reshape(number * piece, *outputs.shape[2:])
+        if number * piece < len(xs):
+            carry, rest = self._layers(carry, xs[number * piece :], keys[-1])
+            outputs = jnp.concatenate([outputs, rest])
+        return carry, outputs
 
-        Layer by layer over all steps: every product but the recurrent one is over (T B).
-        """
+    def _layers(
+        self, carry: Carry, xs: TimeFirst, key: PRNGKey | None
+    ) -> tuple[Carry, Float[Array, "time batch hidden"]]:
+        """Layer by layer over all steps of xs (T, B): every product but the recurrent one is over (T B)."""
         precision, states = self._precision(key), []
-        projected = self._project_inputs(jnp.swapaxes(xs, 0, 1), precision)
+        projected = self._project_inputs(xs, precision)
         for layer, state in enumerate(carry):
             if layer:
                 projected = self._project(layer, outputs, precision)
