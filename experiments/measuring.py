@@ -151,18 +151,21 @@ def fit_members(
     batch_size: int,
     num_steps: int,
     objective: step.Objective = step.window_loss,
+    settings: dict[str, tuple[float, ...]] | None = None,
 ) -> list[Params]:
     """Parameters of a training from each seed on a stream of its own, all of one length, in one program.
 
-    plan_of(seed, epoch) plans batches of one stream. Says how far it is.
+    streams: one for each different seed, or one for all. plan_of(seed, epoch) plans batches of one stream.
+    settings: of `Members`, under which seeds may stand several times. Says how far it is.
     """
-    length, place = len(streams[0]), {seed: i for i, seed in enumerate(seeds)}
+    place = {seed: min(i, len(streams) - 1) for i, seed in enumerate(dict.fromkeys(seeds))}
+    length = len(streams[0])
 
     def plan_within(seed: int, epoch: int) -> Plan:
         plan = plan_of(seed, epoch)
         return plan._replace(starts=plan.starts + np.int32(length * place[seed]))
 
-    members = ensemble.Members(tuple(seeds), {})
+    members = ensemble.Members(tuple(seeds), settings or {})
     run = ensemble.ensemble_run(
         model, train, members, np.concatenate(streams), plan_within, batch_size, num_steps, objective
     )

@@ -95,7 +95,7 @@ def chaos() -> dict[str, Any]:
 
 
 def autoregression() -> dict[str, Any]:
-    """A linear model on a linear series: RMSE(k) within 2 % of the closed form at all horizons; 6 s.
+    """A linear model on a linear series: RMSE(k) within 2 % of the closed form, 1.17 at 4 steps; 8 s.
 
     python -m experiments.predict_series --preset=autoregression --workdir=runs/ar
     """

@@ -266,6 +266,18 @@ def training_pass_of(config: LanguageModelConfig):
     return run(jax.random.key(0)).tolist()
 
 
+def loops_of(config: LanguageModelConfig):
+    """What a training pass is computed with; its results are the same."""
+    model = build_model(config.model, 7)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    xs = jnp.asarray(TOKENS[None, :8])
+
+    def run(params, key):
+        return model.token_log_probs(params, model.init_carry(params, 1), xs, xs, key)[1]
+
+    return str(jax.make_jaxpr(run)(params, jax.random.key(0)))
+
+
 def updates_of(config: LanguageModelConfig):
     """Where a parameter goes under three large gradients."""
     optimizer, params = make_optimizer(config.train), jnp.array([1.0, -2.0])
@@ -331,8 +343,8 @@ SEEN = {
     "tau": (parameters_of, small(model="mlp"), (2, 3)),
     "dropout": (training_pass_of, small(model="mlp"), (0.0, 0.5, 0.3)),
     "dropout_kind": (training_pass_of, small(model="rnn", dropout=0.5), ("fresh", "variational")),
-    "precision",
-        "recompute_steps": (training_pass_of, small(model="rnn"), ("float32", "bfloat16")),
+    "precision": (training_pass_of, small(model="rnn"), ("float32", "bfloat16")),
+    "recompute_steps": (loops_of, small(model="rnn"), (0, 2, 3)),
     "optimizer": (updates_of, SHORT | {"weight_decay": 0.1}, ("sgd", "adam", "adamw")),
     "learning_rate": (updates_of, SHORT, (0.01, 0.02)),
     "schedule": (updates_of, SHORT | {"warmup_steps": 1}, ("constant", "cosine", "inverse")),

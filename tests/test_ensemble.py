@@ -98,5 +98,6 @@ def test_members_that_do_not_fit_are_refused(members, message):
 
 def test_the_member_that_diverges_is_named():
     members = Members((3, 4), {"learning_rate": (0.01, 1e30)})
-    with pytest.raises(loop.NonFiniteLossError, match=r"of seed 4, learning_rate 1e\+30"):
+    with pytest.raises(ensemble.NonFiniteMembersError, match=r"of seed 4, learning_rate 1e\+30") as caught:
         list(together(members))
+    assert isinstance(caught.value, loop.NonFiniteLossError) and list(caught.value.steps) == [1]

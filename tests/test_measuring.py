@@ -62,7 +62,7 @@ def test_interval_is_students():
 def test_members_learn_from_streams_of_their_own():
     """Each member's stream is of one token; another member's token it has never seen."""
     model = build_model(ModelConfig(hidden_size=8), 3)
-    train = TrainConfig(num_train_steps=120, warmup_steps=5, steps_per_dispatch=30)
+    train = TrainConfig(learning_rate=0.05, num_train_steps=120, warmup_steps=5, steps_per_dispatch=30)
     streams = [np.full(200, token, np.int32) for token in (1, 2)]
     plan_of = partial(sequential_partitioning, 200, 8, 4)
     fitted = fit_members(model, train, (5, 9), streams, plan_of, 4, 8)
