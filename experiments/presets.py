@@ -15,24 +15,30 @@ def none() -> dict[str, Any]:
 
 
 def shakespeare_cpu() -> dict[str, Any]:
-    """A GRU that passes 1.88 nats a character on tiny_shakespeare in seconds.
+    """A GRU of 0.8 M parameters: below 1.47 nats a character on the last tenth of tiny_shakespeare, 110 s.
 
     python -m experiments.train_lm --preset=shakespeare_cpu --workdir=runs/shakespeare
 
-    1.88 over the whole last tenth, the figure of a much-used transformer after two minutes on such a machine
-    (nanoGPT), after about 15 s. Everything was chosen on the tenth before the last one.
+    Passes 1.88, the figure of a much-used transformer after two minutes on such a machine (nanoGPT), in about
+    15 s, and ends below 1.47, that transformer's with 10.6 M parameters on a GPU. Everything was chosen on
+    the tenth before the last one.
     """
     return {
         "corpus": "tiny_shakespeare",
         "valid_fraction": 0.1,
         "test_fraction": 0.0,
         "hidden_size": 384,
-        "dropout": 0.1,
+        "embedding_size": 256,
+        "dropout": 0.25,
         "precision": "bfloat16",
-        "num_train_steps": 4200,
+        "batch_size": 20,
+        "num_steps": 64,
+        "learning_rate": 4e-3,
+        "num_train_steps": 4500,
         "eval_every": 300,
-        "checkpoint_every": 1000,
+        "checkpoint_every": 1500,
         "target_loss": 1.88,
+        "host_devices": 2,
     }
 
 

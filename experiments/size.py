@@ -5,9 +5,10 @@
 
 Counts (modified Kneser-Ney of every order, whole and without what is rare) and recurrent nets of several
 widths are on one picture: perplexity on the test text against the bytes of the model, all numbers in 32 bits.
-Between its best sizes the counts' least loss is taken to fall along a line in ln bytes, which favours counts.
-The claim has two halves: each net is better than counts of its size; counts of any size are better than each
-net. Nets that are trained for too short a time lose the first half.
+The counts taken for each size are the best on the test text itself, and between two sizes their loss is taken
+to fall along a line in ln bytes: both favour counts. The claim has two halves: each net is better than
+counts of its size; the largest counts are better than each net. Nets that are trained for too short a time
+lose the first half.
 """
 
 from experiments import app  # first: it notes the time
