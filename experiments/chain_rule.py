@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.claim import Claim, define, run
+from experiments.claim import Claim, run
 from lmseq import config as configs
 from lmseq.config import ModelConfig, TextConfig, knob
 
@@ -196,16 +196,24 @@ def draw(records: list[dict[str, Any]], workdir: Path) -> None:
     plotting.save_figure(plotting.draw_panels(panels), workdir / CLAIM.pictures[0])
 
 
+def facts(whole: ChainRun) -> dict[str, Any]:
+    """The characters of each text."""
+    from experiments.texts import read_raw
+
+    names = names_of(whole.chain)
+    return {"corpora": names, "characters": [sum(map(len, read_raw(n).parts.values())) for n in names]}
+
+
 CLAIM = Claim(
     "By the chain rule all continuations sum to one, and a score does not depend on the cut.",
     ("perplexity.png",),
     ChainRun,
     {"num_train_steps": 400, "num_passages": 3, "num_seeds": 2},
     check,
-    lambda whole: {"corpora": names_of(whole.chain)},
+    facts,
     measure,
 )
-NAMES = define(CLAIM)
+
 
 if __name__ == "__main__":
-    run(CLAIM, NAMES, __doc__)
+    run(CLAIM, __doc__)

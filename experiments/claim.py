@@ -60,6 +60,7 @@ def main(claim: Claim, names: list[str]) -> int:
     return summary["verdict"] == "fails"
 
 
-def run(claim: Claim, names: list[str], doc: str) -> None:
+def run(claim: Claim, doc: str) -> None:
     """What `python -m experiments.NAME` does."""
+    names = define(claim)
     app.run(lambda: main(claim, names), doc, ["workdir", "quick", *names])

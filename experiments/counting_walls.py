@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claim import Claim, define, run
+from experiments.claim import Claim, run
 from experiments.walls_config import CountingWallsRun, check
 
 ORDERS = (1, 2, 3, 4, 5)
@@ -215,7 +215,7 @@ CLAIM = Claim(
     facts,
     measure,
 )
-NAMES = define(CLAIM)
+
 
 if __name__ == "__main__":
-    run(CLAIM, NAMES, __doc__)
+    run(CLAIM, __doc__)

@@ -16,7 +16,7 @@ Level = Literal["char", "word"]
 LEVELS: tuple[Level, ...] = ("char", "word")
 BATCH_SIZE, NUM_STEPS = 16, 32
 MOST_ORDER = 8
-LEAST_STEPS = 500  # of the net, where the passes over a small text are fewer
+LEAST_STEPS = {"char": 500, "word": 100}  # of the net, where the passes over a small text are fewer
 DROPOUT = 0.2
 
 
@@ -45,7 +45,7 @@ def losses_at(config: CrossingConfig, texts: Texts, size: int, seed: int) -> dic
     units, embedding = (config.word_units, config.word_units) if level == "word" else (config.char_units, 0)
     kind = ModelConfig(model="gru", hidden_size=units, embedding_size=embedding, dropout=DROPOUT)
     model, seeds = build_model(kind, len(texts.vocab)), list(range(seed, seed + config.crossing_seeds))
-    num_train_steps = max(LEAST_STEPS, config.num_passes * size // (BATCH_SIZE * NUM_STEPS))
+    num_train_steps = max(LEAST_STEPS[level], config.num_passes * size // (BATCH_SIZE * NUM_STEPS))
     found = fit_neural(model, part, seeds, num_train_steps, BATCH_SIZE, NUM_STEPS)
 
     def loss(model: Any, params: Any) -> float:

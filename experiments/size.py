@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.claim import Claim, define, run
+from experiments.claim import Claim, run
 from experiments.frontier import bytes_for, frontier, least_loss
 from lmseq import config as configs
 from lmseq.config import ModelConfig, TextConfig, knob
@@ -209,7 +209,7 @@ CLAIM = Claim(
     lambda whole: {"corpus": whole.size.corpus, "level": whole.size.level},
     measure,
 )
-NAMES = define(CLAIM)
+
 
 if __name__ == "__main__":
-    run(CLAIM, NAMES, __doc__)
+    run(CLAIM, __doc__)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claim import Claim, define, run
+from experiments.claim import Claim, run
 from lmseq import config as configs
 from lmseq.config import ModelConfig, knob
 from lmseq.data import sources
@@ -166,7 +166,7 @@ CLAIM = Claim(
     facts,
     measure,
 )
-NAMES = define(CLAIM)
+
 
 if __name__ == "__main__":
-    run(CLAIM, NAMES, __doc__)
+    run(CLAIM, __doc__)

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from experiments import hidden_source
-from experiments.claim import Claim, define, run
+from experiments.claim import Claim, run
 from experiments.hidden_source import HiddenConfig
 from lmseq import config as configs
 from lmseq.config import knob
@@ -222,7 +222,7 @@ CLAIM = Claim(
     lambda whole: {"task": "delayed recall", "items": NUM_ITEMS, "distractors": NUM_DISTRACTORS},
     measure,
 )
-NAMES = define(CLAIM)
+
 
 if __name__ == "__main__":
-    run(CLAIM, NAMES, __doc__)
+    run(CLAIM, __doc__)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.claim import Claim, define, run
+from experiments.claim import Claim, run
 from lmseq import config as configs
 from lmseq.config import knob
 
@@ -175,7 +175,7 @@ CLAIM = Claim(
     lambda whole: {"corpus": whole.zipf.corpus},
     measure,
 )
-NAMES = define(CLAIM)
+
 
 if __name__ == "__main__":
-    run(CLAIM, NAMES, __doc__)
+    run(CLAIM, __doc__)

@@ -1,0 +1,145 @@
+"""The claims and what runs them: verdicts of made-up figures, small runs, the report."""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+
+from experiments import chain_rule, claims, error_growth
+from tests.oracles import small
+from tests.scripts import refusal
+
+
+@pytest.fixture
+def folder_flags():
+    """The flags of `claims`, as after a command line without any."""
+    values = flags.FlagValues()
+    for name in ("workdir", "corpus", "docs"):
+        flags.DEFINE_string(name, None, "", flag_values=values)
+    flags.DEFINE_bool("quick", False, "", flag_values=values)
+    flags.DEFINE_integer("seed", None, "", flag_values=values)
+    values(["claims"])
+    return values
+
+
+def summary_of(verdict: str) -> dict:
+    check = {"what": "a | b", "mean": 1.0, "low": 0.5, "high": 1.5, "at_least": 0.0, "at_most": None}
+    return {
+        "claim": "Something is so.",
+        "verdict": verdict,
+        "checks": [{**check, "verdict": verdict}],
+        "pictures": ["one.png"],
+        "wall_seconds": 12.0,
+    }
+
+
+def test_the_report_has_verdicts_measurements_commands_and_pictures(tmp_path, folder_flags, monkeypatch):
+    monkeypatch.setattr(claims.app, "FLAGS", folder_flags)
+    (tmp_path / "zipf").mkdir()
+    (tmp_path / "zipf/one.png").write_bytes(b"a picture")
+    docs = tmp_path / "docs"
+    claims.write_report(docs, tmp_path, {"zipf": summary_of("holds"), "size": summary_of("fails")})
+    text = (docs / "claims.md").read_text(encoding="utf-8")
+    assert "| Something is so. | holds | [zipf](#zipf-holds) |" in text
+    assert "| a \\| b | 1 | 0.5 to 1.5 | at least 0 | holds |" in text
+    assert "`python -m experiments.zipf --workdir=runs/claims/zipf`, 12 s" in text
+    assert "![zipf](claims/zipf_one.png)" in text and (docs / "claims/zipf_one.png").exists()
+
+
+def test_a_script_that_breaks_off_is_a_claim_that_fails(tmp_path, folder_flags, monkeypatch):
+    monkeypatch.setattr(claims.app, "FLAGS", folder_flags)
+    found = claims.measure("no_such_script", tmp_path)
+    assert found["verdict"] == "fails" and "status 1" in found["claim"]
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["--name=size", "--quick"], "size"),
+        (["--quick", "--name", "zipf"], "zipf"),
+        (["-name=zipf"], "zipf"),
+        (["--all"], None),
+        (["--workdir=/tmp/name=size"], None),
+    ],
+)
+def test_the_name_is_read_before_the_flags(arguments, expected):
+    assert claims.asked_name(arguments) == expected
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        ([], "expected --all, or --name"),
+        (["--all"], "expected --workdir"),
+        (["--name=nonsense", "--workdir={new}"], "expected --all, or --name"),
+        (["--name=truncation", "--workdir={new}", "--order=0"], "order"),
+        (["--name=truncation", "--workdir={new}", "--order=12", "--vocab_size=9"], "probabilities"),
+        (["--name=truncation", "--workdir={new}", "--num_seeds=1"], "num_seeds"),
+        (["--name=truncation", "--workdir={new}", "--concentration=-1"], "concentration"),
+        (["--name=chain_rule", "--workdir={new}", "--corpora=ptb,ptb"], "each once"),
+        (["--name=error_growth", "--workdir={new}", "--series=nonsense"], "nonsense"),
+    ],
+)
+def test_a_mistake_is_one_line(tmp_path, scripts, arguments, complaint):
+    new = tmp_path / "new"
+    last = refusal(scripts.run("claims", *(each.format(new=new) for each in arguments)))[1]
+    assert complaint in last
+    assert not new.exists()
+
+
+def test_truncation_meets_the_exact_entropies(tmp_path, scripts):
+    """Order 1 over two symbols is learned in moments: all but the verdict on the brief net can be asked."""
+    sizes = "--order=1 --vocab_size=2 --num_tokens=60000 --num_seeds=2 --num_train_steps=150".split()
+    workdir = tmp_path / "run"
+    done = scripts.run(
+        "claims", "--name=truncation", f"--workdir={workdir}", "--hidden_size=16", "--seed=5", *sizes
+    )
+    assert done.returncode in (0, 1), done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["exact_h_1"] == summary["exact_h_2"] == summary["exact_rate"] < summary["exact_h_0"]
+    for tau in (0, 1):
+        assert abs(summary[f"count_loss_{tau}"] / summary[f"exact_h_{tau}"] - 1) < 0.01
+    assert abs(summary["mlp_loss_1"] / summary["exact_h_1"] - 1) < 0.03
+    assert {check["verdict"] for check in summary["checks"] if "count" in check["what"]} == {"holds"}
+    assert (workdir / "truncation.png").exists()
+    assert done.returncode == (summary["verdict"] == "fails")
+    again = scripts.run(
+        "claims", "--name=truncation", f"--workdir={workdir}", "--hidden_size=16", "--seed=5", *sizes
+    )
+    assert json.loads(again.stdout) == summary and again.returncode == done.returncode
+
+
+@pytest.mark.parametrize("kind", ["gru", "trigram of lines", "hidden Markov source"])
+def test_all_continuations_sum_to_one(kind):
+    model, params = small(kind)
+    passage = np.array([0, 2, 1], np.int32)
+    assert chain_rule.sum_of_continuations(model, params, passage, 3) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_model_that_gives_away_too_much_is_noticed():
+    """Probabilities that sum to more than one: the first check of `chain_rule` can fail."""
+    model, params = small("hidden Markov source")
+    wrong = params._replace(emission=1.1 * params.emission)
+    assert chain_rule.sum_of_continuations(model, wrong, np.array([0, 1], np.int32), 3) > 1.15
+
+
+def test_a_score_of_the_truth_does_not_depend_on_the_cut():
+    rng = np.random.default_rng(0)
+    model, params = small("chain of order 2")
+    fitted = chain_rule.Fitted("chain", model, [params])
+    assert chain_rule.largest_cut(fitted, rng.integers(3, size=3000).astype(np.int32)) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "ratio_at_1, ratio_at_8, expected",
+    [(2.0, 0.5, ["holds", "holds"]), (0.5, 0.5, ["fails", "holds"]), (2.0, 2.0, ["holds", "fails"])],
+)
+def test_ranks_that_change_and_ranks_that_do_not(ratio_at_1, ratio_at_8, expected):
+    rng = np.random.default_rng(1)
+    noise = 1.0 + 0.01 * rng.normal(size=(4, 8))
+    ratio = np.geomspace(ratio_at_1, ratio_at_8, 8)
+    rmse = {"teacher_forcing": np.ones((4, 8)), "unrolled": ratio * noise}
+    summary, checks = error_growth.series_checks(error_growth.GrowthConfig(far=8), rmse)
+    assert [check.verdict for check in checks] == expected
+    assert summary["unrolled_rmse_at_8"] == pytest.approx(ratio_at_8, rel=0.02)
