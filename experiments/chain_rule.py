@@ -198,10 +198,9 @@ def draw(records: list[dict[str, Any]], workdir: Path) -> None:
 
 def facts(whole: ChainRun) -> dict[str, Any]:
     """The characters of each text."""
-    from experiments.texts import read_raw
+    from experiments.texts import corpus_facts
 
-    names = names_of(whole.chain)
-    return {"corpora": names, "characters": [sum(map(len, read_raw(n).parts.values())) for n in names]}
+    return {"corpora": [corpus_facts(name) for name in names_of(whole.chain)]}
 
 
 CLAIM = Claim(

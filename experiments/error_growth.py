@@ -208,11 +208,10 @@ def draw(config: GrowthConfig, rmse: dict[str, np.ndarray], of_text: dict[str, A
 def facts(whole: GrowthRun) -> dict[str, Any]:
     """The text and the series, both read, so that what is missing is said before anything is written."""
     from experiments.series import load_series
-    from experiments.texts import read_raw
+    from experiments.texts import corpus_facts
 
-    characters = sum(map(len, read_raw(whole.growth.corpus).parts.values()))
     points = len(load_series(series_settings(whole.growth)).values)
-    return {"corpus": whole.growth.corpus, "characters": characters, "points": points}
+    return {**corpus_facts(whole.growth.corpus), "points": points}
 
 
 CLAIM = Claim(

@@ -234,11 +234,10 @@ def measure(whole: IidOrSequenceConfig, workdir: Path) -> dict[str, Any]:
 
 
 def facts(whole: IidOrSequenceConfig) -> dict[str, Any]:
-    """The text, and how long it is."""
-    from experiments.texts import read_raw
+    """The text."""
+    from experiments.texts import corpus_facts
 
-    characters = sum(map(len, read_raw(whole.order.corpus).parts.values()))
-    return {"corpus": whole.order.corpus, "characters": min(characters, whole.order.num_tokens)}
+    return corpus_facts(whole.order.corpus)
 
 
 CLAIM = Claim(

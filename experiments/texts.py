@@ -40,6 +40,11 @@ def read_raw(corpus: str) -> RawCorpus:
     return read_corpus(corpus, data_dir=data_dir, cache_dir=cache_dir)
 
 
+def corpus_facts(corpus: str) -> dict[str, Any]:
+    """Name and characters of a text, which is read for it: what is missing is said before a run begins."""
+    return {"corpus": corpus, "characters": sum(map(len, read_raw(corpus).parts.values()))}
+
+
 def refuse_fractions(name: str) -> None:
     """ValueError where fractions were asked for of a corpus that comes in parts."""
     given = [app.FLAGS[flag].present for flag in ("valid_fraction", "test_fraction") if flag in app.FLAGS]
