@@ -191,7 +191,9 @@ def judge_crossing(whole: CountingWallsRun, found: Found) -> Judged:
 
 def facts(whole: CountingWallsRun) -> dict[str, Any]:
     """The text; the grammar is fixed by the config."""
-    return {"corpus": whole.walls.corpus, "source": "grammar of synonyms and agreement"}
+    from experiments.texts import corpus_facts
+
+    return {**corpus_facts(whole.walls.corpus), "source": "grammar of synonyms and agreement"}
 
 
 CLAIM = Claim(

@@ -199,6 +199,13 @@ def draw(
     plotting.save_figure(plotting.draw_panels([panel]), workdir / CLAIM.pictures[0])
 
 
+def facts(whole: SizeRun) -> dict[str, Any]:
+    """The text."""
+    from experiments.texts import corpus_facts
+
+    return {**corpus_facts(whole.size.corpus), "level": whole.size.level}
+
+
 CLAIM = Claim(
     "Of models of equal size, a small recurrent net predicts a text better than counts; large counts do "
     "best.",
@@ -206,7 +213,7 @@ CLAIM = Claim(
     SizeRun,
     {"hidden_sizes": "32,64", "num_train_steps": 5000, "num_seeds": 3},
     check,
-    lambda whole: {"corpus": whole.size.corpus, "level": whole.size.level},
+    facts,
     measure,
 )
 

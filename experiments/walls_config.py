@@ -36,7 +36,7 @@ class GrammarConfig:
 class CrossingConfig:
     """The sizes, and the training of the net on each."""
 
-    char_sizes: str = knob("8192,32768,131072", "characters of training text, beside all there are")
+    char_sizes: str = knob("8192,32768,160000", "characters of training text, beside all there are")
     word_sizes: str = knob("4096,16384", "words of training text, beside all there are")
     num_passes: int = knob(10, "passes of the net through the training text; more through a small one")
     char_units: int = knob(128, "units of the recurrent net of characters")

@@ -165,6 +165,13 @@ def draw(
     plotting.save_figure(plotting.draw_panels(panels), workdir / CLAIM.pictures[0])
 
 
+def facts(whole: ZipfRun) -> dict[str, Any]:
+    """The text."""
+    from experiments.texts import corpus_facts
+
+    return corpus_facts(whole.zipf.corpus)
+
+
 CLAIM = Claim(
     "The frequency of words falls as a power of rank, with an exponent near 1, and that of longer n-grams "
     "with smaller ones.",
@@ -172,7 +179,7 @@ CLAIM = Claim(
     ZipfRun,
     {},
     check,
-    lambda whole: {"corpus": whole.zipf.corpus},
+    facts,
     measure,
 )
 

@@ -95,8 +95,8 @@ def _fill(axes: Any, panel: Panel) -> None:
         getattr(axes, f"set_{axis}scale")("log")
         span = np.concatenate([np.asarray(getattr(curve, axis), float) for curve in panel.curves])
         if span.max() < 1000 * span.min():  # few decades: the figures themselves, not powers of ten
-            getattr(axes, f"{axis}axis").set_major_formatter("{x:.4g}")
-            getattr(axes, f"{axis}axis").set_minor_formatter("{x:.4g}" if span.max() < 8 * span.min() else "")
+            getattr(axes, f"{axis}axis").set_major_formatter("{x:.6g}")
+            getattr(axes, f"{axis}axis").set_minor_formatter("{x:.6g}" if span.max() < 8 * span.min() else "")
         places = np.unique(span)
         if axis == "x" and len(places) <= MOST_TICKS:
             axes.set_xticks(places, [f"{place:.6g}" for place in places])
