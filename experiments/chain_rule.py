@@ -1,6 +1,6 @@
 """A text's probability is the product of its tokens', however it is cut, and all continuations sum to one.
 
-    python -m experiments.chain_rule --corpora=python_docs,tiny_shakespeare --workdir=runs/chain
+    python -m experiments.chain_rule --workdir=runs/chain
 
 For counts and nets on real text: the probabilities that a model's scores give to every continuation of a
 passage sum to one; the score of a text is the same for every cut into windows and strips; and the
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.claim import Claim, run
+from experiments.texts import corpora_here
 from lmseq import config as configs
 from lmseq.config import ModelConfig, TextConfig, knob
 
@@ -26,7 +27,9 @@ KINDS = ("gru", "mlp")
 class ChainConfig:
     """The texts, and the size of each training."""
 
-    corpora: str = knob("python_docs", "texts, as in train_lm, separated by commas")
+    corpora: str = knob(
+        "here", "texts, as in train_lm, separated by commas; here: all named ones that need no download"
+    )
     level: str = knob("char", "what a token is: char or byte")
     num_passages: int = knob(6, "passages whose continuations of two tokens are all scored")
     hidden_size: int = knob(128, "units of the nets")
@@ -45,6 +48,8 @@ class ChainRun:
 
 def names_of(config: ChainConfig) -> list[str]:
     """The corpora, each once."""
+    if config.corpora == "here":
+        return corpora_here()
     names = [name.strip() for name in config.corpora.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"expected --corpora=NAME,NAME,... with each once, got {config.corpora!r}")
@@ -207,7 +212,7 @@ CLAIM = Claim(
     "By the chain rule all continuations sum to one, and a score does not depend on the cut.",
     ("perplexity.png",),
     ChainRun,
-    {"num_train_steps": 400, "num_passages": 3, "num_seeds": 2},
+    {"corpora": "python_docs", "num_train_steps": 400, "num_passages": 3, "num_seeds": 2},
     check,
     facts,
     measure,

@@ -1,13 +1,14 @@
 """The text of a run: corpus, vocabulary, and the ids of each split."""
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments import app
 from lmseq.config import TextConfig
-from lmseq.data.corpora import RawCorpus, read_corpus
+from lmseq.data.corpora import CORPORA, CorpusFile, RawCorpus, read_corpus
 from lmseq.data.text import Corpus, Vocab, build_vocab, prepare_corpus
 
 
@@ -38,6 +39,16 @@ def read_raw(corpus: str) -> RawCorpus:
     """A named corpus, or a file or folder, as it was written."""
     data_dir, cache_dir = app.data_folders()
     return read_corpus(corpus, data_dir=data_dir, cache_dir=cache_dir)
+
+
+def corpora_here() -> list[str]:
+    """The named corpora that can be read without a download."""
+    folders = [folder for folder in app.data_folders() if folder]
+
+    def is_here(files: Iterable[CorpusFile]) -> bool:
+        return all(any((folder / file.filename).exists() for folder in folders) for file in files)
+
+    return [name for name, info in CORPORA.items() if is_here(info.files.values())]
 
 
 def corpus_facts(corpus: str) -> dict[str, Any]:

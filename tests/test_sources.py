@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmseq import evaluation, generation, likelihood
+from lmseq import evaluation, generation, likelihood, prediction
 from lmseq.data import sources
 from lmseq.data.sources import HiddenMarkov, MarkovChain
 from lmseq.models.sources import put_source
@@ -201,3 +201,16 @@ def test_what_cannot_come_has_probability_zero_and_no_nan(grammar):
 def test_refuses(make, complaint):
     with pytest.raises(ValueError, match=complaint):
         make(np.random.default_rng(0))
+
+
+def test_k_steps_ahead_the_truth_has_its_exact_cross_entropy():
+    """The same rollout that measures nets, on a model whose figure is known."""
+    chain = sources.random_chain(np.random.default_rng(8), 3, 2)
+    model, params = put_source(chain)
+    tokens = generation.generate(jax.random.key(1), model, params, NOTHING, num_tokens=60_000)
+    log_probs = prediction.k_step_log_probs(
+        jax.random.key(2), model, params, tokens, max_horizon=6, num_origins=4000, num_samples=100
+    )
+    error = log_probs.std(axis=0) / math.sqrt(len(log_probs))
+    exact = sources.k_step_entropies(chain, 6)
+    assert (np.abs(-log_probs.mean(axis=0) - exact) < 4 * error).all() and (4 * error < 0.1 * exact).all()
