@@ -38,7 +38,6 @@ def shakespeare_cpu() -> dict[str, Any]:
         "eval_every": 300,
         "checkpoint_every": 1500,
         "target_loss": 1.88,
-        "host_devices": 2,
     }
 
 

@@ -161,7 +161,7 @@ CLAIM = Claim(
     "Cross-entropy falls with tau to H_tau and never below it; a hidden state reaches the entropy rate.",
     ("truncation.png",),
     TruncationRun,
-    {"num_seeds": 3, "num_train_steps": 800, "num_tokens": 450_000},
+    {"num_train_steps": 1500, "num_tokens": 450_000},
     check,
     facts,
     measure,
