@@ -34,9 +34,9 @@ def shakespeare_cpu() -> dict[str, Any]:
         "batch_size": 20,
         "num_steps": 64,
         "learning_rate": 4e-3,
-        "num_train_steps": 4500,
-        "eval_every": 300,
-        "checkpoint_every": 1500,
+        "num_train_steps": 4800,
+        "eval_every": 400,
+        "checkpoint_every": 1600,
         "target_loss": 1.88,
     }
 
