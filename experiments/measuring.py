@@ -1,6 +1,7 @@
 """What the scripts that measure share: many small trainings, intervals, verdicts, a ledger that resumes."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,12 +60,16 @@ def measured(
     recorded = read_records(workdir / "metrics.jsonl")
     writer = MetricsWriter(workdir, len(recorded))
     try:
-        for number, unit in enumerate(tqdm(units, mininterval=1.0), start=1):
+        quiet = not sys.stderr.isatty()
+        for number, unit in enumerate(tqdm(units, mininterval=1.0, disable=quiet), start=1):
             if number <= len(recorded):
                 yield recorded[number - 1]
                 continue
             record = {**unit, **measure(unit)}
             writer.write(number, record)
+            if quiet:
+                told = " ".join(f"{name}={value}" for name, value in unit.items())
+                app.say(f"measured {number}/{len(units)}  {told}  {app.seconds():.1f} s")
             yield record
     finally:
         writer.close()
@@ -169,7 +174,8 @@ def fit_members(
     run = ensemble.ensemble_run(
         model, train, members, np.concatenate(streams), plan_within, batch_size, num_steps, objective
     )
-    with tqdm(total=train.num_train_steps, unit=" steps", mininterval=1.0, leave=False) as bar:
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=train.num_train_steps, unit=" steps", leave=False, disable=quiet) as bar:
         for done in run:
             bar.update(done.step - bar.n)
     return [ensemble.member(done.training, i).state.params for i in range(len(seeds))]
