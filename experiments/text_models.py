@@ -63,4 +63,4 @@ def fit_neural(
     )
     ids = texts.ids["train"]
     plan_of = partial(sequential_partitioning, ids.size, num_steps, batch_size)
-    return fit_members(model, train, seeds, [ids] * len(seeds), plan_of, batch_size, num_steps)
+    return fit_members(model, train, seeds, [ids], plan_of, batch_size, num_steps)
