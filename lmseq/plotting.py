@@ -65,7 +65,7 @@ MOST_TICKS = 8  # places on a logarithmic axis that are named one by one
 
 def draw_panels(panels: Sequence[Panel]) -> Figure:
     """Panels beside each other, at most three in a row."""
-    columns = min(3, len(panels))
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(max(6.4, 4.6 * columns), 4.2 * rows), layout="constrained")
     for number, panel in enumerate(panels, start=1):
@@ -254,7 +254,7 @@ def recall(summary: dict[str, Any], cell: str, lags: Sequence[int], taus: Sequen
     axes.axhline(summary["chance_error"], color="gray", linestyle="--", label="guessing")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.legend(frameon=False, fontsize="small")
+    axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
