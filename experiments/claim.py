@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from lmseq import config as configs
+from lmseq.training.metrics import read_records
 
 
 class Claim(NamedTuple):
@@ -56,7 +57,8 @@ def main(claim: Claim, names: list[str]) -> int:
             return json.loads(finished)["verdict"] == "fails"
         app.say(claim.sentence)
         summary = {"claim": claim.sentence, "pictures": claim.pictures, **claim.measure(config, workdir)}
-        app.finish(workdir, summary | {"wall_seconds": app.seconds()})
+        spent = sum(record["seconds"] for record in read_records(workdir / "metrics.jsonl"))
+        app.finish(workdir, summary | {"measuring_seconds": spent, "wall_seconds": app.seconds()})
     return summary["verdict"] == "fails"
 
 

@@ -86,7 +86,7 @@ def measure(name: str, workdir: Path) -> dict[str, Any]:
     if process.returncode in (0, 1) and summary_path.exists():
         return read_json(summary_path)
     reason = f"the script ended with status {process.returncode}: give its command alone to see why"
-    return {"claim": reason, "verdict": "fails", "checks": [], "pictures": [], "wall_seconds": 0.0}
+    return {"claim": reason, "verdict": "fails", "checks": [], "pictures": [], "measuring_seconds": 0.0}
 
 
 def cell(value: float | None) -> str:
@@ -107,7 +107,7 @@ def section(name: str, command: str, summary: dict[str, Any]) -> list[str]:
         found = f"{cell(check['mean'])} | {between}"
         lines.append(f"| {what} | {found} | {', '.join(bounds)} | {check['verdict']} |")
     lines += ["", *(f"![{name}](claims/{name}_{picture})" for picture in summary["pictures"]), ""]
-    return [*lines, f"`{command}`, {summary['wall_seconds']:.0f} s", ""]
+    return [*lines, f"`{command}`, {summary['measuring_seconds']:.0f} s of measuring", ""]
 
 
 def write_report(folder: Path, workdir: Path, found: dict[str, dict[str, Any]]) -> None:

@@ -56,7 +56,7 @@ Unit = dict[str, Any]  # what distinguishes one measurement from the others: mod
 def measured(
     workdir: Path, units: Sequence[Unit], measure: Callable[[Unit], dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Each unit with its figures, in order; those that an interrupted run recorded are not measured again."""
+    """Each unit with its figures and `seconds`, in order; what is recorded already is not measured again."""
     recorded = read_records(workdir / "metrics.jsonl")
     writer = MetricsWriter(workdir, len(recorded))
     try:
@@ -65,7 +65,9 @@ def measured(
             if number <= len(recorded):
                 yield recorded[number - 1]
                 continue
+            begun = app.seconds()
             record = {**unit, **measure(unit)}
+            record["seconds"] = app.seconds() - begun
             writer.write(number, record)
             if quiet:
                 told = " ".join(f"{name}={value}" for name, value in unit.items())

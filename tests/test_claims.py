@@ -30,7 +30,7 @@ def summary_of(verdict: str) -> dict:
         "verdict": verdict,
         "checks": [{**check, "verdict": verdict}],
         "pictures": ["one.png"],
-        "wall_seconds": 12.0,
+        "measuring_seconds": 12.0,
     }
 
 
@@ -43,7 +43,7 @@ def test_the_report_has_verdicts_measurements_commands_and_pictures(tmp_path, fo
     text = (docs / "claims.md").read_text(encoding="utf-8")
     assert "| Something is so. | holds | [zipf](#zipf-holds) |" in text
     assert "| a \\| b | 1 | 0.5 to 1.5 | at least 0 | holds |" in text
-    assert "`python -m experiments.zipf --workdir=runs/claims/zipf`, 12 s" in text
+    assert "`python -m experiments.zipf --workdir=runs/claims/zipf`, 12 s of measuring" in text
     assert "![zipf](claims/zipf_one.png)" in text and (docs / "claims/zipf_one.png").exists()
 
 
