@@ -138,9 +138,6 @@ def build_domains(config: OrderConfig) -> dict[str, Domain]:
     num_train = len(text) - round(TEST_SHARE * len(text))
     vocab = build_vocab(text[:num_train], level="char")
     ids = vocab.encode(text)
-    needed = 10 * BATCH_SIZE * NUM_STEPS
-    if len(ids) < needed:
-        raise ValueError(f"expected a text of at least {needed} characters, got {len(ids)}")
     gru = build_model(ModelConfig(model="gru", hidden_size=config.hidden_size), len(vocab))
     rng = np.random.default_rng(config.seed)
     t = np.arange(config.num_points)
@@ -237,7 +234,11 @@ def facts(whole: IidOrSequenceConfig) -> dict[str, Any]:
     """The text."""
     from experiments.texts import corpus_facts
 
-    return corpus_facts(whole.order.corpus)
+    found, needed = corpus_facts(whole.order.corpus), 10 * BATCH_SIZE * NUM_STEPS
+    used = min(found["characters"], whole.order.num_tokens)
+    if used < needed:
+        raise ValueError(f"expected a text of at least {needed} characters, got {used}")
+    return found
 
 
 CLAIM = Claim(

@@ -232,8 +232,9 @@ def test_the_summary_does_not_depend_on_the_folder(tmp_path, run, scripts, folde
     assert figures(scripts.summary("train_lm", *flags)) == figures(run[1])
 
 
-# Minutes even when made small, and run by test_series_scripts.py with flags like the README's.
-ELSEWHERE = "compare_objectives|window_or_state|iid_or_sequence"
+# Minutes even when made small, and run by test_series_scripts.py, test_claims.py and test_ablate.py with
+# flags like the README's.
+ELSEWHERE = "compare_objectives|window_or_state|iid_or_sequence|claims|ablate|plot_runs"
 
 
 def readme_commands() -> list[str]:
