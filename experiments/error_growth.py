@@ -65,8 +65,22 @@ def check(whole: GrowthRun) -> GrowthRun:
 def series_settings(config: GrowthConfig) -> SeriesConfig:
     """The settings of a training on the series."""
     base = SeriesConfig(data=SeriesDataConfig(series=config.series, num_points=config.num_points))
-    train = dataclasses.replace(base.train, num_train_steps=config.series_steps, seed=config.seed)
+    train = dataclasses.replace(
+        base.train,
+        num_train_steps=config.series_steps,
+        warmup_steps=min(base.train.warmup_steps, config.series_steps - 1),
+        seed=config.seed,
+    )
     return dataclasses.replace(base, train=train)
+
+
+def prepared_series(config: GrowthConfig) -> Any:
+    """The series, long enough for every objective: the longest segments are those of several steps ahead."""
+    from experiments.series import prepare
+
+    settings = series_settings(config)
+    longest = dataclasses.replace(settings.objective, objective="unrolled")
+    return prepare(dataclasses.replace(settings, objective=longest))
 
 
 def text_figures(config: GrowthConfig) -> dict[str, Any]:
@@ -106,14 +120,9 @@ def measure(whole: GrowthRun, workdir: Path) -> dict[str, Any]:
     """Error curves of the series by objective and seed, and losses of the text."""
     from experiments.measuring import judged, measured
     from experiments.remedies import OBJECTIVES, ErrorCurves
-    from experiments.series import prepare
 
     config = whole.growth
-    settings = series_settings(config)
-    # The longest segments are those of several steps ahead.
-    longest = dataclasses.replace(settings.objective, objective="unrolled")
-    prepared = prepare(dataclasses.replace(settings, objective=longest))
-    curves = ErrorCurves(settings, prepared)
+    curves = ErrorCurves(series_settings(config), prepared_series(config))
     seeds = range(config.seed, config.seed + config.num_seeds)
     units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
 
@@ -207,11 +216,9 @@ def draw(config: GrowthConfig, rmse: dict[str, np.ndarray], of_text: dict[str, A
 
 def facts(whole: GrowthRun) -> dict[str, Any]:
     """The text and the series, both read, so that what is missing is said before anything is written."""
-    from experiments.series import load_series
     from experiments.texts import corpus_facts
 
-    points = len(load_series(series_settings(whole.growth)).values)
-    return {**corpus_facts(whole.growth.corpus), "points": points}
+    return {**corpus_facts(whole.growth.corpus), **prepared_series(whole.growth).facts()}
 
 
 CLAIM = Claim(
