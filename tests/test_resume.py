@@ -15,7 +15,7 @@ import pytest
 from tests.scripts import SMALL, command, figures, records
 
 NUM_KILLS = 20
-FLAGS = [*SMALL, "--num_train_steps=600", "--eval_every=40", "--checkpoint_every=10"]
+FLAGS = [*SMALL, "--num_train_steps=1000", "--eval_every=40", "--checkpoint_every=10"]
 
 
 @pytest.fixture(scope="module")
