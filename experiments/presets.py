@@ -20,8 +20,8 @@ def shakespeare_cpu() -> dict[str, Any]:
     python -m experiments.train_lm --preset=shakespeare_cpu --workdir=runs/shakespeare
 
     Passes 1.88, the figure of a much-used transformer after two minutes on such a machine (nanoGPT), in about
-    10 s, and ends at 1.464, that transformer's with 10.6 M parameters on a GPU. Everything was chosen on
-    the tenth before the last one.
+    10 s, and ends at 1.464, where that transformer has 1.47 with 10.6 M parameters and a GPU. Everything was
+    chosen on the tenth before the last one.
     """
     return {
         "corpus": "tiny_shakespeare",
