@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint clean
+.PHONY: help demo native test lint clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -23,6 +23,9 @@ demo: ## train, score and sample a small language model (runs/demo)
 	where = f".venv (Python {platform.python_version()}, jax {jax.__version__}, {what})"; \
 	print(f"environment: {where:<60}{sys.argv[1]:>6} s", flush=True)' $$(($$(date +%s) - start))
 	@.venv/bin/python -m experiments.train_lm --workdir=runs/demo
+
+native: .venv/.user ## compile the loops of recurrent layers for this processor (optional; needs a C++ compiler)
+	@.venv/bin/python -m experiments.native
 
 test: .venv/.dev ## run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
 	.venv/bin/python -m pytest $(PYTEST_ARGS) tests

@@ -7,8 +7,9 @@ A step is forward, backward, clipping by global norm and an update of SGD, of an
 recurrent layers and a softmax, in float32 unless `bf16` is said. All sides begin with the same weights and
 must report the same losses over the first steps. Each runs in a process of its own with all cores; they take
 turns, and a turn begins when the machine is idle. A ratio is PyTorch's time divided by ours, in the same
-type; `flax` is PyTorch's time divided by that of Flax's layers under autodiff. With a GPU all run there,
-PyTorch through cuDNN. The last line is a JSON object with `ratios`.
+type; `scan` is PyTorch's time divided by ours without compiled loops (which are compiled first, where there
+is a C++ compiler), `flax` that by Flax's layers under autodiff. With a GPU all run there, PyTorch through
+cuDNN. The last line is a JSON object with `ratios`.
 """
 
 from experiments import app  # first: it notes the time
@@ -49,11 +50,12 @@ flags.DEFINE_string("works", ",".join(WORKS), "which rows of the table")
 flags.DEFINE_integer("rounds", 5, "turns of each side, of which the median counts")
 flags.DEFINE_float("seconds", 1.0, "length of a turn")
 flags.DEFINE_bool("bf16", True, "also measure bfloat16")
+flags.DEFINE_bool("scan", True, "also measure XLA's loops, where compiled ones are there")
 flags.DEFINE_bool("flax", True, "also measure Flax's layers")
 flags.DEFINE_bool("quick", False, "one short turn each, float32 only: to see that all works")
 flags.DEFINE_integer("seed", 0, "of weights and tokens")
 flags.DEFINE_string("output", "", "also write the figures to this JSON file, with the hardware named")
-NAMES = ["works", "rounds", "seconds", "bf16", "flax", "quick", "seed", "output"]
+NAMES = ["works", "rounds", "seconds", "bf16", "scan", "flax", "quick", "seed", "output"]
 
 
 class Weights(NamedTuple):
@@ -94,7 +96,7 @@ def draw_tokens(work: Work, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, 1]).integers(work.vocab_size, size=shape).astype(np.int32)
 
 
-def lmseq_steps(work: Work, precision: str, seed: int) -> Steps:
+def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") -> Steps:
     """Ours."""
     app.prepare_jax()
     import jax.numpy as jnp
@@ -120,6 +122,7 @@ def lmseq_steps(work: Work, precision: str, seed: int) -> Steps:
         num_layers=work.num_layers,
         embedding_size=work.hidden_size,
         precision=precision,
+        backend=backend,
     )
     params = {name: jnp.asarray(value) for name, value in params.items()}
     return dispatches(bind(module), params, draw_tokens(work, seed))
@@ -230,7 +233,12 @@ def set_torch_weights(work: Work, embedding: Any, layers: Any, readout: Any, wei
                 named[f"{name}_l{layer}"].copy_(torch.from_numpy(value))
 
 
-BUILDERS = {"torch": torch_steps, "lmseq": lmseq_steps, "flax": flax_steps}
+def scan_steps(work: Work, precision: str, seed: int) -> Steps:
+    """Ours in nothing but JAX."""
+    return lmseq_steps(work, precision, seed, backend="scan")
+
+
+BUILDERS = {"torch": torch_steps, "lmseq": lmseq_steps, "scan": scan_steps, "flax": flax_steps}
 
 
 def compare(
@@ -268,6 +276,21 @@ def show(name: str, work: Work, spreads: dict[str, Spread]) -> None:
         )
 
 
+def compile_loops() -> bool:
+    """Whether the compiled loops are there, or could be made."""
+    from lmseq.recurrence import native
+
+    folder = app.native_folder()
+    try:
+        if not native.library_path(folder).exists():
+            app.say("compiling the loops of recurrent layers")
+            native.compile_library(folder)
+    except (ValueError, OSError) as error:
+        app.say(f"without compiled loops: {error}")
+        return False
+    return True
+
+
 def main() -> int:
     names = [name.strip() for name in app.FLAGS.works.split(",")]
     unknown = [name for name in names if name not in WORKS]
@@ -277,7 +300,9 @@ def main() -> int:
     if rounds < 1 or not 0 < seconds < 1e3 or app.FLAGS.seed < 0:
         raise ValueError("expected rounds of at least 1, seconds of a turn above 0, a seed of at least 0")
     sides = [("torch", "float32"), ("lmseq", "float32")]
+    compiled = compile_loops()
     if not quick:
+        sides += [("scan", "float32")] * (app.FLAGS.scan and compiled)
         sides += [("flax", "float32")] * app.FLAGS.flax
         sides += [("torch", "bfloat16"), ("lmseq", "bfloat16")] * app.FLAGS.bf16
     rows = {
@@ -288,12 +313,12 @@ def main() -> int:
     for name, row in rows.items():
         medians = {label: values[0] for label, values in row["milliseconds"].items()}
         ratios[name] = medians["torch"] / medians["lmseq"]
-        if "flax" in medians:
-            ratios[f"{name}_flax"] = medians["torch"] / medians["flax"]
+        for side in {"scan", "flax"} & medians.keys():
+            ratios[f"{name}_{side}"] = medians["torch"] / medians[side]
         if "lmseq_bf16" in medians:
             ratios[f"{name}_bf16"] = medians["torch_bf16"] / medians["lmseq_bf16"]
     found = {"hardware": hardware(), "versions": versions("jax", "jaxlib", "flax", "torch")}
-    publish(found | {"ratios": ratios, "rows": rows}, app.FLAGS.output)
+    publish(found | {"compiled_loops": compiled, "ratios": ratios, "rows": rows}, app.FLAGS.output)
     return 0
 
 

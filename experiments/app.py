@@ -174,7 +174,8 @@ def prepare_jax(host_devices: int = 1) -> None:
 
     glibc gives blocks of tens of megabytes back to the system after every step and asks for them again;
     keeping them saves a quarter of a training step on a CPU. Compiled programs are kept where
-    JAX_COMPILATION_CACHE_DIR says, or else in the user's cache folder.
+    JAX_COMPILATION_CACHE_DIR says, or else in the user's cache folder, where compiled loops of recurrent
+    layers are looked for too.
     """
     # The user's own come last, and win.
     os.environ["XLA_FLAGS"] = f"{XLA_FLAG} {os.environ.get('XLA_FLAGS', '')}".strip()
@@ -196,6 +197,10 @@ def prepare_jax(host_devices: int = 1) -> None:
             jax.config.update("jax_compilation_cache_dir", str(folder))
             # By default only what took a second is kept; a start compiles many smaller programs.
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    from lmseq.recurrence import native
+
+    with suppress(OSError):  # there is none, or it is damaged: XLA's loops do the same
+        native.load(native.library_path(native_folder()))
 
 
 @contextmanager
@@ -262,6 +267,11 @@ def cache_folder() -> Path:
     import pooch
 
     return Path(pooch.os_cache("lmseq"))
+
+
+def native_folder() -> Path:
+    """Where `make native` leaves what it compiles."""
+    return cache_folder() / "native"
 
 
 def finished_summary(workdir: Path) -> str | None:

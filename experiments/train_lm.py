@@ -68,8 +68,10 @@ def main() -> int:
     from experiments.training import check_fits
     from lmseq.data.partition import check_stream
     from lmseq.models.build import build_model
+    from lmseq.recurrence.unrolled import check_backend
     from lmseq.training.sharding import check_batch, make_mesh
 
+    check_backend(config.model.backend, config.model.precision)
     texts = load_texts(config.data)
     if not texts.ids["valid"].size:
         raise ValueError("expected a validation text: valid_fraction must be above 0")

@@ -70,6 +70,9 @@ class ModelConfig:
     recompute_steps: int = knob(
         0, "keep activations of so many steps at a time, and compute the rest anew: for long windows; 0: all"
     )
+    backend: Literal["auto", "scan", "native"] = knob(
+        "auto", "loops of rnn, gru and lstm: XLA's (scan), compiled ones (native), or the fastest there are"
+    )
 
 
 @dataclass(frozen=True)
@@ -275,6 +278,8 @@ def _check_pairs(config: LanguageModelConfig) -> None:
         raise ValueError(
             f"expected a batch_size that {train.host_devices} devices divide, got {data.batch_size}"
         )
+    if model.backend == "native" and train.host_devices > 1:
+        raise ValueError("backend native is for one device: it needs host_devices=1, or choose backend auto")
     windowed = model.model in ("mlp", "linear")
     if model.tie_embeddings and (windowed or model.embedding_size != model.hidden_size):
         raise ValueError(
@@ -295,6 +300,7 @@ def _check_idle(config: LanguageModelConfig) -> None:
         (model, "dropout_kind", not windowed and model.dropout > 0, "a recurrent model's dropout"),
         (model, "precision", not windowed, "recurrent models"),
         (model, "recompute_steps", not windowed, "recurrent models"),
+        (model, "backend", model.model in ("rnn", "gru", "lstm"), "models rnn, gru and lstm"),
         *idle_in_training(config.train),
     )
 

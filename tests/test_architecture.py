@@ -35,6 +35,7 @@ FLOORS = (
         "lmseq/likelihood.py",
         "lmseq/dense.py",
         "lmseq/recurrence/cells.py",
+        "lmseq/recurrence/native.py",
         "lmseq/recurrence/derivative.py",
         "lmseq/recurrence/linear.py",
         "lmseq/recurrence/unrolled.py",

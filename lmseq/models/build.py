@@ -29,6 +29,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 dropout_kind=config.dropout_kind,
                 precision=config.precision,
                 recompute_steps=config.recompute_steps,
+                backend=config.backend,
             )
         case "mlp" | "linear":
             module = MarkovLanguageModel(

@@ -15,7 +15,7 @@ from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
 from lmseq.recurrence import cells
 from lmseq.recurrence.cells import NUM_GATES, CellKind, LayerState, LstmState, Recurrent
-from lmseq.recurrence.unrolled import scan_states, unroll_layer
+from lmseq.recurrence.unrolled import Backend, scan_states, unroll_layer
 from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey, TokenLogProbs
 
 SMALL_VOCABULARY = 512
@@ -33,7 +33,7 @@ class RecurrentStack(SequenceModule):
     one mask for all steps of a call (variational; Gal and Ghahramani 2016). With a key, which is to
     say in training, the products are taken in `precision`, else always in float32; and a window longer than
     `recompute_steps` (unless 0) keeps for its derivative only the carries between pieces of so many steps,
-    whose activations are computed anew (Chen et al. 2016).
+    whose activations are computed anew (Chen et al. 2016). The loops over time are those of `backend`.
     """
 
     cell: CellKind
@@ -43,6 +43,7 @@ class RecurrentStack(SequenceModule):
     dropout_kind: DropoutKind = "fresh"
     precision: Precision = "float32"
     recompute_steps: int = 0
+    backend: Backend = "auto"
 
     def _project_inputs(
         self, xs: Element | Elements, precision: Precision = "float32"
@@ -158,7 +159,7 @@ class RecurrentStack(SequenceModule):
             if layer:
                 projected = self._project(layer, outputs, precision)
             weights = self.recurrent[layer]
-            state, outputs = unroll_layer(self.cell, weights, state, projected, precision)
+            state, outputs = unroll_layer(self.cell, weights, state, projected, precision, self.backend)
             outputs = self._drop(outputs, None if key is None else jax.random.fold_in(key, layer))
             states.append(state)
         return tuple(states), outputs

@@ -12,7 +12,7 @@ as a scan wants them.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,21 +20,28 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lmseq.dense import Precision, contract, rounded
-from lmseq.recurrence import cells
+from lmseq.recurrence import cells, native
 from lmseq.recurrence.cells import CellKind, GruGates, LayerState, LstmState, Recurrent
 
 Steps = Float[Array, "time batch hidden"]
+Loop = Literal["scan", "native"]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def unroll(
     kind: CellKind,
     precision: Precision,
+    loop: Loop,
     weights: Recurrent,
     state: LayerState,
     xs: Float[Array, "time batch gates"],
 ) -> tuple[LayerState, Steps]:
-    """The scan of `cells.cell_step` over projected inputs (T, B, G * H): last state, outputs (T, B, H)."""
+    """The scan of `cells.cell_step` over projected inputs (T, B, G * H): last state, outputs (T, B, H).
+
+    The loops, forward and backward, are XLA's (`scan`) or compiled beforehand (`native`).
+    """
+    if loop == "native":
+        return native.forward(kind, precision, weights, state, xs, keep=False)[:2]
     kernel = rounded(weights.kernel, precision)
 
     def step(state: LayerState, x: cells.Gates) -> tuple[LayerState, cells.State]:
@@ -53,7 +60,10 @@ class Residuals(NamedTuple):
     gates: Any
 
 
-def _forward(kind, precision, weights, state, xs):
+def _forward(kind, precision, loop, weights, state, xs):
+    if loop == "native":
+        last, outputs, kept = native.forward(kind, precision, weights, state, xs, keep=True)
+        return (last, outputs), Residuals(weights, state, *kept)
     kernel = rounded(weights.kernel, precision)
     inner = weights._replace(kernel=kernel)
 
@@ -73,33 +83,43 @@ def _forward(kind, precision, weights, state, xs):
     return (last, cells.output(states)), Residuals(weights, state, states, gates)
 
 
-def _backward(kind, precision, residuals, cotangents):
+def _backward(kind, precision, loop, residuals, cotangents):
     weights, initial, states, gates = residuals
     d_last, d_outputs = cotangents
     hidden, first = cells.output(states), cells.output(initial)
-    transposed = rounded(weights.kernel.T, precision)
-
-    def back(delta):
-        return contract(delta, transposed, 1, 0, precision)
-
+    if loop == "native":
+        kept = states, gates
+        deltas, d_xs, d_state = native.deltas(kind, precision, weights, initial, kept, d_last, d_outputs)
+    else:
+        deltas, d_xs, d_state = _deltas(kind, precision, residuals, d_last, d_outputs)
     d_bias = None
-    match kind:
-        case "rnn":
-            deltas, d_state = _rnn_deltas(back, hidden, d_last, d_outputs)
-            d_xs = deltas
-        case "gru":
-            deltas, d_xs, d_state = _gru_deltas(back, gates, _shifted(first, hidden), d_last, d_outputs)
-            if weights.bias is not None:
-                d_bias = jnp.sum(deltas[:, :, -weights.bias.size :], axis=(0, 1))
-        case _:
-            memory = _shifted(initial.cell, states.cell)
-            deltas, d_state = _lstm_deltas(back, gates, states.cell, memory, d_last, d_outputs)
-            d_xs = deltas
+    if weights.bias is not None:
+        d_bias = jnp.sum(deltas[:, :, -weights.bias.size :], axis=(0, 1))
     # The first step apart: putting the initial state before the others would copy all of them.
     d_kernel = contract(first, deltas[0], 0, 0, precision) + contract(
         _matrix(hidden[:-1]), _matrix(deltas[1:]), 0, 0, precision
     )
     return Recurrent(d_kernel, d_bias), d_state, d_xs
+
+
+def _deltas(kind, precision, residuals, d_last, d_outputs):
+    """Of the gates' sums, of the inputs, and of the initial state."""
+    weights, initial, states, gates = residuals
+    transposed = rounded(weights.kernel.T, precision)
+
+    def back(delta):
+        return contract(delta, transposed, 1, 0, precision)
+
+    match kind:
+        case "rnn":
+            deltas, d_state = _rnn_deltas(back, states, d_last, d_outputs)
+            return deltas, deltas, d_state
+        case "gru":
+            return _gru_deltas(back, gates, _shifted(initial, states), d_last, d_outputs)
+        case _:
+            memory = _shifted(initial.cell, states.cell)
+            deltas, d_state = _lstm_deltas(back, gates, states.cell, memory, d_last, d_outputs)
+            return deltas, deltas, d_state
 
 
 unroll.defvjp(_forward, _backward)

@@ -4,11 +4,15 @@ Arrays are time-major here, (T, B, ...): a scan takes the first axis, and a stac
 below the first and once above the last.
 """
 
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from lmseq.dense import Precision
-from lmseq.recurrence import derivative
+from lmseq.recurrence import derivative, native
 from lmseq.recurrence.cells import (
     CellKind,
     Gates,
@@ -20,6 +24,7 @@ from lmseq.recurrence.cells import (
 )
 from lmseq.recurrence.linear import linear_states
 
+Backend = Literal["auto", "scan", "native"]
 LayerStates = Float[Array, "time batch hidden"] | LstmState  # after each of T steps
 
 
@@ -44,9 +49,34 @@ def unroll_layer(
     state: LayerState,
     xs: Float[Array, "time batch gates"],
     precision: Precision = "float32",
+    backend: Backend = "auto",
 ) -> tuple[LayerState, Float[Array, "time batch hidden"]]:
-    """Last state and outputs (T, B, H) of one layer, by the fastest form that equals `scan_states`."""
+    """Last state and outputs (T, B, H) of one layer, in a form that equals `scan_states` and is faster.
+
+    backend: whose loops a tanh RNN, GRU or LSTM runs in; scan, XLA's; native, those of `native.cc`, which
+    are for float32 on a CPU; auto, native ones where they are loaded and every program has its own device,
+    as XLA cannot share their batch out. Raises ValueError for native ones that are not loaded.
+    """
     if kind in ("mingru", "minlstm"):
         outputs = linear_states(*linear_coefficients(kind, xs), state)
         return outputs[-1], outputs
-    return derivative.unroll(kind, precision, weights, state, xs)
+    return derivative.unroll(kind, precision, _loop(backend, xs.dtype, precision), weights, state, xs)
+
+
+def check_backend(backend: Backend, precision: Precision) -> None:
+    """Raise ValueError unless the backend is there."""
+    if backend == "native" and not native.is_loaded(precision):
+        reason = f"this processor has no {precision} products" if native.is_loaded() else "they are not there"
+        raise ValueError(
+            f"expected the compiled loops of backend native, {reason}: `make native` compiles them, "
+            "and backend auto or scan does without"
+        )
+
+
+def _loop(backend: Backend, dtype: jnp.dtype, precision: Precision) -> derivative.Loop:
+    check_backend(backend, precision)
+    if backend == "auto":
+        alone = jax.device_count() == 1 or bool(jax.sharding.get_abstract_mesh().manual_axes)
+        suits = jax.default_backend() == "cpu" and dtype == jnp.float32
+        backend = "native" if native.is_loaded(precision) and suits and alone else "scan"
+    return backend

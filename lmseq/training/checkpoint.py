@@ -12,6 +12,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -279,7 +280,8 @@ def load_run(workdir: str | Path, which: str = "latest") -> Run:
             )
     config = check(from_json(read_text(workdir / "config.json")))
     vocab = Vocab.from_json(read_text(workdir / "vocab.json"))
-    model = build_model(config.model, len(vocab))
+    # The loops that it was trained by may not be there, and make no difference.
+    model = build_model(replace(config.model, backend="auto"), len(vocab))
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} has no checkpoint yet: train it further")
     with open_manager(workdir) as manager:
