@@ -136,6 +136,8 @@ def test_no_loop_accumulates_a_weight_gradient(kind):
 
 def test_the_forward_pass_alone_keeps_nothing():
     args = inputs("lstm", 3, 9, 24, np.float32)
-    program = jax.jit(lambda *args: derivative.unroll("lstm", "float32", *args)).lower(*args).as_text()
+    program = (
+        jax.jit(lambda *args: derivative.unroll("lstm", "float32", "scan", *args)).lower(*args).as_text()
+    )
     assert "9x3x96" in program  # the inputs
     assert program.count("dynamic_update_slice") == 1  # the outputs

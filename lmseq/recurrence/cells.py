@@ -34,6 +34,7 @@ class Recurrent(NamedTuple):
 
 
 LayerState = State | LstmState
+LayerStates = Float[Array, "time batch hidden"] | LstmState  # after each of T steps
 
 
 def init_state(kind: CellKind, batch_size: int, hidden_size: int) -> LayerState:

@@ -21,7 +21,15 @@ import jaxlib
 from jaxtyping import Array, Float
 
 from lmseq.dense import Precision
-from lmseq.recurrence.cells import NUM_GATES, CellKind, GruGates, LayerState, LstmState, Recurrent
+from lmseq.recurrence.cells import (
+    NUM_GATES,
+    CellKind,
+    GruGates,
+    LayerState,
+    LayerStates,
+    LstmState,
+    Recurrent,
+)
 
 SOURCE = Path(__file__).with_name("native.cc")
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
@@ -29,7 +37,7 @@ COMPILERS = ("c++", "g++", "clang++")
 KINDS: tuple[CellKind, ...] = ("rnn", "gru", "lstm")
 
 Steps = Float[Array, "time batch hidden"]
-Kept = tuple[LayerState, GruGates | Float[Array, "time batch gates"] | tuple[()]]
+Kept = tuple[LayerStates, GruGates | Float[Array, "time batch gates"] | tuple[()]]
 
 
 def library_path(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from lmseq.recurrence.cells import (
     CellKind,
     Gates,
     LayerState,
-    LstmState,
+    LayerStates,
     Recurrent,
     cell_step,
     linear_coefficients,
@@ -25,7 +25,6 @@ from lmseq.recurrence.cells import (
 from lmseq.recurrence.linear import linear_states
 
 Backend = Literal["auto", "scan", "native"]
-LayerStates = Float[Array, "time batch hidden"] | LstmState  # after each of T steps
 
 
 def scan_states(
@@ -60,7 +59,7 @@ def unroll_layer(
     if kind in ("mingru", "minlstm"):
         outputs = linear_states(*linear_coefficients(kind, xs), state)
         return outputs[-1], outputs
-    return derivative.unroll(kind, precision, _loop(backend, xs.dtype, precision), weights, state, xs)
+    return derivative.unroll(kind, precision, _loop(backend, xs, precision), weights, state, xs)
 
 
 def check_backend(backend: Backend, precision: Precision) -> None:
@@ -73,10 +72,12 @@ def check_backend(backend: Backend, precision: Precision) -> None:
         )
 
 
-def _loop(backend: Backend, dtype: jnp.dtype, precision: Precision) -> derivative.Loop:
+def _loop(backend: Backend, xs: Array, precision: Precision) -> derivative.Loop:
     check_backend(backend, precision)
+    if not len(xs):
+        return "scan"
     if backend == "auto":
         alone = jax.device_count() == 1 or bool(jax.sharding.get_abstract_mesh().manual_axes)
-        suits = jax.default_backend() == "cpu" and dtype == jnp.float32
+        suits = jax.default_backend() == "cpu" and xs.dtype == jnp.float32
         backend = "native" if native.is_loaded(precision) and suits and alone else "scan"
     return backend

@@ -1,0 +1,281 @@
+"""The compiled loops against the scan, in float64 where it is the oracle; and how they are made and found."""
+
+import threading
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lmseq.recurrence import cells, native, unrolled
+from lmseq.recurrence.cells import LstmState, Recurrent
+from lmseq.training.sharding import make_mesh
+
+KINDS = ["rnn", "gru", "lstm"]
+shapes = {"time": st.integers(1, 5), "batch": st.integers(1, 30), "hidden": st.integers(1, 70)}
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    """A library of this processor's, known to JAX for these tests alone."""
+    try:
+        path = native.compile_library(tmp_path_factory.mktemp("native"))
+    except ValueError as error:
+        if "found none" in str(error):
+            pytest.skip(str(error))
+        raise
+    native.load(path)
+    yield path
+    native._Loaded.library = None
+
+
+@pytest.fixture
+def half_precision(library):
+    if not native.is_loaded("bfloat16"):
+        pytest.skip("this processor has no bfloat16 products")
+
+
+def draw(kind, time, batch, hidden, seed=0):
+    """Weights, a state that is not zero, inputs (T, B, G * H), and weights of the outputs."""
+    rng = np.random.default_rng(seed)
+    gates = cells.NUM_GATES[kind] * hidden
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    weights = Recurrent(normal(hidden, gates) / hidden**0.5, normal(hidden) if kind == "gru" else None)
+    state = normal(batch, hidden)
+    state = LstmState(state, normal(batch, hidden)) if kind == "lstm" else state
+    return weights, state, normal(time, batch, gates), normal(time, batch, hidden)
+
+
+def value(run, scale, weights, state, xs):
+    last, outputs = run(weights, state, xs)
+    return jnp.sum(scale * outputs) + sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(last))
+
+
+def by(kind, backend, precision="float32"):
+    @jax.jit
+    def run(weights, state, xs):
+        return unrolled.unroll_layer(kind, weights, state, xs, precision, backend)
+
+    return run
+
+
+def reference(kind):
+    @jax.jit
+    def run(weights, state, xs):
+        states = unrolled.scan_states(kind, weights, state, xs)
+        return jax.tree.map(lambda leaf: leaf[-1], states), cells.output(states)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8)
+@given(**shapes, seed=st.integers(0, 99))
+@example(time=64, batch=32, hidden=256, seed=0)
+@example(time=3, batch=1, hidden=16, seed=0)
+@example(time=2, batch=25, hidden=33, seed=0)
+def test_outputs_are_those_of_the_scan(library, kind, time, batch, hidden, seed):
+    *arguments, _ = draw(kind, time, batch, hidden, seed)
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tuple(arguments))
+        expected = reference(kind)(*exact)
+    found = by(kind, "native")(*arguments)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=5e-6), found, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=8)
+@given(**shapes, seed=st.integers(0, 99))
+@example(time=64, batch=32, hidden=256, seed=0)
+@example(time=1, batch=3, hidden=32, seed=0)
+def test_gradients_are_those_of_the_scan(library, kind, time, batch, hidden, seed):
+    *arguments, scale = draw(kind, time, batch, hidden, seed)
+    with jax.enable_x64(True):
+        exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tuple(arguments))
+        expected = jax.grad(partial(value, reference(kind), np.asarray(scale, np.float64)), (0, 1, 2))(*exact)
+    found = jax.grad(partial(value, by(kind, "native"), scale), (0, 1, 2))(*arguments)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(1.0, np.abs(theirs).max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("hidden", [7, 32, 65])
+def test_bfloat16_products_are_those_of_the_scan(half_precision, kind, hidden):
+    *arguments, scale = draw(kind, 6, 5, hidden)
+    # Sums in another order move a state by a last digit, and now and then what it is rounded to.
+    for function in (
+        lambda backend: by(kind, backend, "bfloat16")(*arguments),
+        lambda backend: jax.grad(partial(value, by(kind, backend, "bfloat16"), scale), (0, 1, 2))(*arguments),
+    ):
+        for ours, theirs in zip(*(jax.tree.leaves(function(b)) for b in ("native", "scan")), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.01 * max(1.0, np.abs(theirs).max()))
+    rough, exact = (by(kind, "native", precision)(*arguments)[1] for precision in ("bfloat16", "float32"))
+    assert not np.array_equal(rough, exact)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_number_of_threads_changes_no_bit(library, kind, monkeypatch):
+    monkeypatch.setattr(native, "_num_threads", lambda: 1)
+    *arguments, scale = draw(kind, 5, 64, 200)
+    results = []
+    for threads in (1, 2, 3, 8):
+        monkeypatch.setattr(native, "_num_threads", lambda threads=threads: threads)
+        slopes = jax.grad(partial(value, by(kind, "native"), scale), (0, 1, 2))(*arguments)
+        results.append(jax.tree.map(np.asarray, (slopes, by(kind, "native")(*arguments))))
+    for other in results[1:]:
+        jax.tree.map(np.testing.assert_array_equal, results[0], other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_is_the_same_in_any_batch(library, kind):
+    weights, state, xs, _ = draw(kind, 4, 19, 40)
+    run = by(kind, "native")
+    whole = run(weights, state, xs)[1]
+    for size in (1, 2, 7, 12):
+        part = run(weights, jax.tree.map(lambda leaf, size=size: leaf[:size], state), xs[:, :size])[1]
+        np.testing.assert_array_equal(part, whole[:, :size])
+
+
+def test_programs_beside_each_other_do_not_wait_for_each_other(library, monkeypatch):
+    monkeypatch.setattr(native, "_num_threads", lambda: 3)
+    *arguments, scale = draw("lstm", 20, 64, 128)
+    slopes = jax.jit(jax.grad(partial(value, by("lstm", "native"), scale), (0, 1, 2)))
+    expected = jax.tree.map(np.asarray, slopes(*arguments))
+    wrong = []
+
+    def work():
+        for _ in range(20):
+            found = slopes(*arguments)
+            same = jax.tree.map(lambda a, b: np.array_equal(a, b), found, expected)
+            wrong.extend(each for each in jax.tree.leaves(same) if not each)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert not any(thread.is_alive() for thread in threads)
+    assert not wrong
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_a_number_or_very_large_goes_through(library, kind):
+    weights, state, xs, _ = draw(kind, 3, 4, 20)
+    xs[1, 2] = np.nan
+    xs[:, 3] = 1e30
+    outputs = by(kind, "native")(weights, state, xs)[1]
+    assert np.isnan(outputs[1:, 2]).all()
+    assert np.isfinite(np.delete(outputs, 2, axis=1)).all()
+    np.testing.assert_allclose(outputs, by(kind, "scan")(weights, state, xs)[1], atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformations_of_a_program_keep_its_meaning(library, kind):
+    weights, state, xs, scale = draw(kind, 4, 6, 20)
+    run = by(kind, "native")
+    plain = partial(value, run, scale)
+    expected = jax.grad(plain)(weights, state, xs)
+    again = jax.grad(jax.checkpoint(plain))(weights, state, xs)
+    jax.tree.map(np.testing.assert_array_equal, again, expected)
+    twice = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), weights)
+    many = jax.vmap(jax.grad(plain), (0, None, None))(twice, state, xs)
+    jax.tree.map(lambda leaf, one: np.testing.assert_array_equal(leaf[0], one), many, expected)
+    halved = jax.tree.map(lambda leaf: 0.5 * leaf, weights)
+    second = jax.grad(plain)(halved, state, xs)
+    jax.tree.map(lambda leaf, one: np.testing.assert_array_equal(leaf[1], one), many, second)
+
+
+def test_no_steps_and_no_rows(library):
+    weights, state, xs, _ = draw("lstm", 3, 4, 8)
+    last, outputs = by("lstm", "native")(weights, state, xs[:0])
+    assert outputs.shape == (0, 4, 8)
+    jax.tree.map(np.testing.assert_array_equal, last, state)
+    nobody = jax.tree.map(lambda leaf: leaf[:0], state)
+    assert by("lstm", "native")(weights, nobody, xs[:, :0])[1].shape == (3, 0, 8)
+
+
+def calls(run, *arguments, **shardings):
+    return "lmseq_lstm_forward" in jax.jit(run, **shardings).lower(*arguments).as_text()
+
+
+def test_auto_takes_them_where_a_program_has_its_device_to_itself(library, monkeypatch):
+    *arguments, _ = draw("lstm", 3, 8, 8)
+    assert jax.device_count() > 1 and not calls(by("lstm", "auto"), *arguments)
+    mesh = make_mesh(jax.devices()[:2])
+    everywhere = jax.tree.map(lambda _: PartitionSpec(), tuple(arguments))
+    alone = jax.shard_map(
+        by("lstm", "auto"), mesh=mesh, in_specs=everywhere, out_specs=PartitionSpec(), check_vma=False
+    )
+    assert calls(alone, *arguments)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert calls(by("lstm", "auto"), *arguments)
+    assert not calls(by("lstm", "scan"), *arguments)
+    with jax.enable_x64(True):
+        assert not calls(
+            by("lstm", "auto"), *jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tuple(arguments))
+        )
+
+
+def test_a_shared_batch_is_still_right(library):
+    weights, state, xs, _ = draw("lstm", 3, 8, 8)
+    mesh = make_mesh(jax.devices()[:2])
+    rows = NamedSharding(mesh, PartitionSpec(None, "batch"))
+    found = jax.jit(by("lstm", "native"))(weights, state, jax.device_put(xs, rows))
+    expected = by("lstm", "native")(weights, state, xs)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_without_a_library_they_are_not_taken(monkeypatch):
+    monkeypatch.setattr(native._Loaded, "library", None)
+    *arguments, _ = draw("gru", 3, 4, 8)
+    with pytest.raises(ValueError, match="they are not there: `make native` compiles them"):
+        by("gru", "native")(*arguments)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert "custom_call" not in jax.jit(by("gru", "auto")).lower(*arguments).as_text()
+
+
+def test_a_processor_without_bfloat16_says_so(library, monkeypatch):
+    class Older:
+        @staticmethod
+        def lmseq_has_bfloat16():
+            return False
+
+    monkeypatch.setattr(native._Loaded, "library", Older)
+    with pytest.raises(ValueError, match="this processor has no bfloat16 products"):
+        unrolled.check_backend("native", "bfloat16")
+    unrolled.check_backend("native", "float32")
+
+
+def test_compiling_needs_a_compiler(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="false could not compile"):
+        native.compile_library(tmp_path, "false")
+    with pytest.raises(ValueError, match="cannot run no_such_compiler"):
+        native.compile_library(tmp_path, "no_such_compiler")
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match="found none"):
+        native.compile_library(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_library_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(native._Loaded, "library", None)
+    path = tmp_path / "damaged.so"
+    path.write_bytes(b"\x7fELF but no library")
+    with pytest.raises(OSError, match="damaged"):
+        native.load(path)
+    assert not native.is_loaded()
+
+
+def test_the_library_belongs_to_source_and_processor(tmp_path, monkeypatch):
+    path = native.library_path(tmp_path)
+    assert path == native.library_path(tmp_path) and path.parent == tmp_path
+    monkeypatch.setattr(native.platform, "machine", lambda: "another")
+    assert path != native.library_path(tmp_path)
