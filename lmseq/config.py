@@ -64,14 +64,16 @@ class ModelConfig:
     dropout_kind: Literal["fresh", "variational"] = knob(
         "fresh", "a mask a step, or one mask for all steps of a window"
     )
-    precision: Literal["float32", "bfloat16"] = knob(
-        "float32", "of the factors of a recurrent model's products in training; all else is float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = knob(
+        "float32", "of the factors of a recurrent model's products in training (tf32: on GPUs); else float32"
     )
     recompute_steps: int = knob(
         0, "keep activations of so many steps at a time, and compute the rest anew: for long windows; 0: all"
     )
-    backend: Literal["auto", "scan", "native"] = knob(
-        "auto", "loops of rnn, gru and lstm: XLA's (scan), compiled ones (native), or the fastest there are"
+    backend: Literal["auto", "scan", "native", "cudnn"] = knob(
+        "auto",
+        "loops of rnn, gru and lstm: XLA's (scan), compiled ones on a CPU (native), a GPU's own for lstm "
+        "(cudnn), or the fastest there are",
     )
 
 
@@ -278,8 +280,12 @@ def _check_pairs(config: LanguageModelConfig) -> None:
         raise ValueError(
             f"expected a batch_size that {train.host_devices} devices divide, got {data.batch_size}"
         )
-    if model.backend == "native" and train.host_devices > 1:
-        raise ValueError("backend native is for one device: it needs host_devices=1, or choose backend auto")
+    if model.backend in ("native", "cudnn") and train.host_devices > 1:
+        raise ValueError(
+            f"backend {model.backend} is for one device: it needs host_devices=1, or choose auto"
+        )
+    if model.backend == "cudnn" and model.model != "lstm":
+        raise ValueError(f"backend cudnn is for model lstm, got {model.model}: give backend auto")
     windowed = model.model in ("mlp", "linear")
     if model.tie_embeddings and (windowed or model.embedding_size != model.hidden_size):
         raise ValueError(

@@ -1,7 +1,9 @@
 """Products: affine maps, lookups, the softmax; each with the derivative that is fastest.
 
 A product may be taken in bfloat16: both operands are rounded to it and the sum is kept in float32, which
-is what processors with such units do at twice the speed of float32. Everything else stays float32.
+is what processors with such units do at twice the speed of float32; or in tf32, operands rounded to 10 bits
+behind the point, which GPUs from Ampere on do faster than float32 and all else takes for float32. Everything
+else stays float32.
 """
 
 from functools import partial
@@ -12,7 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+
+def _exactness(precision: Precision) -> lax.Precision:
+    """What XLA calls it: of a float32 product it would else take the fastest form that a GPU has."""
+    return lax.Precision.HIGHEST if precision == "float32" else lax.Precision.DEFAULT
 
 
 def rounded(x: Float[Array, "*dims"], precision: Precision) -> Float[Array, "*dims"]:
@@ -27,7 +34,9 @@ def product(
 
     The derivative's products are taken in the same precision; the kernel's stays in the kernel's type.
     """
-    return x @ kernel if precision == "float32" else _rounded_product(x, kernel)
+    if precision == "bfloat16":
+        return _rounded_product(x, kernel)
+    return jnp.matmul(x, kernel, precision=_exactness(precision))
 
 
 def contract(
@@ -36,7 +45,8 @@ def contract(
     """Matrices x and y multiplied along one axis each, without a derivative of its own."""
     x, y = rounded(x, precision), rounded(y, precision)
     kind = jnp.float32 if precision == "bfloat16" else None
-    return lax.dot_general(x, y, (((over_x,), (over_y,)), ((), ())), preferred_element_type=kind)
+    axes = (((over_x,), (over_y,)), ((), ()))
+    return lax.dot_general(x, y, axes, precision=_exactness(precision), preferred_element_type=kind)
 
 
 def _matrix(x: Float[Array, "..."]) -> Float[Array, "rows feature"]:
@@ -91,7 +101,7 @@ def _lookup_forward(table, ids):
 def _lookup_backward(residuals, cotangent):
     ids, vocab_size = residuals
     one_hot = jax.nn.one_hot(ids.reshape(-1), vocab_size, dtype=cotangent.dtype)
-    return one_hot.T @ cotangent.reshape(-1, cotangent.shape[-1]), None
+    return contract(one_hot, _matrix(cotangent), 0, 0, "float32"), None
 
 
 lookup.defvjp(_lookup_forward, _lookup_backward)

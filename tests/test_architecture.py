@@ -38,6 +38,7 @@ FLOORS = (
         "lmseq/recurrence/native.py",
         "lmseq/recurrence/derivative.py",
         "lmseq/recurrence/linear.py",
+        "lmseq/recurrence/cudnn.py",
         "lmseq/recurrence/unrolled.py",
         "lmseq/sampling.py",
     ),

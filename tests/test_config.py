@@ -343,7 +343,7 @@ SEEN = {
     "tau": (parameters_of, small(model="mlp"), (2, 3)),
     "dropout": (training_pass_of, small(model="mlp"), (0.0, 0.5, 0.3)),
     "dropout_kind": (training_pass_of, small(model="rnn", dropout=0.5), ("fresh", "variational")),
-    "precision": (training_pass_of, small(model="rnn"), ("float32", "bfloat16")),
+    "precision": (loops_of, small(model="rnn"), ("float32", "tf32", "bfloat16")),
     "recompute_steps": (loops_of, small(model="rnn"), (0, 2, 3)),
     "optimizer": (updates_of, SHORT | {"weight_decay": 0.1}, ("sgd", "adam", "adamw")),
     "learning_rate": (updates_of, SHORT, (0.01, 0.02)),
@@ -361,6 +361,7 @@ SEEN = {
 }
 # Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
 READ_BY_SCRIPTS = {
+    "backend",
     "corpus",
     "keep_checkpoints",
     "target_loss",

@@ -13,9 +13,9 @@ from lmseq.contract import Predictions, time_second
 from lmseq.dense import Precision, affine, lookup, softmax_log_probs
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
-from lmseq.recurrence import cells
+from lmseq.recurrence import cells, cudnn
 from lmseq.recurrence.cells import NUM_GATES, CellKind, LayerState, LstmState, Recurrent
-from lmseq.recurrence.unrolled import Backend, scan_states, unroll_layer
+from lmseq.recurrence.unrolled import Backend, scan_states, takes_cudnn, unroll_layer
 from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey, TokenLogProbs
 
 SMALL_VOCABULARY = 512
@@ -49,6 +49,10 @@ class RecurrentStack(SequenceModule):
         self, xs: Element | Elements, precision: Precision = "float32"
     ) -> Float[Array, "*dims gates"]:
         """The first layer's projected inputs x W + b, (..., G * H)."""
+        raise NotImplementedError
+
+    def _inputs(self, xs: Elements) -> Float[Array, "*dims feature"] | None:
+        """What `_project_inputs` projects; None where it would be too wide."""
         raise NotImplementedError
 
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Predictions | Prediction:
@@ -154,12 +158,17 @@ class RecurrentStack(SequenceModule):
     ) -> tuple[Carry, Float[Array, "time batch hidden"]]:
         """Layer by layer over all steps of xs (T, B): every product but the recurrent one is over (T B)."""
         precision, states = self._precision(key), []
-        projected = self._project_inputs(xs, precision)
-        for layer, state in enumerate(carry):
-            if layer:
-                projected = self._project(layer, outputs, precision)
-            weights = self.recurrent[layer]
-            state, outputs = unroll_layer(self.cell, weights, state, projected, precision, self.backend)
+        whole = takes_cudnn(self.cell, precision, self.backend)
+        outputs = self._inputs(xs) if whole else None
+        for layer, (weights, state) in enumerate(zip(self.recurrent, carry, strict=True)):
+            if whole and outputs is not None:
+                kernel, bias = self.input_kernels[layer], self.input_biases[layer]
+                state, outputs = cudnn.unroll_layer(kernel, bias, weights, state, outputs, precision)
+            else:
+                below = (
+                    self._project(layer, outputs, precision) if layer else self._project_inputs(xs, precision)
+                )
+                state, outputs = unroll_layer(self.cell, weights, state, below, precision, self.backend)
             outputs = self._drop(outputs, None if key is None else jax.random.fold_in(key, layer))
             states.append(state)
         return tuple(states), outputs
@@ -217,6 +226,11 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
             return lookup(affine(self.embedding, kernel, bias, precision), xs)
         return affine(self.embedding[xs], kernel, bias, precision)
 
+    def _inputs(self, xs: Int[Array, "*dims"]) -> Float[Array, "*dims feature"] | None:
+        if self.embedding_size:
+            return self.embedding[xs]
+        return jax.nn.one_hot(xs, self.vocab_size) if self.vocab_size <= SMALL_VOCABULARY else None
+
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Float[Array, "*dims vocab"]:
         """Log-softmax of an affine map."""
         return jax.nn.log_softmax(affine(hidden, self._output_kernel(), self.output_bias))
@@ -252,6 +266,9 @@ class RecurrentSeriesModel(RecurrentStack, kw_only=True):
         self, xs: Float[Array, "*dims feature"], precision: Precision = "float32"
     ) -> Float[Array, "*dims gates"]:
         return self._project(0, xs, precision)
+
+    def _inputs(self, xs: Float[Array, "*dims feature"]) -> Float[Array, "*dims feature"]:
+        return xs
 
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Normal:
         return self.value_head(hidden)

@@ -103,7 +103,7 @@ def load(path: Path) -> None:
 def is_loaded(precision: Precision = "float32") -> bool:
     """Whether a library is known to JAX, and has products of that precision on this processor."""
     library = _Loaded.library
-    return library is not None and (precision == "float32" or library.lmseq_has_bfloat16())
+    return library is not None and (precision != "bfloat16" or library.lmseq_has_bfloat16())
 
 
 @cache

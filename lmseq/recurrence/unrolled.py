@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lmseq.dense import Precision
-from lmseq.recurrence import derivative, native
+from lmseq.recurrence import cudnn, derivative, native
 from lmseq.recurrence.cells import (
     CellKind,
     Gates,
@@ -24,7 +24,7 @@ from lmseq.recurrence.cells import (
 )
 from lmseq.recurrence.linear import linear_states
 
-Backend = Literal["auto", "scan", "native"]
+Backend = Literal["auto", "scan", "native", "cudnn"]
 
 
 def scan_states(
@@ -54,7 +54,8 @@ def unroll_layer(
 
     backend: whose loops a tanh RNN, GRU or LSTM runs in; scan, XLA's; native, those of `native.cc`, which
     are for float32 on a CPU; auto, native ones where they are loaded and every program has its own device,
-    as XLA cannot share their batch out. Raises ValueError for native ones that are not loaded.
+    as XLA cannot share their batch out; cudnn, for inputs that are projected already, is as auto. Raises
+    ValueError for native ones that are not loaded.
     """
     if kind in ("mingru", "minlstm"):
         outputs = linear_states(*linear_coefficients(kind, xs), state)
@@ -70,14 +71,34 @@ def check_backend(backend: Backend, precision: Precision) -> None:
             f"expected the compiled loops of backend native, {reason}: `make native` compiles them, "
             "and backend auto or scan does without"
         )
+    if backend == "cudnn" and not (cudnn.is_there() and precision != "bfloat16"):
+        reason = "takes float32 or tf32" if precision == "bfloat16" else "needs a GPU that has it"
+        raise ValueError(f"backend cudnn {reason}: choose another, or backend auto")
+
+
+def takes_cudnn(kind: CellKind, precision: Precision, backend: Backend) -> bool:
+    """Whether a layer over inputs that are not projected yet is cuDNN's.
+
+    auto: an LSTM in float32 or tf32, where a program has its GPU to itself: neither can XLA share the
+    kernel's batch out, nor can it run the members of an ensemble at once.
+    """
+    if backend == "cudnn":
+        check_backend(backend, precision)
+        return kind == "lstm"
+    suits = backend == "auto" and kind == "lstm" and precision != "bfloat16"
+    return suits and jax.device_count() == 1 and not _within_shard() and cudnn.is_there()
+
+
+def _within_shard() -> bool:
+    """Whether what is traced is one device's part of a program over several."""
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
 def _loop(backend: Backend, xs: Array, precision: Precision) -> derivative.Loop:
-    check_backend(backend, precision)
-    if not len(xs):
-        return "scan"
-    if backend == "auto":
-        alone = jax.device_count() == 1 or bool(jax.sharding.get_abstract_mesh().manual_axes)
+    if backend == "native":
+        check_backend(backend, precision)
+    if backend in ("auto", "cudnn"):
+        alone = jax.device_count() == 1 or _within_shard()
         suits = jax.default_backend() == "cpu" and xs.dtype == jnp.float32
         backend = "native" if native.is_loaded(precision) and suits and alone else "scan"
-    return backend
+    return backend if len(xs) else "scan"
