@@ -1,5 +1,6 @@
 """The compiled loops against the scan, in float64 where it is the oracle; and how they are made and found."""
 
+import shutil
 import threading
 from functools import partial
 
@@ -14,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lmseq.recurrence import cells, native, unrolled
 from lmseq.recurrence.cells import LstmState, Recurrent
 from lmseq.training.sharding import make_mesh
+from tests.scripts import SMALL, Scripts
 
 KINDS = ["rnn", "gru", "lstm"]
 shapes = {"time": st.integers(1, 5), "batch": st.integers(1, 30), "hidden": st.integers(1, 70)}
@@ -279,3 +281,38 @@ def test_the_library_belongs_to_source_and_processor(tmp_path, monkeypatch):
     assert path == native.library_path(tmp_path) and path.parent == tmp_path
     monkeypatch.setattr(native.platform, "machine", lambda: "another")
     assert path != native.library_path(tmp_path)
+
+
+def test_scripts_train_by_what_make_native_leaves(library, tmp_path):
+    """The library in the cache folder is found, is named when it is missing, and is not needed to score."""
+    scripts, text = Scripts(tmp_path / "cache"), tmp_path / "text.txt"
+    text.write_text("a rose is a rose is a rose, said the reader; and so it is. " * 60)
+    common = [f"--corpus={text}", "--model=lstm", "--num_train_steps=40", *SMALL]
+
+    def trained(backend):
+        flags = f"--workdir={tmp_path / backend}", f"--backend={backend}"
+        summary = scripts.summary("train_lm", *common, *flags)
+        return summary["params_digest"], summary["valid_loss"]
+
+    refused = scripts.run("train_lm", *common, f"--workdir={tmp_path / 'native'}", "--backend=native")
+    assert refused.returncode == 2 and "`make native` compiles them" in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1 and not (tmp_path / "native").exists()
+
+    place = tmp_path / "cache" / "lmseq" / "native"
+    place.mkdir(parents=True)
+    shutil.copy(library, place)
+    found = scripts.summary("native")
+    assert found["library"] == str(place / library.name) and len(found["milliseconds"]) == 6
+    native_run, auto_run, scan_run = trained("native"), trained("auto"), trained("scan")
+    assert native_run == auto_run
+    assert native_run[0] != scan_run[0] and abs(native_run[1] - scan_run[1]) < 1e-3
+
+    shutil.rmtree(place)
+    scored = scripts.run("score_text", f"--run={tmp_path / 'native'}", "--text=a rose")
+    assert scored.returncode == 0, scored.stderr
+
+
+def test_the_script_says_what_it_lacks(tmp_path):
+    done = Scripts(tmp_path).run("native", "--compiler=no_such_compiler")
+    assert done.returncode == 2
+    assert "error: expected a C++ compiler, cannot run no_such_compiler" in done.stderr.splitlines()[-1]
