@@ -300,7 +300,7 @@ def main() -> int:
     if rounds < 1 or not 0 < seconds < 1e3 or app.FLAGS.seed < 0:
         raise ValueError("expected rounds of at least 1, seconds of a turn above 0, a seed of at least 0")
     sides = [("torch", "float32"), ("lmseq", "float32")]
-    compiled = compile_loops()
+    compiled = "torch" in versions("torch") and compile_loops()  # without it, there is nothing to compare
     if not quick:
         sides += [("scan", "float32")] * (app.FLAGS.scan and compiled)
         sides += [("flax", "float32")] * app.FLAGS.flax
