@@ -1,4 +1,4 @@
-"""The loops of `native.cc`: compiled once for a processor, then called from XLA's programs on a CPU.
+"""The loops of `cpp/`: compiled once for a processor, then called from XLA's programs on a CPU.
 
 Optional: everything runs without them. `compile_library` needs a C++ compiler; `load` makes what it left
 known to JAX, for the rest of the process. The functions below equal the scans of
@@ -31,7 +31,7 @@ from lmseq.recurrence.cells import (
     Recurrent,
 )
 
-SOURCE = Path(__file__).with_name("native.cc")
+SOURCES = Path(__file__).with_name("cpp")
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
 COMPILERS = ("c++", "g++", "clang++")
 KINDS: tuple[CellKind, ...] = ("rnn", "gru", "lstm")
@@ -41,19 +41,20 @@ Kept = tuple[LayerStates, GruGates | Float[Array, "time batch gates"] | tuple[()
 
 
 def library_path(folder: Path) -> Path:
-    """Where under a folder the library for this source, this jaxlib and this processor stands, or would."""
+    """Where under a folder the library for these sources, this jaxlib and this processor stands, or would."""
     processor = [platform.machine()]
     information = Path("/proc/cpuinfo")
     if information.exists():
         processor += [
             line for line in information.read_text().splitlines() if line.startswith(("flags", "Features"))
         ][:1]
-    made_of = [SOURCE.read_text(), jaxlib.__version__, *OPTIONS, *processor]
+    sources = [path.read_text() for path in sorted(SOURCES.iterdir())]
+    made_of = [*sources, jaxlib.__version__, *OPTIONS, *processor]
     return folder / f"recurrence-{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:16]}.so"
 
 
 def compile_library(folder: Path, compiler: str | None = None) -> Path:
-    """Compile `native.cc` into the folder, for this processor, and return the library's path.
+    """Compile the sources into the folder, for this processor, and return the library's path.
 
     Takes about ten seconds. Raises ValueError without a compiler of C++20, and with its words if it fails.
     """
@@ -67,13 +68,15 @@ def compile_library(folder: Path, compiler: str | None = None) -> Path:
         headers = ("-isystem", jax.ffi.include_dir())
         try:
             found = subprocess.run(
-                [compiler, *OPTIONS, *headers, str(SOURCE), "-o", str(made)], capture_output=True, text=True
+                [compiler, *OPTIONS, *headers, str(SOURCES / "cells.cc"), "-o", str(made)],
+                capture_output=True,
+                text=True,
             )
         except OSError as error:
             raise ValueError(f"expected a C++ compiler, cannot run {compiler}: {error}") from error
         if found.returncode:
             words = " ".join(found.stderr.split())[:500]
-            raise ValueError(f"{compiler} could not compile {SOURCE.name}: {words}")
+            raise ValueError(f"{compiler} could not compile {SOURCES.name}/cells.cc: {words}")
         made.replace(path)
     return path
 

@@ -52,7 +52,7 @@ def unroll_layer(
 ) -> tuple[LayerState, Float[Array, "time batch hidden"]]:
     """Last state and outputs (T, B, H) of one layer, in a form that equals `scan_states` and is faster.
 
-    backend: whose loops a tanh RNN, GRU or LSTM runs in; scan, XLA's; native, those of `native.cc`, which
+    backend: whose loops a tanh RNN, GRU or LSTM runs in; scan, XLA's; native, those of `cpp/`, which
     are for float32 on a CPU; auto, native ones where they are loaded and every program has its own device,
     as XLA cannot share their batch out; cudnn, for inputs that are projected already, is as auto. Raises
     ValueError for native ones that are not loaded.

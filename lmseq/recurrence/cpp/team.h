@@ -1,0 +1,179 @@
+// Steps of tasks, shared out over threads that stay.
+//
+// Threads that meet after every step of some tens of microseconds are at the mercy of the system: where one
+// of them has to give its core to another program, all wait. So a thread's share of a step is only what it
+// begins with, the others take what is left of it; and a thread that comes late finds nothing left to do.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+namespace lmseq {
+
+// Every task of every step, once; no task of a step begins before all of the step before have ended.
+class Job {
+ public:
+  using Task = std::function<void(int step, int task)>;
+
+  Job(int steps, int tasks, int threads, const Task& run)
+      : steps_(steps), tasks_(tasks), shares_(threads), run_(run) {}
+
+  // As the index-th thread; returns when the last step has ended.
+  void work(int index) {
+    const int threads = static_cast<int>(shares_.size());
+    for (int64_t step = 0; step < steps_; ++step) {
+      int64_t ended = 0;
+      for (int i = 0; i < threads; ++i) ended += take_from((index + i) % threads, step);
+      ended += ended_.fetch_add(ended, std::memory_order_acq_rel);
+      // Whoever waits long may stand on the core that another needs.
+      for (int spins = 0; ended < (step + 1) * tasks_; ++spins) {
+        if (spins > 1000) {
+          std::this_thread::yield();
+        } else {
+#if defined(__x86_64__)
+          __builtin_ia32_pause();
+#endif
+        }
+        ended = ended_.load(std::memory_order_acquire);
+      }
+    }
+  }
+
+ private:
+  // Tasks taken from a thread's share so far, over all steps; a cache line of its own.
+  struct alignas(64) Share {
+    std::atomic<int64_t> taken{0};
+  };
+
+  // Run what is left in a share of this step. `run_` is touched only with a task in hand, which is to say
+  // while the thread that waits for the job is still there.
+  int64_t take_from(int share, int64_t step) {
+    const int threads = static_cast<int>(shares_.size());
+    const int begin = static_cast<int>(int64_t{tasks_} * share / threads);
+    const int64_t size = int64_t{tasks_} * (share + 1) / threads - begin;
+    std::atomic<int64_t>& taken = shares_[share].taken;
+    int64_t ended = 0, next = taken.load(std::memory_order_relaxed);
+    while (next < (step + 1) * size) {
+      if (!taken.compare_exchange_weak(next, next + 1, std::memory_order_relaxed)) continue;
+      run_(static_cast<int>(step), begin + static_cast<int>(next - step * size));
+      ++ended;
+      ++next;
+    }
+    return ended;
+  }
+
+  const int64_t steps_;
+  const int tasks_;
+  std::vector<Share> shares_;
+  std::atomic<int64_t> ended_{0};
+  const Task& run_;
+};
+
+// The core that a thread runs on, for others to keep away from. Two threads that meet every few microseconds
+// and were woken on the same core would otherwise share it for milliseconds before the system parts them.
+class Core {
+ public:
+  Core() {
+#if defined(__linux__)
+    CPU_ZERO(&others_);
+    if (sched_getaffinity(0, sizeof others_, &others_) == 0) CPU_CLR(sched_getcpu(), &others_);
+#endif
+  }
+
+  void avoid() const {
+#if defined(__linux__)
+    if (CPU_COUNT(&others_) > 0) sched_setaffinity(0, sizeof others_, &others_);
+#endif
+  }
+
+ private:
+#if defined(__linux__)
+  cpu_set_t others_;
+#endif
+};
+
+class Team {
+ public:
+  // A job on the caller's thread and on up to most - 1 others, fewer where they are taken.
+  void run(int most, int steps, int tasks, const Job::Task& task) {
+    std::vector<Worker*> mine;
+    std::shared_ptr<Job> job;
+    {
+      std::lock_guard<std::mutex> hold(mutex_);
+      while (static_cast<int>(workers_.size()) + 1 < most && hire()) {
+      }
+      while (!idle_.empty() && static_cast<int>(mine.size()) + 1 < most) {
+        mine.push_back(idle_.back());
+        idle_.pop_back();
+      }
+      job = std::make_shared<Job>(steps, tasks, static_cast<int>(mine.size()) + 1, task);
+      const Core core;
+      for (size_t i = 0; i < mine.size(); ++i) {
+        mine[i]->work = [job, core, index = static_cast<int>(i) + 1] {
+          core.avoid();
+          job->work(index);
+        };
+      }
+    }
+    if (!mine.empty()) wake_.notify_all();
+    job->work(0);  // Threads that were held up may still be on their way, and will see that all is done.
+  }
+
+  // Never destroyed: its threads wait until the process ends.
+  static Team& of_process() {
+    static Team* team = new Team;
+    return *team;
+  }
+
+ private:
+  struct Worker {
+    std::function<void()> work;
+  };
+
+  // One more thread, unless the system has no more to give.
+  bool hire() {
+    auto worker = std::make_unique<Worker>();
+    idle_.reserve(workers_.size() + 1);
+    workers_.reserve(workers_.size() + 1);
+    try {
+      std::thread(&Team::serve, this, worker.get()).detach();
+    } catch (const std::system_error&) {
+      return false;
+    }
+    idle_.push_back(worker.get());
+    workers_.push_back(std::move(worker));
+    return true;
+  }
+
+  void serve(Worker* self) {
+    std::unique_lock<std::mutex> hold(mutex_);
+    for (;;) {
+      wake_.wait(hold, [&] { return static_cast<bool>(self->work); });
+      hold.unlock();
+      self->work();
+      hold.lock();
+      self->work = nullptr;
+      idle_.push_back(self);
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::unique_ptr<Worker>> workers_;
+  std::vector<Worker*> idle_;
+};
+
+}  // namespace lmseq

@@ -1,0 +1,59 @@
+// Vectors of the widest registers there are, and the arithmetic of gates over them.
+#pragma once
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace lmseq {
+
+// Lanes of a vector, and how many vectors may hold sums at once beside what else a product needs.
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kSums = 24;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8, kSums = 12;
+#else
+constexpr int kLanes = 4, kSums = 24;
+#endif
+
+typedef float Vector __attribute__((vector_size(4 * kLanes)));
+typedef float Unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
+inline Vector fill(float x) { return x - Vector{}; }
+
+// The first n lanes; what lies behind them in memory is not touched.
+inline Vector load(const float* from, int n = kLanes) {
+  if (n == kLanes) return *reinterpret_cast<const Unaligned*>(from);
+  Vector x{};
+  for (int i = 0; i < n; ++i) x[i] = from[i];
+  return x;
+}
+
+inline void store(float* to, Vector x, int n = kLanes) {
+  if (n == kLanes) {
+    *reinterpret_cast<Unaligned*>(to) = x;
+  } else {
+    for (int i = 0; i < n; ++i) to[i] = x[i];
+  }
+}
+
+// The rational function of lmseq/recurrence/cells.py. Comparisons that fail leave a NaN as it is.
+inline Vector tanh_of(Vector x) {
+  const Vector bound = fill(7.90531f);
+  x = x > bound ? bound : x;
+  x = x < -bound ? -bound : x;
+  const Vector square = x * x;
+  Vector above = square * 1.541764452e-08f + 2.201656294e-05f;
+  above = above * square + 3.578609020e-03f;
+  above = above * square + 1.345030374e-01f;
+  above = above * square + 9.999999943e-01f;
+  Vector below = square * 8.594802631e-07f + 3.423009564e-04f;
+  below = below * square + 2.619079919e-02f;
+  below = below * square + 4.678363171e-01f;
+  below = below * square + 1.0f;
+  return x * above / below;
+}
+
+inline Vector sigmoid_of(Vector x) { return 0.5f + 0.5f * tanh_of(0.5f * x); }
+
+}  // namespace lmseq
