@@ -159,11 +159,13 @@ def fit_members(
     num_steps: int,
     objective: step.Objective = step.window_loss,
     settings: dict[str, tuple[float, ...]] | None = None,
+    parts: ensemble.Parts | None = None,
 ) -> list[Params]:
     """Parameters of a training from each seed on a stream of its own, all of one length, in one program.
 
     streams: one for each different seed, or one for all. plan_of(seed, epoch) plans batches of one stream.
-    settings: of `Members`, under which seeds may stand several times. Says how far it is.
+    settings: of `Members`, under which seeds may stand several times; parts as for `ensemble_run`. Says how
+    far it is.
     """
     place = {seed: min(i, len(streams) - 1) for i, seed in enumerate(dict.fromkeys(seeds))}
     length = len(streams[0])
@@ -173,9 +175,8 @@ def fit_members(
         return plan._replace(starts=plan.starts + np.int32(length * place[seed]))
 
     members = ensemble.Members(tuple(seeds), settings or {})
-    run = ensemble.ensemble_run(
-        model, train, members, np.concatenate(streams), plan_within, batch_size, num_steps, objective
-    )
+    sizes, stream = (batch_size, num_steps), np.concatenate(streams)
+    run = ensemble.ensemble_run(model, train, members, stream, plan_within, *sizes, objective, parts)
     quiet = not sys.stderr.isatty()
     with tqdm(total=train.num_train_steps, unit=" steps", leave=False, disable=quiet) as bar:
         for done in run:

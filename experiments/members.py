@@ -8,7 +8,7 @@ import dataclasses
 import io
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -24,9 +24,11 @@ from lmseq import series_config
 from lmseq.config import LanguageModelConfig, TextConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan, check_stream, epoch_plan, sliding
-from lmseq.models.interface import count_parameters
+from lmseq.models.interface import bind, count_parameters
 from lmseq.series_config import SeriesConfig
 from lmseq.training import ensemble, step
+from lmseq.training.objectives import scheduled_sampling, teacher_forcing
+from lmseq.training.optimizer import Number
 from lmseq.types import Params, Stream
 
 Config = LanguageModelConfig | SeriesConfig
@@ -103,8 +105,9 @@ def _config(kind: type, cell: Cell) -> Config | None:
 
 def structure(config: Config) -> str:
     """What members of a program have in common: all but the seed and the numbers that are switched on."""
-    numbers = {name: bool(getattr(config.train, name)) for name in ensemble.NUMERIC}
-    return repr(sorted((configs.to_flat(config) | {"seed": 0} | numbers).items()))
+    flat = configs.to_flat(config)
+    numbers = {name: bool(flat[name]) for name in ensemble.NUMERIC if name in flat}
+    return repr(sorted((flat | {"seed": 0} | numbers).items()))
 
 
 def members_of(known: Sequence[Config]) -> ensemble.Members:
@@ -112,7 +115,8 @@ def members_of(known: Sequence[Config]) -> ensemble.Members:
     num_devices = jax.device_count()
     missing = -len(known) % num_devices if len(known) > num_devices else 0
     known = [*known, *known[-1:] * missing]
-    numbers = {name: tuple(getattr(each.train, name) for each in known) for name in ensemble.NUMERIC}
+    flat = [configs.to_flat(each) for each in known]
+    numbers = {name: tuple(each[name] for each in flat) for name in ensemble.NUMERIC if name in flat[0]}
     varied = {name: values for name, values in numbers.items() if len(set(values)) > 1}
     return ensemble.Members(tuple(each.train.seed for each in known), varied)
 
@@ -124,10 +128,23 @@ def train_together(known: Sequence[Config], work: Work) -> list[Params]:
     members = members_of(known)
     train, batch_size = known[0].train, known[0].data.batch_size
     sizes = (batch_size, work.num_steps, work.objective)
-    found = fit_members(
-        work.model, train, members.seeds, work.streams, work.plan_of, *sizes, members.settings
-    )
+    given = (members.settings, partial(parts_of, known[0], work))
+    found = fit_members(work.model, train, members.seeds, work.streams, work.plan_of, *sizes, *given)
     return found[: len(known)]
+
+
+def parts_of(config: Config, work: Work, numbers: Mapping[str, Number]) -> tuple[Model, step.Objective]:
+    """Model and objective with a member's numbers in place of the common ones."""
+    model, objective = work.model, work.objective
+    if "dropout" in numbers:
+        model = bind(model.module.clone(dropout=numbers["dropout"]))
+    if "input_noise" in numbers:
+        objective = partial(teacher_forcing, tau=config.model.tau, noise=numbers["input_noise"])
+    if "sampling_rate" in numbers:
+        steps = config.train.num_train_steps
+        rate = numbers["sampling_rate"]
+        objective = partial(scheduled_sampling, tau=config.model.tau, rate=rate, num_train_steps=steps)
+    return model, objective
 
 
 def check_memory(model: Model, num_members: int) -> None:

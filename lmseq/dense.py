@@ -1,4 +1,4 @@
-"""Products: affine maps, lookups, the softmax; each with the derivative that is fastest.
+"""Products: affine maps, lookups, the softmax; each with the derivative that is fastest. And dropout.
 
 A product may be taken in bfloat16: both operands are rounded to it and the sum is kept in float32, which
 is what processors with such units do at twice the speed of float32; or in tf32, operands rounded to 10 bits
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
+
+from lmseq.types import PRNGKey
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 
@@ -82,6 +84,23 @@ def affine(
     """x W + b over the last axis of x (..., D), the bias broadcast explicitly."""
     result = product(x, kernel, precision)
     return result + jnp.broadcast_to(bias, result.shape)
+
+
+def drop(
+    x: Float[Array, "*dims"],
+    rate: float | Float[Array, ""],
+    key: PRNGKey | None,
+    mask_shape: tuple[int, ...] | None = None,
+) -> Float[Array, "*dims"]:
+    """Inverted dropout (Srivastava et al. 2014): x / (1 - rate) where the mask holds, else 0.
+
+    The mask has x's shape, or one that broadcasts to it. Without a key, or at a rate that is the number 0 and
+    not traced, x as it is.
+    """
+    if key is None or (isinstance(rate, float | int) and not rate):
+        return x
+    kept = jax.random.bernoulli(key, 1.0 - rate, mask_shape or x.shape)
+    return jnp.where(kept, x / (1.0 - rate), 0.0)
 
 
 @jax.custom_vjp

@@ -121,6 +121,21 @@ def test_numbers_of_one_program_are_single_runs(tmp_path, scripts, text):
     assert_same(found["1e-2"]["figures"], single)
 
 
+@pytest.mark.parametrize(
+    "objective, name", [("input_noise", "input_noise"), ("scheduled_sampling", "sampling_rate")]
+)
+def test_a_number_of_the_objective_is_a_member_s(tmp_path, scripts, objective, name):
+    fixed, workdir = f"objective={objective} tau=2 {SERIES}", tmp_path / "sweep"
+    flags = ["--experiment=predict_series", f"--sweep={name}=0.05,0.6", f"--fixed={fixed}", "--seeds=1"]
+    done = scripts.run("ablate", *flags, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert not (workdir / "cells").exists()
+    assert len({cell["figures"]["one_step_rmse"] for cell in cells_of(workdir)}) == 2
+    cell = cells_of(workdir)[1]
+    single = [*flags_of(fixed), f"--{name}=0.6", f"--seed={cell['seed']}", f"--workdir={tmp_path / 'one'}"]
+    assert_same(cell["figures"], scripts.summary("predict_series", *single))
+
+
 def test_what_is_done_is_not_done_again_after_a_kill(tmp_path, scripts, taus):
     whole, expected, _ = taus
     workdir, ledger = tmp_path / "killed", tmp_path / "killed" / ablation.LEDGER
@@ -283,4 +298,5 @@ def test_structure_is_all_but_seeds_and_numbers():
 
     assert structure(0, learning_rate="1e-3") == structure(1, learning_rate="1e-2", clip_norm="5")
     assert structure(0, clip_norm="0") != structure(0, clip_norm="1")
+    assert structure(0, dropout="0.1") == structure(0, dropout="0.2") != structure(0)
     assert structure(0, hidden_size="8") != structure(0, hidden_size="16")

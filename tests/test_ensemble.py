@@ -10,6 +10,7 @@ import pytest
 from lmseq.config import ModelConfig, TrainConfig
 from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model
+from lmseq.models.interface import bind
 from lmseq.training import ensemble, loop, optimizer, sharding, state, step
 from lmseq.training.ensemble import Members
 
@@ -67,6 +68,22 @@ def test_members_may_differ_in_numbers():
         params, _ = alone(model_of(), dataclasses.replace(TRAIN, learning_rate=rate, clip_norm=norm), seed)
         found = ensemble.member(done.training, index).state.params
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found, params)
+
+
+def test_members_may_differ_in_what_a_model_is_built_with():
+    rates, model = (0.1, 0.6), model_of()
+
+    def parts(numbers):
+        return bind(model.module.clone(dropout=numbers["dropout"])), step.window_loss
+
+    members = Members((3, 3), {"dropout": rates})
+    *_, done = ensemble.ensemble_run(model, TRAIN, members, STREAM, plan_of, 4, 6, parts=parts)
+    for index, rate in enumerate(rates):
+        params, _ = alone(bind(model.module.clone(dropout=rate)), TRAIN, 3)
+        found = ensemble.member(done.training, index).state.params
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found, params)
+    with pytest.raises(ValueError, match="expected parts to build with for dropout"):
+        next(together(members))
 
 
 def test_all_at_once_is_one_after_the_other():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Predictions
-from lmseq.dense import affine, lookup
+from lmseq.dense import affine, drop, lookup
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
 from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey
@@ -38,7 +38,7 @@ class MarkovModel(SequenceModule):
     num_layers: int = 1
     activation: Activation = "tanh"
     residual: bool = False
-    dropout: float = 0.0
+    dropout: float | Float[Array, ""] = 0.0
 
     def _embed(self, windows: Windows) -> Float[Array, "*dims input"]:
         """Windows (..., tau) of tokens or (..., tau, D) of values as one vector each."""
@@ -64,10 +64,7 @@ class MarkovModel(SequenceModule):
         for layer, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
             out = activation(affine(hidden, kernel, bias))
             hidden = out + hidden if self.residual and layer else out
-            if key is not None and self.dropout:
-                mask_key = jax.random.fold_in(key, layer)
-                kept = jax.random.bernoulli(mask_key, 1.0 - self.dropout, hidden.shape)
-                hidden = jnp.where(kept, hidden / (1.0 - self.dropout), 0.0)
+            hidden = drop(hidden, self.dropout, None if key is None else jax.random.fold_in(key, layer))
         return hidden
 
     def update(self, carry: Window, x: Element) -> Window:

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Predictions, time_second
-from lmseq.dense import Precision, affine, lookup, softmax_log_probs
+from lmseq.dense import Precision, affine, drop, lookup, softmax_log_probs
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
 from lmseq.recurrence import cells, cudnn
@@ -39,7 +39,7 @@ class RecurrentStack(SequenceModule):
     cell: CellKind
     hidden_size: int
     num_layers: int = 1
-    dropout: float = 0.0
+    dropout: float | Float[Array, ""] = 0.0
     dropout_kind: DropoutKind = "fresh"
     precision: Precision = "float32"
     recompute_steps: int = 0
@@ -181,13 +181,10 @@ class RecurrentStack(SequenceModule):
     def _drop(
         self, outputs: Float[Array, "time batch hidden"], key: PRNGKey | None
     ) -> Float[Array, "time batch hidden"]:
-        """Inverted dropout; without a key, or at rate 0, the outputs as they are."""
-        if key is None or not self.dropout:
-            return outputs
+        """Dropout; variational with one mask for all steps."""
         time, batch, hidden = outputs.shape
         steps = 1 if self.dropout_kind == "variational" else time
-        kept = jax.random.bernoulli(key, 1.0 - self.dropout, (steps, batch, hidden))
-        return jnp.where(kept, outputs / (1.0 - self.dropout), 0.0)
+        return drop(outputs, self.dropout, key, (steps, batch, hidden))
 
 
 class RecurrentLanguageModel(RecurrentStack, kw_only=True):

@@ -6,7 +6,7 @@ by its kind: all at once (`vmap`) on an accelerator, which is idle with one smal
 (`lax.map`) on a CPU, where products of one member fill a core already and batched ones are slower.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,13 +20,18 @@ from lmseq.config import TrainConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
 from lmseq.training.loop import NonFiniteLossError, PlanStream, boundaries
-from lmseq.training.optimizer import make_optimizer
+from lmseq.training.optimizer import Number, make_optimizer
 from lmseq.training.state import Training, init_training
 from lmseq.training.step import Objective, StepMetrics, train_step, window_loss
 from lmseq.types import Stream
 
-# Settings of `TrainConfig` that enter a step as numbers and nothing else: members may differ in them.
-NUMERIC = ("learning_rate", "clip_norm", "weight_decay", "momentum")
+# Settings that enter a step as numbers and nothing else: members may differ in them. Those of `TrainConfig`
+# are the optimiser's; the others are for `Parts` to build with.
+OPTIMIZER = ("learning_rate", "clip_norm", "weight_decay", "momentum")
+NUMERIC = (*OPTIMIZER, "dropout", "input_noise", "sampling_rate")
+
+# Model and objective of a member, from its numbers, which are traced.
+Parts = Callable[[Mapping[str, Number]], tuple[Model, Objective]]
 
 
 class Members(NamedTuple):
@@ -53,7 +58,7 @@ def check_members(members: Members, train: TrainConfig) -> Members:
             raise ValueError(f"expected settings out of {', '.join(NUMERIC)}, got {name!r}: train it apart")
         if len(values) != len(members.seeds):
             raise ValueError(f"expected {len(members.seeds)} values of {name}, one a seed, got {len(values)}")
-        if not getattr(train, name):
+        if name in OPTIMIZER and not getattr(train, name):
             raise ValueError(f"{name} is switched off in the common settings: no member can have it")
         if not all(0 < value < np.inf for value in values):
             raise ValueError(f"expected values of {name} above 0, got {values}")
@@ -104,15 +109,19 @@ def ensemble_run(
     batch_size: int,
     num_steps: int,
     objective: Objective = window_loss,
+    parts: Parts | None = None,
 ) -> Iterator[EnsembleDispatched]:
     """Train all members to train.num_train_steps, yielding after each dispatch.
 
     plan_of(seed, epoch) gives a member's batches. Member i is initialised and trained as `seeds[i]` alone
     would be with its settings in place of the common ones, and ends with the same parameters, to rounding.
-    A yielded training is donated to the next dispatch. Raises ValueError for members that do not fit, and
+    parts: builds with settings that are not the optimiser's; without it all have this model and objective. A
+    yielded training is donated to the next dispatch. Raises ValueError for members that do not fit, and
     NonFiniteMembersError, naming the first, for those whose loss is not finite.
     """
     check_members(members, train)
+    if parts is None and set(members.settings) - set(OPTIMIZER):
+        raise ValueError(f"expected parts to build with for {', '.join(members.settings)}")
     mesh = make_member_mesh(len(members.seeds))
     split, whole = NamedSharding(mesh, PartitionSpec("member")), NamedSharding(mesh, PartitionSpec())
     keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(np.asarray(members.seeds, np.uint32))
@@ -124,7 +133,8 @@ def ensemble_run(
 
     def dispatch(training, plan, key, settings, tokens):
         optimizer = make_optimizer(train, settings)
-        step = partial(train_step, model, optimizer, objective, num_steps)
+        built = parts(settings) if parts else (model, objective)
+        step = partial(train_step, built[0], optimizer, built[1], num_steps)
         return lax.scan(lambda training, row: step(training, tokens, row, key), training, plan)
 
     fresh = jax.jit(partial(lax.map, lambda one: init(*one)))((init_keys, settings))

@@ -39,11 +39,18 @@ def _scored(targets: Elements, tau: int) -> Bool[Array, "batch time"]:
 
 
 def teacher_forcing(
-    params: Params, model: Model, carry: Carry, batch: Batch, step: Step, *, tau: int, noise: float = 0.0
+    params: Params,
+    model: Model,
+    carry: Carry,
+    batch: Batch,
+    step: Step,
+    *,
+    tau: int,
+    noise: float | Float[Array, ""] | None = None,
 ) -> Loss:
     """Each next value from the true ones; `noise` is added to the inputs (Sietsma and Dow 1991)."""
     inputs = batch.inputs
-    if noise:
+    if noise is not None:
         inputs = inputs + noise * jax.random.normal(step.key, inputs.shape)
     start = model.init_carry(params, inputs.shape[0])
     _, log_probs = model.token_log_probs(params, start, inputs, batch.targets)
@@ -58,7 +65,7 @@ def scheduled_sampling(
     step: Step,
     *,
     tau: int,
-    rate: float,
+    rate: float | Float[Array, ""],
     num_train_steps: int,
 ) -> Loss:
     """As teacher forcing, each input replaced by the model's own prediction with a growing probability.
