@@ -3,13 +3,16 @@
     python -m benchmarks.memory
 
 For recurrent layers, `fast` is lmseq's written-out derivative and `plain` autodiff of the reference scan; for
-a softmax over a large vocabulary, `fast` is lmseq's and `plain` a log-softmax and a gather. The figures are
-the bytes of temporary buffers of the compiled gradient, which no other process disturbs, and their ratios:
-the plain form's bytes divided by ours. The last line is a JSON object with `ratios`.
+a softmax over a large vocabulary, `fast` is lmseq's and `plain` a log-softmax and a gather; for `window`, an
+LSTM of characters over a long window, `fast` computes anew what it does not keep (--recompute_steps of about
+the window's root) and `plain` keeps all. The figures are the bytes of temporary buffers of the compiled
+gradient, which no other process disturbs, and their ratios: the plain form's bytes divided by ours. The last
+line is a JSON object with `ratios`.
 """
 
 from experiments import app  # first: it notes the time
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +78,28 @@ def of_softmax(rows: int, hidden_size: int, vocab_size: int) -> dict[str, int]:
     return {"fast": planned_bytes(fast, floats, targets), "plain": planned_bytes(plain, floats, targets)}
 
 
+def of_window(batch_size: int, num_steps: int, hidden_size: int) -> dict[str, int]:
+    """A window's loss, with respect to the parameters of a model of 65 characters."""
+    import jax
+    import jax.numpy as jnp
+    from lmseq.config import ModelConfig
+    from lmseq.models.build import build_model
+
+    tokens = jax.ShapeDtypeStruct((batch_size, num_steps), jnp.int32)
+
+    def planned(recompute_steps: int) -> int:
+        model = build_model(ModelConfig("lstm", hidden_size, recompute_steps=recompute_steps), 65)
+        key = jax.random.key(0)
+
+        def loss(params, tokens):
+            carry = model.init_carry(params, batch_size)
+            return model.token_log_probs(params, carry, tokens, tokens, key)[1].sum()
+
+        return planned_bytes(loss, jax.eval_shape(model.init, key), tokens)
+
+    return {"fast": planned(math.isqrt(num_steps)), "plain": planned(0)}
+
+
 def main() -> int:
     given = app.FLAGS
     hidden_size, batch_size, num_steps = given.hidden_size, given.batch_size, given.num_steps
@@ -86,6 +111,7 @@ def main() -> int:
     app.prepare_jax()
     rows = {cell: of_layer(cell, batch_size, num_steps, hidden_size) for cell in ("rnn", "gru", "lstm")}
     rows["softmax"] = of_softmax(batch_size * num_steps, hidden_size, vocab_size)
+    rows["window"] = of_window(batch_size, num_steps, hidden_size)
     ratios = {name: row["plain"] / row["fast"] for name, row in rows.items()}
     for name, row in rows.items():
         fast, plain = (row[kind] / 2**20 for kind in ("fast", "plain"))
