@@ -60,16 +60,12 @@ def timings() -> dict[str, float]:
 def main() -> int:
     from lmseq.recurrence import native
 
-    folder = app.native_folder()
-    path = native.library_path(folder)
-    if not path.exists():
-        app.say("compiling (about ten seconds)")
-        path = native.compile_library(folder, app.FLAGS.compiler or None)
-    app.say(f"{path}")
     app.prepare_jax()
-    if not native.is_loaded():
-        path.unlink()
-        raise ValueError(f"{path} could not be loaded, and was removed: give the same command again")
+    path = native.library_path(app.native_folder())
+    if not native.is_loaded():  # there is none yet, or it is damaged
+        app.say("compiling (about ten seconds)")
+        native.load(native.compile_library(path.parent, app.FLAGS.compiler or None))
+    app.say(f"{path}")
     print(json.dumps({"library": str(path), "milliseconds": timings()}))
     return 0
 

@@ -261,18 +261,22 @@ def test_compiling_needs_a_compiler(tmp_path, monkeypatch):
         native.compile_library(tmp_path, "false")
     with pytest.raises(ValueError, match="cannot run no_such_compiler"):
         native.compile_library(tmp_path, "no_such_compiler")
+    with pytest.raises(ValueError, match="it says nothing, and left no library"):
+        native.compile_library(tmp_path, "true")
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="found none"):
         native.compile_library(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_damaged_library_is_refused(tmp_path, monkeypatch):
+def test_a_damaged_library_is_refused(library, tmp_path, monkeypatch):
     monkeypatch.setattr(native._Loaded, "library", None)
     path = tmp_path / "damaged.so"
-    path.write_bytes(b"\x7fELF but no library")
-    with pytest.raises(OSError, match="damaged"):
-        native.load(path)
+    whole = library.read_bytes()
+    for content in (b"", b"\x7fELF but no library", whole[:3000], whole[:-1], whole[:-32]):
+        path.write_bytes(content)
+        with pytest.raises(OSError, match="is damaged: compile it again"):
+            native.load(path)
     assert not native.is_loaded()
 
 

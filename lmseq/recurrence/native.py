@@ -33,6 +33,7 @@ from lmseq.recurrence.cells import (
 
 SOURCES = Path(__file__).with_name("cpp")
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
+DIGEST_BYTES = hashlib.sha256().digest_size
 COMPILERS = ("c++", "g++", "clang++")
 KINDS: tuple[CellKind, ...] = ("rnn", "gru", "lstm")
 
@@ -63,22 +64,29 @@ def compile_library(folder: Path, compiler: str | None = None) -> Path:
         raise ValueError(f"expected a C++ compiler ({', '.join(COMPILERS)}), found none: install one")
     path = library_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / path.name
         headers = ("-isystem", jax.ffi.include_dir())
+        command = [compiler, *OPTIONS, *headers, str(SOURCES / "cells.cc"), "-o", str(made)]
         try:
-            found = subprocess.run(
-                [compiler, *OPTIONS, *headers, str(SOURCES / "cells.cc"), "-o", str(made)],
-                capture_output=True,
-                text=True,
-            )
+            found = subprocess.run(command, capture_output=True, text=True, errors="replace")
         except OSError as error:
             raise ValueError(f"expected a C++ compiler, cannot run {compiler}: {error}") from error
-        if found.returncode:
-            words = " ".join(found.stderr.split())[:500]
+        if found.returncode or not made.exists():
+            words = " ".join(found.stderr.split())[:500] or "it says nothing, and left no library"
             raise ValueError(f"{compiler} could not compile {SOURCES.name}/cells.cc: {words}")
-        made.replace(path)
+        library = made.read_bytes()
+    partial_path = path.with_suffix(f".{os.getpid()}")
+    partial_path.write_bytes(library + hashlib.sha256(library).digest())
+    partial_path.replace(path)
     return path
+
+
+def _check_whole(path: Path) -> None:
+    """Raise OSError unless the library ends with its digest: reading one that is cut ends the process."""
+    found = path.read_bytes()
+    if hashlib.sha256(found[:-DIGEST_BYTES]).digest() != found[-DIGEST_BYTES:]:
+        raise OSError(f"{path} is damaged: compile it again")
 
 
 class _Loaded:
@@ -91,6 +99,7 @@ def load(path: Path) -> None:
     """Make a compiled library known to JAX; a second time does nothing. Raises OSError for a damaged one."""
     if _Loaded.library is not None:
         return
+    _check_whole(path)
     library = ctypes.CDLL(str(path))
     for kind in KINDS:
         for name in (f"lmseq_{kind}_forward", f"lmseq_{kind}_backward"):

@@ -1,8 +1,8 @@
 // Steps of tasks, shared out over threads that stay.
 //
 // Threads that meet after every step of some tens of microseconds are at the mercy of the system: where one
-// of them has to give its core to another program, all wait. So a thread's share of a step is only what it
-// begins with, the others take what is left of it; and a thread that comes late finds nothing left to do.
+// of them has to give its core to another program, all wait. So they wait for a while only, then take what is
+// left of its share; and a thread that comes late finds nothing left to do.
 #pragma once
 
 #include <algorithm>
@@ -19,6 +19,8 @@
 
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace lmseq {
@@ -35,17 +37,17 @@ class Job {
   void work(int index) {
     const int threads = static_cast<int>(shares_.size());
     for (int64_t step = 0; step < steps_; ++step) {
-      int64_t ended = 0;
-      for (int i = 0; i < threads; ++i) ended += take_from((index + i) % threads, step);
-      ended += ended_.fetch_add(ended, std::memory_order_acq_rel);
-      // Whoever waits long may stand on the core that another needs.
+      int64_t ended = end(take_from(index, step));
       for (int spins = 0; ended < (step + 1) * tasks_; ++spins) {
-        if (spins > 1000) {
-          std::this_thread::yield();
+        if (spins < kPatience) {
+          pause();
+        } else if (spins == kPatience) {
+          // Some thread has lost its core. Not earlier: its weights are near that core and far from here.
+          int64_t taken = 0;
+          for (int i = 1; i < threads; ++i) taken += take_from((index + i) % threads, step);
+          end(taken);
         } else {
-#if defined(__x86_64__)
-          __builtin_ia32_pause();
-#endif
+          std::this_thread::yield();  // It may be this core that the other needs.
         }
         ended = ended_.load(std::memory_order_acquire);
       }
@@ -53,6 +55,17 @@ class Job {
   }
 
  private:
+  static constexpr int kPatience = 1000;  // pauses, some twenty microseconds
+
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
+
+  // Say that tasks of this step have ended; returns how many have over all steps.
+  int64_t end(int64_t tasks) { return ended_.fetch_add(tasks, std::memory_order_acq_rel) + tasks; }
+
   // Tasks taken from a thread's share so far, over all steps; a cache line of its own.
   struct alignas(64) Share {
     std::atomic<int64_t> taken{0};
@@ -82,26 +95,35 @@ class Job {
   const Task& run_;
 };
 
-// The core that a thread runs on, for others to keep away from. Two threads that meet every few microseconds
-// and were woken on the same core would otherwise share it for milliseconds before the system parts them.
-class Core {
+// A thread of a team. Two threads that meet every few microseconds and were woken on the same core would
+// share it for milliseconds before the system parts them, so that a thread is kept from the core of whom it
+// helps.
+class Worker {
  public:
-  Core() {
+  std::function<void()> work;
+
+  // Called in the thread itself, before anything else.
+  void begin() {
 #if defined(__linux__)
-    CPU_ZERO(&others_);
-    if (sched_getaffinity(0, sizeof others_, &others_) == 0) CPU_CLR(sched_getcpu(), &others_);
+    id_ = static_cast<pid_t>(syscall(SYS_gettid));
 #endif
   }
 
-  void avoid() const {
+  // Called by whom it is going to help.
+  void keep_away() {
 #if defined(__linux__)
-    if (CPU_COUNT(&others_) > 0) sched_setaffinity(0, sizeof others_, &others_);
+    const int here = sched_getcpu();
+    cpu_set_t others;
+    if (here < 0 || here == avoided_ || id_ == 0 || sched_getaffinity(0, sizeof others, &others) != 0) return;
+    CPU_CLR(here, &others);
+    if (CPU_COUNT(&others) > 0 && sched_setaffinity(id_, sizeof others, &others) == 0) avoided_ = here;
 #endif
   }
 
  private:
 #if defined(__linux__)
-  cpu_set_t others_;
+  std::atomic<pid_t> id_{0};
+  int avoided_ = -1;
 #endif
 };
 
@@ -120,12 +142,9 @@ class Team {
         idle_.pop_back();
       }
       job = std::make_shared<Job>(steps, tasks, static_cast<int>(mine.size()) + 1, task);
-      const Core core;
       for (size_t i = 0; i < mine.size(); ++i) {
-        mine[i]->work = [job, core, index = static_cast<int>(i) + 1] {
-          core.avoid();
-          job->work(index);
-        };
+        mine[i]->keep_away();
+        mine[i]->work = [job, index = static_cast<int>(i) + 1] { job->work(index); };
       }
     }
     if (!mine.empty()) wake_.notify_all();
@@ -139,10 +158,6 @@ class Team {
   }
 
  private:
-  struct Worker {
-    std::function<void()> work;
-  };
-
   // One more thread, unless the system has no more to give.
   bool hire() {
     auto worker = std::make_unique<Worker>();
@@ -159,6 +174,7 @@ class Team {
   }
 
   void serve(Worker* self) {
+    self->begin();
     std::unique_lock<std::mutex> hold(mutex_);
     for (;;) {
       wake_.wait(hold, [&] { return static_cast<bool>(self->work); });
