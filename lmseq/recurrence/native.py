@@ -49,7 +49,7 @@ def library_path(folder: Path) -> Path:
         processor += [
             line for line in information.read_text().splitlines() if line.startswith(("flags", "Features"))
         ][:1]
-    sources = [path.read_text() for path in sorted(SOURCES.iterdir())]
+    sources = [path.read_text() for path in sorted((*SOURCES.glob("*.h"), *SOURCES.glob("*.cc")))]
     made_of = [*sources, jaxlib.__version__, *OPTIONS, *processor]
     return folder / f"recurrence-{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:16]}.so"
 
