@@ -108,7 +108,7 @@ class Left {
     if constexpr (Format::kBuffered) {
       uint16_t halves[kLanes];
       _mm256_storeu_si256((__m256i*)halves, Format::round(x));
-      uint16_t* to = reinterpret_cast<uint16_t*>(buffer(t) + row * items_) + column;
+      uint16_t* to = reinterpret_cast<uint16_t*>(buffer(t) + static_cast<size_t>(row) * items_) + column;
       std::memcpy(to, halves, n * sizeof(uint16_t));
     }
 #endif
