@@ -12,7 +12,7 @@ interleaved and medians taken; `cold` includes compilation, `warm` does not. A r
 ours. The last line is a JSON object with `ratios`.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import logging
 import statistics
@@ -84,9 +84,9 @@ def their_forecasts(model: Any, series: Any, start: int, horizon: int, **more: A
 
 def our_forecasts(model: Any, params: Any, values: np.ndarray, start: int, horizon: int) -> np.ndarray:
     """Ours, (O, K), on the host."""
-    from lmseq import prediction
+    from lmseq import rollout
 
-    points = prediction.k_step_points(model, params, values, max_horizon=horizon, first_origin=start)
+    points = rollout.k_step_points(model, params, values, max_horizon=horizon, first_origin=start)
     return np.asarray(points)[:, :, 0]
 
 
@@ -97,7 +97,7 @@ def linear(values: np.ndarray, horizon: int, rounds: int) -> dict[str, Any]:
 
     from lmseq.models.build import build_series_model
     from lmseq.models.linear import fit_least_squares
-    from lmseq.series_config import SeriesModelConfig
+    from lmseq.config.series import SeriesModelConfig
 
     start = int(TRAIN_SHARE * len(values))
     series = TimeSeries.from_values(values)
@@ -129,8 +129,8 @@ def neural(
     from darts.models import RNNModel, TiDEModel
 
     from lmseq.models.build import build_series_model
-    from lmseq.prediction import BLOCK
-    from lmseq.series_config import SeriesModelConfig
+    from lmseq.rollout import BLOCK
+    from lmseq.config.series import SeriesModelConfig
 
     start = int(TRAIN_SHARE * len(values))
     series = TimeSeries.from_values(values.astype(np.float32))

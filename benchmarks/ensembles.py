@@ -9,7 +9,7 @@ the ensemble's time divided by that of the runs, `processes_S` by that of the pr
 JSON object with `ratios`.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import os
 import sys
@@ -43,7 +43,8 @@ class Setting:
     """The model, the data, and how it is trained."""
 
     def __init__(self, cell: str, hidden_size: int, batch_size: int, num_steps: int, steps: int) -> None:
-        from lmseq.config import ModelConfig, TrainConfig
+        from lmseq.config.language_model import ModelConfig
+        from lmseq.config.training import TrainConfig
         from lmseq.models.build import build_model
 
         self.batch_size, self.num_steps = batch_size, num_steps
@@ -81,11 +82,11 @@ def single_steps(seeds: tuple[int, ...], *shape: Any) -> Steps:
     """One dispatch of each run after the other, compiled once."""
     app.prepare_jax()
     import jax
-    from lmseq.training import loop, optimizer, sharding, state, step
+    from lmseq.training import loop, optimizer, sharding, state, train_step
 
     setting = Setting(*shape, 10**6)
     updates = optimizer.make_optimizer(setting.train)
-    dispatch = step.make_dispatch(setting.model, updates, setting.num_steps)
+    dispatch = train_step.make_dispatch(setting.model, updates, setting.num_steps)
     runs = []
     for seed in seeds:
         init_key, train_key = jax.random.split(jax.random.key(seed))

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmseq.training.metrics import write_text
+from lmseq.files import write_text
 
 
 def hardware() -> str:

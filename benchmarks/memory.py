@@ -10,7 +10,7 @@ gradient, which no other process disturbs, and their ratios: the plain form's by
 line is a JSON object with `ratios`.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import math
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def of_softmax(rows: int, hidden_size: int, vocab_size: int) -> dict[str, int]:
     """The log-probabilities of targets, with respect to inputs, kernel and bias."""
     import jax
     import jax.numpy as jnp
-    from lmseq.dense import affine, softmax_log_probs
+    from lmseq.layers import affine, softmax_log_probs
 
     shapes = [(rows, hidden_size), (hidden_size, vocab_size), (vocab_size,)]
     floats = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
@@ -82,7 +82,7 @@ def of_window(batch_size: int, num_steps: int, hidden_size: int) -> dict[str, in
     """A window's loss, with respect to the parameters of a model of 65 characters."""
     import jax
     import jax.numpy as jnp
-    from lmseq.config import ModelConfig
+    from lmseq.config.language_model import ModelConfig
     from lmseq.models.build import build_model
 
     tokens = jax.ShapeDtypeStruct((batch_size, num_steps), jnp.int32)

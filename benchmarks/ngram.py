@@ -12,7 +12,7 @@ writes an ARPA file, lmseq its tables. Every figure that both give is compared b
 the other's time divided by ours; of memory, ours divided by theirs. The last line is a JSON object.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import json
 import math
@@ -28,7 +28,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.measure import hardware, publish, run_process, timed
-from lmseq.config import at_least
+from lmseq.config.knobs import at_least
 
 flags.DEFINE_integer("words", 1_000_000, "words of the training text that is made")
 flags.DEFINE_string("corpus", "", "a corpus instead, such as ptb; its validation text is scored")
@@ -77,7 +77,7 @@ def make_text(path: Path, num_words: int, seed: int) -> None:
 def prepare(folder: Path) -> None:
     """train.txt, valid.txt and test.txt, of the corpus or made; `<unk>` spelled so that the tool takes it."""
     if app.FLAGS.corpus:
-        from experiments.texts import read_raw
+        from experiments.text.texts import read_raw
         from lmseq.data.text import prepare_corpus
 
         corpus = prepare_corpus(read_raw(app.FLAGS.corpus), whole_words=True)

@@ -12,7 +12,7 @@ is a C++ compiler), `flax` that by Flax's layers under autodiff. With a GPU all 
 cuDNN. The last line is a JSON object with `ratios`.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 from typing import Any, NamedTuple
 
@@ -144,11 +144,11 @@ def dispatches(model: Any, params: Any, tokens: np.ndarray) -> Steps:
     """Dispatches of some steps each, all on the same windows, from zero states."""
     import jax
     import jax.numpy as jnp
-    from lmseq.config import TrainConfig
+    from lmseq.config.training import TrainConfig
     from lmseq.data.partition import Plan
     from lmseq.training.optimizer import make_optimizer
-    from lmseq.training.state import Training, TrainState
-    from lmseq.training.step import make_dispatch
+    from lmseq.training.state import LoopState, TrainState
+    from lmseq.training.train_step import make_dispatch
 
     batch_size, width = tokens.shape
     train = TrainConfig(
@@ -160,7 +160,7 @@ def dispatches(model: Any, params: Any, tokens: np.ndarray) -> Steps:
     )
     optimizer = make_optimizer(train)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    training = Training(state, model.init_carry(params, batch_size))
+    training = LoopState(state, model.init_carry(params, batch_size))
     starts = jnp.tile(jnp.arange(batch_size, dtype=jnp.int32) * width, (DISPATCH, 1))
     plan = Plan(starts, jnp.full((DISPATCH, batch_size), width - 1, jnp.int32), jnp.zeros(DISPATCH, bool))
     dispatch = make_dispatch(model, optimizer, width - 1)

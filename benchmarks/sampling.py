@@ -10,7 +10,7 @@ tokens per second divided by PyTorch's: of one stream by the faster of its two l
 `nn.LSTM`. The last line is a JSON object with `ratios`.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 from typing import Any
 

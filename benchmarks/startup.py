@@ -8,7 +8,7 @@ there. The seconds are those of `seconds_to_first_step`, which counts from the p
 the first dispatch. The last line is a JSON object with `seconds`, medians.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import json
 import os

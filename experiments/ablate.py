@@ -9,7 +9,7 @@ Seeds, and settings that are only numbers, of train_lm and predict_series are tr
 other cell is a process. What is done stays done: the same command goes on where it was stopped or killed.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import json
 from pathlib import Path
@@ -17,9 +17,9 @@ from typing import Any
 
 from absl import flags
 
-from experiments import ablation
-from experiments.ablation import AblationConfig, Design, Setting
-from lmseq import config as configs
+from experiments.ablation import design
+from experiments.ablation.design import AblationConfig, Design, Setting
+from lmseq.config import knobs
 
 flags.DEFINE_string(
     "workdir", None, "folder of the ablation: created, continued or, when finished, reprinted"
@@ -37,14 +37,14 @@ REPORT = ["metrics", "compare", "best", "retry_failed", "dry_run"]
 
 def run(design: Design, workdir: Path, reference: Setting | None) -> int:
     """Run what is missing, with the tables written after every group; then the picture and the summary."""
-    from experiments import cells, tables
+    from experiments.ablation import running, tables
 
     def write(done: dict[str, Any]) -> tuple[tables.Found, list[str], str]:
         found = tables.found_of(design, done)
         metrics = tables.choose_metrics(found, app.FLAGS.metrics)
         return found, metrics, tables.write_all(workdir, found, metrics, reference)
 
-    done = cells.run_cells(design, workdir, app.FLAGS.retry_failed, write)
+    done = running.run_cells(design, workdir, app.FLAGS.retry_failed, write)
     found, metrics, text = write(done)
     draw(workdir, found, metrics)
     app.say(text.rstrip())
@@ -56,7 +56,7 @@ def run(design: Design, workdir: Path, reference: Setting | None) -> int:
 
 def draw(workdir: Path, found: Any, metrics: list[str]) -> None:
     """ablation.png, where any metric is a number."""
-    from experiments.curves import panels_of
+    from experiments.ablation.curves import panels_of
     from lmseq import plotting
 
     panels = panels_of(found.rows, found.names, metrics)
@@ -65,24 +65,24 @@ def draw(workdir: Path, found: Any, metrics: list[str]) -> None:
 
 
 def main() -> int:
-    config = configs.from_flat(app.values(NAMES), AblationConfig)
-    design = ablation.read_design(config)
-    reference = ablation.find_setting(design, app.FLAGS.compare) if app.FLAGS.compare else None
+    config = knobs.from_flat(app.values(NAMES), AblationConfig)
+    plan = design.read_design(config)
+    reference = design.find_setting(plan, app.FLAGS.compare) if app.FLAGS.compare else None
     if app.FLAGS.dry_run:
-        from experiments import costs
+        from experiments.ablation import costs
 
-        print(costs.plan(design))
+        print(costs.plan(plan))
         return 0
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the ablation is written to")
     workdir = Path(app.FLAGS.workdir)
-    with app.opened(workdir, config, design.facts(), "ablation.json") as finished:
+    with app.opened(workdir, config, plan.facts(), "ablation.json") as finished:
         again = any(app.FLAGS[name].present for name in REPORT)
         if finished is not None and not again:
             print(finished)
             summary = json.loads(finished)
             return int(summary["num_failed"] == summary["num_cells"])
-        return run(design, workdir, reference)
+        return run(plan, workdir, reference)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ that stand: loss through several own steps, scheduled sampling, noise on inputs,
 several steps at once. Each is trained from the same seeds; the table has 95 % intervals over them.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -16,10 +16,10 @@ from typing import Any
 
 from absl import flags
 
-from lmseq import config as configs
-from lmseq import series_config
-from lmseq.config import knob
-from lmseq.series_config import ObjectiveConfig, SeriesConfig
+from lmseq.config import knobs
+from lmseq.config import series as series_config
+from lmseq.config.knobs import knob
+from lmseq.config.series import ObjectiveConfig, SeriesConfig
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ NAMES = [name for name in app.define_all_flags(CompareConfig) if name != "object
 
 def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
     """The table: RMSE at each horizon, with intervals, the least in each column marked."""
-    from experiments.forecasts import HORIZONS
-    from experiments.measuring import flat, interval
-    from experiments.remedies import OBJECTIVES
+    from experiments.series.forecasts import HORIZONS
+    from experiments.frame.measuring import flat, interval
+    from experiments.series.remedies import OBJECTIVES
 
     summary: dict[str, Any] = {}
     shown = [k for k in HORIZONS if k <= len(records[0]["rmse"])]
@@ -66,18 +66,18 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
 def main() -> int:
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    config = configs.from_flat(app.values(NAMES), CompareConfig)
-    series_config.check_series(dataclasses.replace(config, objective=ObjectiveConfig()))
+    config = knobs.from_flat(app.values(NAMES), CompareConfig)
+    series_config.check(dataclasses.replace(config, objective=ObjectiveConfig()))
     series_config.check_objective(config.objective)
-    configs.at_least(2, num_ahead=config.objective.num_ahead, num_seeds=config.seeds.num_seeds)
+    knobs.at_least(2, num_ahead=config.objective.num_ahead, num_seeds=config.seeds.num_seeds)
     if not series_config.trains(config):
         raise ValueError(f"expected a model that is trained step by step, got {config.model.model}")
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
-    from experiments.measuring import measured
-    from experiments.remedies import OBJECTIVES, ErrorCurves
-    from experiments.series import model_of, prepare
-    from experiments.training import check_fits
+    from experiments.frame.measuring import measured
+    from experiments.series.remedies import ErrorCurves, OBJECTIVES
+    from experiments.series.prepared import model_of, prepare
+    from experiments.frame.training import check_fits
     from lmseq import plotting
     from lmseq.training.sharding import check_batch, make_mesh
 

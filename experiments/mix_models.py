@@ -8,15 +8,17 @@ What comes of it is a run too, to be scored with and sampled from. --cache_size 
 tokens around each model: around a recurrent one compared by its states, around others by how often each came.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from lmseq import config as configs
-from lmseq.config import MOST_UNITS, MixConfig, TextConfig, at_least
+from lmseq.config import knobs
+from lmseq.config.knobs import MOST_UNITS, at_least
+from lmseq.config.mixture import MixConfig
+from lmseq.config.text import TextConfig
 
 flags.DEFINE_string("workdir", None, "folder of the mixture: created, or, when finished, reprinted")
 NAMES = app.define_all_flags(MixConfig)
@@ -25,7 +27,7 @@ SPLITS = ("train", "valid", "test")
 
 def check_texts(paths: list[Path]) -> dict[str, str]:
     """SHA-256 of the splits that all runs share; ValueError where two were made of different texts."""
-    from lmseq.training.metrics import read_json
+    from lmseq.files import read_json
 
     found = []
     for path in paths:
@@ -64,7 +66,7 @@ def check_models(paths: list[Path], runs: list[Any]) -> None:
 def main() -> int:
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the mixture is written to")
-    config = configs.from_flat(app.values(NAMES), MixConfig)
+    config = knobs.from_flat(app.values(NAMES), MixConfig)
     mixture = config.mixture
     at_least(0, MOST_UNITS, cache_size=mixture.cache_size)
     paths = [Path(path.strip()) for path in mixture.runs.split(",") if path.strip()]
@@ -72,12 +74,12 @@ def main() -> int:
         raise ValueError("expected --runs=DIR,DIR, two or more, or one with --cache_size")
     digests = check_texts(paths)
     app.prepare_jax()
-    from experiments import mixing
-    from experiments.judge import load_run
+    from experiments.counts import mixing
+    from experiments.text.evaluate import load_run
 
     runs = [load_run(str(path), mixture.checkpoint) for path in paths]
     check_models(paths, runs)
-    text = {k: v for k, v in configs.to_flat(runs[0].config).items() if k in TextConfig.__dataclass_fields__}
+    text = {k: v for k, v in knobs.to_flat(runs[0].config).items() if k in TextConfig.__dataclass_fields__}
     facts = {"corpus": text["corpus"], "runs": mixing.identify(paths, runs), **digests}
     workdir = Path(app.FLAGS.workdir)
     with app.opened(workdir, config, facts, "corpus.json") as finished:

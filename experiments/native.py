@@ -7,7 +7,7 @@ it says --backend=scan. Then the loops are timed beside XLA's: a layer forward a
 steps of 32 rows. The last line is a JSON object with the library and `milliseconds`.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import json
 import statistics

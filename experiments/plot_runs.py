@@ -8,7 +8,7 @@ A run is a folder of an ablation, whose cells are the rows, or of any script her
 and the figures of its summary. The column `run` has the folders' names.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import json
 from collections.abc import Sequence
@@ -17,9 +17,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import ablation, tables
-from experiments.tables import Row, refuse_missing
-from lmseq.training.metrics import read_json, read_records
+from experiments.ablation import design, tables
+from experiments.ablation.tables import Row, refuse_missing
+from lmseq.files import read_json
+from lmseq.training.metrics import read_records
 
 flags.DEFINE_string("runs", "", "folders of ablations or runs, separated by commas")
 flags.DEFINE_string("x", "", "column along the horizontal axis")
@@ -44,7 +45,7 @@ def read_run(folder: Path) -> list[Row]:
 
     Of a run, what is plain in its config and its summary; only curves can be had of an unfinished one.
     """
-    if (folder / ablation.LEDGER).exists():
+    if (folder / design.LEDGER).exists():
         return ablation_rows(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no run and no ablation: it has no config.json")
@@ -64,7 +65,7 @@ def ablation_rows(folder: Path) -> list[Row]:
     facts = read_json(folder / "ablation.json") if (folder / "ablation.json").exists() else {}
     fixed = facts.get("fixed", {}) if isinstance(facts, dict) else {}
     rows = []
-    for record in ablation.read_ledger(folder).values():
+    for record in design.read_ledger(folder).values():
         flags_given = fixed | record["setting"]
         row = {**record["figures"], **tables.typed(flags_given, list(flags_given)), "seed": record["seed"]}
         rows.append(row | {"run": folder.name, "folder": folder / "cells" / record["cell"]})
@@ -85,7 +86,7 @@ def read_rows(folders: Sequence[str]) -> list[Row]:
 
 def compared(rows: list[Row], x: str, ys: list[str], by: list[str], log: str | None) -> list[Any]:
     """A panel for each y. Raises ValueError for columns that no row has, or that are not numbers."""
-    from experiments.curves import panel_of
+    from experiments.ablation.curves import panel_of
 
     there = sorted({name for row in rows for name, value in row.items() if value is not None} - {"folder"})
     for name in (x, *ys, *by):
@@ -99,7 +100,7 @@ def compared(rows: list[Row], x: str, ys: list[str], by: list[str], log: str | N
 
 def learning(rows: list[Row], names: list[str], by: list[str], log: str | None) -> list[Any]:
     """A panel for each figure of metrics.jsonl: a curve for each run, or the mean of those alike in `by`."""
-    from experiments.curves import panel_of
+    from experiments.ablation.curves import panel_of
 
     steps = []
     for row in rows:

@@ -8,7 +8,7 @@ origin of the test part, and stands beside the mean, persistence, the season, th
 series has one, the error that is theoretically least. Interrupted runs continue, bit for bit.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import presets
-from lmseq import config as configs
-from lmseq import series_config
-from lmseq.series_config import SeriesConfig
+from experiments.frame import presets
+from lmseq.config import knobs
+from lmseq.config import series as series_config
+from lmseq.config.series import SeriesConfig
 
 flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
 app.define_presets(presets.PREDICT_SERIES)
@@ -28,8 +28,8 @@ NAMES = app.define_all_flags(SeriesConfig)
 
 def fit(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> Any:
     """Parameters with what is known of their training; an exit status where a signal stopped it."""
-    from experiments import training
-    from experiments.series import evaluate
+    from experiments.frame import training
+    from experiments.series.prepared import evaluate
     from lmseq.data.partition import sliding
     from lmseq.training.objectives import make_objective, segment_length
 
@@ -54,7 +54,7 @@ def run(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> int:
     """The stages of a run: fit or train, forecast from everywhere, draw, sum up."""
     import jax
 
-    from experiments import forecasts, series
+    from experiments.series import forecasts, prepared
 
     key = jax.random.key(config.train.seed)
     if series_config.trains(config):
@@ -63,7 +63,7 @@ def run(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> int:
             return trained
         params, key = trained.params, trained.key
     else:
-        params = series.fit_at_once(config, prepared, model)
+        params = prepared.fit_at_once(config, prepared, model)
     judged = forecasts.judge(config, prepared, model, params)
     forecasts.tell(config, prepared, judged)
     forecasts.draw(config, workdir, prepared, model, params, judged, key)
@@ -74,13 +74,13 @@ def run(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> int:
 def main() -> int:
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    config = series_config.check_series(
-        configs.from_flat(app.values(NAMES, app.preset_of(presets.PREDICT_SERIES)), SeriesConfig)
+    config = series_config.check(
+        knobs.from_flat(app.values(NAMES, app.preset_of(presets.PREDICT_SERIES)), SeriesConfig)
     )
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
-    from experiments.series import model_of, prepare
-    from experiments.training import check_fits
+    from experiments.series.prepared import model_of, prepare
+    from experiments.frame.training import check_fits
     from lmseq.training.sharding import check_batch, make_mesh
 
     prepared = prepare(config)

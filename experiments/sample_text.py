@@ -7,7 +7,7 @@ Each is printed with log P(continuation | prompt) in nats under the model itself
 or truncation chose its tokens. The last line is a JSON object.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import json
 import time
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from lmseq.config import at_least
+from lmseq.config.knobs import at_least
 from lmseq.sampling import Decoding, check_decoding
 
 flags.DEFINE_string("run", None, "folder of a run of train_lm or train_ngram, or an ARPA file")
@@ -74,7 +74,7 @@ def main() -> None:
     import jax
 
     from lmseq import generation
-    from experiments.judge import load_run
+    from experiments.text.evaluate import load_run
 
     run = load_run(app.FLAGS.run, app.FLAGS.checkpoint)
     prompt = encode_prompt(run.vocab, app.FLAGS.prompt)

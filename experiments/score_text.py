@@ -7,7 +7,7 @@ The first token counts: its probability is the model's before it has seen anythi
 ranked, the most probable per character first. The last line is a JSON object.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from lmseq.config import MOST_UNITS, at_least
+from lmseq.config.knobs import MOST_UNITS, at_least
 from lmseq.data.corpora import read_text
 from lmseq.data.text import normalize_text
 
@@ -49,7 +49,7 @@ def read_texts() -> list[str]:
 
 def score(run: Any, text: str) -> dict[str, Any]:
     """Figures of one text, in nats unless the name says otherwise; prints its tokens when asked to."""
-    from lmseq import evaluation, likelihood, runs
+    from lmseq import runs, scoring
 
     ids = run.vocab.encode(text)
     if not ids.size:
@@ -58,10 +58,10 @@ def score(run: Any, text: str) -> dict[str, Any]:
     if run.tables is not None and run.vocab.level == "word":
         log_probs, unseen = runs.score_lines(run, text)
         known = log_probs[~unseen]
-        perplexity = likelihood.loss_figures(-known.sum(), known.size)["perplexity"] if known.size else None
+        perplexity = scoring.loss_figures(-known.sum(), known.size)["perplexity"] if known.size else None
         of_words = {"num_unknown": int(unseen.sum()), "perplexity_known": perplexity}
     else:
-        log_probs = evaluation.score_stream(
+        log_probs = scoring.score_stream(
             run.model, run.params, ids, num_steps=app.FLAGS.num_steps, batch_size=app.FLAGS.batch_size
         )
     if not runs.is_proper(run):
@@ -79,7 +79,7 @@ def score(run: Any, text: str) -> dict[str, Any]:
         "log_likelihood": -nll,
         "num_tokens": ids.size,
         "num_chars": num_chars,
-        **likelihood.loss_figures(nll, ids.size, num_chars),
+        **scoring.loss_figures(nll, ids.size, num_chars),
         **of_words,
     }
 
@@ -90,7 +90,7 @@ def main() -> None:
     texts = read_texts()
     at_least(1, MOST_UNITS, **app.values(["num_steps", "batch_size"]))
     app.prepare_jax()
-    from experiments.judge import load_run
+    from experiments.text.evaluate import load_run
 
     run = load_run(app.FLAGS.run, app.FLAGS.checkpoint)
     scores = sorted((score(run, text) for text in texts), key=lambda figures: figures["bits_per_char"])

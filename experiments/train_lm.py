@@ -5,7 +5,7 @@
 The same command continues an interrupted run, bit for bit, and reprints a finished one's summary.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,11 @@ from typing import Any
 
 from absl import flags
 
-from experiments import presets
-from experiments.texts import Texts, load_texts
-from lmseq import config as configs
-from lmseq.config import LanguageModelConfig
-from lmseq.training.metrics import write_text
+from experiments.frame import presets
+from experiments.text.texts import Texts, load_texts
+from lmseq.config import knobs, language_model
+from lmseq.config.language_model import LanguageModelConfig
+from lmseq.files import write_text
 
 flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
 app.define_presets(presets.TRAIN_LM)
@@ -26,11 +26,12 @@ NAMES = app.define_all_flags(LanguageModelConfig)
 
 def train(config: LanguageModelConfig, workdir: Path, texts: Texts, model: Any) -> int:
     """The stages of a run: train and watch, evaluate, draw, sum up."""
-    from experiments import judge, training
+    from experiments.text import evaluate
+    from experiments.frame import training
     from lmseq.data.partition import epoch_plan
 
     data = config.data
-    subject = judge.Subject(config, workdir, texts, model)
+    subject = evaluate.Subject(config, workdir, texts, model)
     job = training.Job(
         train=config.train,
         workdir=workdir,
@@ -46,13 +47,13 @@ def train(config: LanguageModelConfig, workdir: Path, texts: Texts, model: Any) 
         ),
         batch_size=data.batch_size,
         num_steps=data.num_steps,
-        evaluate=partial(judge.evaluate, subject),
+        evaluate=partial(evaluate.evaluate, subject),
         unit=data.level,
     )
-    trained = training.run(job, judge.describe(config.model))
+    trained = training.run(job, evaluate.describe(config.model))
     if isinstance(trained, int):
         return trained
-    from experiments import report  # draws: slow to import, and not needed before
+    from experiments.text import report  # draws: slow to import, and not needed before
 
     app.finish(workdir, report.conclude(subject, *trained))
     return 0
@@ -62,10 +63,10 @@ def main() -> int:
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the run is written to")
     preset = app.preset_of(presets.TRAIN_LM)
-    config = configs.check(configs.from_flat(app.values(NAMES, preset)))
+    config = language_model.check(knobs.from_flat(app.values(NAMES, preset), LanguageModelConfig))
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
-    from experiments.training import check_fits
+    from experiments.frame.training import check_fits
     from lmseq.data.partition import check_stream
     from lmseq.models.build import build_model
     from lmseq.recurrence.unrolled import check_backend

@@ -7,7 +7,7 @@ The run is scored and sampled from as a neural one is; --write_arpa writes it fo
 stands between blanks, and a line is a sentence; characters, bytes and sub-words are one sentence.
 """
 
-from experiments import app  # first: it notes the time
+from experiments.frame import app  # first: it notes the time
 
 import resource
 import shutil
@@ -17,10 +17,10 @@ from typing import Any
 
 from absl import flags
 
-from experiments import presets
-from lmseq import config as configs
-from lmseq import ngram_config
-from lmseq.ngram_config import NgramConfig
+from experiments.frame import presets
+from lmseq.config import knobs
+from lmseq.config import counts as counts_config
+from lmseq.config.counts import NgramConfig
 
 flags.DEFINE_string("workdir", None, "folder of the run: created, or, when finished, reprinted")
 app.define_presets(presets.TRAIN_NGRAM)
@@ -30,11 +30,11 @@ NAMES = app.define_all_flags(NgramConfig)
 def main() -> int:
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    config = ngram_config.check_ngram(
-        configs.from_flat(app.values(NAMES, app.preset_of(presets.TRAIN_NGRAM)), NgramConfig)
+    config = counts_config.check(
+        knobs.from_flat(app.values(NAMES, app.preset_of(presets.TRAIN_NGRAM)), NgramConfig)
     )
     workdir = Path(app.FLAGS.workdir)
-    from experiments.counted import load_counted
+    from experiments.counts.counted import load_counted
 
     start = time.monotonic()
     counted = load_counted(config.text)
@@ -48,21 +48,21 @@ def main() -> int:
 
 def run(config: NgramConfig, workdir: Path, counted: Any, reading: float) -> int:
     """The stages of a run: count, estimate, save, evaluate, compare orders, draw, sum up."""
-    from experiments import counting
+    from experiments.counts import stages
 
-    memory = ngram_config.memory_bytes(config.count)
+    memory = counts_config.memory_bytes(config.count)
     scratch = workdir / ".scratch" if memory else None
     shutil.rmtree(workdir / ".scratch", ignore_errors=True)  # of a run that was interrupted
     try:
-        made = counting.make(config, counted, workdir, scratch)
+        made = stages.make(config, counted, workdir, scratch)
         seconds = {"reading": reading, **made.seconds}
         app.say("   ".join(f"{name} {spent:.2f} s" for name, spent in seconds.items()))
-        figures = counting.figures(made.tables, counted)
-        rows = counting.by_order(config, counted, made, figures, scratch)
-        counting.draw(config, workdir, counted, rows)
+        figures = stages.figures(made.tables, counted)
+        rows = stages.by_order(config, counted, made, figures, scratch)
+        stages.draw(config, workdir, counted, rows)
         if config.count.write_arpa:
-            counting.write(workdir, counted, made.tables)
-        summary = counting.summary(config, counted, made, rows) | figures
+            stages.write(workdir, counted, made.tables)
+        summary = stages.summary(config, counted, made, rows) | figures
         summary |= {f"seconds_{name}": spent for name, spent in seconds.items()}
         summary["seconds_to_tables"] = sum(seconds.values())
         summary["peak_memory_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -91,7 +91,7 @@ def scan_unroll(model: Model, params: Params, carry: Carry, xs: Elements) -> tup
         return carry, model.readout(params, carry)
 
     carry, predictions = lax.scan(step, carry, jnp.swapaxes(xs, 0, 1))
-    return carry, time_second(predictions)
+    return carry, batch_major(predictions)
 
 
 def scan_carries(model: Model, params: Params, carry: Carry, xs: Elements) -> Carry:
@@ -101,10 +101,10 @@ def scan_carries(model: Model, params: Params, carry: Carry, xs: Elements) -> Ca
         carry = model.update(params, carry, x)
         return carry, carry
 
-    return time_second(lax.scan(step, carry, jnp.swapaxes(xs, 0, 1))[1])
+    return batch_major(lax.scan(step, carry, jnp.swapaxes(xs, 0, 1))[1])
 
 
-def time_second(tree: Carry) -> Carry:
+def batch_major(tree: Carry) -> Carry:
     """Every leaf (T, B, ...) of what a scan collected as (B, T, ...)."""
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), tree)
 

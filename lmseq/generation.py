@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.config import MOST_DRAWS, at_least
+from lmseq.config.knobs import MOST_DRAWS, at_least
 from lmseq.contract import Model, gather_log_probs, repeat_carry
 from lmseq.sampling import Decoding, check_decoding, invert, truncate
 from lmseq.types import Carry, Params, PRNGKey, Tokens

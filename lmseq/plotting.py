@@ -10,7 +10,7 @@ from jaxtyping import Float
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from lmseq.prediction import ErrorCurve, growth_phase
+from lmseq.errors import ErrorCurve, growth_phase
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lmseq.config import MixConfig, from_json
+from lmseq.config.counts import NgramConfig
+from lmseq.config.knobs import from_json
+from lmseq.config.mixture import MixConfig
 from lmseq.contract import Model
 from lmseq.data.text import EOS, UNK, Vocab, normalize_text
+from lmseq.files import read_json, read_text
 from lmseq.models.interface import BoundModel
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
 from lmseq.models.ngram import put_tables
@@ -19,10 +22,8 @@ from lmseq.ngram.backoff import BackoffTables, score_words
 from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID
 from lmseq.ngram.storage import load_tables
 from lmseq.ngram.words import look_up, spell_words
-from lmseq.ngram_config import NgramConfig
 from lmseq.training import checkpoint
 from lmseq.training.checkpoint import Run
-from lmseq.training.metrics import read_json, read_text
 
 TABLES, MIXTURE = "tables.npz", "mixture.json"
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lmseq.config import LanguageModelConfig, ModelConfig
+from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.contract import Model, gather_log_probs, scan_carries, scan_unroll
 from lmseq.data import sources
 from lmseq.data.partition import epoch_plan

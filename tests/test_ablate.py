@@ -7,10 +7,10 @@ import time
 
 import pytest
 
-from experiments import ablation, members, tables
-from experiments.tables import Found
-from lmseq.config import LanguageModelConfig
-from lmseq.series_config import SeriesConfig
+from experiments.ablation import design, tables, together
+from experiments.ablation.tables import Found
+from lmseq.config.language_model import LanguageModelConfig
+from lmseq.config.series import SeriesConfig
 from tests.scripts import TIMINGS, refusal
 
 SERIES = "num_points=300 num_train_steps=60 steps_per_dispatch=20 hidden_size=8 batch_size=16 max_horizon=16"
@@ -24,7 +24,7 @@ APART = "params_digest wall_seconds best_valid_loss best_step count_order count_
 
 
 def cells_of(workdir):
-    return list(ablation.read_ledger(workdir).values())
+    return list(design.read_ledger(workdir).values())
 
 
 def flags_of(text):
@@ -138,7 +138,7 @@ def test_a_number_of_the_objective_is_a_member_s(tmp_path, scripts, objective, n
 
 def test_what_is_done_is_not_done_again_after_a_kill(tmp_path, scripts, taus):
     whole, expected, _ = taus
-    workdir, ledger = tmp_path / "killed", tmp_path / "killed" / ablation.LEDGER
+    workdir, ledger = tmp_path / "killed", tmp_path / "killed" / design.LEDGER
     process = scripts.start("ablate", *TAUS, f"--workdir={workdir}")
     end = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < end:
@@ -193,7 +193,7 @@ def test_a_dry_run_writes_nothing(tmp_path, scripts):
 )
 def test_malformed_sweeps_are_refused(sweep, message):
     with pytest.raises(ValueError, match=message):
-        ablation.read_sweep(sweep)
+        design.read_sweep(sweep)
 
 
 BAD = [
@@ -222,13 +222,13 @@ def test_sweeps_and_files_of_settings_agree(tmp_path):
     path = tmp_path / "settings.json"
     listed = [{"tau": tau, "residual": flag} for tau in (1, 2) for flag in (True, False)]
     path.write_text(json.dumps(listed), encoding="utf-8")
-    assert ablation.read_settings(path) == ablation.read_sweep("tau=1,2 residual=true,false")
+    assert design.read_settings(path) == design.read_sweep("tau=1,2 residual=true,false")
     path.write_text(json.dumps([{"coefficients": "0.5,0.1"}]), encoding="utf-8")
-    assert ablation.read_settings(path) == [{"coefficients": "0.5,0.1"}]
+    assert design.read_settings(path) == [{"coefficients": "0.5,0.1"}]
     for wrong in ([], {}, [1], [{}], [{"tau": None}], [{"tau": [1]}], [{"tau": 1}, {"tau": 1.0}]):
         path.write_text(json.dumps(wrong), encoding="utf-8")
         with pytest.raises(ValueError, match="settings"):
-            ablation.read_settings(path)
+            design.read_settings(path)
 
 
 def made_up():
@@ -286,15 +286,15 @@ def test_learning_curves_of_separate_runs_are_drawn(tmp_path, scripts, separate)
 
 def test_presets_give_way_to_flags():
     flags = {"preset": "chaos", "num_train_steps": "70", "tau": "2"}
-    config = members.config_of(SeriesConfig, flags, seed=3)
+    config = together.config_of(SeriesConfig, flags, seed=3)
     assert (config.data.series, config.train.num_train_steps, config.train.seed) == ("logistic", 70, 3)
     with pytest.raises(ValueError, match="unknown preset"):
-        members.config_of(SeriesConfig, {"preset": "chaotic"}, seed=0)
+        together.config_of(SeriesConfig, {"preset": "chaotic"}, seed=0)
 
 
 def test_structure_is_all_but_seeds_and_numbers():
     def structure(seed, **flags):
-        return members.structure(members.config_of(LanguageModelConfig, flags, seed))
+        return together.structure(together.config_of(LanguageModelConfig, flags, seed))
 
     assert structure(0, learning_rate="1e-3") == structure(1, learning_rate="1e-2", clip_norm="5")
     assert structure(0, clip_norm="0") != structure(0, clip_norm="1")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmseq import evaluation
+from lmseq import scoring
 from lmseq.models.ngram import put_tables
 from lmseq.ngram import backoff, smoothing
 from lmseq.ngram.backoff import score_words
@@ -85,7 +85,7 @@ def test_on_the_device_as_on_the_host():
     symbols = np.array([list(word_of).index(w) for w in stream[stream != BOS_ID]])
     both = np.logaddexp(score_words(tables, stream), score_words(tables, stream, UNK_ID))
     expected = np.where(stream == 3, both, score_words(tables, stream))[stream != BOS_ID]
-    found = evaluation.score_stream(model, params, symbols, num_steps=3, batch_size=2)
+    found = scoring.score_stream(model, params, symbols, num_steps=3, batch_size=2)
     np.testing.assert_allclose(found, expected, rtol=2e-6)
 
 
@@ -108,7 +108,7 @@ def test_other_ways_to_fall_back_on_the_device(made):
         unknown = np.exp(score_words(tables, stream, UNK_ID)[stream != BOS_ID])
         expected = expected - np.log(np.where(unknown < 1.0, 1.0 - unknown, 1.0))
     symbols = np.array([[3, 4, 5, EOS_ID].index(w) for w in stream[stream != BOS_ID]])
-    found = evaluation.score_stream(model, params, symbols, num_steps=3, batch_size=2)
+    found = scoring.score_stream(model, params, symbols, num_steps=3, batch_size=2)
     np.testing.assert_allclose(found, expected, rtol=2e-6)
     carry = model.carries(params, model.init_carry(params, 1), jnp.asarray(symbols[None, :-1]))
     log_probs = model.readout(params, carry[0])

@@ -11,21 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmseq.config import LanguageModelConfig, ModelConfig, TrainConfig, to_json
+from lmseq.config.knobs import to_json
+from lmseq.config.language_model import LanguageModelConfig, ModelConfig
+from lmseq.config.training import TrainConfig
 from lmseq.data.text import build_vocab
 from lmseq.models.build import build_model
 from lmseq.training import checkpoint
 from lmseq.training.checkpoint import Progress, digest, load_run
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.sharding import make_mesh, training_sharding
-from lmseq.training.state import Training, init_training
+from lmseq.training.state import LoopState, init_training
 
 CONFIG = LanguageModelConfig(model=ModelConfig(model="lstm", hidden_size=8))
 VOCAB = build_vocab("the time machine by h g wells", level="char")
 BATCH_SIZE = 8
 
 
-def blank(model: ModelConfig = CONFIG.model) -> Training:
+def blank(model: ModelConfig = CONFIG.model) -> LoopState:
     """Of the right shapes, on the host."""
     bound, optimizer = build_model(model, len(VOCAB)), make_optimizer(TrainConfig(optimizer="adam"))
     shapes = jax.eval_shape(lambda key: init_training(key, bound, optimizer, BATCH_SIZE), jax.random.key(0))
@@ -35,7 +37,7 @@ def blank(model: ModelConfig = CONFIG.model) -> Training:
 FRESH = blank()
 
 
-def filled(step: int, like: Training = FRESH, num_devices: int = 1) -> Training:
+def filled(step: int, like: LoopState = FRESH, num_devices: int = 1) -> LoopState:
     """Other numbers in every leaf of the floats, a function of the step, on so many devices."""
     rng = np.random.default_rng(step)
 
@@ -47,7 +49,7 @@ def filled(step: int, like: Training = FRESH, num_devices: int = 1) -> Training:
     return jax.device_put(training, shardings(training, num_devices))
 
 
-def shardings(like: Training = FRESH, num_devices: int = 1) -> Training:
+def shardings(like: LoopState = FRESH, num_devices: int = 1) -> LoopState:
     return training_sharding(make_mesh(jax.devices()[:num_devices]), like)
 
 
@@ -59,7 +61,7 @@ def save_all(workdir: Path, losses: dict[int, float | None], keep: int = 2) -> N
     checkpoint.close(manager)
 
 
-def restore(workdir: Path, like: Training = FRESH, num_devices: int = 1) -> checkpoint.Restored:
+def restore(workdir: Path, like: LoopState = FRESH, num_devices: int = 1) -> checkpoint.Restored:
     manager = checkpoint.open_manager(workdir, keep=2)
     try:
         return checkpoint.restore_latest(manager, like, shardings(like, num_devices))

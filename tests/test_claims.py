@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments import chain_rule, claims, error_growth
+from experiments.claims import __main__, chain_rule, error_growth
 from tests.oracles import small
 from tests.scripts import refusal
 
@@ -35,11 +35,11 @@ def summary_of(verdict: str) -> dict:
 
 
 def test_the_report_has_verdicts_measurements_commands_and_pictures(tmp_path, folder_flags, monkeypatch):
-    monkeypatch.setattr(claims.app, "FLAGS", folder_flags)
+    monkeypatch.setattr(__main__.app, "FLAGS", folder_flags)
     (tmp_path / "zipf").mkdir()
     (tmp_path / "zipf/one.png").write_bytes(b"a picture")
     docs = tmp_path / "docs"
-    claims.write_report(docs, tmp_path, {"zipf": summary_of("holds"), "size": summary_of("fails")})
+    __main__.write_report(docs, tmp_path, {"zipf": summary_of("holds"), "size": summary_of("fails")})
     text = (docs / "claims.md").read_text(encoding="utf-8")
     assert "| Something is so. | holds | [zipf](#zipf-holds) |" in text
     assert "| a \\| b | 1 | 0.5 to 1.5 | at least 0 | holds |" in text
@@ -48,8 +48,8 @@ def test_the_report_has_verdicts_measurements_commands_and_pictures(tmp_path, fo
 
 
 def test_a_script_that_breaks_off_is_a_claim_that_fails(tmp_path, folder_flags, monkeypatch):
-    monkeypatch.setattr(claims.app, "FLAGS", folder_flags)
-    found = claims.measure("no_such_script", tmp_path)
+    monkeypatch.setattr(__main__.app, "FLAGS", folder_flags)
+    found = __main__.measure("no_such_script", tmp_path)
     assert found["verdict"] == "fails" and "status 1" in found["claim"]
 
 
@@ -64,7 +64,7 @@ def test_a_script_that_breaks_off_is_a_claim_that_fails(tmp_path, folder_flags, 
     ],
 )
 def test_the_name_is_read_before_the_flags(arguments, expected):
-    assert claims.asked_name(arguments) == expected
+    assert __main__.asked_name(arguments) == expected
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments import crossing, frontier, grammar_walls, power_law, walls
+from experiments.claims import frontier, power_law
+from experiments.claims.counting_walls import crossing, grammar, text
 from lmseq.data.sources import make_grammar
 from lmseq.models.sources import put_source
 from lmseq.ngram.backoff import score_words
@@ -60,7 +61,7 @@ def test_a_fit_needs_three_points_above_zero(y: tuple[float, ...]):
 def test_the_share_of_zeros_by_hand():
     train = sentences([THE, CAT, RAN], [THE, DOG])
     held = sentences([THE, CAT], [THE, DOG], [], [CAT, RAN])  # `cat </s>` and `<s> cat` were never seen
-    found = walls.zero_shares(train, held, RAN + 1)
+    found = text.zero_shares(train, held, RAN + 1)
     assert found["maximum_likelihood"][:2] == pytest.approx([0.0, 2 / 3])
     assert found["smoothed"] == [0.0] * len(found["smoothed"])
 
@@ -68,21 +69,21 @@ def test_the_share_of_zeros_by_hand():
 def test_a_word_that_training_lacks_makes_a_zero():
     counts = count_ngrams(sentences([THE, CAT]), RAN + 1, 1)
     held = sentences([THE], [DOG])
-    assert walls.zero_share(score_words(maximum_likelihood(counts).tables, held), held) == 0.5
+    assert text.zero_share(score_words(maximum_likelihood(counts).tables, held), held) == 0.5
 
 
 def test_folds_are_whole_sentences_and_all_of_them():
     stream = sentences([THE, CAT], [THE], [DOG, RAN], [RAN], [CAT])
-    held = [walls.fold(stream, part, 3) for part in range(3)]
+    held = [text.fold(stream, part, 3) for part in range(3)]
     np.testing.assert_array_equal(np.concatenate([part for _, part in held]), stream)
     assert all(part[0] == stream[0] and len(rest) + len(part) == len(stream) for rest, part in held)
     with pytest.raises(ValueError, match="6 lines"):
-        walls.fold(stream, 0, 6)
+        text.fold(stream, 0, 6)
 
 
 def test_rare_words_become_one_word():
     train, held = sentences([THE, CAT, THE]), sentences([THE, DOG, CAT])
-    closed, of_held = walls.close_vocabulary(train, held, RAN + 1, 2)
+    closed, of_held = text.close_vocabulary(train, held, RAN + 1, 2)
     rare = RAN + 1
     np.testing.assert_array_equal(closed, sentences([THE, rare, THE]))
     np.testing.assert_array_equal(of_held, sentences([THE, rare, rare]))
@@ -90,7 +91,7 @@ def test_rare_words_become_one_word():
 
 def test_storage_counts_what_there_is():
     stream = sentences(*[[THE, CAT]] * 400)
-    found = walls.storage(stream, RAN + 1)
+    found = text.storage(stream, RAN + 1)
     assert found.tokens == [512, 1024, 1600]
     assert found.types == [4, 4, 4]  # <s> the cat </s>
     assert found.distinct[-1] == [4, 3, 2, 1, 0]
@@ -100,7 +101,7 @@ def test_bytes_are_of_numbers_of_32_bits():
     counts = count_ngrams(sentences([THE, CAT], [THE, DOG]), RAN + 1, 2)
     tables = modified_kneser_ney(counts, discount_fallback=True).tables
     arrays = [array for table in tables.orders for array in table]
-    assert walls.bytes_of(tables) == 4 * sum(array.size for array in arrays) < tables.num_bytes
+    assert text.bytes_of(tables) == 4 * sum(array.size for array in arrays) < tables.num_bytes
 
 
 # Size
@@ -120,44 +121,44 @@ def test_the_frontier_leaves_out_what_is_larger_and_no_better():
 
 def test_the_divergence_of_a_made_up_distribution():
     p, q = np.array([0.5, 0.25, 0.25, 0.0]), np.array([0.25, 0.25, 0.25, 0.25])
-    assert grammar_walls.share_of_divergence(p, np.log(q)) == pytest.approx(0.5 * np.log(2))
-    assert grammar_walls.share_of_divergence(p, np.log(np.maximum(p, 1e-9))) == pytest.approx(0.0)
-    assert grammar_walls.share_of_divergence(p[:1], np.log(q[:1])) == pytest.approx(np.log(2))
+    assert grammar.share_of_divergence(p, np.log(q)) == pytest.approx(0.5 * np.log(2))
+    assert grammar.share_of_divergence(p, np.log(np.maximum(p, 1e-9))) == pytest.approx(0.0)
+    assert grammar.share_of_divergence(p[:1], np.log(q[:1])) == pytest.approx(np.log(2))
 
 
 def test_unseen_pairs_are_of_words_that_were_seen():
     grammar = make_grammar(2, 2, 2, (2,))
     (a, b), (c, d) = grammar.nouns[0], grammar.verbs[0]
     stream = np.array([a, c, grammar.period, b, d, grammar.period, grammar.nouns[1, 0]])
-    nouns, verbs = grammar_walls.unseen_pairs(stream, grammar)
+    nouns, verbs = grammar.unseen_pairs(stream, grammar)
     assert set(zip(nouns.tolist(), verbs.tolist(), strict=True)) == {(a, d), (b, c)}
 
 
 def test_cosines_of_vectors_along_axes():
     vectors = np.repeat(np.eye(2), 3, axis=0) * np.arange(1.0, 7.0)[:, None]
-    within, between = grammar_walls.class_cosines(vectors, np.arange(6).reshape(2, 3))
+    within, between = grammar.class_cosines(vectors, np.arange(6).reshape(2, 3))
     assert within == pytest.approx(1.0) and between == pytest.approx(0.0)
 
 
 def test_the_truth_agrees_at_any_distance():
     grammar = make_grammar(2, 2, 2, (3, 9))
-    truth = grammar_walls.predictor(*put_source(grammar.source))
-    assert [grammar_walls.agreement(truth, grammar, distance) for distance in (3, 9)] == [1.0, 1.0]
+    truth = grammar.predictor(*put_source(grammar.source))
+    assert [grammar.agreement(truth, grammar, distance) for distance in (3, 9)] == [1.0, 1.0]
 
 
 def test_counts_agree_as_far_as_they_see():
     grammar = make_grammar(2, 2, 2, (3, 9), agreement_share=0.5)
-    (stream,) = grammar_walls.known.samples(grammar.source, [0], 20_000)
-    order_4 = grammar_walls.fit_sample_counts(stream, grammar.source.vocab_size, 4)
-    assert grammar_walls.agreement(order_4, grammar, 3) > 0.95
-    assert grammar_walls.agreement(order_4, grammar, 9) == pytest.approx(0.5)
+    (stream,) = grammar.known.samples(grammar.source, [0], 20_000)
+    order_4 = grammar.fit_sample_counts(stream, grammar.source.vocab_size, 4)
+    assert grammar.agreement(order_4, grammar, 3) > 0.95
+    assert grammar.agreement(order_4, grammar, 9) == pytest.approx(0.5)
 
 
 def test_counts_predict_distributions():
     grammar = make_grammar(2, 2, 2, (3,))
-    (stream,) = grammar_walls.known.samples(grammar.source, [1], 500)
-    predict = grammar_walls.fit_sample_counts(stream, grammar.source.vocab_size, 3)
-    probs = np.exp(predict(grammar_walls.openings(grammar, 2)))
+    (stream,) = grammar.known.samples(grammar.source, [1], 500)
+    predict = grammar.fit_sample_counts(stream, grammar.source.vocab_size, 3)
+    probs = np.exp(predict(grammar.openings(grammar, 2)))
     np.testing.assert_allclose(probs.sum(axis=1), 1.0)
 
 

@@ -13,21 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmseq import config as configs
-from lmseq.config import LanguageModelConfig, check, from_flat
+from lmseq.config import knobs
+from lmseq.config.knobs import from_flat
+from lmseq.config.language_model import LanguageModelConfig, check
 from lmseq.data.corpora import RawCorpus
 from lmseq.data.text import build_vocab, prepare_corpus
 from lmseq.models.build import build_model
 from lmseq.training.loop import dispatches
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.sharding import make_mesh
-from lmseq.training.state import Training, TrainState
-from lmseq.training.step import StepMetrics
+from lmseq.training.state import LoopState, TrainState
+from lmseq.training.train_step import StepMetrics
 from lmseq.types import NllTotals
 from tests.oracles import text_plans
 
 DEFAULT = LanguageModelConfig()
-SECTIONS = configs.sections(LanguageModelConfig)
+SECTIONS = knobs.sections(LanguageModelConfig)
 FIELDS = {f.name: f for section in SECTIONS.values() for f in dataclasses.fields(section)}
 SECTION_OF = {f.name: name for name, s in SECTIONS.items() for f in dataclasses.fields(s)}
 
@@ -51,16 +52,16 @@ some_settings = st.fixed_dictionaries({}, optional={name: values_of(f) for name,
 
 @given(some_settings)
 def test_json_round_trip(settings):
-    config = from_flat(settings)
-    assert configs.to_flat(config) == configs.to_flat(DEFAULT) | settings
-    assert configs.from_json(configs.to_json(config)) == config
+    config = from_flat(settings, LanguageModelConfig)
+    assert knobs.to_flat(config) == knobs.to_flat(DEFAULT) | settings
+    assert knobs.from_json(knobs.to_json(config), LanguageModelConfig) == config
 
 
 @given(some_settings, some_settings)
 def test_differences_are_the_fields_that_differ(old, new):
-    left, right = from_flat(old), from_flat(new)
-    before, after = configs.to_flat(left), configs.to_flat(right)
-    told = configs.differences(left, right)
+    left, right = from_flat(old, LanguageModelConfig), from_flat(new, LanguageModelConfig)
+    before, after = knobs.to_flat(left), knobs.to_flat(right)
+    told = knobs.differences(left, right)
     assert [line.split(":")[0] for line in told] == [n for n in FIELDS if before[n] != after[n]]
     assert all(line.endswith(f" -> {after[line.split(':')[0]]!r}") for line in told)
 
@@ -81,7 +82,7 @@ def test_every_knob_says_what_it_does():
 def test_a_config_cannot_change_and_can_be_hashed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         DEFAULT.train.seed = 3
-    assert hash(DEFAULT) == hash(from_flat({}))
+    assert hash(DEFAULT) == hash(from_flat({}, LanguageModelConfig))
 
 
 # What is refused
@@ -93,12 +94,12 @@ def test_a_config_cannot_change_and_can_be_hashed():
 )
 def test_an_unknown_name_is_told_its_neighbour(name, near):
     with pytest.raises(ValueError, match=f"unknown setting '{name}', did you mean '{near}'"):
-        from_flat({"seed": 1, name: 1})
+        from_flat({"seed": 1, name: 1}, LanguageModelConfig)
 
 
 def test_an_unknown_name_without_neighbours():
     with pytest.raises(ValueError, match=r"unknown setting 'zzz'$"):
-        from_flat({"zzz": 1})
+        from_flat({"zzz": 1}, LanguageModelConfig)
 
 
 @pytest.mark.parametrize(
@@ -120,23 +121,23 @@ def test_an_unknown_name_without_neighbours():
 )
 def test_wrong_types_and_choices(settings, complaint):
     with pytest.raises(ValueError, match=f"expected {complaint}"):
-        from_flat(settings)
+        from_flat(settings, LanguageModelConfig)
 
 
 def test_a_whole_number_is_a_float():
-    config = from_flat({"learning_rate": 1})
+    config = from_flat({"learning_rate": 1}, LanguageModelConfig)
     assert type(config.train.learning_rate) is float and config.train.learning_rate == 1.0
 
 
 def test_a_number_too_large_for_a_float():
     with pytest.raises(ValueError, match="learning_rate"):
-        from_flat({"learning_rate": 10**400})
+        from_flat({"learning_rate": 10**400}, LanguageModelConfig)
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"seed": 1', "[]", "3", '"seed"', "null", '{"seed": "x"}'])
 def test_json_that_is_no_config(text):
     with pytest.raises(ValueError, match=r"damaged|expected"):
-        configs.from_json(text)
+        knobs.from_json(text, LanguageModelConfig)
 
 
 def test_the_defaults_stand():
@@ -147,7 +148,7 @@ def test_the_defaults_stand():
 @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if field.type is float])
 def test_what_is_not_finite_is_refused(name, value):
     with pytest.raises(ValueError, match=name):
-        check(from_flat({name: value}))
+        check(from_flat({name: value}, LanguageModelConfig))
 
 
 BAD = [
@@ -191,7 +192,7 @@ BAD = [
 @pytest.mark.parametrize(("settings", "complaint"), BAD, ids=[str(settings) for settings, _ in BAD])
 def test_contradictions(settings, complaint):
     with pytest.raises(ValueError, match=complaint):
-        check(from_flat(settings))
+        check(from_flat(settings, LanguageModelConfig))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_contradictions(settings, complaint):
     ids=str,
 )
 def test_settings_that_go_together(settings):
-    config = from_flat(settings)
+    config = from_flat(settings, LanguageModelConfig)
     assert check(config) is config
 
 
@@ -296,9 +297,9 @@ def cuts_of(config: LanguageModelConfig):
         num_rows = len(plan.resets)
         metrics = StepMetrics(NllTotals(np.ones(num_rows), np.ones(num_rows, np.int32)), np.ones(num_rows))
         state = training.state._replace(step=training.state.step + num_rows)
-        return Training(state, training.carry), metrics
+        return LoopState(state, training.carry), metrics
 
-    begin = Training(TrainState(jnp.zeros((), jnp.int32), {}, ()), ())
+    begin = LoopState(TrainState(jnp.zeros((), jnp.int32), {}, ()), ())
     mesh = make_mesh(jax.devices()[:1])
     ends = dispatches(
         config.train, text_plans(config, 300), count, mesh, begin, jnp.arange(300), jax.random.key(0)
@@ -375,11 +376,13 @@ READ_BY_SCRIPTS = {
 def test_no_dead_knob(name):
     """Every value listed gives something else."""
     see, settings, values = SEEN[name]
-    seen = [see(from_flat({**settings, name: value})) for value in values]
+    seen = [see(from_flat({**settings, name: value}, LanguageModelConfig)) for value in values]
     for i, one in enumerate(seen):
         for other in seen[:i]:
             assert one != other, values
-    assert see(from_flat({**settings, name: values[0]})) == seen[0]  # by itself it does not change
+    assert (
+        see(from_flat({**settings, name: values[0]}, LanguageModelConfig)) == seen[0]
+    )  # by itself it does not change
 
 
 def test_seen_values_are_all_choices():

@@ -11,8 +11,8 @@ import pytest
 from jax import lax
 from jax.experimental import rnn
 
-from lmseq.config import LanguageModelConfig, ModelConfig, check
-from lmseq.dense import affine
+from lmseq.config.language_model import LanguageModelConfig, ModelConfig, check
+from lmseq.layers import affine
 from lmseq.models.build import build_model
 from lmseq.recurrence import cudnn, unrolled
 from lmseq.recurrence.cells import LstmState, Recurrent

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from lmseq.config import ModelConfig, TrainConfig
+from lmseq.config.language_model import ModelConfig
+from lmseq.config.training import TrainConfig
 from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model
 from lmseq.models.interface import bind
-from lmseq.training import ensemble, loop, optimizer, sharding, state, step
+from lmseq.training import ensemble, loop, optimizer, sharding, state, train_step
 from lmseq.training.ensemble import Members
 
 STREAM = np.random.default_rng(0).integers(7, size=600).astype(np.int32)
@@ -37,7 +38,7 @@ def alone(model, train, seed):
     mesh = sharding.make_mesh(jax.devices()[:1])
     training = state.init_training_jit(init_key, model, updates, 4)
     plans = loop.PlanStream(partial(plan_of, seed))
-    dispatch = step.make_dispatch(model, updates, 6)
+    dispatch = train_step.make_dispatch(model, updates, 6)
     losses = []
     for done in loop.dispatches(train, plans, dispatch, mesh, training, STREAM, train_key):
         training = done.training
@@ -74,7 +75,7 @@ def test_members_may_differ_in_what_a_model_is_built_with():
     rates, model = (0.1, 0.6), model_of()
 
     def parts(numbers):
-        return bind(model.module.clone(dropout=numbers["dropout"])), step.window_loss
+        return bind(model.module.clone(dropout=numbers["dropout"])), train_step.window_loss
 
     members = Members((3, 3), {"dropout": rates})
     *_, done = ensemble.ensemble_run(model, TRAIN, members, STREAM, plan_of, 4, 6, parts=parts)

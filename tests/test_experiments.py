@@ -9,7 +9,7 @@ from pydoc_data.topics import topics
 
 import pytest
 
-from lmseq import config
+from lmseq.config import knobs, language_model
 from tests.scripts import ROOT, SMALL, figures, refusal
 
 TEXT = "".join(topics.values())
@@ -143,7 +143,7 @@ def test_every_model_and_level_trains_and_is_sampled_from(tmp_path, scripts, fol
 
 def test_help_shows_every_flag_with_its_meaning(scripts):
     shown = scripts.run("train_lm", "--help").stdout
-    for section in config.sections(config.LanguageModelConfig).values():
+    for section in knobs.sections(language_model.LanguageModelConfig).values():
         for knob in dataclasses.fields(section):
             assert f"--{knob.name}={knob.default}" in shown and knob.metadata["help"] in shown
     for script in ("score_text", "sample_text"):

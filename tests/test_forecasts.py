@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmseq import prediction
+from lmseq import errors, rollout
+from lmseq.config.series import SeriesModelConfig
 from lmseq.data.series import ar_optimal_rmse, autoregression
 from lmseq.models.build import build_series_model
-from lmseq.series_config import SeriesModelConfig
 from tests.test_series_models import BASELINES, FITTED, D, advance, readout, small
 
 T, K, FIRST, REACH = 24, 7, 6, 3
@@ -56,7 +56,7 @@ def direct_one_at_a_time(model, params, seen: np.ndarray, horizon: int) -> np.nd
 @pytest.mark.parametrize("name", KINDS)
 def test_all_origins_at_once_equal_one_at_a_time(name):
     model, params = small(name)
-    points = prediction.k_step_points(model, params, VALUES, max_horizon=K, first_origin=FIRST)
+    points = rollout.k_step_points(model, params, VALUES, max_horizon=K, first_origin=FIRST)
     assert len(points) == T - K - FIRST + 1
     for t in ORIGINS:
         assert_close(points[t - FIRST], one_at_a_time(model, params, VALUES[:t], K))
@@ -66,7 +66,7 @@ def test_all_origins_at_once_equal_one_at_a_time(name):
 @pytest.mark.parametrize("horizon", [2, REACH, 7])
 def test_direct_forecasts_feed_back_only_beyond_their_reach(name, horizon):
     model, params = small(name, num_direct=REACH)
-    points = prediction.k_step_points(model, params, VALUES, max_horizon=horizon, first_origin=FIRST)
+    points = rollout.k_step_points(model, params, VALUES, max_horizon=horizon, first_origin=FIRST)
     assert len(points) == T - horizon - FIRST + 1
     for t in (FIRST, T - horizon):
         assert_close(points[t - FIRST], direct_one_at_a_time(model, params, VALUES[:t], horizon))
@@ -76,20 +76,18 @@ def test_direct_forecasts_feed_back_only_beyond_their_reach(name, horizon):
 def test_blocks_make_no_difference(name, num_direct):
     """12 origins in blocks of 5 (the last is short), 4, 1, and more than there are."""
     model, params = small(name, num_direct)
-    whole = prediction.k_step_points(model, params, VALUES, max_horizon=K, first_origin=FIRST, block=100)
+    whole = rollout.k_step_points(model, params, VALUES, max_horizon=K, first_origin=FIRST, block=100)
     assert len(whole) == 12
     for block in (5, 4, 1):
-        points = prediction.k_step_points(
-            model, params, VALUES, max_horizon=K, first_origin=FIRST, block=block
-        )
+        points = rollout.k_step_points(model, params, VALUES, max_horizon=K, first_origin=FIRST, block=block)
         assert_close(points, whole)
 
 
 @pytest.mark.parametrize(("name", "num_direct"), [("mlp", 1), ("lstm", 1), ("drift", 1), ("gru", REACH)])
 def test_free_running_is_the_curve_of_its_origin(name, num_direct):
     model, params = small(name, num_direct)
-    free = prediction.free_run(model, params, VALUES[:12], num_steps=K)
-    points = prediction.k_step_points(model, params, VALUES, max_horizon=K, first_origin=FIRST)
+    free = rollout.free_run(model, params, VALUES[:12], num_steps=K)
+    points = rollout.k_step_points(model, params, VALUES, max_horizon=K, first_origin=FIRST)
     assert_close(free, points[12 - FIRST])
 
 
@@ -98,9 +96,9 @@ def test_targets_by_a_loop(length, horizon, first):
     values = np.random.default_rng(length).normal(size=(length, D))
     if horizon < 1 or first < 1 or first > length - horizon:
         with pytest.raises(ValueError, match="expected an origin after"):
-            prediction.k_step_targets(values, max_horizon=horizon, first_origin=first)
+            rollout.k_step_targets(values, max_horizon=horizon, first_origin=first)
         return
-    targets = prediction.k_step_targets(values, max_horizon=horizon, first_origin=first)
+    targets = rollout.k_step_targets(values, max_horizon=horizon, first_origin=first)
     expected = [values[t : t + horizon] for t in range(first, length - horizon + 1)]
     np.testing.assert_array_equal(targets, expected)
 
@@ -109,16 +107,16 @@ def test_targets_by_a_loop(length, horizon, first):
 def test_origins_out_of_range_are_refused(horizon, first):
     model, params = small("mlp")
     with pytest.raises(ValueError, match="longer series or a smaller horizon"):
-        prediction.k_step_points(model, params, VALUES, max_horizon=horizon, first_origin=first)
+        rollout.k_step_points(model, params, VALUES, max_horizon=horizon, first_origin=first)
 
 
 @pytest.mark.parametrize(("num_seen", "num_steps"), [(0, 3), (3, 0)])
 def test_a_free_run_needs_a_past_and_a_future(num_seen, num_steps):
     model, params = small("mlp")
     with pytest.raises(ValueError, match="at least 1"):
-        prediction.free_run(model, params, VALUES[:num_seen], num_steps=num_steps)
+        rollout.free_run(model, params, VALUES[:num_seen], num_steps=num_steps)
     with pytest.raises(ValueError, match="at least 1"):
-        prediction.sample_paths(
+        rollout.sample_paths(
             jax.random.key(0), model, params, VALUES[:num_seen], num_paths=2, num_steps=num_steps
         )
 
@@ -134,7 +132,7 @@ def test_paths_have_the_moments_of_the_head(name):
 
     def paths_of(seed: int):
         key = jax.random.key(seed)
-        drawn = prediction.sample_paths(key, model, params, VALUES[:9], num_paths=NUM_PATHS, num_steps=2)
+        drawn = rollout.sample_paths(key, model, params, VALUES[:9], num_paths=NUM_PATHS, num_steps=2)
         return np.asarray(drawn)
 
     paths = paths_of(0)
@@ -155,9 +153,7 @@ def test_paths_have_the_moments_of_the_head(name):
 
 def test_a_random_walk_spreads_with_the_root_of_time():
     model, params = small("persistence")
-    paths = prediction.sample_paths(
-        jax.random.key(1), model, params, VALUES[:3], num_paths=20_000, num_steps=16
-    )
+    paths = rollout.sample_paths(jax.random.key(1), model, params, VALUES[:3], num_paths=20_000, num_steps=16)
     expected = np.arange(1, 17)[:, None] * np.ones(D)
     np.testing.assert_allclose(np.asarray(paths).var(axis=0), expected, rtol=5 * np.sqrt(2 / 20_000))
 
@@ -165,7 +161,7 @@ def test_a_random_walk_spreads_with_the_root_of_time():
 def test_no_paths_are_refused():
     model, params = small("persistence")
     with pytest.raises(ValueError, match="num_paths of at least 1"):
-        prediction.sample_paths(jax.random.key(0), model, params, VALUES, num_paths=0, num_steps=1)
+        rollout.sample_paths(jax.random.key(0), model, params, VALUES, num_paths=0, num_steps=1)
 
 
 # Curves
@@ -174,18 +170,18 @@ def test_no_paths_are_refused():
 def test_the_error_curve_by_a_loop():
     rng = np.random.default_rng(0)
     points, targets = rng.normal(size=(11, 4, D)), rng.normal(size=(11, 4, D))
-    curve = prediction.error_curve(points, targets)
+    curve = errors.error_curve(points, targets)
     for k in range(4):
-        errors = [points[o, k, d] - targets[o, k, d] for o in range(11) for d in range(D)]
+        misses = [points[o, k, d] - targets[o, k, d] for o in range(11) for d in range(D)]
         by_origin = [np.sqrt(np.mean((points[o, k] - targets[o, k]) ** 2)) for o in range(11)]
-        assert curve.rmse[k] == pytest.approx(np.sqrt(np.mean(np.square(errors))))
-        assert curve.mae[k] == pytest.approx(np.mean(np.abs(errors)))
-        assert curve.log_error[k] == pytest.approx(np.mean(np.log(np.abs(errors))))
+        assert curve.rmse[k] == pytest.approx(np.sqrt(np.mean(np.square(misses))))
+        assert curve.mae[k] == pytest.approx(np.mean(np.abs(misses)))
+        assert curve.log_error[k] == pytest.approx(np.mean(np.log(np.abs(misses))))
         assert (curve.low[k], curve.high[k]) == pytest.approx(tuple(np.quantile(by_origin, [0.1, 0.9])))
 
 
 def test_an_error_of_nothing_has_a_finite_logarithm():
-    curve = prediction.error_curve(np.ones((3, 2, 1)), np.ones((3, 2, 1)))
+    curve = errors.error_curve(np.ones((3, 2, 1)), np.ones((3, 2, 1)))
     assert np.isfinite(curve.log_error).all() and (curve.rmse == 0).all()
 
 
@@ -194,34 +190,34 @@ def test_growth_is_measured_where_it_is(slope, stop):
     """-9 + 0.5 * 13 = -2.5 and -9 + 0.25 * 26, the margin below saturation at -1; or not saturated yet."""
     k = np.arange(40)
     curve = np.minimum(-9.0 + slope * k, -1.0)
-    phase = prediction.growth_phase(curve)
+    phase = errors.growth_phase(curve)
     assert phase.start == 1
     if slope > 0.2:
         saturated = curve[-10:].mean()
-        assert phase.stop == int(np.argmax(curve >= saturated - prediction.GROWTH_MARGIN)) <= stop
+        assert phase.stop == int(np.argmax(curve >= saturated - errors.GROWTH_MARGIN)) <= stop
         assert phase.stop >= stop - 2
-    assert prediction.growth_per_step(curve, phase) == pytest.approx(slope)
+    assert errors.growth_per_step(curve, phase) == pytest.approx(slope)
 
 
 def test_nothing_grows_in_a_flat_or_falling_curve():
     for curve in (np.zeros(40), -0.1 * np.arange(40.0), np.array([1.0])):
-        assert prediction.growth_per_step(curve, prediction.growth_phase(curve)) is None
+        assert errors.growth_per_step(curve, errors.growth_phase(curve)) is None
 
 
 def test_the_exponent_of_the_logistic_map():
     """Perturbed by 1e-10, without any model: the mean logarithm grows by ln 2, the RMSE by ln sqrt 8."""
     rng = np.random.default_rng(0)
     x = rng.beta(0.5, 0.5, size=100_000)  # the invariant law
-    y, errors = x + 1e-10 * rng.normal(size=x.size), []
+    y, misses = x + 1e-10 * rng.normal(size=x.size), []
     for _ in range(60):
-        errors.append((y - x)[:, None])
+        misses.append((y - x)[:, None])
         x, y = 4 * x * (1 - x), 4 * np.clip(y, 0, 1) * (1 - np.clip(y, 0, 1))
-    points = np.stack(errors, axis=1)
-    curve = prediction.error_curve(points, np.zeros_like(points))
-    phase = prediction.growth_phase(curve.log_error)
-    assert prediction.growth_per_step(curve.log_error, phase) == pytest.approx(np.log(2), rel=0.03)
+    points = np.stack(misses, axis=1)
+    curve = errors.error_curve(points, np.zeros_like(points))
+    phase = misses.growth_phase(curve.log_error)
+    assert errors.growth_per_step(curve.log_error, phase) == pytest.approx(np.log(2), rel=0.03)
     early = slice(1, 10)
-    assert prediction.growth_per_step(np.log(curve.rmse), early) == pytest.approx(np.log(np.sqrt(8)), rel=0.1)
+    assert errors.growth_per_step(np.log(curve.rmse), early) == pytest.approx(np.log(np.sqrt(8)), rel=0.1)
 
 
 curves = st.lists(
@@ -235,7 +231,7 @@ def test_the_last_horizon_below_by_a_loop(pairs):
     while expected < len(pairs) and pairs[expected][0] < pairs[expected][1]:
         expected += 1
     curve, level = np.array(pairs).T
-    assert prediction.last_horizon_below(curve, level) == expected
+    assert errors.last_horizon_below(curve, level) == expected
 
 
 @pytest.mark.parametrize("phi", [(0.9, -0.5), (0.3, 0.5), (1.6, -0.8)])
@@ -244,8 +240,8 @@ def test_the_true_autoregression_has_the_least_error(phi):
     model = build_series_model(SeriesModelConfig(model="linear", tau=2), 1)
     kernel = jnp.asarray([[phi[1]], [phi[0]]], jnp.float32)
     params = {"value_head": {"mean_kernel": kernel, "mean_bias": jnp.zeros(1)}}
-    points = prediction.k_step_points(model, params, made.values, max_horizon=20, first_origin=2)
-    targets = prediction.k_step_targets(made.values, max_horizon=20, first_origin=2)
-    rmse = prediction.error_curve(np.asarray(points), targets).rmse
+    points = rollout.k_step_points(model, params, made.values, max_horizon=20, first_origin=2)
+    targets = rollout.k_step_targets(made.values, max_horizon=20, first_origin=2)
+    rmse = errors.error_curve(np.asarray(points), targets).rmse
     np.testing.assert_allclose(rmse, ar_optimal_rmse(np.array(phi), 0.7, 20), rtol=0.015)
     np.testing.assert_allclose(made.oracle_rmse(20), ar_optimal_rmse(np.array(phi), 0.7, 20))

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmseq import generation, likelihood
+from lmseq import generation, scoring
 from lmseq.sampling import Decoding
 from tests.oracles import ALL, MarkovChain, all_strings, chain_params, small
 
 V = 3
 PROMPT = np.array([1, 0, 2, 1], np.int32)
-sequence_log_probs = jax.jit(likelihood.sequence_log_probs, static_argnums=0)
+sequence_log_probs = jax.jit(scoring.sequence_log_probs, static_argnums=0)
 
 
 def continuations(model, params, prompt: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +69,7 @@ def test_greedy_takes_the_likeliest_step_by_step():
     )
     string = PROMPT.tolist()
     for _ in range(7):
-        nexts = [likelihood.score(model, params, jnp.array([*string, token]))[-1] for token in range(V)]
+        nexts = [scoring.score(model, params, jnp.array([*string, token]))[-1] for token in range(V)]
         string.append(int(np.argmax(nexts)))
     assert found.tolist() == string[4:]
 

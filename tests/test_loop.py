@@ -10,14 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmseq.config import DataConfig, LanguageModelConfig, ModelConfig, TrainConfig
+from lmseq.config.language_model import DataConfig, LanguageModelConfig, ModelConfig
+from lmseq.config.training import TrainConfig
 from lmseq.data.partition import Plan, epoch_plan
 from lmseq.models.build import build_model
 from lmseq.training.loop import NonFiniteLossError, boundaries, dispatches
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.sharding import make_mesh, plan_sharding, training_sharding
-from lmseq.training.state import Training, TrainState, init_training_jit
-from lmseq.training.step import make_dispatch
+from lmseq.training.state import LoopState, TrainState, init_training_jit
+from lmseq.training.train_step import make_dispatch
 from tests.oracles import text_plans
 
 VOCAB = 5
@@ -102,10 +103,10 @@ class Setup:
         self.mesh = make_mesh(jax.devices()[:1])
         self.fresh = jax.device_get(init_training_jit(jax.random.key(0), model, optimizer, batch_size))
 
-    def place(self, training: Training) -> Training:
+    def place(self, training: LoopState) -> LoopState:
         return jax.device_put(training, training_sharding(self.mesh, training))
 
-    def run(self, training: Training):
+    def run(self, training: LoopState):
         """The yields from here to the end, on the host before the next dispatch takes them."""
         running = dispatches(
             self.config.train,

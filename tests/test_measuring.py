@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.measuring import Check, Interval, exact, fit_members, interval, judged, verdict
-from lmseq.config import ModelConfig, TrainConfig
+from experiments.frame.measuring import Check, Interval, exact, fit_members, interval, judged, verdict
+from lmseq.config.language_model import ModelConfig
+from lmseq.config.training import TrainConfig
 from lmseq.data.partition import sequential_partitioning
 from lmseq.models.build import build_model
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
-from lmseq.training.metrics import MetricsWriter, read_records, write_text
+from lmseq.files import write_text
+from lmseq.training.metrics import MetricsWriter, read_records
 
 # Whole files
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from lmseq import evaluation
+from lmseq import scoring
 from lmseq.models.mixture import Mixture, fit_weights, with_cache
 from lmseq.recurrence import cells
 from tests.oracles import small
@@ -23,11 +23,10 @@ def stream(length: int, seed: int = 0) -> np.ndarray:
 def test_a_mixture_is_the_mean_of_probabilities():
     mixture, params = small("mixture")
     parts = [
-        evaluation.score_stream(part, p, stream(50))
-        for part, p in zip(mixture.parts, params.parts, strict=True)
+        scoring.score_stream(part, p, stream(50)) for part, p in zip(mixture.parts, params.parts, strict=True)
     ]
     expected = np.log(np.exp(params.log_weights) @ np.exp(parts))
-    np.testing.assert_allclose(evaluation.score_stream(mixture, params, stream(50)), expected, rtol=1e-4)
+    np.testing.assert_allclose(scoring.score_stream(mixture, params, stream(50)), expected, rtol=1e-4)
 
 
 def test_a_new_mixture_has_equal_weights():
@@ -85,5 +84,5 @@ def test_a_cache_by_its_definition(neural, size):
         expected.append(np.log(prob))
         states.append(state)
         carry = model.update(params, carry, jnp.array([x]))
-    found = evaluation.score_stream(cache, cached, xs, num_steps=4, batch_size=2)
+    found = scoring.score_stream(cache, cached, xs, num_steps=4, batch_size=2)
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)

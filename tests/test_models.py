@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmseq import contract, likelihood
-from lmseq.config import ModelConfig
+from lmseq import contract, scoring
+from lmseq.config.language_model import ModelConfig
 from lmseq.models.build import build_model
 from lmseq.models.interface import count_parameters
 from tests.oracles import EVERY, KINDS, all_strings, small
@@ -59,7 +59,7 @@ def assert_close(left, right, tolerance: float = 1e-5) -> None:
 @every_model
 def test_the_probabilities_of_all_strings_sum_to_one(kind):
     model, params = small(kind)
-    log_probs = jax.jit(likelihood.sequence_log_probs, static_argnums=0)(
+    log_probs = jax.jit(scoring.sequence_log_probs, static_argnums=0)(
         model, params, jnp.asarray(all_strings(V, 5))
     )
     assert abs(np.exp(np.asarray(log_probs, np.float64).sum(axis=1)).sum() - 1.0) < 1e-5

@@ -4,8 +4,8 @@ import dataclasses
 
 import pytest
 
-from lmseq.config import from_flat, from_json, to_json
-from lmseq.ngram_config import CountConfig, NgramConfig, check_ngram, epsilons, memory_bytes, thresholds
+from lmseq.config.counts import CountConfig, NgramConfig, check, epsilons, memory_bytes, thresholds
+from lmseq.config.knobs import from_flat, from_json, to_json
 
 
 def config(**values) -> NgramConfig:
@@ -14,7 +14,7 @@ def config(**values) -> NgramConfig:
 
 def test_round_trip():
     made = config(order=3, prune="0,1", memory="3G", corpus="x.txt")
-    assert from_json(to_json(made), NgramConfig) == made == check_ngram(made)
+    assert from_json(to_json(made), NgramConfig) == made == check(made)
     assert (thresholds(made.count), memory_bytes(made.count)) == ([0, 1], 3 * 2**30)
 
 
@@ -51,7 +51,7 @@ def test_round_trip():
 )
 def test_what_is_refused(values, what):
     with pytest.raises(ValueError, match=what):
-        check_ngram(config(**values))
+        check(config(**values))
 
 
 @pytest.mark.parametrize(("text", "size"), [("", 0), ("64M", 2**26), ("1.5g", 3 * 2**29), ("2GB", 2**31)])

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmseq.config import from_flat
+from lmseq.config.knobs import from_flat
+from lmseq.config.series import SeriesConfig, check, num_direct
 from lmseq.data.partition import sliding, take_batch
 from lmseq.models.build import build_series_model
-from lmseq.series_config import SeriesConfig, check_series, num_direct
 from lmseq.training import objectives
-from lmseq.training.step import Step
+from lmseq.training.train_step import StepInfo
 from tests.test_series_models import D, advance, drawn, small
 
 TAU, N, K, B = 3, 4, 3, 2
@@ -33,7 +33,7 @@ def batch_of(ahead: int):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def run(objective, model, params, batch, number, seed):
-    step = Step(number, jax.random.key(seed), jnp.array(True))
+    step = StepInfo(number, jax.random.key(seed), jnp.array(True))
     return objective(params, model, (), batch, step)[0]
 
 
@@ -192,7 +192,7 @@ def test_a_segment_has_what_its_objective_needs_and_no_more(name, ahead):
     settings = {"objective": name, "num_steps": N, "num_ahead": ahead, "tau": TAU, "hidden_size": 5}
     config = make(settings)
     if name in ("unrolled", "direct"):
-        check_series(config)
+        check(config)
     length, objective = objectives.segment_length(config), objectives.make_objective(config)
     assert length == TAU - 1 + N + (ahead - 1 if name in ("unrolled", "direct") else 0)
     model = build_series_model(config.model, D, num_direct=num_direct(config))

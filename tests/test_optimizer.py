@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmseq.config import TrainConfig
+from lmseq.config.training import TrainConfig
 from lmseq.training.optimizer import make_optimizer, make_schedule
 
 NUM_STEPS = 200

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lmseq import plotting, prediction
+from lmseq import errors, plotting
 from lmseq.plotting import horizon_curve, learning_curve, save_figure
 
 RECORDS = [
@@ -117,8 +117,7 @@ def test_forecasts_stand_at_the_times_they_are_of():
 def test_error_curves_are_those_given():
     rng = np.random.default_rng(0)
     curves = {
-        name: prediction.error_curve(rng.normal(size=(9, 5, 1)), np.zeros((9, 5, 1)))
-        for name in ("gru", "mean")
+        name: errors.error_curve(rng.normal(size=(9, 5, 1)), np.zeros((9, 5, 1))) for name in ("gru", "mean")
     }
     oracle = np.linspace(0.1, 0.5, 5)
     lines = lines_of(plotting.error_curves(curves, "gru", oracle, "t"))
@@ -132,7 +131,7 @@ def test_error_curves_are_those_given():
 
 def test_growth_is_drawn_with_the_slope_of_the_exponent():
     logs = np.minimum(-9.0 + 0.5 * np.arange(40), -1.0)
-    curve = prediction.ErrorCurve(*[np.exp(logs)] * 4, logs)
+    curve = errors.ErrorCurve(*[np.exp(logs)] * 4, logs)
     lines = lines_of(plotting.error_growth(curve, 0.7, "t"))
     k, shown = lines["slope 0.700"]
     np.testing.assert_allclose(np.diff(shown), 0.7)

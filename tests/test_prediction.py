@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmseq import likelihood, prediction
+from lmseq import rollout, scoring
 from tests.oracles import (
     MarkovChain,
     chain_params,
@@ -22,7 +22,7 @@ PARAMS = chain_params(stationary(TRANSITION), TRANSITION)
 def test_a_known_chain_is_predicted_as_well_as_it_can_be():
     horizon, num_origins = 12, 3000
     tokens = sample_chain(np.random.default_rng(0), TRANSITION, 9_100)
-    log_probs = prediction.k_step_log_probs(
+    log_probs = rollout.k_step_log_probs(
         jax.random.key(0), MarkovChain(3), PARAMS, tokens,
         max_horizon=horizon, num_origins=num_origins, num_samples=64,
     )  # fmt: skip
@@ -46,13 +46,13 @@ def test_a_known_chain_is_predicted_as_well_as_it_can_be():
 def test_one_step_ahead_is_the_ordinary_loss():
     model, params = small("gru")
     tokens = np.random.default_rng(1).integers(3, size=200).astype(np.int32)
-    log_probs = prediction.k_step_log_probs(
+    log_probs = rollout.k_step_log_probs(
         jax.random.key(0), model, params, tokens, max_horizon=5, num_origins=13, num_samples=3
     )
     spacing = (tokens.size - 5) // 13
-    scored = likelihood.score(model, params, tokens)
+    scored = scoring.score(model, params, tokens)
     np.testing.assert_allclose(log_probs[:, 0], scored[spacing * np.arange(1, 14)], atol=1e-4)
-    losses = prediction.k_step_cross_entropy(
+    losses = rollout.k_step_cross_entropy(
         jax.random.key(0), model, params, tokens, max_horizon=5, num_origins=13, num_samples=3
     )
     np.testing.assert_array_equal(losses, -log_probs.mean(axis=0))
@@ -63,7 +63,7 @@ def test_continuations_consume_what_was_drawn():
     shift = chain_params(np.full(4, 0.25), np.roll(np.eye(4), 1, axis=1))
     model, carry = MarkovChain(4), jnp.array([1, 3])
     targets = jnp.array([[2, 3, 0, 1], [0, 1, 2, 2]])
-    log_probs = prediction.rollout_log_probs(jax.random.key(0), model, shift, carry, targets)
+    log_probs = rollout.rollout_log_probs(jax.random.key(0), model, shift, carry, targets)
     assert log_probs.tolist() == [[0.0] * 4, [0.0] * 3 + [-np.inf]]
 
 
@@ -71,7 +71,7 @@ def test_continuations_consume_what_was_drawn():
 def test_too_short_a_text_is_an_error(sizes):
     horizon, origins, samples = sizes
     with pytest.raises(ValueError, match="num_origins"):
-        prediction.k_step_cross_entropy(
+        rollout.k_step_cross_entropy(
             jax.random.key(0), MarkovChain(3), PARAMS, np.zeros(71, np.int32),
             max_horizon=horizon, num_origins=origins, num_samples=samples,
         )  # fmt: skip
@@ -82,24 +82,24 @@ def test_most_of_the_bias_of_few_samples_is_removed():
     probs = rng.beta(0.5, 2.0, size=(20_000, 16))  # mean 0.2, var / (2 S mean^2) = 0.036
     draws = np.log(probs)[..., None]
     plain = np.log(probs.mean(axis=1)).mean() - np.log(0.2)
-    corrected = prediction.log_mean_prob(draws).mean() - np.log(0.2)
+    corrected = rollout.log_mean_prob(draws).mean() - np.log(0.2)
     assert plain < -0.03 and abs(corrected) < abs(plain) / 4
 
 
 def test_the_mean_of_impossible_and_of_single_samples():
     log_probs = np.array([[[-np.inf, -1.0]], [[-2.0, 0.0]]])
-    np.testing.assert_array_equal(prediction.log_mean_prob(log_probs), log_probs[:, 0])
+    np.testing.assert_array_equal(rollout.log_mean_prob(log_probs), log_probs[:, 0])
     mixed = np.log(np.array([[[0.0, 0.5], [0.0, 0.5]]], np.float64), where=[[[False, True]] * 2],
                    out=np.full((1, 2, 2), -np.inf))  # fmt: skip
-    np.testing.assert_allclose(prediction.log_mean_prob(mixed), [[-np.inf, np.log(0.5)]])
+    np.testing.assert_allclose(rollout.log_mean_prob(mixed), [[-np.inf, np.log(0.5)]])
 
 
 def test_the_correction_in_closed_form():
     """Probabilities 0.2 and 0.6: variance 0.08 and mean 0.4, so 0.08 / (2 * 2 * 0.16) = 1/8 is added."""
     two = np.log(np.array([[[0.2], [0.6]]]))
-    np.testing.assert_allclose(prediction.log_mean_prob(two), [[np.log(0.4) + 0.125]], rtol=1e-12)
+    np.testing.assert_allclose(rollout.log_mean_prob(two), [[np.log(0.4) + 0.125]], rtol=1e-12)
     same = np.log(np.full((1, 5, 1), 1e-300))  # no spread, no correction, and no underflow
-    np.testing.assert_allclose(prediction.log_mean_prob(same), [[np.log(1e-300)]], rtol=1e-12)
+    np.testing.assert_allclose(rollout.log_mean_prob(same), [[np.log(1e-300)]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("num_samples", [2, 5, 50])
@@ -107,7 +107,7 @@ def test_the_correction_is_largest_when_one_sample_has_all(num_samples):
     log_probs = np.full((1, num_samples, 1), -np.inf)
     log_probs[0, 0] = 0.0
     expected = -np.log(num_samples) + 0.5
-    np.testing.assert_allclose(prediction.log_mean_prob(log_probs), [[expected]], rtol=1e-12)
+    np.testing.assert_allclose(rollout.log_mean_prob(log_probs), [[expected]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("k", [1, 2, 7])

@@ -4,16 +4,18 @@ import re
 
 import pytest
 
-from experiments import presets
-from lmseq import config, ngram_config, series_config
-from lmseq.config import LanguageModelConfig
-from lmseq.ngram_config import NgramConfig
-from lmseq.series_config import SeriesConfig
+from experiments.frame import presets
+from lmseq.config import counts as counts_config
+from lmseq.config import knobs, language_model
+from lmseq.config import series as series_config
+from lmseq.config.counts import NgramConfig
+from lmseq.config.language_model import LanguageModelConfig
+from lmseq.config.series import SeriesConfig
 
 SCRIPTS = {
-    "train_lm": (presets.TRAIN_LM, LanguageModelConfig, config.check),
-    "train_ngram": (presets.TRAIN_NGRAM, NgramConfig, ngram_config.check_ngram),
-    "predict_series": (presets.PREDICT_SERIES, SeriesConfig, series_config.check_series),
+    "train_lm": (presets.TRAIN_LM, LanguageModelConfig, language_model.check),
+    "train_ngram": (presets.TRAIN_NGRAM, NgramConfig, counts_config.check),
+    "predict_series": (presets.PREDICT_SERIES, SeriesConfig, series_config.check),
 }
 ALL = [(script, preset) for script, (known, _, _) in SCRIPTS.items() for preset in known]
 
@@ -21,7 +23,7 @@ ALL = [(script, preset) for script, (known, _, _) in SCRIPTS.items() for preset 
 @pytest.mark.parametrize("script, preset", ALL, ids=lambda each: getattr(each, "__name__", each))
 def test_a_preset_is_taken_by_its_script(script, preset):
     _, kind, check = SCRIPTS[script]
-    check(config.from_flat(preset(), kind))
+    check(knobs.from_flat(preset(), kind))
 
 
 @pytest.mark.parametrize(

@@ -9,18 +9,18 @@ import jax
 import numpy as np
 import pytest
 
-from lmseq import config as configs
-from lmseq.config import from_flat
+from lmseq.config import knobs
+from lmseq.config.knobs import from_flat
+from lmseq.config.series import SeriesConfig, check, num_direct, trains
 from lmseq.data.partition import sliding
 from lmseq.models.build import build_series_model
-from lmseq.series_config import SeriesConfig, check_series, num_direct, trains
 from lmseq.training import objectives
 from tests.test_config import attributes_read, updates_of
 from tests.test_objectives import VALUES, loss_of, take
 from tests.test_series_models import D, drawn, readout
 
 make = partial(from_flat, kind=SeriesConfig)
-SECTIONS = configs.sections(SeriesConfig)
+SECTIONS = knobs.sections(SeriesConfig)
 FIELDS = {f.name: f for section in SECTIONS.values() for f in dataclasses.fields(section)}
 SECTION_OF = {f.name: name for name, s in SECTIONS.items() for f in dataclasses.fields(s)}
 LEAST = {
@@ -70,14 +70,14 @@ IDLE = [  # the first is what nothing reads beside the others
 @pytest.mark.parametrize("settings", BAD, ids=str)
 def test_settings_out_of_range_or_in_contradiction(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
-        check_series(make(settings))
+        check(make(settings))
 
 
 @pytest.mark.parametrize("settings", IDLE, ids=str)
 def test_what_nothing_reads_is_refused(settings):
     name = next(iter(settings))
     with pytest.raises(ValueError, match=f"^{name}=.* does nothing here: it is read by .* only$"):
-        check_series(make(settings))
+        check(make(settings))
 
 
 FINE = [
@@ -94,8 +94,8 @@ FINE = [
 @pytest.mark.parametrize("settings", FINE, ids=str)
 def test_settings_that_go_together(settings):
     config = make(settings)
-    assert check_series(config) is config
-    assert configs.from_json(configs.to_json(config), SeriesConfig) == config
+    assert check(config) is config
+    assert knobs.from_json(knobs.to_json(config), SeriesConfig) == config
 
 
 # No dead knob: what can be seen of each field, under settings that leave it something to do.

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lmseq import contract, evaluation, likelihood
+from lmseq import contract, scoring
+from lmseq.config.series import BASELINES, SeriesModelConfig
 from lmseq.models.build import build_series_model
 from lmseq.models.linear import fit_least_squares
-from lmseq.series_config import BASELINES, SeriesModelConfig
 from lmseq.types import Normal
 
 D, T, B, PERIOD = 2, 9, 3, 4
@@ -143,9 +143,9 @@ def test_the_likelihood_of_a_series_by_the_code_of_text(name):
         mean, scale = (np.asarray(part[0], np.float64) for part in prediction)
         expected.append(stats.norm.logpdf(np.asarray(x), mean, scale).sum())
         carry, prediction = advance(model, params, carry, x[None])
-    np.testing.assert_allclose(likelihood.score(model, params, xs), expected, rtol=1e-4, atol=2e-4)
+    np.testing.assert_allclose(scoring.score(model, params, xs), expected, rtol=1e-4, atol=2e-4)
     for num_steps, batch_size in ((7, 1), (3, 4)) if name != "drift" else ((3, 4), (256, 32)):
-        scored = evaluation.score_stream(model, params, xs, num_steps=num_steps, batch_size=batch_size)
+        scored = scoring.score_stream(model, params, xs, num_steps=num_steps, batch_size=batch_size)
         np.testing.assert_allclose(scored, expected, rtol=1e-4, atol=2e-4)
 
 

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmseq.config import DataConfig, LanguageModelConfig, ModelConfig, TrainConfig
+from lmseq.config.language_model import DataConfig, LanguageModelConfig, ModelConfig
+from lmseq.config.training import TrainConfig
 from lmseq.models.build import build_model
 from lmseq.training.loop import dispatches
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.sharding import check_batch, make_mesh, plan_sharding, replicated, training_sharding
 from lmseq.training.state import init_training_jit
-from lmseq.training.step import make_dispatch
+from lmseq.training.train_step import make_dispatch
 from tests.oracles import text_plans
 
 VOCAB = 7

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmseq import evaluation, generation, likelihood, prediction
+from lmseq import generation, rollout, scoring
 from lmseq.data import sources
 from lmseq.data.sources import HiddenMarkov, MarkovChain
 from lmseq.models.sources import put_source
@@ -83,7 +83,7 @@ def test_the_forward_algorithm_sums_over_hidden_paths(num_states, more_symbols, 
     rng = np.random.default_rng(seed)
     source = sources.random_hidden_markov(rng, num_states, num_states + more_symbols, 0.7, 0.5)
     tokens = rng.integers(source.vocab_size, size=5).astype(np.int32)
-    log_prob = float(likelihood.score(*put_source(source), tokens).sum())
+    log_prob = float(scoring.score(*put_source(source), tokens).sum())
     assert log_prob == pytest.approx(math.log(path_prob(source, tokens)), abs=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_a_long_sample_has_the_entropy_rate(kind):
         rate = sources.entropy_brackets(source, 12).upper[-1]
     model, params = put_source(source)
     tokens = generation.generate(jax.random.key(0), model, params, NOTHING, num_tokens=300_000)
-    losses = -evaluation.score_stream(model, params, tokens)
+    losses = -scoring.score_stream(model, params, tokens)
     blocks = np.array_split(losses, 50)
     error = np.std([block.mean() for block in blocks], ddof=1) / math.sqrt(50)
     assert abs(losses.mean(dtype=np.float64) - rate) < 4 * error < 0.02 * rate
@@ -127,7 +127,7 @@ def test_a_long_sample_has_the_entropy_rate(kind):
 def test_the_first_tokens_of_a_chain_come_from_its_stationary_law():
     chain = sources.random_chain(np.random.default_rng(6), 3, 2)
     strings = all_strings(3, 4)
-    log_probs = likelihood.sequence_log_probs(*put_source(chain), jnp.asarray(strings)).sum(axis=1)
+    log_probs = scoring.sequence_log_probs(*put_source(chain), jnp.asarray(strings)).sum(axis=1)
     np.testing.assert_allclose(np.exp(log_probs), string_probs(chain, 4), rtol=1e-5)
 
 
@@ -175,7 +175,7 @@ def test_verbs_agree_at_each_distance_and_no_other(grammar):
 def test_what_cannot_come_has_probability_zero_and_no_nan(grammar):
     model, params = put_source(grammar.source)
     impossible = np.array([grammar.period, grammar.period, grammar.nouns[0, 0]], np.int32)
-    log_probs = np.asarray(likelihood.score(model, params, impossible))
+    log_probs = np.asarray(scoring.score(model, params, impossible))
     assert np.isneginf(log_probs).any() and not np.isnan(log_probs).any()
 
 
@@ -208,7 +208,7 @@ def test_k_steps_ahead_the_truth_has_its_exact_cross_entropy():
     chain = sources.random_chain(np.random.default_rng(8), 3, 2)
     model, params = put_source(chain)
     tokens = generation.generate(jax.random.key(1), model, params, NOTHING, num_tokens=60_000)
-    log_probs = prediction.k_step_log_probs(
+    log_probs = rollout.k_step_log_probs(
         jax.random.key(2), model, params, tokens, max_horizon=6, num_origins=4000, num_samples=100
     )
     error = log_probs.std(axis=0) / math.sqrt(len(log_probs))

@@ -2,13 +2,13 @@
 
 from typing import get_args
 
-from lmseq.config import ModelConfig, ModelKind
+from lmseq.config.language_model import ModelConfig, ModelKind
+from lmseq.config.series import SeriesModelConfig, SeriesModelKind
 from lmseq.contract import Model
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.interface import bind, bind_direct
 from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
 from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel
-from lmseq.series_config import SeriesModelConfig, SeriesModelKind
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> Model:

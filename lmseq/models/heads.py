@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lmseq.dense import affine
+from lmseq.layers import affine
 from lmseq.types import Normal
 
 HeadKind = Literal["point", "normal"]

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import Model, scan_carries, time_second
+from lmseq.contract import Model, batch_major, scan_carries
 from lmseq.recurrence import cells
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
@@ -191,7 +191,7 @@ class Cache:
             return carry, self.readout(params, carry)
 
         carry, log_probs = lax.scan(step, carry, xs.T)
-        return carry, time_second(log_probs)
+        return carry, batch_major(log_probs)
 
     def token_log_probs(
         self,

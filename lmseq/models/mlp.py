@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Predictions
-from lmseq.dense import affine, drop, lookup
+from lmseq.layers import affine, drop, lookup
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
 from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey

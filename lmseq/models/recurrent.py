@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import Predictions, time_second
-from lmseq.dense import Precision, affine, drop, lookup, softmax_log_probs
+from lmseq.contract import Predictions, batch_major
+from lmseq.layers import Precision, affine, drop, lookup, softmax_log_probs
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
 from lmseq.recurrence import cells, cudnn
@@ -131,7 +131,7 @@ class RecurrentStack(SequenceModule):
             if layer:
                 projected = self._project(layer, cells.output(states[-1]))
             states.append(scan_states(self.cell, self.recurrent[layer], state, projected))
-        return time_second(tuple(states))
+        return batch_major(tuple(states))
 
     def _outputs(
         self, carry: Carry, xs: Elements, key: PRNGKey | None
@@ -176,7 +176,7 @@ class RecurrentStack(SequenceModule):
     def unroll(self, carry: Carry, xs: Elements, key: PRNGKey | None = None) -> tuple[Carry, Predictions]:
         """Predictions after every step."""
         carry, outputs = self._outputs(carry, xs, key)
-        return carry, time_second(self._predict(outputs))
+        return carry, batch_major(self._predict(outputs))
 
     def _drop(
         self, outputs: Float[Array, "time batch hidden"], key: PRNGKey | None

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import Predictions, gather_log_probs, scan_carries, time_second
+from lmseq.contract import Predictions, batch_major, gather_log_probs, scan_carries
 from lmseq.data.sources import HiddenMarkov, MarkovChain, shorter_tables
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
@@ -125,7 +125,7 @@ class HiddenMarkovModel(SourceModel):
             carry = self._condition(params, carry, likelihood)
             return carry, carry
 
-        return time_second(lax.scan(step, carry, params.emission.T[xs.T])[1])
+        return batch_major(lax.scan(step, carry, params.emission.T[xs.T])[1])
 
     def token_log_probs(
         self,

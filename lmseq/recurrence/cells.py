@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lmseq.dense import Precision, contract
+from lmseq.layers import Precision, matmul_along
 
 CellKind = Literal["rnn", "gru", "lstm", "mingru", "minlstm"]
 NUM_GATES: dict[CellKind, int] = {"rnn": 1, "gru": 3, "lstm": 4, "mingru": 2, "minlstm": 3}
@@ -91,7 +91,7 @@ def sigmoid(x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
 
 def project(state: State, kernel: Float[Array, "hidden gates"], precision: Precision) -> Gates:
     """h U, (B, G * H)."""
-    return contract(state, kernel, 1, 0, precision)
+    return matmul_along(state, kernel, 1, 0, precision)
 
 
 def rnn_step(weights: Recurrent, state: State, x: Gates, precision: Precision = "float32") -> State:

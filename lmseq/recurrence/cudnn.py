@@ -12,8 +12,8 @@ from jax import lax
 from jax.experimental import rnn
 from jaxtyping import Array, Float
 
-from lmseq.contract import time_second
-from lmseq.dense import Precision, affine
+from lmseq.contract import batch_major
+from lmseq.layers import Precision, affine
 from lmseq.recurrence import derivative
 from lmseq.recurrence.cells import LstmState, Recurrent
 
@@ -36,7 +36,7 @@ def unroll_layer(
     lengths = jnp.full(batch, time, jnp.int32)
     exactness = lax.Precision.HIGHEST if precision == "float32" else lax.Precision.HIGH
     outputs, last, memory = rnn.lstm(
-        time_second(xs),
+        batch_major(xs),
         state.hidden[None],
         state.cell[None],
         packed,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from lmseq.dense import Precision, contract, rounded
+from lmseq.layers import Precision, matmul_along, rounded
 from lmseq.recurrence import cells, native
 from lmseq.recurrence.cells import CellKind, GruGates, LayerState, LstmState, Recurrent
 
@@ -96,7 +96,7 @@ def _backward(kind, precision, loop, residuals, cotangents):
     if weights.bias is not None:
         d_bias = jnp.sum(deltas[:, :, -weights.bias.size :], axis=(0, 1))
     # The first step apart: putting the initial state before the others would copy all of them.
-    d_kernel = contract(first, deltas[0], 0, 0, precision) + contract(
+    d_kernel = matmul_along(first, deltas[0], 0, 0, precision) + matmul_along(
         _matrix(hidden[:-1]), _matrix(deltas[1:]), 0, 0, precision
     )
     return Recurrent(d_kernel, d_bias), d_state, d_xs
@@ -108,7 +108,7 @@ def _deltas(kind, precision, residuals, d_last, d_outputs):
     transposed = rounded(weights.kernel.T, precision)
 
     def back(delta):
-        return contract(delta, transposed, 1, 0, precision)
+        return matmul_along(delta, transposed, 1, 0, precision)
 
     match kind:
         case "rnn":

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import jaxlib
 from jaxtyping import Array, Float
 
-from lmseq.dense import Precision
+from lmseq.layers import Precision
 from lmseq.recurrence.cells import (
     NUM_GATES,
     CellKind,

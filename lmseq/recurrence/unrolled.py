@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from lmseq.dense import Precision
+from lmseq.layers import Precision
 from lmseq.recurrence import cudnn, derivative, native
 from lmseq.recurrence.cells import (
     CellKind,

@@ -21,14 +21,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lmseq.config import LanguageModelConfig, MixConfig, check, from_json
+from lmseq.config.counts import NgramConfig
+from lmseq.config.knobs import from_json
+from lmseq.config.language_model import LanguageModelConfig, check
+from lmseq.config.mixture import MixConfig
 from lmseq.contract import Model
 from lmseq.data.text import Vocab
+from lmseq.files import read_text
 from lmseq.models.build import build_model
 from lmseq.ngram.backoff import BackoffTables
-from lmseq.ngram_config import NgramConfig
-from lmseq.training.metrics import read_text
-from lmseq.training.state import Training, TrainState
+from lmseq.training.state import LoopState, TrainState
 from lmseq.types import Params
 
 # What reading a damaged file may raise: Orbax and tensorstore raise anything, bare Exception included.
@@ -49,7 +51,7 @@ class Restored(NamedTuple):
     """Where to begin: the newest good checkpoint, and a line for each newer one that was skipped."""
 
     step: int
-    training: Training
+    training: LoopState
     progress: Progress
     skipped: tuple[str, ...]
 
@@ -140,7 +142,7 @@ def _facts_digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def save(manager: ocp.CheckpointManager, step: int, training: Training, progress: Progress) -> None:
+def save(manager: ocp.CheckpointManager, step: int, training: LoopState, progress: Progress) -> None:
     """Save in the background; the arrays are copied before this returns, so they may be donated.
 
     Waits for the save before. Raises OSError when that one, or this, could not be written.
@@ -192,7 +194,7 @@ def _abstract(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
-def restore_latest(manager: ocp.CheckpointManager, fresh: Training, shardings: Training) -> Restored:
+def restore_latest(manager: ocp.CheckpointManager, fresh: LoopState, shardings: LoopState) -> Restored:
     """The newest checkpoint whose digests are right, on the given shardings; `fresh` if there is none.
 
     Newer ones that are damaged are moved to DIR/checkpoints/damaged, so that their steps can be saved
@@ -215,8 +217,8 @@ def restore_latest(manager: ocp.CheckpointManager, fresh: Training, shardings: T
 
 
 def _read(
-    manager: ocp.CheckpointManager, step: int, fresh: Training, shardings: Training
-) -> tuple[Training, Progress]:
+    manager: ocp.CheckpointManager, step: int, fresh: LoopState, shardings: LoopState
+) -> tuple[LoopState, Progress]:
     """All of one step; raises one of DAMAGE when something is not as it was saved."""
     params = _abstract(fresh.state.params, shardings.state.params)
     rest = _abstract((fresh.state.opt_state, fresh.carry), (shardings.state.opt_state, shardings.carry))
@@ -231,7 +233,7 @@ def _read(
     _check_digest(found.rest, facts.pop("rest_digest"))
     opt_state, carry = found.rest
     step_array = jax.device_put(np.int32(step), shardings.state.step)
-    return Training(TrainState(step_array, found.params, opt_state), carry), Progress(**facts)
+    return LoopState(TrainState(step_array, found.params, opt_state), carry), Progress(**facts)
 
 
 def _check_digest(tree: Any, expected: str) -> None:
@@ -278,7 +280,7 @@ def load_run(workdir: str | Path, which: str = "latest") -> Run:
             raise ValueError(
                 f"expected a language model in {workdir}, but it has no {name}: train one, or name another"
             )
-    config = check(from_json(read_text(workdir / "config.json")))
+    config = check(from_json(read_text(workdir / "config.json"), LanguageModelConfig))
     vocab = Vocab.from_json(read_text(workdir / "vocab.json"))
     # The loops that it was trained by may not be there, and make no difference.
     model = build_model(replace(config.model, backend="auto"), len(vocab))

@@ -16,13 +16,13 @@ import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from lmseq.config import TrainConfig
+from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
 from lmseq.training.loop import NonFiniteLossError, PlanStream, boundaries
 from lmseq.training.optimizer import Number, make_optimizer
-from lmseq.training.state import Training, init_training
-from lmseq.training.step import Objective, StepMetrics, train_step, window_loss
+from lmseq.training.state import LoopState, init_training
+from lmseq.training.train_step import Objective, StepMetrics, train_step, window_loss
 from lmseq.types import Stream
 
 # Settings that enter a step as numbers and nothing else: members may differ in them. Those of `TrainConfig`
@@ -96,7 +96,7 @@ class EnsembleDispatched(NamedTuple):
     """Where a dispatch ended: the step, the trainings there (S, ...), metrics (S, steps) on the host."""
 
     step: int
-    training: Training
+    training: LoopState
     metrics: StepMetrics
 
 
@@ -166,6 +166,6 @@ def _check_finite(metrics: StepMetrics, members: Members, first_step: int) -> No
         )
 
 
-def member(training: Training, index: int) -> Training:
+def member(training: LoopState, index: int) -> LoopState:
     """One member's training, on the host's default device."""
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf[index])), training)

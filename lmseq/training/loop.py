@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from lmseq.config import TrainConfig
+from lmseq.config.training import TrainConfig
 from lmseq.data.partition import Plan
 from lmseq.training.sharding import plan_sharding
-from lmseq.training.state import Training
-from lmseq.training.step import Dispatch, StepMetrics, first_non_finite
+from lmseq.training.state import LoopState
+from lmseq.training.train_step import Dispatch, StepMetrics, first_non_finite
 from lmseq.types import PRNGKey, Stream
 
 
@@ -24,7 +24,7 @@ class Dispatched(NamedTuple):
     """Where a dispatch ended: the step, the state there, the metrics of its steps on the host."""
 
     step: int
-    training: Training
+    training: LoopState
     metrics: StepMetrics
 
 
@@ -66,7 +66,7 @@ def dispatches(
     plans: PlanStream,
     dispatch: Dispatch,
     mesh: Mesh,
-    training: Training,
+    training: LoopState,
     tokens: Stream,
     key: PRNGKey,
 ) -> Iterator[Dispatched]:

@@ -18,10 +18,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model, log_prob
 from lmseq.models.interface import BoundDirectModel
-from lmseq.series_config import SeriesConfig
-from lmseq.training.step import Objective, Step
+from lmseq.training.train_step import Objective, StepInfo
 from lmseq.types import Batch, Carry, Element, Elements, NllTotals, Normal, Params
 
 Loss = tuple[Float[Array, ""], tuple[Carry, NllTotals]]
@@ -43,7 +43,7 @@ def teacher_forcing(
     model: Model,
     carry: Carry,
     batch: Batch,
-    step: Step,
+    step: StepInfo,
     *,
     tau: int,
     noise: float | Float[Array, ""] | None = None,
@@ -62,7 +62,7 @@ def scheduled_sampling(
     model: Model,
     carry: Carry,
     batch: Batch,
-    step: Step,
+    step: StepInfo,
     *,
     tau: int,
     rate: float | Float[Array, ""],
@@ -106,7 +106,7 @@ def _ahead(targets: Elements, tau: int, num_ahead: int) -> Float[Array, "origin 
 
 
 def unrolled(
-    params: Params, model: Model, carry: Carry, batch: Batch, step: Step, *, tau: int, num_ahead: int
+    params: Params, model: Model, carry: Carry, batch: Batch, step: StepInfo, *, tau: int, num_ahead: int
 ) -> Loss:
     """K steps from every origin on the model's own predictions, differentiated through all of them."""
 
@@ -125,7 +125,7 @@ def direct(
     model: BoundDirectModel,
     carry: Carry,
     batch: Batch,
-    step: Step,
+    step: StepInfo,
     *,
     tau: int,
     num_ahead: int,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from lmseq.config import TrainConfig
+from lmseq.config.training import TrainConfig
 
 Number = float | Float[Array, ""]
 

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lmseq.data.partition import Plan
-from lmseq.training.state import Training
+from lmseq.training.state import LoopState
 
 
 def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -27,10 +27,10 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def training_sharding(mesh: Mesh, training: Training) -> Training:
+def training_sharding(mesh: Mesh, training: LoopState) -> LoopState:
     """For each leaf of a `Training` its sharding: the state in full, the carry by rows."""
     rows = NamedSharding(mesh, PartitionSpec("batch"))
-    return Training(
+    return LoopState(
         jax.tree.map(lambda _: replicated(mesh), training.state), jax.tree.map(lambda _: rows, training.carry)
     )
 

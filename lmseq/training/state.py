@@ -19,7 +19,7 @@ class TrainState(NamedTuple):
     opt_state: optax.OptState
 
 
-class Training(NamedTuple):
+class LoopState(NamedTuple):
     """All that a step changes: the state, and the carry that sequential partitioning hands on."""
 
     state: TrainState
@@ -28,15 +28,15 @@ class Training(NamedTuple):
 
 def init_training(
     key: PRNGKey, model: Model, optimizer: optax.GradientTransformation, batch_size: int
-) -> Training:
+) -> LoopState:
     """Fresh parameters, optimiser state and initial carry, at step 0."""
     params = model.init(key)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    return Training(state, model.init_carry(params, batch_size))
+    return LoopState(state, model.init_carry(params, batch_size))
 
 
 def init_training_jit(
     key: PRNGKey, model: Model, optimizer: optax.GradientTransformation, batch_size: int
-) -> Training:
+) -> LoopState:
     """`init_training` in one program, so that start-up does not run hundreds of small ones."""
     return jax.jit(lambda key: init_training(key, model, optimizer, batch_size))(key)

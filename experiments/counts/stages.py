@@ -1,0 +1,241 @@
+"""The stages of a count model's run: from marked sentences to tables, figures, pictures and an ARPA file."""
+
+import math
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments.frame import app
+from experiments.counts.counted import Counted
+from lmseq import scoring
+from lmseq.config import counts as counts_config
+from lmseq.data.text import UNK
+from lmseq.ngram import arpa, smoothing
+from lmseq.ngram.backoff import BackoffTables, score_words
+from lmseq.ngram.counts import BOS_ID, UNK_ID, OrderCounts, count_ngrams
+from lmseq.ngram.smoothing import Smoothed
+from lmseq.ngram.storage import save_tables
+from lmseq.ngram.words import spell_words
+from lmseq.config.counts import NgramConfig
+from lmseq.files import write_text
+
+BYTES_A_PAIR = 64  # while n-grams are sorted
+BYTES_A_WORD = 20  # of the training text: its ids, their ranks before and after, and what is being sorted
+UNK_WORD = "<unk-word>"  # how <unk>, where the text has it as a word, is written beside the tables' own
+
+
+class Made(NamedTuple):
+    """Counts, what was estimated from them, and the seconds of each stage."""
+
+    counts: list[OrderCounts]
+    epsilons: list[float]
+    tables: BackoffTables
+    discounts: np.ndarray
+    seconds: dict[str, float]
+
+
+def make(config: NgramConfig, counted: Counted, workdir: Path, scratch: Path | None) -> Made:
+    """Count, estimate, and write the tables beside the vocabulary."""
+    count, seconds, start = config.count, {}, time.monotonic()
+
+    def lap(name: str) -> None:
+        nonlocal start
+        seconds[name], start = time.monotonic() - start, time.monotonic()
+
+    if scratch:
+        needed = BYTES_A_WORD * counted.streams["train"].size
+        if counts_config.memory_bytes(count) < needed:
+            raise ValueError(
+                f"counting {counted.streams['train'].size:,} words takes {needed / 2**20:.0f}M at least: "
+                "give --memory more"
+            )
+        scratch.mkdir()
+    at_once = counts_config.memory_bytes(count) // (8 * BYTES_A_PAIR)
+    # The training text is not looked at again, and may be as large as all that comes of it.
+    stream = counted.streams.pop("train")
+    counts = count_ngrams(stream, counted.num_words, count.order, folder=scratch, at_once=at_once)
+    del stream
+    lap("counting")
+    epsilons = counts_config.epsilons(count) or _fitted(config, counted, counts)
+    if not counts_config.epsilons(count) and epsilons:
+        lap("fitting")
+    smoothed = estimate(config, counts, epsilons, scratch)
+    lap("smoothing")
+    write_text(workdir / "vocab.json", counted.vocab.to_json())
+    save_tables(workdir / "tables.npz", smoothed.tables, word_of=counted.word_of)
+    lap("saving")
+    return Made(counts, epsilons, *smoothed, seconds)
+
+
+def _fitted(config: NgramConfig, counted: Counted, counts: Sequence[OrderCounts]) -> list[float]:
+    if not config.count.smoothing.startswith("epsilon"):
+        return []
+    if not counted.streams["valid"].size:
+        raise ValueError(
+            "expected a validation text to fit the epsilons on: give --epsilons or a valid_fraction"
+        )
+    fallback = "unigram" if config.count.smoothing == "epsilon_unigram" else "shorter"
+    return smoothing.fit_epsilons(counts, counted.streams["valid"], fallback=fallback)
+
+
+def estimate(
+    config: NgramConfig, counts: Sequence[OrderCounts], epsilons: Sequence[float], folder: Path | None
+) -> Smoothed:
+    """The model that the config names, of as many orders as there are counts."""
+    count = config.count
+    match count.smoothing:
+        case "maximum_likelihood":
+            return smoothing.maximum_likelihood(counts)
+        case "epsilon" | "epsilon_unigram":
+            fallback = "shorter" if count.smoothing == "epsilon" else "unigram"
+            return smoothing.epsilon(counts, epsilons[: len(counts)], fallback=fallback)
+        case "absolute_discounting":
+            return smoothing.absolute_discounting(counts, discount_fallback=count.discount_fallback)
+        case "witten_bell":
+            return smoothing.witten_bell(counts)
+        case "kneser_ney":
+            return smoothing.kneser_ney(counts, discount_fallback=count.discount_fallback)
+        case "stupid_backoff":
+            return smoothing.stupid_backoff(counts)
+        case _:
+            return smoothing.modified_kneser_ney(
+                counts,
+                interpolate_unigrams=count.interpolate_unigrams,
+                discount_fallback=count.discount_fallback,
+                kenlm_compat=count.kenlm_compat,
+                prune=counts_config.thresholds(count)[: len(counts)],
+                folder=folder,
+            )
+
+
+def figures(tables: BackoffTables, counted: Counted) -> dict[str, Any]:
+    """Loss, perplexity and bits of each split, its `</s>` scored; of words, also without unknown ones.
+
+    Of scores that are no probabilities nothing is said but their mean.
+    """
+    found: dict[str, Any] = {}
+    for split in ("valid", "test"):
+        stream = counted.streams[split]
+        predicted = stream != BOS_ID
+        log_probs = score_words(tables, stream)[predicted]
+        if not log_probs.size:
+            found |= {f"{split}_{name}": None for name in ("loss", "perplexity", "bits_per_char")}
+            continue
+        if not tables.is_proper():
+            found[f"{split}_mean_log_score"] = float(log_probs.mean())
+            continue
+        nll, unknown = -float(log_probs.sum()), stream[predicted] == UNK_ID
+        of_split = scoring.loss_figures(nll, log_probs.size, counted.num_chars[split])
+        if counted.vocab.level == "word":
+            known = log_probs[~unknown]
+            of_split["perplexity_known"] = math.exp(-known.mean()) if known.size else None
+            of_split |= {"num_tokens": log_probs.size, "num_unknown": int(unknown.sum())}
+        found |= {f"{split}_{name}": value for name, value in of_split.items()}
+    return found
+
+
+def by_order(
+    config: NgramConfig, counted: Counted, made: Made, whole: dict[str, Any], scratch: Path | None
+) -> list[dict[str, Any]]:
+    """A row for each order up to the model's, printed as a table: n-grams, bytes, losses.
+
+    The discounts of a lower order may be undefined where the model's are not: there they fall back.
+    """
+    rows = []
+    lenient = replace(config, count=replace(config.count, discount_fallback=True))
+    unit = "perplexity" if counted.vocab.level == "word" else "bits_per_char"
+    app.say(f"order      n-grams        bytes   valid {unit.replace('_', ' ')}")
+    for n in range(1 if config.count.by_order else config.count.order, config.count.order + 1):
+        tables, found = made.tables, whole
+        if n < config.count.order:
+            folder = scratch and scratch / f"order{n}"
+            if folder:
+                folder.mkdir()
+            tables = estimate(lenient, made.counts[:n], made.epsilons, folder).tables
+            found = figures(tables, counted)
+            if folder:
+                shutil.rmtree(folder)
+        row = {"order": n, "num_ngrams": tables.num_ngrams, "num_bytes": tables.num_bytes, **found}
+        rows.append(row)
+        shown = row.get(f"valid_{unit}")
+        app.say(
+            f"{n:>5}{sum(row['num_ngrams']):>13,}{row['num_bytes']:>13,}   "
+            + (f"{shown:.3f}" if shown else "-")
+        )
+    return rows
+
+
+def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[str, Any]]) -> None:
+    """orders.png, where there is something to compare."""
+    names = ["tables.npz", "vocab.json", "summary.json"]
+    unit = "perplexity" if counted.vocab.level == "word" else "bits_per_char"
+    scored = [
+        row for row in rows if row.get(f"valid_{unit}") is not None and math.isfinite(row[f"valid_{unit}"])
+    ]
+    if len(scored) > 1:
+        from lmseq import plotting
+
+        title = f"{counted.name}: {config.count.smoothing.replace('_', ' ')}"
+        losses = {
+            split: [row[f"{split}_{unit}"] for row in scored]
+            for split in ("valid", "test")
+            if scored[0].get(f"{split}_{unit}") is not None
+        }
+        figure = plotting.orders(
+            [row["order"] for row in scored],
+            losses,
+            [row["num_bytes"] for row in scored],
+            "perplexity a token" if unit == "perplexity" else "bits a character",
+            title,
+        )
+        plotting.save_figure(figure, workdir / "orders.png")
+        names.insert(0, "orders.png")
+    app.say(f"{workdir}: {'  '.join(names)}")
+    prompt = shlex.quote(_some_word(counted))
+    app.say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
+    app.say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")
+
+
+def _some_word(counted: Counted) -> str:
+    """A word of the vocabulary."""
+    return next((word for word in counted.vocab.tokens[1:] if word.isalpha()), "a")
+
+
+def write(workdir: Path, counted: Counted, tables: BackoffTables) -> None:
+    """model.arpa."""
+    names = [name.replace(" ", "\\x20") for name in counted.vocab.token_strings(range(len(counted.vocab)))]
+    names = [UNK_WORD if name == UNK else name for name in names]
+    words = spell_words(names, counted.word_of, counted.num_words)
+    if UNK_WORD in words:
+        app.say(f"{UNK} is a word of the text: written {UNK_WORD}, beside the {UNK} of unknown words")
+    total = sum(tables.num_ngrams)
+    with tqdm(total=total, unit=" n-grams", disable=not sys.stderr.isatty(), leave=False) as bar:
+        arpa.write_arpa(workdir / "model.arpa", tables, words, bar.update)
+    app.say(f"{workdir / 'model.arpa'}: {total:,} n-grams")
+
+
+def summary(config: NgramConfig, counted: Counted, made: Made, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the run was and what it found, without the figures of its splits and its seconds."""
+    return {
+        "corpus": config.text.corpus,
+        "level": config.text.level,
+        "model": "ngram",
+        "order": config.count.order,
+        "smoothing": config.count.smoothing,
+        "vocab_size": len(counted.vocab),
+        "num_ngrams": made.tables.num_ngrams,
+        "discounts": made.discounts.tolist(),
+        "epsilons": made.epsilons,
+        "num_bytes": made.tables.num_bytes,
+        "by_order": [
+            {name: value for name, value in row.items() if not name.startswith("test_")} for row in rows
+        ],
+    }

@@ -1,0 +1,50 @@
+"""Error curves of models that are trained with each remedy against the accumulation of errors."""
+
+import dataclasses
+from functools import partial
+from typing import Any, get_args
+
+import numpy as np
+
+from experiments.series.forecasts import longest_horizon
+from experiments.frame.measuring import Trainer
+from experiments.series.prepared import Prepared, model_of
+from lmseq import errors, rollout
+from lmseq.data.partition import sliding
+from lmseq.config.series import ObjectiveConfig, SeriesConfig
+from lmseq.training.objectives import make_objective, segment_length
+
+OBJECTIVES = get_args(ObjectiveConfig.__dataclass_fields__["objective"].type)
+
+
+class ErrorCurves:
+    """The error curve of one objective and seed; keeps what it compiled for the seeds that follow."""
+
+    def __init__(self, config: SeriesConfig, prepared: Prepared) -> None:
+        self._config, self._prepared, self._set_up_for = config, prepared, None
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        """RMSE(k) over all origins of the test part, in the units of the series."""
+        if self._set_up_for != unit["objective"]:
+            self._set_up_for = unit["objective"]
+            self._set_up(unit["objective"])
+        prepared, start = self._prepared, self._prepared.split.test_start
+        plan_of = partial(
+            sliding, len(prepared.train), self._length, self._config.data.batch_size, unit["seed"]
+        )
+        params = self._trainer.fit(unit["seed"], prepared.train, plan_of)
+        horizon = longest_horizon(self._config, prepared)
+        points = rollout.k_step_points(
+            self._model, params, prepared.values, max_horizon=horizon, first_origin=start
+        )
+        targets = rollout.k_step_targets(prepared.series.observed(), max_horizon=horizon, first_origin=start)
+        curve = errors.error_curve(prepared.scaler.undo(np.asarray(points)), targets)
+        return {"rmse": curve.rmse.tolist()}
+
+    def _set_up(self, objective: str) -> None:
+        chosen = dataclasses.replace(self._config.objective, objective=objective)
+        config = dataclasses.replace(self._config, objective=chosen)
+        self._length, self._model = segment_length(config), model_of(config, self._prepared)
+        self._trainer = Trainer(
+            self._model, config.train, config.data.batch_size, self._length, make_objective(config)
+        )

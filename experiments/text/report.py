@@ -1,0 +1,158 @@
+"""How a training run ends: final figures, a table with the obvious models beside, pictures, the summary."""
+
+import shlex
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.frame import app
+from experiments.text.text_models import fit_counts
+from experiments.text.evaluate import SAMPLE, Subject, sample_text, split_figures
+from experiments.frame.watch import Watcher
+from lmseq import plotting, rollout, scoring
+from lmseq.ngram import counts
+from lmseq.models.interface import count_parameters
+from lmseq.training.checkpoint import digest
+from lmseq.training.metrics import read_records
+from lmseq.types import Params, PRNGKey
+
+HORIZONS = (1, 4, 16, 64)
+MOST_ORDER = 8  # of the count models tried
+
+
+def conclude(subject: Subject, params: Params, watcher: Watcher, key: PRNGKey) -> dict[str, Any]:
+    """Evaluate the final parameters, print, draw, and return the summary."""
+    trained = watcher.seconds()
+    unigram, counts = unigram_figures(subject), best_counts(subject)
+    figures = split_figures(subject, params, "valid") | split_figures(subject, params, "test")
+    _print_table(subject, params, unigram, counts, figures, trained)
+    horizon_key, sample_key = jax.random.split(key)
+    horizon = k_step_log_probs(subject, params, unigram["loss"], horizon_key)
+    app.say(f"sample (temperature {SAMPLE.temperature}): {sample_text(subject, params, sample_key, 400)}")
+    _draw(subject, unigram["loss"], horizon)
+    progress, config = watcher.progress(), subject.config
+    return {
+        "corpus": config.data.corpus,
+        "level": config.data.level,
+        "model": config.model.model,
+        "num_parameters": count_parameters(params),
+        "vocab_size": len(subject.texts.vocab),
+        "num_train_steps": config.train.num_train_steps,
+        **figures,
+        "best_valid_loss": progress.best_valid_loss,
+        "best_step": progress.best_step,
+        **{f"loss_at_{k}": _loss_at(horizon, k) for k in HORIZONS},
+        "horizon_origins": config.report.horizon_origins,
+        "horizon_samples": config.report.horizon_samples,
+        "unigram_loss": unigram["loss"],
+        "count_order": counts["order"],
+        "count_loss": counts["loss"],
+        "params_digest": digest(params),
+        "tokens_per_second": watcher.tokens_per_second(),
+        "seconds_to_first_step": watcher.seconds_to_first_step,
+        "seconds_to_target_loss": progress.seconds_to_target_loss,
+        "wall_seconds": watcher.seconds(),
+    }
+
+
+def unigram_figures(subject: Subject) -> dict[str, float]:
+    """Loss and bits per character of the validation text under the training text's unigram model."""
+    texts = subject.texts
+    log_probs = counts.unigram_log_probs(texts.ids["train"], len(texts.vocab))[texts.ids["valid"]]
+    return scoring.loss_figures(-float(log_probs.sum()), log_probs.size, texts.num_chars("valid"))
+
+
+def best_counts(subject: Subject) -> dict[str, Any]:
+    """Figures of the best count model of the training text, on the validation text."""
+    start = time.monotonic()
+    best, valid = fit_counts(subject.texts, MOST_ORDER), subject.texts.ids["valid"]
+    seconds = time.monotonic() - start
+    # Scored under the contract, as everything else: the same tokens, no end that has to be predicted.
+    nll = -float(scoring.score_stream(best.model, best.params, valid).sum(dtype=np.float64))
+    figures = scoring.loss_figures(nll, valid.size, subject.texts.num_chars("valid"))
+    return {**figures, "num_bytes": best.num_bytes, "order": best.order, "seconds": seconds}
+
+
+def _print_table(
+    subject: Subject,
+    params: Params,
+    unigram: dict[str, float],
+    counts: dict[str, Any],
+    figures: dict[str, Any],
+    seconds: float,
+) -> None:
+    """The model on the validation text, beside what knows nothing and what counts."""
+    vocab_size, valid = len(subject.texts.vocab), subject.texts.ids["valid"]
+    uniform = scoring.loss_figures(
+        valid.size * float(np.log(vocab_size)), valid.size, subject.texts.num_chars("valid")
+    )
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    rows = [
+        ("uniform", uniform["loss"], uniform["bits_per_char"], 0, 0.0),
+        ("unigram", unigram["loss"], unigram["bits_per_char"], 4 * vocab_size, 0.0),
+        (
+            f"{counts['order']}-gram",
+            counts["loss"],
+            counts["bits_per_char"],
+            counts["num_bytes"],
+            counts["seconds"],
+        ),
+        (
+            subject.config.model.model,
+            figures["valid_loss"],
+            figures["valid_bits_per_char"],
+            num_bytes,
+            seconds,
+        ),
+    ]
+    app.say(f"{'validation':<14}{'nats/' + subject.config.data.level:>10}  bits/char       bytes  seconds")
+    for name, loss, bits, size, spent in rows:
+        app.say(f"{name:<14}{loss:>10.3f}{bits:>11.3f}{size:>12,}{spent:>9.1f}")
+
+
+def k_step_log_probs(subject: Subject, params: Params, unigram_loss: float, key: PRNGKey) -> np.ndarray:
+    """By origin and k = 1 ..., on the validation text, as far ahead as it allows; (0, 0) of one token."""
+    valid, settings = subject.texts.ids["valid"], subject.config.report
+    longest = min(max(HORIZONS), valid.size // 2)
+    if not longest:
+        return np.zeros((0, 0))
+    log_probs = rollout.k_step_log_probs(
+        key,
+        subject.model,
+        params,
+        jnp.asarray(valid),
+        max_horizon=longest,
+        num_origins=min(settings.horizon_origins, valid.size - longest),
+        num_samples=settings.horizon_samples,
+    )
+    shown = "   ".join(f"{k}: {_loss_at(log_probs, k):.2f}" for k in HORIZONS if k <= longest)
+    app.say(
+        f"k steps ahead:  {shown}   (unigram {unigram_loss:.2f}; "
+        f"{settings.horizon_samples} samples an origin)"
+    )
+    return log_probs
+
+
+def _loss_at(log_probs: np.ndarray, k: int) -> float | None:
+    return -float(log_probs[:, k - 1].mean()) if k <= log_probs.shape[1] else None
+
+
+def _draw(subject: Subject, unigram_loss: float, horizon: np.ndarray) -> None:
+    """loss.png and, where there is one, horizon.png."""
+    config, workdir = subject.config, subject.workdir
+    title = f"{subject.texts.corpus.name}: {config.model.model}, {config.model.hidden_size} units"
+    records = read_records(workdir / "metrics.jsonl")
+    names = ["loss.png"]
+    plotting.save_figure(plotting.learning_curve(records, unigram_loss, title), workdir / "loss.png")
+    if horizon.size:
+        names.append("horizon.png")
+        plotting.save_figure(plotting.horizon_curve(horizon, unigram_loss, title), workdir / "horizon.png")
+    app.say(f"{workdir}: {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")
+    vocab, words = subject.texts.vocab, subject.texts.corpus.valid.split()[1:]  # the first may be cut
+    known = (w for w in words if w.isalpha() and 3 <= len(w) <= 20 and not vocab.unknown(w))
+    prompt = shlex.quote(next(known, ""))
+    app.say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
+    app.say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")

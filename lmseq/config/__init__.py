@@ -1,0 +1,1 @@
+"""Configs of runs: one file a kind of run, all made of knobs."""

@@ -1,0 +1,130 @@
+"""A language-model run: text and partition, model, training, report."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob, pick
+from lmseq.config.text import TextConfig, check_text
+from lmseq.config.training import TrainConfig, check_train, idle_in_training
+
+ModelKind = Literal["rnn", "gru", "lstm", "mingru", "minlstm", "mlp", "linear"]
+
+
+@dataclass(frozen=True)
+class DataConfig(TextConfig):
+    """Text, tokens and partition."""
+
+    partition: Literal["random", "sequential"] = knob(
+        "sequential", "sequential: the carry goes on; random: shuffled windows, each from the initial carry"
+    )
+    batch_size: int = knob(32, "rows of a batch, over all devices")
+    num_steps: int = knob(32, "inputs of a window; the length of truncated back-propagation through time")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model under the contract."""
+
+    model: ModelKind = knob(
+        "gru",
+        "recurrent cell; mlp, a neural n-gram over the last tau tokens; linear, one without hidden layers",
+    )
+    hidden_size: int = knob(256, "units of each layer")
+    num_layers: int = knob(1, "layers, one above the other")
+    embedding_size: int = knob(0, "width of the token embedding; 0: one-hot (for mlp and linear: 64)")
+    tie_embeddings: bool = knob(False, "read out through the transposed embedding")
+    tau: int = knob(8, "tokens that the mlp or linear model sees")
+    dropout: float = knob(0.0, "rate at which each layer's outputs are dropped in training")
+    dropout_kind: Literal["fresh", "variational"] = knob(
+        "fresh", "a mask a step, or one mask for all steps of a window"
+    )
+    precision: Literal["float32", "tf32", "bfloat16"] = knob(
+        "float32", "of the factors of a recurrent model's products in training (tf32: on GPUs); else float32"
+    )
+    recompute_steps: int = knob(
+        0, "keep activations of so many steps at a time, and compute the rest anew: for long windows; 0: all"
+    )
+    backend: Literal["auto", "scan", "native", "cudnn"] = knob(
+        "auto",
+        "loops of rnn, gru and lstm: XLA's (scan), compiled ones on a CPU (native), a GPU's own for lstm "
+        "(cudnn), or the fastest there are",
+    )
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """The figures at the end of a run."""
+
+    horizon_origins: int = knob(128, "origins of the k-step-ahead cross-entropy")
+    horizon_samples: int = knob(64, "sampled continuations from each origin")
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig:
+    """All of a language-model run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+
+
+def check(config: LanguageModelConfig) -> LanguageModelConfig:
+    """Return the config, or raise ValueError for the first setting out of range or in contradiction."""
+    check_text(config.data)
+    _check_ranges(config)
+    _check_pairs(config)
+    _check_idle(config)
+    return config
+
+
+def _check_ranges(config: LanguageModelConfig) -> None:
+    """Each setting by itself."""
+    data, model, report = config.data, config.model, config.report
+    check_train(config.train)
+    at_least(1, **pick(data, "num_steps"))
+    at_least(1, MOST_UNITS, **pick(model, "hidden_size", "tau"))
+    at_least(1, MOST_UNITS, **pick(data, "batch_size"))
+    at_least(1, 1000, **pick(model, "num_layers"))
+    at_least(1, MOST_DRAWS, **pick(report, "horizon_origins", "horizon_samples"))
+    at_least(0, MOST_UNITS, **pick(model, "embedding_size"))
+    at_least(0, **pick(model, "recompute_steps"))
+    below_one(**pick(model, "dropout"))
+
+
+def _check_pairs(config: LanguageModelConfig) -> None:
+    """Settings that must fit each other."""
+    data, model, train = config.data, config.model, config.train
+    if data.batch_size % train.host_devices:
+        raise ValueError(
+            f"expected a batch_size that {train.host_devices} devices divide, got {data.batch_size}"
+        )
+    if model.backend in ("native", "cudnn") and train.host_devices > 1:
+        raise ValueError(
+            f"backend {model.backend} is for one device: it needs host_devices=1, or choose auto"
+        )
+    if model.backend == "cudnn" and model.model != "lstm":
+        raise ValueError(f"backend cudnn is for model lstm, got {model.model}: give backend auto")
+    windowed = model.model in ("mlp", "linear")
+    if model.tie_embeddings and (windowed or model.embedding_size != model.hidden_size):
+        raise ValueError(
+            "tie_embeddings needs a recurrent model with embedding_size equal to hidden_size "
+            f"({model.hidden_size}), got model {model.model} and embedding_size {model.embedding_size}"
+        )
+
+
+def _check_idle(config: LanguageModelConfig) -> None:
+    """A setting that nothing reads is refused rather than ignored."""
+    model = config.model
+    windowed = model.model in ("mlp", "linear")
+    check_idle(
+        (model, "tau", windowed, "models mlp and linear"),
+        (model, "hidden_size", model.model != "linear", "models with hidden units"),
+        (model, "num_layers", model.model != "linear", "models with hidden units"),
+        (model, "dropout", model.model != "linear", "models with hidden units"),
+        (model, "dropout_kind", not windowed and model.dropout > 0, "a recurrent model's dropout"),
+        (model, "precision", not windowed, "recurrent models"),
+        (model, "recompute_steps", not windowed, "recurrent models"),
+        (model, "backend", model.model in ("rnn", "gru", "lstm"), "models rnn, gru and lstm"),
+        *idle_in_training(config.train),
+    )

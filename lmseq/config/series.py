@@ -1,0 +1,178 @@
+"""What a run on a series is made of: the sections that differ from a language model's, and their checks."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob
+from lmseq.config.training import TrainConfig, check_train, idle_in_training
+
+SeriesModelKind = Literal[
+    "mlp", "linear", "rnn", "gru", "lstm", "mingru", "minlstm", "mean", "persistence", "seasonal", "drift"
+]
+SYNTHETIC = ("noisy_sine", "ar", "logistic", "mackey_glass", "lorenz", "trend_and_season")
+BUNDLED = ("sunspots", "co2", "nile", "elnino")
+BASELINES = ("mean", "persistence", "seasonal", "drift")
+
+
+@dataclass(frozen=True)
+class SeriesDataConfig:
+    """A series, its split, and the segments it is trained on."""
+
+    series: str = knob(
+        "noisy_sine",
+        "noisy_sine, ar, logistic, mackey_glass, lorenz or trend_and_season; sunspots, co2, nile or elnino "
+        "(with statsmodels); or a CSV file",
+    )
+    columns: str = knob("", "columns of a CSV file, a,b,...; empty: all but --time_column")
+    time_column: str = knob("", "column of a CSV file with times, checked for order and gaps")
+    missing: Literal["error", "previous", "interpolate"] = knob(
+        "error", "what to do with missing values: refuse, repeat the value before, or a straight line"
+    )
+    num_points: int = knob(1000, "length of a synthetic series")
+    coefficients: str = knob("", "phi_1,phi_2,... of series ar; empty: three, stable and drawn at random")
+    period: int = knob(0, "steps of a season, for the seasonal baseline; 0: the series' own, if it has one")
+    valid_fraction: float = knob(0.0, "share for validation during training, before the test part")
+    test_fraction: float = knob(0.4, "share for the test, at the end")
+    batch_size: int = knob(64, "segments of a batch")
+    num_steps: int = knob(16, "predictions in a segment that are trained on, after tau values read")
+
+
+@dataclass(frozen=True)
+class SeriesModelConfig:
+    """The model under the contract."""
+
+    model: SeriesModelKind = knob(
+        "mlp", "perceptron or linear map of the last tau values; recurrent cell; or a baseline"
+    )
+    tau: int = knob(4, "values seen by mlp and linear, and read before the first prediction that counts")
+    head: Literal["point", "normal"] = knob("point", "predict a value, or a normal distribution")
+    hidden_size: int = knob(64, "units of each layer")
+    num_layers: int = knob(2, "hidden or recurrent layers")
+    activation: Literal["tanh", "relu", "gelu", "silu"] = knob("tanh", "of the mlp's layers")
+    residual: bool = knob(False, "the mlp's layers after the first are added to their input")
+    fit: Literal["least_squares", "gradient"] = knob(
+        "least_squares", "how the linear model is fitted: in closed form or step by step"
+    )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is minimised, and against which accumulation of errors."""
+
+    objective: Literal["teacher_forcing", "unrolled", "scheduled_sampling", "input_noise", "direct"] = knob(
+        "teacher_forcing",
+        "one step from true values; num_ahead steps through own predictions; own predictions mixed in; noise "
+        "on inputs; num_ahead steps at once without feedback",
+    )
+    num_ahead: int = knob(8, "steps ahead of objectives unrolled and direct")
+    sampling_rate: float = knob(0.5, "share of own predictions at the end of scheduled_sampling, from 0")
+    input_noise: float = knob(0.1, "standard deviation of input_noise, of standardised values")
+
+
+@dataclass(frozen=True)
+class ForecastConfig:
+    """The figures at the end of a run."""
+
+    max_horizon: int = knob(64, "steps ahead, from every origin of the test part")
+    num_paths: int = knob(200, "sampled trajectories for the quantile band of a normal head")
+
+
+def _train_defaults() -> TrainConfig:
+    return TrainConfig(
+        learning_rate=3e-3, num_train_steps=2000, steps_per_dispatch=100, eval_every=500, checkpoint_every=500
+    )
+
+
+@dataclass(frozen=True)
+class SeriesConfig:
+    """All of a run on a series."""
+
+    data: SeriesDataConfig = field(default_factory=SeriesDataConfig)
+    model: SeriesModelConfig = field(default_factory=SeriesModelConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    train: TrainConfig = field(default_factory=_train_defaults)
+    forecast: ForecastConfig = field(default_factory=ForecastConfig)
+
+
+def trains(config: SeriesConfig) -> bool:
+    """Whether the model is trained step by step."""
+    return config.model.model not in BASELINES and not (
+        config.model.model == "linear" and config.model.fit == "least_squares"
+    )
+
+
+def num_direct(config: SeriesConfig) -> int:
+    """How many steps ahead the head predicts at once."""
+    return config.objective.num_ahead if config.objective.objective == "direct" else 1
+
+
+def is_file(data: SeriesDataConfig) -> bool:
+    """Whether the series is read from a CSV file."""
+    return data.series.endswith((".csv", ".tsv", ".txt")) or "/" in data.series
+
+
+def check_objective(objective: ObjectiveConfig) -> None:
+    """Raise ValueError for a setting of the objective that is out of range."""
+    # A direct head of one step is no direct head.
+    at_least(1 + (objective.objective == "direct"), MOST_UNITS, num_ahead=objective.num_ahead)
+    at_least(0, input_noise=objective.input_noise)
+    if not 0.0 <= objective.sampling_rate <= 1.0:
+        raise ValueError(f"expected sampling_rate in [0, 1], got {objective.sampling_rate}")
+
+
+def check(config: SeriesConfig) -> SeriesConfig:
+    """Return the config, or raise ValueError for the first setting out of range or that nothing reads."""
+    data, model, objective, forecast = config.data, config.model, config.objective, config.forecast
+    check_train(config.train)
+    at_least(
+        1,
+        num_points=data.num_points,
+        num_steps=data.num_steps,
+    )
+    at_least(1, MOST_UNITS, batch_size=data.batch_size, tau=model.tau, hidden_size=model.hidden_size)
+    at_least(1, 1000, num_layers=model.num_layers)
+    at_least(1, MOST_UNITS, max_horizon=forecast.max_horizon)
+    at_least(1, MOST_DRAWS, num_paths=forecast.num_paths)
+    at_least(0, period=data.period)
+    below_one(valid_fraction=data.valid_fraction, test_fraction=data.test_fraction)
+    check_objective(objective)
+    if data.batch_size % config.train.host_devices:
+        raise ValueError(
+            f"expected a batch_size that {config.train.host_devices} devices divide, got {data.batch_size}"
+        )
+    layered = model.model not in (*BASELINES, "linear")
+    fits, name = model.model not in BASELINES, objective.objective
+    if name != "teacher_forcing" and not trains(config) and name != "direct":
+        raise ValueError(f"objective {name} needs a model that is trained step by step, got {model.model}")
+    synthetic = not is_file(data) and data.series in SYNTHETIC
+    check_idle(
+        (data, "columns", is_file(data), "a CSV file"),
+        (data, "time_column", is_file(data), "a CSV file"),
+        (data, "num_points", synthetic, "a synthetic series"),
+        (data, "missing", not synthetic, "a CSV file or a series of statsmodels"),
+        (data, "coefficients", data.series == "ar", "series ar"),
+        (model, "hidden_size", layered, "models with hidden units"),
+        (model, "num_layers", layered, "models with hidden units"),
+        (model, "activation", model.model == "mlp", "model mlp"),
+        (model, "residual", model.model == "mlp", "model mlp"),
+        (model, "fit", model.model == "linear", "model linear"),
+        (model, "head", fits, "models that are fitted"),
+        (objective, "objective", fits, "models that are fitted"),
+        (objective, "num_ahead", name in ("unrolled", "direct"), "objectives unrolled and direct"),
+        (objective, "sampling_rate", name == "scheduled_sampling", "objective scheduled_sampling"),
+        (objective, "input_noise", name == "input_noise", "objective input_noise"),
+        (forecast, "num_paths", model.head == "normal", "head normal"),
+        (data, "batch_size", trains(config), "models that are trained step by step"),
+        (data, "num_steps", trains(config), "models that are trained step by step"),
+        (config.train, "target_loss", data.valid_fraction > 0, "runs with a valid_fraction"),
+        *idle_in_training(config.train),
+    )
+    untrained = dataclasses.replace(_train_defaults(), seed=config.train.seed)
+    for knob_field in dataclasses.fields(untrained):
+        given = getattr(config.train, knob_field.name)
+        if not trains(config) and given != getattr(untrained, knob_field.name):
+            raise ValueError(
+                f"{knob_field.name}={given} does nothing here: it is read by models trained in steps only"
+            )
+    return config

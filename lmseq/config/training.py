@@ -1,0 +1,57 @@
+"""A training: the optimiser, its schedule, and what is recorded and kept on the way."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lmseq.config.knobs import Idle, at_least, below_one, knob, pick
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation, and what is recorded on the way."""
+
+    optimizer: Literal["sgd", "adam", "adamw"] = knob("adam", "optimiser")
+    learning_rate: float = knob(6e-3, "peak learning rate")
+    schedule: Literal["constant", "cosine", "inverse"] = knob(
+        "cosine", "after the warm-up: constant; cosine to zero; or peak / (1 + step / decay_steps)"
+    )
+    warmup_steps: int = knob(50, "steps of linear warm-up from zero")
+    decay_steps: int = knob(1000, "time scale of the inverse schedule, in steps")
+    momentum: float = knob(0.0, "momentum of sgd")
+    weight_decay: float = knob(0.0, "decoupled weight decay of adamw")
+    clip_norm: float = knob(1.0, "gradients are scaled down to this global norm; 0: never")
+    num_train_steps: int = knob(3000, "optimiser steps in all")
+    steps_per_dispatch: int = knob(50, "steps in one program call; also how often metrics are recorded")
+    eval_every: int = knob(500, "steps between evaluations on the validation text")
+    checkpoint_every: int = knob(1000, "steps between checkpoints")
+    keep_checkpoints: int = knob(2, "latest checkpoints kept, beside the best by validation")
+    target_loss: float = knob(0.0, "record the seconds until validation loss reaches this; 0: do not")
+    seed: int = knob(0, "fixes initial parameters, order of the data, dropout and samples")
+    host_devices: int = knob(1, "virtual CPU devices to share a batch")
+
+
+def check_train(train: TrainConfig) -> None:
+    """Raise ValueError for a setting of the training that is out of range."""
+    at_least(
+        1,
+        **pick(train, "num_train_steps", "steps_per_dispatch", "eval_every", "checkpoint_every"),
+        **pick(train, "keep_checkpoints", "host_devices", "decay_steps"),
+    )
+    at_least(0, **pick(train, "warmup_steps", "seed", "momentum", "weight_decay"))
+    at_least(0, **pick(train, "clip_norm", "target_loss"))
+    below_one(**pick(train, "momentum"))
+    if not 0.0 < train.learning_rate < 3.4e38:  # what a float32 holds
+        raise ValueError(f"expected a positive learning_rate, got {train.learning_rate}")
+    if train.warmup_steps >= train.num_train_steps and train.schedule == "cosine":
+        raise ValueError(
+            f"expected warmup_steps below num_train_steps={train.num_train_steps}, got {train.warmup_steps}"
+        )
+
+
+def idle_in_training(train: TrainConfig) -> tuple[Idle, ...]:
+    """The settings that only some optimisers and schedules read."""
+    return (
+        (train, "momentum", train.optimizer == "sgd", "optimizer sgd"),
+        (train, "weight_decay", train.optimizer == "adamw", "optimizer adamw"),
+        (train, "decay_steps", train.schedule == "inverse", "schedule inverse"),
+    )

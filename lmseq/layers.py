@@ -1,0 +1,210 @@
+"""Products: affine maps, lookups, the softmax; each with the derivative that is fastest. And dropout.
+
+A product may be taken in bfloat16: both operands are rounded to it and the sum is kept in float32, which
+is what processors with such units do at twice the speed of float32; or in tf32, operands rounded to 10 bits
+behind the point, which GPUs from Ampere on do faster than float32 and all else takes for float32. Everything
+else stays float32.
+"""
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from lmseq.types import PRNGKey
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+
+
+def _exactness(precision: Precision) -> lax.Precision:
+    """What XLA calls it: of a float32 product it would else take the fastest form that a GPU has."""
+    return lax.Precision.HIGHEST if precision == "float32" else lax.Precision.DEFAULT
+
+
+def rounded(x: Float[Array, "*dims"], precision: Precision) -> Float[Array, "*dims"]:
+    """An operand of a product: as it is, or in bfloat16."""
+    return x.astype(jnp.bfloat16) if precision == "bfloat16" else x
+
+
+def product(
+    x: Float[Array, "*dims feature"], kernel: Float[Array, "feature out"], precision: Precision = "float32"
+) -> Float[Array, "*dims out"]:
+    """x W over the last axis of x (..., D), accumulated in float32 (of float64 operands in float64).
+
+    The derivative's products are taken in the same precision; the kernel's stays in the kernel's type.
+    """
+    if precision == "bfloat16":
+        return _rounded_product(x, kernel)
+    return jnp.matmul(x, kernel, precision=_exactness(precision))
+
+
+def matmul_along(
+    x: Float[Array, "..."], y: Float[Array, "..."], over_x: int, over_y: int, precision: Precision
+) -> Float[Array, "..."]:
+    """Matrices x and y multiplied along one axis each, without a derivative of its own."""
+    x, y = rounded(x, precision), rounded(y, precision)
+    kind = jnp.float32 if precision == "bfloat16" else None
+    axes = (((over_x,), (over_y,)), ((), ()))
+    return lax.dot_general(x, y, axes, precision=_exactness(precision), preferred_element_type=kind)
+
+
+def _matrix(x: Float[Array, "..."]) -> Float[Array, "rows feature"]:
+    return x.reshape(-1, x.shape[-1])
+
+
+@jax.custom_vjp
+def _rounded_product(x, kernel):
+    return matmul_along(_matrix(x), kernel, 1, 0, "bfloat16").reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _rounded_product_forward(x, kernel):
+    x, kernel = rounded(x, "bfloat16"), rounded(kernel, "bfloat16")
+    return _rounded_product(x, kernel), (x, kernel)
+
+
+def _rounded_product_backward(residuals, cotangent):
+    x, kernel = residuals
+    cotangent = rounded(cotangent, "bfloat16")
+    slope = matmul_along(_matrix(cotangent), kernel, 1, 1, "bfloat16").reshape(x.shape)
+    return slope, matmul_along(_matrix(x), _matrix(cotangent), 0, 0, "bfloat16")
+
+
+_rounded_product.defvjp(_rounded_product_forward, _rounded_product_backward)
+
+
+def affine(
+    x: Float[Array, "*dims feature"],
+    kernel: Float[Array, "feature out"],
+    bias: Float[Array, "out"],
+    precision: Precision = "float32",
+) -> Float[Array, "*dims out"]:
+    """x W + b over the last axis of x (..., D), the bias broadcast explicitly."""
+    result = product(x, kernel, precision)
+    return result + jnp.broadcast_to(bias, result.shape)
+
+
+def drop(
+    x: Float[Array, "*dims"],
+    rate: float | Float[Array, ""],
+    key: PRNGKey | None,
+    mask_shape: tuple[int, ...] | None = None,
+) -> Float[Array, "*dims"]:
+    """Inverted dropout (Srivastava et al. 2014): x / (1 - rate) where the mask holds, else 0.
+
+    The mask has x's shape, or one that broadcasts to it. Without a key, or at a rate that is the number 0 and
+    not traced, x as it is.
+    """
+    if key is None or (isinstance(rate, float | int) and not rate):
+        return x
+    kept = jax.random.bernoulli(key, 1.0 - rate, mask_shape or x.shape)
+    return jnp.where(kept, x / (1.0 - rate), 0.0)
+
+
+@jax.custom_vjp
+def lookup(table: Float[Array, "vocab feature"], ids: Int[Array, "*dims"]) -> Float[Array, "*dims feature"]:
+    """Rows of a small table (V, D) by ids (...): (..., D).
+
+    The gradient is a product with the one-hot ids instead of a scatter, which on a CPU is several
+    times faster for vocabularies of a few hundred symbols, and deterministic everywhere.
+    """
+    return table[ids]
+
+
+def _lookup_forward(table, ids):
+    return table[ids], (ids, table.shape[0])
+
+
+def _lookup_backward(residuals, cotangent):
+    ids, vocab_size = residuals
+    one_hot = jax.nn.one_hot(ids.reshape(-1), vocab_size, dtype=cotangent.dtype)
+    return matmul_along(one_hot, _matrix(cotangent), 0, 0, "float32"), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def softmax_log_probs(
+    hidden: Float[Array, "*dims hidden"],
+    kernel: Float[Array, "hidden vocab"],
+    bias: Float[Array, "vocab"],
+    targets: Int[Array, "*dims"],
+    precision: Precision = "float32",
+) -> Float[Array, "*dims"]:
+    """log softmax(h W + b) at the targets (...), in nats: (...).
+
+    Rows are taken in chunks of at most CHUNK logits, so that of a long batch over a large vocabulary no two
+    arrays (..., V) are ever alive; a chunk's logits are made again for the derivative unless there is one
+    chunk only. The derivative with respect to the logits is (1[v = target] - softmax) times the
+    cotangent, taken in one pass.
+    """
+    return _softmax_forward(hidden, kernel, bias, targets, precision)[0]
+
+
+CHUNK = 1 << 24
+
+
+def _chunks(num_rows: int, vocab_size: int) -> int:
+    """The smallest number of equal chunks of rows whose logits are CHUNK or fewer."""
+    least = -(-num_rows * vocab_size // CHUNK)
+    return next(n for n in range(min(max(least, 1), num_rows), num_rows + 1) if num_rows % n == 0)
+
+
+def _logits(hidden, kernel, bias, precision):
+    return matmul_along(hidden, kernel, 1, 0, precision) + bias[None]
+
+
+def _softmax_forward(hidden, kernel, bias, targets, precision):
+    rows, flat = _matrix(hidden), targets.reshape(-1)
+    used = rounded(kernel, precision)
+    count = _chunks(*flat.shape, *bias.shape)
+
+    def look(rows, targets):
+        logits = _logits(rows, used, bias, precision)
+        top = jnp.max(logits, axis=-1, keepdims=True)
+        normalizer = top[:, 0] + jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1))
+        at_target = jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+        return at_target - normalizer, normalizer, logits
+
+    if count == 1:
+        log_probs, normalizer, logits = look(rows, flat)
+    else:
+        parts = rows.reshape(count, -1, rows.shape[1]), flat.reshape(count, -1)
+        log_probs, normalizer = lax.map(lambda part: look(*part)[:2], parts)
+        logits = None
+    residuals = hidden, kernel, bias, targets, normalizer.reshape(-1), logits
+    return log_probs.reshape(targets.shape), residuals
+
+
+def _softmax_backward(precision, residuals, cotangent):
+    hidden, kernel, bias, targets, normalizer, logits = residuals
+    rows, used = _matrix(hidden), rounded(kernel, precision)
+    count = _chunks(targets.size, bias.size)
+
+    def slopes(rows, targets, normalizer, cotangent, logits=None):
+        if logits is None:
+            logits = _logits(rows, used, bias, precision)
+        hit = targets[:, None] == jnp.arange(bias.size)[None]
+        delta = (hit - jnp.exp(logits - normalizer[:, None])) * cotangent[:, None]
+        delta_rows = matmul_along(delta, used, 1, 1, precision)
+        return delta_rows, matmul_along(rows, delta, 0, 0, precision), jnp.sum(delta, axis=0)
+
+    parts = rows, targets.reshape(-1), normalizer, cotangent.reshape(-1)
+    if count == 1:
+        d_rows, d_kernel, d_bias = slopes(*parts, logits)
+    else:
+
+        def add(total, part):
+            d_rows, *more = slopes(*part)
+            return jax.tree.map(jnp.add, total, more), d_rows
+
+        parts = jax.tree.map(lambda leaf: leaf.reshape(count, -1, *leaf.shape[1:]), parts)
+        zeros = [jnp.zeros_like(kernel), jnp.zeros_like(bias)]
+        (d_kernel, d_bias), d_rows = lax.scan(add, zeros, parts)
+    return d_rows.reshape(hidden.shape), d_kernel, d_bias, None
+
+
+softmax_log_probs.defvjp(_softmax_forward, _softmax_backward)

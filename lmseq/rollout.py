@@ -1,0 +1,278 @@
+"""What single-step loss hides: prediction several steps ahead, on the model's own continuations.
+
+First values, whose point forecasts are compared with what came; then tokens, whose probabilities are
+averaged over sampled continuations. Only the contract is used, so counts, windows, recurrent nets and the
+baselines of `models.baselines` all go the same way.
+"""
+
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from lmseq.contract import Model, gather_log_probs, repeat_carry
+from lmseq.sampling import draw
+from lmseq.strips import strip_carries
+from lmseq.types import Carry, Normal, Params, PRNGKey, Tokens
+
+Values = Float[Array | np.ndarray, "time feature"]
+Points = Float[Array, "origin horizon feature"]
+BLOCK = 4096  # origins rolled out together: their carries and predictions stay in the cache
+
+
+# Values
+
+
+@runtime_checkable
+class DirectModel(Protocol):
+    """A model that also predicts several steps from one carry, without feedback."""
+
+    def readout_direct(self, params: Params, carry: Carry) -> Normal:
+        """The next K elements, a `Normal` of (B, K, D)."""
+        ...
+
+
+def rollout(model: Model, params: Params, carry: Carry, horizon: int) -> Points:
+    """Point forecasts 1 ... K steps ahead from each of O carries, float32 (O, K, D).
+
+    Each step reads the mean out and feeds it back. A model that predicts K' steps directly does so for
+    these; beyond them it feeds its own predictions back, K' at a time.
+    """
+    if isinstance(model, DirectModel):
+        return _direct_rollout(model, params, carry, horizon)
+
+    def step(carry: Carry, _: None) -> tuple[Carry, Float[Array, "origin feature"]]:
+        mean = model.readout(params, carry).mean
+        return model.update(params, carry, mean), mean
+
+    return jnp.swapaxes(lax.scan(step, carry, length=horizon)[1], 0, 1)
+
+
+def _direct_rollout(model: Model, params: Params, carry: Carry, horizon: int) -> Points:
+    pieces, reached = [], 0
+    while reached < horizon:
+        means = model.readout_direct(params, carry).mean
+        pieces.append(means)
+        reached += means.shape[1]
+        if reached < horizon:
+            last = model.carries(params, carry, means)
+            carry = jax.tree.map(lambda leaf: leaf[:, -1], last)
+    return jnp.concatenate(pieces, axis=1)[:, :horizon]
+
+
+def _blockwise(model: Model, params: Params, carries: Carry, horizon: int, block: int) -> Points:
+    """`rollout` of all carries, `block` at a time, in one program."""
+    num_origins = jax.tree.leaves(carries)[0].shape[0]
+    if num_origins <= block:
+        return rollout(model, params, carries, horizon)
+    num_blocks = -(-num_origins // block)
+    rows = jnp.minimum(jnp.arange(num_blocks * block), num_origins - 1).reshape(num_blocks, block)
+
+    def forecast(rows: Int[Array, "block"]) -> Points:
+        return rollout(model, params, jax.tree.map(lambda leaf: leaf[rows], carries), horizon)
+
+    points = lax.map(forecast, rows)
+    return points.reshape(-1, *points.shape[2:])[:num_origins]
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _k_step_points(model, params, values, first_origin, horizon, block):
+    seen = values[: values.shape[0] - horizon]
+    carries = model.carries(params, model.init_carry(params, 1), seen[None])
+    carries = jax.tree.map(lambda leaf: leaf[0, first_origin - 1 :], carries)
+    return _blockwise(model, params, carries, horizon, block)
+
+
+def k_step_points(
+    model: Model,
+    params: Params,
+    values: Values,
+    *,
+    max_horizon: int,
+    first_origin: int = 1,
+    block: int = BLOCK,
+) -> Points:
+    """Forecasts 1 ... K steps ahead from every origin t = t_0 ... T - K, float32 (T - K - t_0 + 1, K, D).
+
+    Origin t has seen the first t of values (T, D); entry [t - t_0, k - 1] predicts values[t + k - 1] on
+    the model's own predictions between. One program: a pass over the series whose carries are kept, then
+    K steps from all of them. Raises ValueError unless 1 <= t_0 <= T - K.
+    """
+    _check_origins(len(values), max_horizon, first_origin)
+    return _k_step_points(
+        model, params, jnp.asarray(values, jnp.float32), first_origin, max_horizon, min(block, len(values))
+    )
+
+
+def _check_origins(num_points: int, max_horizon: int, first_origin: int) -> None:
+    if max_horizon < 1 or not 1 <= first_origin <= num_points - max_horizon:
+        raise ValueError(
+            f"expected an origin after {first_origin} points with {max_horizon} more to predict (at least 1 "
+            f"each), got {num_points} points: give a longer series or a smaller horizon"
+        )
+
+
+def k_step_targets(
+    values: Float[np.ndarray, "time feature"], *, max_horizon: int, first_origin: int = 1
+) -> Float[np.ndarray, "origin horizon feature"]:
+    """What came: values[t + k - 1] for the origins and horizons of `k_step_points`, a strided view."""
+    _check_origins(len(values), max_horizon, first_origin)
+    ahead = np.lib.stride_tricks.sliding_window_view(values[first_origin:], max_horizon, axis=0)
+    return np.moveaxis(ahead, -1, 1)
+
+
+@partial(jax.jit, static_argnums=(0, 3))
+def _free_run(model, params, seen, num_steps):
+    carry = model.unroll(params, model.init_carry(params, 1), seen[None])[0]
+    return rollout(model, params, carry, num_steps)[0]
+
+
+def free_run(
+    model: Model, params: Params, seen: Values, *, num_steps: int
+) -> Float[Array, "num_steps feature"]:
+    """The model on its own from one origin: N predictions after values (T, D), T >= 1, float32 (N, D)."""
+    _check_origins(len(seen) + num_steps, num_steps, len(seen))
+    return _free_run(model, params, jnp.asarray(seen, jnp.float32), num_steps)
+
+
+@partial(jax.jit, static_argnums=(1, 4, 5))
+def _sample_paths(key, model, params, seen, num_paths, num_steps):
+    def step(carry: Carry, key: PRNGKey):
+        x = draw(key, model.readout(params, carry))
+        return model.update(params, carry, x), x
+
+    carry = model.unroll(params, model.init_carry(params, 1), seen[None])[0]
+    drawn = lax.scan(step, repeat_carry(carry, num_paths), jax.random.split(key, num_steps))[1]
+    return jnp.swapaxes(drawn, 0, 1)
+
+
+def sample_paths(
+    key: PRNGKey, model: Model, params: Params, seen: Values, *, num_paths: int, num_steps: int
+) -> Float[Array, "sample num_steps feature"]:
+    """S trajectories of N values drawn from the model after values (T, D), T >= 1, float32 (S, N, D).
+
+    Their quantiles over S are a band for the future, which a point head's unit scale does not make sense
+    of. Raises ValueError for counts below 1.
+    """
+    _check_origins(len(seen) + num_steps, num_steps, len(seen))
+    if num_paths < 1:
+        raise ValueError(f"expected num_paths of at least 1, got {num_paths}")
+    return _sample_paths(key, model, params, jnp.asarray(seen, jnp.float32), num_paths, num_steps)
+
+
+# Tokens
+
+
+def rollout_log_probs(
+    key: PRNGKey, model: Model, params: Params, carry: Carry, targets: Int[Array, "batch time"]
+) -> Float[Array, "batch time"]:
+    """log P(targets[b, k]) under the model's next-token distribution after k tokens of its own, (B, K).
+
+    From each of B carries: read out, note the probability of the target, draw a token, update with the
+    drawn one; so entry 0 is the ordinary one-step log-probability.
+    """
+
+    def step(carry: Carry, now: tuple[PRNGKey, Int[Array, "batch"]]):
+        key, target = now
+        log_probs = model.readout(params, carry)
+        carry = model.update(params, carry, draw(key, log_probs))
+        return carry, gather_log_probs(log_probs, target)
+
+    keys = jax.random.split(key, targets.shape[1])
+    return lax.scan(step, carry, (keys, targets.T))[1].T
+
+
+@partial(jax.jit, static_argnums=(1, 4, 5, 6))
+def _rollouts(key, model, params, tokens, num_origins, num_samples, max_horizon):
+    """Log-probabilities of the targets in each continuation, (num_origins, num_samples, max_horizon)."""
+    spacing = (tokens.shape[0] - max_horizon) // num_origins
+    # One strip begins with nothing seen and is no origin: hence one more than asked for.
+    starts = spacing * jnp.arange(num_origins + 1, dtype=jnp.int32)
+    carries = strip_carries(model, params, tokens, starts, spacing)
+    origins = jax.tree.map(lambda leaf: leaf[1:], carries)
+    targets = tokens[starts[1:, None] + jnp.arange(max_horizon)[None]]
+    log_probs = rollout_log_probs(
+        key, model, params, repeat_carry(origins, num_samples), jnp.repeat(targets, num_samples, axis=0)
+    )
+    return log_probs.reshape(num_origins, num_samples, max_horizon)
+
+
+def log_mean_prob(log_probs: Float[np.ndarray, "batch sample time"]) -> Float[np.ndarray, "batch time"]:
+    """log of the mean over S samples of probabilities given as logarithms, its bias removed to order 1/S.
+
+    The logarithm of an average of S draws is too low by var / (2 S mean^2) in expectation (second-order
+    Taylor expansion, the delta method); the estimate of that, at most 1/2, is added back. -inf where
+    every sample has probability zero. Float64.
+    """
+    log_probs = np.asarray(log_probs, np.float64)
+    num_samples = log_probs.shape[1]
+    largest = np.max(log_probs, axis=1, keepdims=True)
+    scale = np.where(np.isneginf(largest), 0.0, largest)
+    scaled = np.exp(log_probs - scale)
+    mean = scaled.mean(axis=1)
+    if num_samples == 1:
+        return log_probs[:, 0]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        correction = np.nan_to_num(scaled.var(axis=1, ddof=1) / (2 * num_samples * mean**2))
+        return np.log(mean) + scale[:, 0] + correction
+
+
+def k_step_log_probs(
+    key: PRNGKey,
+    model: Model,
+    params: Params,
+    tokens: Tokens,
+    *,
+    max_horizon: int = 64,
+    num_origins: int = 128,
+    num_samples: int = 64,
+) -> Float[np.ndarray, "origin horizon"]:
+    """log P(x_{t+k} | x_1 ... x_t) for each of O origins t and k = 1 ... K, nats, float64 (O, K).
+
+    P averages the next-token distributions at step k over S continuations of k - 1 tokens drawn from
+    the model (`log_mean_prob`); what is left of the bias makes the logarithm a little too low where S
+    is small: report S with it. Origins are spread evenly over the stream (T,); all of them, with all
+    samples, are one jitted scan after an exact warm-up.
+
+    Raises ValueError unless T >= num_origins + max_horizon.
+    """
+    tokens = jnp.asarray(tokens, jnp.int32)
+    if min(max_horizon, num_origins, num_samples) < 1 or tokens.size < num_origins + max_horizon:
+        raise ValueError(
+            f"expected at least num_origins + max_horizon = {num_origins + max_horizon} tokens (both and "
+            f"num_samples at least 1), got {tokens.size} tokens and {num_samples} samples"
+        )
+    return log_mean_prob(
+        np.asarray(_rollouts(key, model, params, tokens, num_origins, num_samples, max_horizon))
+    )
+
+
+def k_step_cross_entropy(
+    key: PRNGKey,
+    model: Model,
+    params: Params,
+    tokens: Tokens,
+    *,
+    max_horizon: int = 64,
+    num_origins: int = 128,
+    num_samples: int = 64,
+) -> Float[np.ndarray, "horizon"]:
+    """L(k) = - mean over origins t of log P(x_{t+k} | x_1 ... x_t), nats, float64 (K,) for k = 1 ... K.
+
+    The mean of `k_step_log_probs`, with its arguments and errors. L(1) is the ordinary loss at those
+    origins; L(k) rises towards the entropy of the unigram distribution.
+    """
+    log_probs = k_step_log_probs(
+        key,
+        model,
+        params,
+        tokens,
+        max_horizon=max_horizon,
+        num_origins=num_origins,
+        num_samples=num_samples,
+    )
+    return -log_probs.mean(axis=0)

@@ -1,0 +1,118 @@
+"""Chain rule: log P(x_1 ... x_T) = sum_t log P(x_t | x_1 ... x_{t-1}), and the figures made of it."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from lmseq.contract import Model, as_stream, log_prob
+from lmseq.data.partition import scoring as scoring_plan
+from lmseq.data.partition import take_batch
+from lmseq.strips import chain_strips, guess_last
+from lmseq.types import Elements, NllTotals, Params, Stream, TokenLogProbs
+
+
+def sequence_log_probs(model: Model, params: Params, tokens: Elements) -> TokenLogProbs:
+    """Log-probability in nats of every token of each row of tokens (B, T), T >= 1, float32 (B, T).
+
+    The first token counts: entry 0 comes from the readout of the initial carry, entry t from the
+    carry that has seen tokens 0 ... t - 1. A row's sum is its log-likelihood. Of values (B, T, D) it is
+    the log-density of each row of D.
+    """
+    carry = model.init_carry(params, tokens.shape[0])
+    first = log_prob(model.readout(params, carry), tokens[:, 0])
+    if tokens.shape[1] == 1:
+        return first[:, None]
+    _, rest = model.token_log_probs(params, carry, tokens[:, :-1], tokens[:, 1:])
+    return jnp.concatenate([first[:, None], rest], axis=1)
+
+
+def score(model: Model, params: Params, tokens: Stream) -> Float[Array, "time"]:
+    """Log-probability in nats of every token of one sequence (T,), or value (T, D), the first included.
+
+    `score_stream` gives the same for streams too long for one unroll.
+    Raises ValueError for an empty sequence.
+    """
+    tokens = as_stream(tokens)
+    if tokens.ndim != (2 if jnp.issubdtype(tokens.dtype, jnp.floating) else 1) or not tokens.size:
+        raise ValueError(
+            f"expected at least one token in one sequence (T,), or value in (T, D), got shape {tokens.shape}"
+        )
+    return _jit_sequence_log_probs(model, params, tokens[None])[0]
+
+
+_jit_sequence_log_probs = jax.jit(sequence_log_probs, static_argnums=0)
+
+
+def nll_totals(log_probs: TokenLogProbs, mask: Bool[Array, "batch time"]) -> NllTotals:
+    """Sum of -log P over the tokens where the mask holds, and their number."""
+    # where, not a product: a masked -inf must vanish, and -inf * 0 is NaN.
+    return NllTotals(-jnp.sum(jnp.where(mask, log_probs, 0.0)), jnp.sum(mask, dtype=jnp.int32))
+
+
+def loss_figures(nll: float, num_tokens: int, num_chars: int | None = None) -> dict[str, float]:
+    """`loss` (nats per token), `perplexity` = exp(loss) and, given characters, `bits_per_char`.
+
+    nll is a sum in nats over num_tokens >= 1 tokens that spell num_chars characters; bits per
+    character, nll / (ln 2 * num_chars), compare between tokenisations. Infinity stays infinity.
+    Raises ValueError when there is nothing to divide by.
+    """
+    if num_tokens < 1 or (num_chars is not None and num_chars < 1):
+        raise ValueError(f"expected at least one token and character, got {num_tokens} and {num_chars}")
+    loss = nll / num_tokens
+    # math.exp raises beyond 709; a loss that large has infinite perplexity in any float.
+    figures = {"loss": loss, "perplexity": math.exp(loss) if loss < 709.0 else math.inf}
+    if num_chars is not None:
+        figures["bits_per_char"] = nll / (math.log(2.0) * num_chars)
+    return figures
+
+
+@partial(jax.jit, static_argnums=(0, 5))
+def _score_strips(model, params, tokens, starts, lengths, num_steps):
+    """Log-probability of the first token, and of every target of the plan, (steps, batch, time)."""
+    num_windows, num_strips = starts.shape
+    blank = model.init_carry(params, num_strips)
+    first = log_prob(model.readout(params, model.init_carry(params, 1)), tokens[:1])
+
+    def window(carry, row):
+        batch = take_batch(tokens, *row, num_steps)
+        carry, log_probs = model.token_log_probs(params, carry, batch.inputs, batch.targets)
+        return carry, jnp.where(batch.mask, log_probs, 0.0)
+
+    def run(carry):
+        return lax.scan(window, carry, (starts, lengths))
+
+    last_guess = guess_last(model, params, tokens, starts[0], num_steps * num_windows)
+    return first, chain_strips(run, blank, last_guess, num_strips)[1]
+
+
+def score_stream(
+    model: Model, params: Params, tokens: Stream, *, num_steps: int = 256, batch_size: int = 32
+) -> Float[np.ndarray, "time"]:
+    """Log-probability in nats of each token of one stream (T,), the first included, float32 (T,).
+
+    Of a stream of values (T, D) it is the log-density of each row of D.
+
+    The state is carried from end to end; num_steps (inputs a window) and batch_size (strips in
+    parallel) set the speed and the memory, never the figure. Sum it in float64, as NumPy arrays allow:
+    `score_stream(...).sum(dtype=np.float64)`. Raises ValueError for an empty stream.
+    """
+    tokens = as_stream(tokens)
+    length = tokens.shape[0]
+    if not length:
+        raise ValueError("expected at least one token to score, got an empty stream")
+    if length == 1:
+        carry = model.init_carry(params, 1)
+        return np.asarray(log_prob(model.readout(params, carry), tokens))
+    num_steps = min(num_steps, length - 1)
+    plan = scoring_plan(length, num_steps, batch_size)
+    first, log_probs = _score_strips(
+        model, params, tokens, jnp.asarray(plan.starts), jnp.asarray(plan.lengths), num_steps
+    )
+    # (steps, batch, time) -> (batch, steps, time): stream order, whose tail is past the end.
+    in_order = np.asarray(log_probs).swapaxes(0, 1).reshape(-1)[: length - 1]
+    return np.concatenate([np.asarray(first), in_order])

@@ -1,0 +1,118 @@
+"""A stream read by strips in parallel, chained so that they equal the sequential pass.
+
+A stream is read by B strips in parallel. Strip r should begin with the carry that strip r - 1 ends
+with, which is not known yet: so all strips are run from a guess, each is handed its neighbour's last
+carry, and this is repeated until nothing changes. At that fixed point the strips chain into exactly
+the sequential pass; it is reached after at most B passes (after pass k the first k strips are exact).
+The first guess is what the end of the strip before leaves in a blank carry, so a model that forgets
+needs one pass or two.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from lmseq.contract import Model
+from lmseq.data.partition import take_batch
+from lmseq.types import Carry, Params, Stream
+
+STRIP_WINDOW = 128  # tokens of a strip whose predictions are held at once
+WARM_UP_TOKENS = 256  # at the end of a strip, read for the first guess
+# Strips are chained when each begins with what its neighbour ends with, to CARRY_TOLERANCE. Models that
+# amplify rounding never get there to the last digits, and no figure depends on those: reals nearer than
+# ROUNDING_TOLERANCE are enough where another pass moves the total by less than LOSS_TOLERANCE of it.
+# Integers must be equal.
+CARRY_TOLERANCE = 1e-5
+ROUNDING_TOLERANCE = 0.05
+LOSS_TOLERANCE = 1e-7
+
+# last carries and log-probabilities (..., batch, time) of all strips, from their first carries
+StripPass = Callable[[Carry], tuple[Carry, Float[Array, "*dims"]]]
+
+
+def _same_carry(left: Carry, right: Carry, tolerance: float) -> Bool[Array, ""]:
+    """Whether two carries agree: integers exactly, reals to the tolerance (NaN equals NaN)."""
+
+    def same(a: Array, b: Array) -> Bool[Array, ""]:
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return jnp.array_equal(a, b)
+        return jnp.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+    return jnp.all(jnp.stack([jnp.array(True), *jax.tree.leaves(jax.tree.map(same, left, right))]))
+
+
+def _same_loss(old: Float[Array, "*dims"], new: Float[Array, "*dims"]) -> Bool[Array, ""]:
+    """Whether no strip's sum of log-probabilities (..., batch, time) moved by more than the tolerance."""
+    equal = (old == new) | (jnp.isnan(old) & jnp.isnan(new))  # -inf stays -inf: no change
+    moved = jnp.where(equal, 0.0, new - old).sum(axis=-1)
+    by_strip = moved.sum(axis=tuple(range(moved.ndim - 1)))
+    total = jnp.where(jnp.isfinite(new), new, 0.0).sum()
+    return jnp.abs(by_strip).sum() <= LOSS_TOLERANCE * jnp.abs(total)
+
+
+def chain_strips(
+    run: StripPass, blank: Carry, last_guess: Carry, num_strips: int
+) -> tuple[Carry, Float[Array, "*dims"]]:
+    """First carries of B chained strips, and the log-probabilities that `run` gives from them; jittable.
+
+    `run` reads every strip from a carry a row; strip 0 begins with the first row of `blank`, strip r
+    with the last carry of strip r - 1, for which `last_guess` is the first guess. At most B passes.
+    """
+
+    def hand_on(last: Carry) -> Carry:
+        return jax.tree.map(lambda first, rest: jnp.concatenate([first[:1], rest[:-1]]), blank, last)
+
+    def improve(state):
+        guess, old, _, passes = state
+        last, log_probs = run(guess)
+        handed_on = hand_on(last)
+        near = _same_carry(guess, handed_on, ROUNDING_TOLERANCE) & _same_loss(old, log_probs)
+        done = near | _same_carry(guess, handed_on, CARRY_TOLERANCE)
+        # The last possible pass ran from carries that are exact already, rounding or not.
+        return handed_on, log_probs, done | (passes + 1 >= num_strips), passes + 1
+
+    shape = jax.eval_shape(run, blank)[1]
+    nothing = jnp.full(shape.shape, jnp.inf, shape.dtype)  # differs from any log-probability
+    state = (hand_on(last_guess), nothing, jnp.array(False), jnp.array(0))
+    carries, log_probs, _, _ = lax.while_loop(lambda state: ~state[2], improve, state)
+    return carries, log_probs
+
+
+def guess_last(
+    model: Model, params: Params, tokens: Stream, starts: Int[Array, "batch"], strip_length: int
+) -> Carry:
+    """What the last tokens of each strip leave in a blank carry."""
+    num_steps = min(WARM_UP_TOKENS, strip_length)
+    full = jnp.full(starts.shape, num_steps)
+    inputs = take_batch(tokens, starts + strip_length - num_steps, full, num_steps).inputs
+    return model.unroll(params, model.init_carry(params, starts.shape[0]), inputs)[0]
+
+
+def strip_carries(
+    model: Model, params: Params, tokens: Stream, starts: Int[Array, "batch"], strip_length: int
+) -> Carry:
+    """The carry with which each of B chained strips of `strip_length` inputs begins.
+
+    Strip b + 1 must start where strip b ends, and strip 0 begins with nothing seen.
+    """
+    num_strips = starts.shape[0]
+    # In windows, so that no array holds a distribution for every token: first what is over, then whole ones.
+    rest = strip_length % STRIP_WINDOW or min(STRIP_WINDOW, strip_length)
+    later = rest + STRIP_WINDOW * jnp.arange((strip_length - rest) // STRIP_WINDOW)
+    window_starts = starts[None] + later[:, None]
+
+    def window(carry: Carry, starts: Int[Array, "batch"], num_steps: int):
+        batch = take_batch(tokens, starts, jnp.full(starts.shape, num_steps), num_steps)
+        return model.token_log_probs(params, carry, batch.inputs, batch.targets)
+
+    def run(carry: Carry) -> tuple[Carry, Float[Array, "batch time"]]:
+        carry, first = window(carry, starts, rest)
+        carry, others = lax.scan(lambda carry, row: window(carry, row, STRIP_WINDOW), carry, window_starts)
+        others = jnp.swapaxes(others, 0, 1).reshape(num_strips, -1)
+        return carry, jnp.concatenate([first, others], axis=1)
+
+    last_guess = guess_last(model, params, tokens, starts, strip_length)
+    return chain_strips(run, model.init_carry(params, num_strips), last_guess, num_strips)[0]
