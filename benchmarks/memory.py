@@ -37,23 +37,26 @@ def planned_bytes(loss: Callable[..., Any], *shapes: Any) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def of_layer(cell: str, batch_size: int, num_steps: int, hidden_size: int) -> dict[str, int]:
+def of_layer(name: str, batch_size: int, num_steps: int, hidden_size: int) -> dict[str, int]:
     """One recurrent layer over projected inputs, with respect to its weights and inputs."""
     import jax
     import jax.numpy as jnp
-    from lmseq.recurrence import cells, unrolled
+    from lmseq.recurrence import unrolled
+    from lmseq.recurrence.cells import cell_named
+    from lmseq.recurrence.cells.cell import Recurrent
 
-    gates = cells.NUM_GATES[cell] * hidden_size
-    bias = jax.ShapeDtypeStruct((hidden_size,), jnp.float32) if cell == "gru" else None
-    weights = cells.Recurrent(jax.ShapeDtypeStruct((hidden_size, gates), jnp.float32), bias)
+    cell = cell_named(name)
+    gates = cell.num_gates * hidden_size
+    bias = jax.ShapeDtypeStruct((hidden_size,), jnp.float32) if cell.has_bias else None
+    weights = Recurrent(jax.ShapeDtypeStruct((hidden_size, gates), jnp.float32), bias)
     xs = jax.ShapeDtypeStruct((num_steps, batch_size, gates), jnp.float32)
-    state = cells.init_state(cell, batch_size, hidden_size)
+    state = cell.init_state(batch_size, hidden_size)
 
     def fast(arguments):
         return unrolled.unroll_layer(cell, arguments[0], state, arguments[1])[1].sum()
 
     def scan(arguments):
-        return cells.output(unrolled.scan_states(cell, arguments[0], state, arguments[1])).sum()
+        return cell.output(unrolled.scan_states(cell, arguments[0], state, arguments[1])).sum()
 
     return {"fast": planned_bytes(fast, (weights, xs)), "plain": planned_bytes(scan, (weights, xs))}
 

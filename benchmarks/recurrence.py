@@ -102,8 +102,9 @@ def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") ->
     import jax.numpy as jnp
     from lmseq.models.interface import bind
     from lmseq.models.recurrent import RecurrentLanguageModel
+    from lmseq.recurrence.cells import cell_named
 
-    weights = draw_weights(work, seed)
+    cell, weights = cell_named(work.cell), draw_weights(work, seed)
     params = {
         "embedding": weights.embedding,
         "output_kernel": weights.output_kernel,
@@ -113,11 +114,11 @@ def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") ->
         params[f"input_kernel_{layer}"] = weights.input_kernels[layer]
         params[f"input_bias_{layer}"] = weights.input_biases[layer]
         params[f"recurrent_kernel_{layer}"] = weights.recurrent_kernels[layer]
-        if work.cell == "gru":
+        if cell.has_bias:
             params[f"recurrent_bias_{layer}"] = weights.recurrent_biases[layer]
     module = RecurrentLanguageModel(
         vocab_size=work.vocab_size,
-        cell=work.cell,
+        cell=cell,
         hidden_size=work.hidden_size,
         num_layers=work.num_layers,
         embedding_size=work.hidden_size,

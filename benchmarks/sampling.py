@@ -58,9 +58,10 @@ def lmseq_tokens(streams: int, num_tokens: int, hidden_size: int, vocab_size: in
     from lmseq.generation import sample_streams
     from lmseq.models.interface import bind
     from lmseq.models.recurrent import RecurrentLanguageModel
+    from lmseq.recurrence.cells.lstm import LSTM
 
     module = RecurrentLanguageModel(
-        vocab_size=vocab_size, cell="lstm", hidden_size=hidden_size, embedding_size=hidden_size
+        vocab_size=vocab_size, cell=LSTM, hidden_size=hidden_size, embedding_size=hidden_size
     )
     model, keys = bind(module), itertools.count()
     params = jax.device_put(draw_weights(hidden_size, vocab_size, seed))

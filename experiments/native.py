@@ -20,20 +20,20 @@ flags.DEFINE_string("compiler", "", "the C++ compiler to use; by default c++, g+
 HIDDEN, BATCH, STEPS, ROUNDS = 256, 32, 64, 9
 
 
-def layer_gradient(kind: str, backend: str) -> Callable[[], Any]:
+def layer_gradient(cell: Any, backend: str) -> Callable[[], Any]:
     """One layer forward and backward, compiled and run once."""
     import jax
     import jax.numpy as jnp
-    from lmseq.recurrence.cells import NUM_GATES, Recurrent, init_state
+    from lmseq.recurrence.cells.cell import Recurrent
     from lmseq.recurrence.unrolled import unroll_layer
 
     kernel_key, x_key = jax.random.split(jax.random.key(0))
-    gates, state = NUM_GATES[kind] * HIDDEN, init_state(kind, BATCH, HIDDEN)
+    gates, state = cell.num_gates * HIDDEN, cell.init_state(BATCH, HIDDEN)
     kernel = jax.random.normal(kernel_key, (HIDDEN, gates)) / HIDDEN**0.5
     xs = jax.random.normal(x_key, (STEPS, BATCH, gates))
 
     def loss(kernel, xs):
-        return jnp.sum(unroll_layer(kind, Recurrent(kernel), state, xs, backend=backend)[1] ** 2)
+        return jnp.sum(unroll_layer(cell, Recurrent(kernel), state, xs, backend=backend)[1] ** 2)
 
     slopes = jax.jit(jax.grad(loss, argnums=(0, 1)))
     jax.block_until_ready(slopes(kernel, xs))
@@ -42,9 +42,11 @@ def layer_gradient(kind: str, backend: str) -> Callable[[], Any]:
 
 def timings() -> dict[str, float]:
     """Milliseconds of each cell by each of the two, taking turns; medians."""
+    from lmseq.recurrence.cells import CELLS
+
     found = {}
-    for kind in ("rnn", "gru", "lstm"):
-        works = {name: layer_gradient(kind, name) for name in ("scan", "native")}
+    for cell in (cell for cell in CELLS if cell.native is not None):
+        works = {name: layer_gradient(cell, name) for name in ("scan", "native")}
         taken: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(ROUNDS):
             for name, work in works.items():
@@ -52,8 +54,8 @@ def timings() -> dict[str, float]:
                 work()
                 taken[name].append(1e3 * (app.seconds() - start))
         scan, native = (statistics.median(each) for each in taken.values())
-        app.say(f"{kind:<4} {native:6.1f} ms, {scan:.1f} ms by XLA's loops")
-        found |= {f"{kind}_native": native, f"{kind}_scan": scan}
+        app.say(f"{cell.name:<4} {native:6.1f} ms, {scan:.1f} ms by XLA's loops")
+        found |= {f"{cell.name}_native": native, f"{cell.name}_scan": scan}
     return found
 
 

@@ -10,7 +10,6 @@ from scipy.optimize import minimize
 
 from lmseq import scoring
 from lmseq.models.mixture import Mixture, fit_weights, with_cache
-from lmseq.recurrence import cells
 from tests.oracles import small
 
 V = 3
@@ -74,7 +73,7 @@ def test_a_cache_by_its_definition(neural, size):
     xs = stream(20)
     carry, states, expected = model.init_carry(params, 1), [], []
     for t, x in enumerate(xs):
-        state = np.asarray(cells.output(carry[-1])[0], np.float64)
+        state = np.asarray(model.module.cell.output(carry[-1])[0], np.float64)
         prob = np.exp(np.asarray(model.readout(params, carry)[0], np.float64))[x]
         if t:
             lately = range(max(0, t - size), t)

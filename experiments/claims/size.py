@@ -22,6 +22,7 @@ import numpy as np
 from experiments.claims.claim import Claim, run
 from experiments.claims.frontier import bytes_for, frontier, least_loss
 from lmseq.config import knobs
+from lmseq.config.kinds import CellKind
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.text import TextConfig
 from lmseq.config.knobs import knob
@@ -36,7 +37,7 @@ class SizeConfig:
     corpus: str = knob("python_docs", "text, as in train_lm")
     level: Literal["char", "word"] = knob("char", "what a token is; words that occur once are <unk>")
     most_order: int = knob(8, "highest order of the counts")
-    cell: str = knob("gru", "recurrent cell")
+    cell: CellKind = knob("gru", "recurrent cell")
     hidden_sizes: str = knob("16,32,64,128", "units of the recurrent nets, ascending")
     num_train_steps: int = knob(6000, "optimiser steps of each training")
     num_seeds: int = knob(4, "trainings of each net; at least 2")
@@ -60,8 +61,6 @@ def check(whole: SizeRun) -> SizeRun:
     knobs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
     knobs.at_least(2, 20, most_order=config.most_order)
     knobs.at_least(0, seed=config.seed)
-    if config.cell not in ("rnn", "gru", "lstm", "mingru", "minlstm"):
-        raise ValueError(f"expected cell rnn, gru, lstm, mingru or minlstm, got {config.cell!r}")
     return whole
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.claims.claim import Claim, run
 from lmseq.config import knobs
+from lmseq.config.kinds import CellKind
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.knobs import knob
 from lmseq.data import sources
@@ -34,7 +35,7 @@ class TruncationConfig:
     num_seeds: int = knob(4, "samples and trainings; at least 2")
     num_train_steps: int = knob(2000, "optimiser steps of each training")
     hidden_size: int = knob(128, "units of the perceptrons and of the recurrent net")
-    cell: str = knob("gru", "recurrent cell")
+    cell: CellKind = knob("gru", "recurrent cell")
     seed: int = knob(0, "fixes the chain; the samples have this seed and those that follow")
 
 
@@ -54,8 +55,6 @@ def check(whole: TruncationRun) -> TruncationRun:
     knobs.at_least(50_000, 10**7, num_tokens=config.num_tokens)
     knobs.at_least(1, knobs.MOST_UNITS, hidden_size=config.hidden_size)
     knobs.at_least(0, seed=config.seed)
-    if config.cell not in ("rnn", "gru", "lstm", "mingru", "minlstm"):
-        raise ValueError(f"expected cell rnn, gru, lstm, mingru or minlstm, got {config.cell!r}")
     if config.vocab_size ** (config.order + 1) > 2**18:
         raise ValueError("expected a chain of at most 2^18 probabilities: a smaller order or vocab_size")
     make_chain(config)

@@ -4,12 +4,11 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob
 from lmseq.config.training import TrainConfig, check_train, idle_in_training
 
-SeriesModelKind = Literal[
-    "mlp", "linear", "rnn", "gru", "lstm", "mingru", "minlstm", "mean", "persistence", "seasonal", "drift"
-]
+SeriesModelKind = Literal["mlp", "linear", CellKind, "mean", "persistence", "seasonal", "drift"]
 SYNTHETIC = ("noisy_sine", "ar", "logistic", "mackey_glass", "lorenz", "trend_and_season")
 BUNDLED = ("sunspots", "co2", "nile", "elnino")
 BASELINES = ("mean", "persistence", "seasonal", "drift")

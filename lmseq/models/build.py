@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+from lmseq.config.kinds import CellKind
 from lmseq.config.language_model import ModelConfig, ModelKind
 from lmseq.config.series import SeriesModelConfig, SeriesModelKind
 from lmseq.contract import Model
@@ -9,6 +10,7 @@ from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.interface import bind, bind_direct
 from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
 from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel
+from lmseq.recurrence.cells import cell_named
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> Model:
@@ -17,10 +19,10 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
     Raises ValueError for a kind that does not exist.
     """
     match config.model:
-        case "rnn" | "gru" | "lstm" | "mingru" | "minlstm":
+        case name if name in get_args(CellKind):
             module = RecurrentLanguageModel(
                 vocab_size=vocab_size,
-                cell=config.model,
+                cell=cell_named(name),
                 hidden_size=config.hidden_size,
                 num_layers=config.num_layers,
                 embedding_size=config.embedding_size,
@@ -56,9 +58,9 @@ def build_series_model(
     """
     values = {"num_features": num_features, "head": config.head, "num_direct": num_direct}
     match config.model:
-        case "rnn" | "gru" | "lstm" | "mingru" | "minlstm":
+        case name if name in get_args(CellKind):
             module = RecurrentSeriesModel(
-                cell=config.model, hidden_size=config.hidden_size, num_layers=config.num_layers, **values
+                cell=cell_named(name), hidden_size=config.hidden_size, num_layers=config.num_layers, **values
             )
         case "mlp" | "linear":
             module = MarkovSeriesModel(

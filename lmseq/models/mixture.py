@@ -14,7 +14,6 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Model, batch_major, scan_carries
-from lmseq.recurrence import cells
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
 
@@ -251,7 +250,7 @@ class NeuralCache(Cache):
     """
 
     def _features(self, carry: Carry, num_dims: int = 1) -> Float[Array, "*dims feature"]:
-        return cells.output(carry[-1])
+        return self.model.module.cell.output(carry[-1])
 
 
 def with_cache(

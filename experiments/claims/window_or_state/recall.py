@@ -24,6 +24,7 @@ from experiments.claims.window_or_state import hidden_source
 from experiments.claims.claim import Claim, run
 from experiments.claims.window_or_state.hidden_source import HiddenConfig
 from lmseq.config import knobs
+from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import knob
 
 NUM_ITEMS, NUM_DISTRACTORS = 4, 2
@@ -39,7 +40,7 @@ class RecallConfig:
 
     lags: str = knob("2,4,8,16,32", "steps between an item and its recall, ascending")
     taus: str = knob("2,4,8,16,32", "window lengths of the perceptron")
-    cell: str = knob("gru", "recurrent cell that stands beside the windows")
+    cell: CellKind = knob("gru", "recurrent cell that stands beside the windows")
     hidden_size: int = knob(64, "units of either model")
     num_seeds: int = knob(4, "trainings of each model on each lag; at least 2")
     num_train_steps: int = knob(600, "optimiser steps of each training")
@@ -174,8 +175,6 @@ def check(whole: WindowOrStateConfig) -> WindowOrStateConfig:
     for name, values in (("lags", lags), ("taus", taus)):
         if sorted(set(values)) != values:
             raise ValueError(f"expected {name} in ascending order, each once, got {values}")
-    if config.cell not in ("rnn", "gru", "lstm", "mingru", "minlstm"):
-        raise ValueError(f"expected cell rnn, gru, lstm, mingru or minlstm, got {config.cell!r}")
     knobs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
     knobs.at_least(1, hidden_size=config.hidden_size, batch_size=config.batch_size)
     knobs.at_least(config.batch_size, num_blocks=config.num_blocks)
