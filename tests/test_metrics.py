@@ -4,12 +4,12 @@ import json
 import math
 import struct
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
 from lmseq.training.metrics import MetricsWriter, read_records
+
 
 def lines(*records) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)

@@ -133,14 +133,14 @@ def largest_cut(fitted: Fitted, ids: np.ndarray) -> float:
 def corpus_figures(config: ChainConfig, name: str) -> dict[str, Any]:
     """Deviations, and losses in nats of each model on the validation text, by seed."""
     from experiments.text.texts import load_texts
-    from lmseq.ngram import counts
+    from lmseq.ngram import smoothing
     from lmseq import scoring
 
     texts = load_texts(TextConfig(corpus=name, level=config.level))
     valid, vocab_size = texts.ids["valid"], len(texts.vocab)
     if valid.size < 10 * PASSAGE:
         raise ValueError(f"expected a validation text of at least {10 * PASSAGE} tokens, got {valid.size}")
-    unigram = counts.unigram_log_probs(texts.ids["train"], vocab_size)[valid]
+    unigram = smoothing.unigram_log_probs(texts.ids["train"], vocab_size)[valid]
     found: dict[str, Any] = {
         "vocab_size": vocab_size,
         "losses": {"uniform": [float(np.log(vocab_size))], "unigram": [-float(unigram.mean())]},

@@ -113,10 +113,10 @@ class Domain:
 
 def unigram_loss(train: np.ndarray, test: np.ndarray) -> float:
     """Test loss of a text's frequencies, in nats a character."""
-    from lmseq.ngram import counts
+    from lmseq.ngram import smoothing
 
     vocab_size = int(max(train.max(), test.max())) + 1
-    return -float(counts.unigram_log_probs(train, vocab_size)[test].mean())
+    return -float(smoothing.unigram_log_probs(train, vocab_size)[test].mean())
 
 
 def mean_loss(train: np.ndarray, test: np.ndarray) -> float:
