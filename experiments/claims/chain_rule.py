@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.claims.claim import Claim, run
-from experiments.text.texts import corpora_here
+from experiments.text.loading import corpora_here
 from lmseq.config import knobs
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.text import TextConfig
@@ -82,7 +82,8 @@ class Fitted(NamedTuple):
 
 def fit(config: ChainConfig, texts: Any) -> list[Fitted]:
     """Counts of the best order, and the nets."""
-    from experiments.text.text_models import fit_counts, fit_neural
+    from experiments.text.text_models import fit_neural
+    from lmseq.models.ngram import fit_counts
     from lmseq.models.build import build_model
 
     counts = fit_counts(texts, config.most_order)
@@ -132,7 +133,7 @@ def largest_cut(fitted: Fitted, ids: np.ndarray) -> float:
 
 def corpus_figures(config: ChainConfig, name: str) -> dict[str, Any]:
     """Deviations, and losses in nats of each model on the validation text, by seed."""
-    from experiments.text.texts import load_texts
+    from experiments.text.loading import load_texts
     from lmseq.ngram import smoothing
     from lmseq import scoring
 
@@ -206,7 +207,7 @@ def draw(records: list[dict[str, Any]], workdir: Path) -> None:
 
 def facts(whole: ChainRun) -> dict[str, Any]:
     """The characters of each text."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
     return {"corpora": [corpus_facts(name) for name in names_of(whole.chain)]}
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.frame import app
-from experiments.text.texts import Texts, load_texts
+from experiments.text.loading import load_texts
+from lmseq.data.texts import Texts
 from lmseq import runs, scoring
 from lmseq.config.mixture import MixConfig
 from lmseq.config.text import TextConfig

@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.frame import app
-from experiments.counts.counted import Counted
+from lmseq.ngram.corpus import Counted
 from lmseq import scoring
 from lmseq.config import counts as counts_config
 from lmseq.data.text import UNK

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments.text.texts import Texts
+from lmseq.data.texts import Texts
 from lmseq import generation, runs, scoring
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.contract import Model

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.frame import app
-from experiments.text.text_models import fit_counts
+from lmseq.models.ngram import fit_counts
 from experiments.text.evaluate import SAMPLE, Subject, sample_text, split_figures
 from experiments.frame.watch import Watcher
 from lmseq import plotting, rollout, scoring
