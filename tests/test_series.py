@@ -75,7 +75,6 @@ def test_prepared_values_are_standardised_by_the_training_part():
         ({"model": "mlp", "tau": 4, "num_steps": 16, "objective": "direct", "num_ahead": 5}, 24),
         ({"model": "linear", "tau": 4}, 9),
         ({"model": "linear", "tau": 4, "objective": "direct", "num_ahead": 5}, 13),
-        ({"model": "mean"}, 3),
     ],
 )
 def test_a_training_part_must_be_long_enough(settings, least):

@@ -49,19 +49,16 @@ def make(config: NgramConfig, counted: Counted, workdir: Path, scratch: Path | N
         nonlocal start
         seconds[name], start = time.monotonic() - start, time.monotonic()
 
+    stream, memory = counted.streams["train"], counts_config.memory_bytes(count)
     if scratch:
-        needed = BYTES_A_WORD * counted.streams["train"].size
-        if counts_config.memory_bytes(count) < needed:
+        needed = BYTES_A_WORD * stream.size
+        if memory < needed:
             raise ValueError(
-                f"counting {counted.streams['train'].size:,} words takes {needed / 2**20:.0f}M at least: "
-                "give --memory more"
+                f"counting {stream.size:,} words takes {needed / 2**20:.0f}M at least: give --memory more"
             )
         scratch.mkdir()
-    at_once = counts_config.memory_bytes(count) // (8 * BYTES_A_PAIR)
-    # The training text is not looked at again, and may be as large as all that comes of it.
-    stream = counted.streams.pop("train")
+    at_once = memory // (8 * BYTES_A_PAIR)
     counts = count_ngrams(stream, counted.num_words, count.order, folder=scratch, at_once=at_once)
-    del stream
     lap("counting")
     epsilons = counts_config.epsilons(count) or _fitted(config, counted, counts)
     if not counts_config.epsilons(count) and epsilons:

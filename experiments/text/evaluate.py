@@ -15,7 +15,7 @@ from lmseq import generation, runs, scoring
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.contract import Model
 from lmseq.sampling import Decoding
-from lmseq.training.checkpoint import Run
+from lmseq.runs import Run
 from lmseq.types import Params, PRNGKey
 
 SAMPLE = Decoding(temperature=0.8)

@@ -48,10 +48,6 @@ class Counted(NamedTuple):
         }
         return {"corpus": self.name, "symbols": len(self.vocab), **splits}
 
-    def without(self, split: str) -> "Counted":
-        """The same without the stream of a split: what nothing else refers to is then out of memory."""
-        return self._replace(streams={name: ids for name, ids in self.streams.items() if name != split})
-
 
 def load_counted(
     config: TextConfig, *, data_dir: Path | None = None, cache_dir: Path | None = None
@@ -67,7 +63,7 @@ def load_counted(
 
 
 def from_texts(texts: Texts) -> Counted:
-    """The ids of texts, numbered anew by first appearance; of words each line is a sentence, else each split."""
+    """The ids of texts, numbered anew as they appear; of words each line is a sentence, else each split."""
     train, eos = texts.ids["train"], texts.vocab.tokens.index(EOS) if texts.vocab.level == "word" else -1
     seen, first = np.unique(train, return_index=True)
     seen = seen[np.argsort(first)]
