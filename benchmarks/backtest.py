@@ -185,7 +185,7 @@ def main() -> int:
     app.prepare_jax()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    from lmseq.data.series import autoregression
+    from lmseq.data.synthetic import autoregression
 
     rows = []
     for length in lengths:

@@ -77,7 +77,7 @@ def make_text(path: Path, num_words: int, seed: int) -> None:
 def prepare(folder: Path) -> None:
     """train.txt, valid.txt and test.txt, of the corpus or made; `<unk>` spelled so that the tool takes it."""
     if app.FLAGS.corpus:
-        from experiments.text.texts import read_raw
+        from experiments.text.loading import read_raw
         from lmseq.data.text import prepare_corpus
 
         corpus = prepare_corpus(read_raw(app.FLAGS.corpus), whole_words=True)

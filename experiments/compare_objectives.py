@@ -76,7 +76,8 @@ def main() -> int:
     app.prepare_jax(config.train.host_devices)
     from experiments.frame.measuring import measured
     from experiments.series.remedies import ErrorCurves, OBJECTIVES
-    from experiments.series.prepared import model_of, prepare
+    from experiments.series.loading import prepare
+    from lmseq.models.build import model_of
     from experiments.frame.training import check_fits
     from lmseq import plotting
     from lmseq.training.sharding import check_batch, make_mesh

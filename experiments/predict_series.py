@@ -29,9 +29,10 @@ NAMES = app.define_all_flags(SeriesConfig)
 def fit(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> Any:
     """Parameters with what is known of their training; an exit status where a signal stopped it."""
     from experiments.frame import training
-    from experiments.series.prepared import evaluate
+    from experiments.series.evaluate import evaluate
     from lmseq.data.partition import sliding
-    from lmseq.training.objectives import make_objective, segment_length
+    from lmseq.config.series import segment_length
+    from lmseq.training.objectives import make_objective
 
     data, length = config.data, segment_length(config)
     train = prepared.train
@@ -54,7 +55,8 @@ def run(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> int:
     """The stages of a run: fit or train, forecast from everywhere, draw, sum up."""
     import jax
 
-    from experiments.series import forecasts, prepared
+    from experiments.series import forecasts
+    from lmseq.models.build import fit_at_once
 
     key = jax.random.key(config.train.seed)
     if series_config.trains(config):
@@ -63,7 +65,7 @@ def run(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> int:
             return trained
         params, key = trained.params, trained.key
     else:
-        params = prepared.fit_at_once(config, prepared, model)
+        params = fit_at_once(config, prepared, model)
     judged = forecasts.judge(config, prepared, model, params)
     forecasts.tell(config, prepared, judged)
     forecasts.draw(config, workdir, prepared, model, params, judged, key)
@@ -79,7 +81,8 @@ def main() -> int:
     )
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
-    from experiments.series.prepared import model_of, prepare
+    from experiments.series.loading import prepare
+    from lmseq.models.build import model_of
     from experiments.frame.training import check_fits
     from lmseq.training.sharding import check_batch, make_mesh
 

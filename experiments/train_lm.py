@@ -14,7 +14,8 @@ from typing import Any
 from absl import flags
 
 from experiments.frame import presets
-from experiments.text.texts import Texts, load_texts
+from experiments.text.loading import load_texts
+from lmseq.data.texts import Texts
 from lmseq.config import knobs, language_model
 from lmseq.config.language_model import LanguageModelConfig
 from lmseq.files import write_text

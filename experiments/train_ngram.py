@@ -34,7 +34,7 @@ def main() -> int:
         knobs.from_flat(app.values(NAMES, app.preset_of(presets.TRAIN_NGRAM)), NgramConfig)
     )
     workdir = Path(app.FLAGS.workdir)
-    from experiments.counts.counted import load_counted
+    from experiments.counts.loading import load_counted
 
     start = time.monotonic()
     counted = load_counted(config.text)

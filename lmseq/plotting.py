@@ -11,16 +11,13 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from lmseq.errors import ErrorCurve, growth_phase
+from lmseq.files import replacing
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG under a temporary name, then rename."""
-    temporary = path.with_name(f".{path.stem}.tmp.png")
-    try:
-        figure.savefig(temporary, dpi=130)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write a PNG, whole or not at all."""
+    with replacing(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=130)
 
 
 def _axes(title: str, xlabel: str, ylabel: str):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmseq import scoring, strips
-from lmseq.ngram import counts
+from lmseq.ngram import smoothing
 from tests.oracles import ALL, Counter, MarkovChain, chain_params, small
 
 
@@ -92,7 +92,7 @@ def test_an_empty_stream_is_an_error():
 
 
 def test_unigram_probabilities():
-    log_probs = counts.unigram_log_probs(np.array([0, 0, 0, 2]), 4)
+    log_probs = smoothing.unigram_log_probs(np.array([0, 0, 0, 2]), 4)
     np.testing.assert_allclose(np.exp(log_probs), [4 / 8, 1 / 8, 2 / 8, 1 / 8], rtol=1e-14)
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lmseq import errors, rollout
 from lmseq.config.series import SeriesModelConfig
-from lmseq.data.series import ar_optimal_rmse, autoregression
+from lmseq.data.synthetic import ar_optimal_rmse, autoregression
 from lmseq.models.build import build_series_model
 from tests.test_series_models import BASELINES, FITTED, D, advance, readout, small
 
@@ -214,7 +214,7 @@ def test_the_exponent_of_the_logistic_map():
         x, y = 4 * x * (1 - x), 4 * np.clip(y, 0, 1) * (1 - np.clip(y, 0, 1))
     points = np.stack(misses, axis=1)
     curve = errors.error_curve(points, np.zeros_like(points))
-    phase = misses.growth_phase(curve.log_error)
+    phase = errors.growth_phase(curve.log_error)
     assert errors.growth_per_step(curve.log_error, phase) == pytest.approx(np.log(2), rel=0.03)
     early = slice(1, 10)
     assert errors.growth_per_step(np.log(curve.rmse), early) == pytest.approx(np.log(np.sqrt(8)), rel=0.1)

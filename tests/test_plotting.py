@@ -82,7 +82,7 @@ def test_a_failure_leaves_the_old_figure_and_nothing_else(tmp_path, monkeypatch)
     figure = learning_curve(RECORDS, 2.0, "")
 
     def half(target, **options):
-        target.write_bytes(b"half")
+        target.write(b"half")
         raise OSError("the disk is full")
 
     monkeypatch.setattr(figure, "savefig", half)

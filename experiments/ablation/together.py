@@ -195,8 +195,10 @@ def work_of(known: Sequence[Config]) -> Work:
 def series_work(known: Sequence[SeriesConfig]) -> Work:
     """As `predict_series` has it: every seed generates a series of its own."""
     from experiments.series import forecasts
-    from experiments.series.prepared import model_of, prepare
-    from lmseq.training.objectives import make_objective, segment_length
+    from experiments.series.loading import prepare
+    from lmseq.models.build import model_of
+    from lmseq.config.series import segment_length
+    from lmseq.training.objectives import make_objective
 
     prepared = {each.train.seed: prepare(each) for each in {c.train.seed: c for c in known}.values()}
     config, first = known[0], prepared[known[0].train.seed]
@@ -215,7 +217,7 @@ def series_work(known: Sequence[SeriesConfig]) -> Work:
 @cache
 def read_texts(data: TextConfig) -> Any:
     """The texts of a config, read once for all groups."""
-    from experiments.text.texts import load_texts, read_raw
+    from experiments.text.loading import load_texts, read_raw
 
     given, default = (data.valid_fraction, data.test_fraction), TextConfig()
     if given != (default.valid_fraction, default.test_fraction):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.claims.claim import Claim, run
-from experiments.text.texts import corpora_here
+from experiments.text.loading import corpora_here
 from lmseq.config import knobs
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.text import TextConfig
@@ -82,7 +82,8 @@ class Fitted(NamedTuple):
 
 def fit(config: ChainConfig, texts: Any) -> list[Fitted]:
     """Counts of the best order, and the nets."""
-    from experiments.text.text_models import fit_counts, fit_neural
+    from experiments.text.text_models import fit_neural
+    from lmseq.models.ngram import fit_counts
     from lmseq.models.build import build_model
 
     counts = fit_counts(texts, config.most_order)
@@ -132,15 +133,15 @@ def largest_cut(fitted: Fitted, ids: np.ndarray) -> float:
 
 def corpus_figures(config: ChainConfig, name: str) -> dict[str, Any]:
     """Deviations, and losses in nats of each model on the validation text, by seed."""
-    from experiments.text.texts import load_texts
-    from lmseq.ngram import counts
+    from experiments.text.loading import load_texts
+    from lmseq.ngram import smoothing
     from lmseq import scoring
 
     texts = load_texts(TextConfig(corpus=name, level=config.level))
     valid, vocab_size = texts.ids["valid"], len(texts.vocab)
     if valid.size < 10 * PASSAGE:
         raise ValueError(f"expected a validation text of at least {10 * PASSAGE} tokens, got {valid.size}")
-    unigram = counts.unigram_log_probs(texts.ids["train"], vocab_size)[valid]
+    unigram = smoothing.unigram_log_probs(texts.ids["train"], vocab_size)[valid]
     found: dict[str, Any] = {
         "vocab_size": vocab_size,
         "losses": {"uniform": [float(np.log(vocab_size))], "unigram": [-float(unigram.mean())]},
@@ -206,7 +207,7 @@ def draw(records: list[dict[str, Any]], workdir: Path) -> None:
 
 def facts(whole: ChainRun) -> dict[str, Any]:
     """The characters of each text."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
     return {"corpora": [corpus_facts(name) for name in names_of(whole.chain)]}
 

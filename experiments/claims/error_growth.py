@@ -79,7 +79,7 @@ def series_settings(config: GrowthConfig) -> SeriesConfig:
 
 def prepared_series(config: GrowthConfig) -> Any:
     """The series, long enough for every objective: the longest segments are those of several steps ahead."""
-    from experiments.series.prepared import prepare
+    from experiments.series.loading import prepare
 
     settings = series_settings(config)
     longest = dataclasses.replace(settings.objective, objective="unrolled")
@@ -88,8 +88,9 @@ def prepared_series(config: GrowthConfig) -> Any:
 
 def text_figures(config: GrowthConfig) -> dict[str, Any]:
     """Losses of counts and of a recurrent net: by block of the text, and k steps ahead by origin."""
-    from experiments.text.text_models import fit_counts, fit_neural
-    from experiments.text.texts import load_texts
+    from experiments.text.text_models import fit_neural
+    from lmseq.models.ngram import fit_counts
+    from experiments.text.loading import load_texts
     from lmseq import scoring
     from lmseq.models.build import build_model
 
@@ -227,7 +228,7 @@ def draw(config: GrowthConfig, rmse: dict[str, np.ndarray], of_text: dict[str, A
 
 def facts(whole: GrowthRun) -> dict[str, Any]:
     """The text and the series, both read, so that what is missing is said before anything is written."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
     return {**corpus_facts(whole.growth.corpus), **prepared_series(whole.growth).facts()}
 

@@ -113,10 +113,10 @@ class Domain:
 
 def unigram_loss(train: np.ndarray, test: np.ndarray) -> float:
     """Test loss of a text's frequencies, in nats a character."""
-    from lmseq.ngram import counts
+    from lmseq.ngram import smoothing
 
     vocab_size = int(max(train.max(), test.max())) + 1
-    return -float(counts.unigram_log_probs(train, vocab_size)[test].mean())
+    return -float(smoothing.unigram_log_probs(train, vocab_size)[test].mean())
 
 
 def mean_loss(train: np.ndarray, test: np.ndarray) -> float:
@@ -126,7 +126,7 @@ def mean_loss(train: np.ndarray, test: np.ndarray) -> float:
 
 def build_domains(config: OrderConfig) -> dict[str, Domain]:
     """The text and the series, each with its model."""
-    from experiments.text.texts import read_raw
+    from experiments.text.loading import read_raw
     from lmseq.config.language_model import ModelConfig
     from lmseq.data.text import build_vocab
     from lmseq.models.build import build_model, build_series_model
@@ -232,7 +232,7 @@ def measure(whole: IidOrSequenceConfig, workdir: Path) -> dict[str, Any]:
 
 def facts(whole: IidOrSequenceConfig) -> dict[str, Any]:
     """The text."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
     found, needed = corpus_facts(whole.order.corpus), 10 * BATCH_SIZE * NUM_STEPS
     used = min(found["characters"], whole.order.num_tokens)

@@ -105,9 +105,9 @@ def net_losses(config: SizeConfig, texts: Any, hidden_size: int) -> dict[str, An
 
 def measure(whole: SizeRun, workdir: Path) -> dict[str, Any]:
     """Bytes and losses of counts and of nets."""
-    from experiments.counts.counted import from_texts
+    from lmseq.ngram.corpus import from_texts
     from experiments.frame.measuring import measured
-    from experiments.text.texts import load_texts
+    from experiments.text.loading import load_texts
     from lmseq.ngram.counts import count_ngrams
 
     config = whole.size
@@ -202,7 +202,7 @@ def draw(
 
 def facts(whole: SizeRun) -> dict[str, Any]:
     """The text."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
     return {**corpus_facts(whole.size.corpus), "level": whole.size.level}
 

@@ -54,7 +54,7 @@ def check(whole: ZipfRun) -> ZipfRun:
 
 def read_words(config: ZipfConfig) -> np.ndarray:
     """The words of the text as numbers, in order; of a corpus with parts, those of its training part."""
-    from experiments.text.texts import read_raw
+    from experiments.text.loading import read_raw
     from lmseq.data.text import normalize_text
 
     parts = read_raw(config.corpus).parts
@@ -167,7 +167,7 @@ def draw(
 
 def facts(whole: ZipfRun) -> dict[str, Any]:
     """The text."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
     return corpus_facts(whole.zipf.corpus)
 

@@ -4,21 +4,20 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.frame import app
-from experiments.text.texts import Texts, load_texts
+from experiments.text.loading import load_texts
+from lmseq.data.texts import Texts
 from lmseq import runs, scoring
 from lmseq.config.mixture import MixConfig
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
-from lmseq.models.mixture import CacheParams, fit_weights, with_cache
-from lmseq.training.checkpoint import Run, digest
+from lmseq.models.mixture import CacheParams, fit_cache, fit_weights
+from lmseq.runs import Run
+from lmseq.training.checkpoint import digest
 from lmseq.files import write_text
 from lmseq.types import Params
-
-SHARPNESSES = (0.03, 0.1, 0.3, 1.0)  # of a neural cache; the best on the validation text is taken
 
 
 def identify(paths: list[Path], found: list[Run]) -> list[dict[str, str]]:
@@ -92,21 +91,7 @@ def _figures(texts: Texts, log_probs: dict[str, np.ndarray]) -> dict[str, float]
 def _cached(
     part: tuple[Model, Params], texts: Texts, size: int
 ) -> tuple[tuple[Model, CacheParams], dict[str, float]]:
-    """The model behind a cache whose weight, and sharpness if it has one, fit the validation text best."""
-    valid = texts.ids["valid"]
-    neural = runs.is_recurrent(part[0])
-    alone, best = _score(part, valid), None
-    for sharpness in SHARPNESSES if neural else (1.0,):
-        model, params = with_cache(*part, size, len(texts.vocab), neural=neural)
-        params = params._replace(weight=jnp.array(0.5), sharpness=jnp.array(sharpness))
-        # Half the cache and half the model: what is not the model's is the cache's.
-        mixed = _score((model, params), valid)
-        cached = 2.0 * np.exp(mixed) - np.exp(alone)
-        with np.errstate(divide="ignore"):
-            pair = np.array([alone, np.log(np.maximum(cached, 0.0))])
-        weight = float(fit_weights(pair)[1])
-        loss = -np.logaddexp(np.log1p(-weight) + pair[0], np.log(weight) + pair[1]).mean()
-        if best is None or loss < best[0]:
-            best = loss, (model, params._replace(weight=jnp.array(weight))), sharpness, weight
-    app.say(f"cache: weight {best[3]:.3f}, sharpness {best[2]:g}")
-    return best[1], {"size": size, "weight": best[3], "sharpness": best[2]}
+    """The model behind a cache that fits the validation text best, and what is written of the cache."""
+    found = fit_cache(*part, texts.ids["valid"], size, len(texts.vocab), neural=runs.is_recurrent(part[0]))
+    app.say(f"cache: weight {found.weight:.3f}, sharpness {found.sharpness:g}")
+    return found[:2], {"size": size, "weight": found.weight, "sharpness": found.sharpness}

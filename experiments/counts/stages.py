@@ -14,14 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.frame import app
-from experiments.counts.counted import Counted
+from lmseq.ngram.corpus import Counted
 from lmseq import scoring
 from lmseq.config import counts as counts_config
 from lmseq.data.text import UNK
 from lmseq.ngram import arpa, smoothing
 from lmseq.ngram.backoff import BackoffTables, score_words
 from lmseq.ngram.counts import BOS_ID, UNK_ID, OrderCounts, count_ngrams
-from lmseq.ngram.smoothing import Smoothed
 from lmseq.ngram.storage import save_tables
 from lmseq.ngram.words import spell_words
 from lmseq.config.counts import NgramConfig
@@ -50,24 +49,21 @@ def make(config: NgramConfig, counted: Counted, workdir: Path, scratch: Path | N
         nonlocal start
         seconds[name], start = time.monotonic() - start, time.monotonic()
 
+    stream, memory = counted.streams["train"], counts_config.memory_bytes(count)
     if scratch:
-        needed = BYTES_A_WORD * counted.streams["train"].size
-        if counts_config.memory_bytes(count) < needed:
+        needed = BYTES_A_WORD * stream.size
+        if memory < needed:
             raise ValueError(
-                f"counting {counted.streams['train'].size:,} words takes {needed / 2**20:.0f}M at least: "
-                "give --memory more"
+                f"counting {stream.size:,} words takes {needed / 2**20:.0f}M at least: give --memory more"
             )
         scratch.mkdir()
-    at_once = counts_config.memory_bytes(count) // (8 * BYTES_A_PAIR)
-    # The training text is not looked at again, and may be as large as all that comes of it.
-    stream = counted.streams.pop("train")
+    at_once = memory // (8 * BYTES_A_PAIR)
     counts = count_ngrams(stream, counted.num_words, count.order, folder=scratch, at_once=at_once)
-    del stream
     lap("counting")
     epsilons = counts_config.epsilons(count) or _fitted(config, counted, counts)
     if not counts_config.epsilons(count) and epsilons:
         lap("fitting")
-    smoothed = estimate(config, counts, epsilons, scratch)
+    smoothed = smoothing.estimate(count, counts, epsilons=epsilons, folder=scratch)
     lap("smoothing")
     write_text(workdir / "vocab.json", counted.vocab.to_json())
     save_tables(workdir / "tables.npz", smoothed.tables, word_of=counted.word_of)
@@ -84,36 +80,6 @@ def _fitted(config: NgramConfig, counted: Counted, counts: Sequence[OrderCounts]
         )
     fallback = "unigram" if config.count.smoothing == "epsilon_unigram" else "shorter"
     return smoothing.fit_epsilons(counts, counted.streams["valid"], fallback=fallback)
-
-
-def estimate(
-    config: NgramConfig, counts: Sequence[OrderCounts], epsilons: Sequence[float], folder: Path | None
-) -> Smoothed:
-    """The model that the config names, of as many orders as there are counts."""
-    count = config.count
-    match count.smoothing:
-        case "maximum_likelihood":
-            return smoothing.maximum_likelihood(counts)
-        case "epsilon" | "epsilon_unigram":
-            fallback = "shorter" if count.smoothing == "epsilon" else "unigram"
-            return smoothing.epsilon(counts, epsilons[: len(counts)], fallback=fallback)
-        case "absolute_discounting":
-            return smoothing.absolute_discounting(counts, discount_fallback=count.discount_fallback)
-        case "witten_bell":
-            return smoothing.witten_bell(counts)
-        case "kneser_ney":
-            return smoothing.kneser_ney(counts, discount_fallback=count.discount_fallback)
-        case "stupid_backoff":
-            return smoothing.stupid_backoff(counts)
-        case _:
-            return smoothing.modified_kneser_ney(
-                counts,
-                interpolate_unigrams=count.interpolate_unigrams,
-                discount_fallback=count.discount_fallback,
-                kenlm_compat=count.kenlm_compat,
-                prune=counts_config.thresholds(count)[: len(counts)],
-                folder=folder,
-            )
 
 
 def figures(tables: BackoffTables, counted: Counted) -> dict[str, Any]:
@@ -150,7 +116,7 @@ def by_order(
     The discounts of a lower order may be undefined where the model's are not: there they fall back.
     """
     rows = []
-    lenient = replace(config, count=replace(config.count, discount_fallback=True))
+    lenient = replace(config.count, discount_fallback=True)
     unit = "perplexity" if counted.vocab.level == "word" else "bits_per_char"
     app.say(f"order      n-grams        bytes   valid {unit.replace('_', ' ')}")
     for n in range(1 if config.count.by_order else config.count.order, config.count.order + 1):
@@ -159,7 +125,9 @@ def by_order(
             folder = scratch and scratch / f"order{n}"
             if folder:
                 folder.mkdir()
-            tables = estimate(lenient, made.counts[:n], made.epsilons, folder).tables
+            tables = smoothing.estimate(
+                lenient, made.counts[:n], epsilons=made.epsilons, folder=folder
+            ).tables
             found = figures(tables, counted)
             if folder:
                 shutil.rmtree(folder)

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 
 from experiments.frame import app
-from experiments.series.prepared import Prepared, log_density
+from experiments.series.evaluate import log_density
+from lmseq.data.series import Prepared
 from lmseq import errors, plotting, rollout
 from lmseq.config import series as series_config
 from lmseq.contract import Model

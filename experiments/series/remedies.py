@@ -8,11 +8,13 @@ import numpy as np
 
 from experiments.series.forecasts import longest_horizon
 from experiments.frame.measuring import Trainer
-from experiments.series.prepared import Prepared, model_of
+from lmseq.data.series import Prepared
+from lmseq.models.build import model_of
 from lmseq import errors, rollout
 from lmseq.data.partition import sliding
 from lmseq.config.series import ObjectiveConfig, SeriesConfig
-from lmseq.training.objectives import make_objective, segment_length
+from lmseq.config.series import segment_length
+from lmseq.training.objectives import make_objective
 
 OBJECTIVES = get_args(ObjectiveConfig.__dataclass_fields__["objective"].type)
 

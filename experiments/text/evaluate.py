@@ -10,12 +10,12 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments.text.texts import Texts
+from lmseq.data.texts import Texts
 from lmseq import generation, runs, scoring
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.contract import Model
 from lmseq.sampling import Decoding
-from lmseq.training.checkpoint import Run
+from lmseq.runs import Run
 from lmseq.types import Params, PRNGKey
 
 SAMPLE = Decoding(temperature=0.8)

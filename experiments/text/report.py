@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.frame import app
-from experiments.text.text_models import fit_counts
+from lmseq.models.ngram import fit_counts
 from experiments.text.evaluate import SAMPLE, Subject, sample_text, split_figures
 from experiments.frame.watch import Watcher
 from lmseq import plotting, rollout, scoring
-from lmseq.ngram import counts
+from lmseq.ngram import smoothing
 from lmseq.models.interface import count_parameters
 from lmseq.training.checkpoint import digest
 from lmseq.training.metrics import read_records
@@ -61,7 +61,7 @@ def conclude(subject: Subject, params: Params, watcher: Watcher, key: PRNGKey) -
 def unigram_figures(subject: Subject) -> dict[str, float]:
     """Loss and bits per character of the validation text under the training text's unigram model."""
     texts = subject.texts
-    log_probs = counts.unigram_log_probs(texts.ids["train"], len(texts.vocab))[texts.ids["valid"]]
+    log_probs = smoothing.unigram_log_probs(texts.ids["train"], len(texts.vocab))[texts.ids["valid"]]
     return scoring.loss_figures(-float(log_probs.sum()), log_probs.size, texts.num_chars("valid"))
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from lmseq.data.series import Series, Values
+from lmseq.data.series_types import Series, Values
 
 Missing = Literal["error", "previous", "interpolate"]
 

@@ -15,7 +15,7 @@ from lmseq.data.corpora import RawCorpus, split_text
 
 Level = Literal["byte", "char", "word", "bpe"]
 Normalization = Literal["none", "letters"]
-_WORDS = re.compile(r"[^ \t\r\0]+")
+WORD = re.compile(r"[^ \t\r\0]+")  # within a line
 UNK, EOS = "<unk>", "<eos>"
 
 
@@ -227,7 +227,7 @@ def split_words(text: str) -> list[str]:
     lines = text.split("\n")
     if lines[-1] == "":
         lines.pop()
-    return [word for line in lines for word in (*_WORDS.findall(line), EOS)]
+    return [word for line in lines for word in (*WORD.findall(line), EOS)]
 
 
 def build_vocab(

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import jaxlib
 from jaxtyping import Array
 
+from lmseq.files import replacing
 from lmseq.layers import Precision
 from lmseq.recurrence.cells import CELLS
 from lmseq.recurrence.cells.cell import Cell, Deltas, GateSteps, LayerState, LayerStates, Recurrent, Steps
@@ -66,9 +67,8 @@ def compile_library(folder: Path, compiler: str | None = None) -> Path:
             words = " ".join(found.stderr.split())[:500] or "it says nothing, and left no library"
             raise ValueError(f"{compiler} could not compile {SOURCES.name}/cells.cc: {words}")
         library = made.read_bytes()
-    partial_path = path.with_suffix(f".{os.getpid()}")
-    partial_path.write_bytes(library + hashlib.sha256(library).digest())
-    partial_path.replace(path)
+    with replacing(path, "wb") as file:
+        file.write(library + hashlib.sha256(library).digest())
     return path
 
 

@@ -12,7 +12,6 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,15 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lmseq.config.counts import NgramConfig
-from lmseq.config.knobs import from_json
-from lmseq.config.language_model import LanguageModelConfig, check
-from lmseq.config.mixture import MixConfig
 from lmseq.contract import Model
-from lmseq.data.text import Vocab
-from lmseq.files import read_text
-from lmseq.models.build import build_model
-from lmseq.ngram.backoff import BackoffTables
 from lmseq.training.state import LoopState, TrainState
 from lmseq.types import Params
 
@@ -78,7 +69,8 @@ def _sweep(folder: Path) -> None:
 class LatestAndBest(preservation_policy.PreservationPolicy):
     """Keeps the `keep` latest steps and the one of lowest validation loss.
 
-    `losses` are those of the steps that an earlier process saved; later ones come with their metrics.
+    `losses` are those of the steps that an earlier process saved; later ones come with their metrics. Orbax's
+    own `BestN` does not know the former, which stand in `progress` and not in a file of Orbax's metrics.
     """
 
     def __init__(self, keep: int, losses: dict[int, float]) -> None:
@@ -96,7 +88,11 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
 
 
 def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManager:
-    """Orbax's manager of DIR/checkpoints; for reading only unless `keep` says how many latest to keep."""
+    """Orbax's manager of DIR/checkpoints; for reading only unless `keep` says how many latest to keep.
+
+    From then on the loggers `absl` and `asyncio` of this process tell critical messages only: Orbax also
+    writes to them from its own threads, after a save has returned.
+    """
     # Orbax tells dozens of lines of its life for every save, and a traceback of what it raises anyway.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -257,48 +253,25 @@ def _set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
         manager.reload()
 
 
-class Run(NamedTuple):
-    """A model and all that is needed to use it; `step` is that of parameters trained in steps."""
+class Loaded(NamedTuple):
+    """Parameters from a checkpoint, and the step at which they were saved."""
 
-    config: LanguageModelConfig | NgramConfig | MixConfig | None
-    vocab: Vocab
-    model: Model
     params: Params
-    step: int | None = None
-    tables: BackoffTables | None = None
+    step: int
 
 
-def load_run(workdir: str | Path, which: str = "latest") -> Run:
-    """Rebuild a run's model from its own config and load its parameters, and nothing else, from disk.
+def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loaded:
+    """The parameters of a model from a folder that `fit` or a script trained it in.
 
-    which: `latest`, or `best` by validation loss. Raises ValueError when the folder is no run, has no
-    checkpoint, or the one asked for is damaged.
+    model: the one that was trained; it may be of any kind under the contract. which: `latest`, or `best` by
+    validation loss. Raises ValueError when the folder has no checkpoint, when the one asked for is damaged, and
+    when its parameters are not the model's.
     """
     workdir = Path(workdir)
-    for name in ("config.json", "vocab.json"):
-        if not (workdir / name).is_file():
-            raise ValueError(
-                f"expected a language model in {workdir}, but it has no {name}: train one, or name another"
-            )
-    config = check(from_json(read_text(workdir / "config.json"), LanguageModelConfig))
-    vocab = Vocab.from_json(read_text(workdir / "vocab.json"))
-    # The loops that it was trained by may not be there, and make no difference.
-    model = build_model(replace(config.model, backend="auto"), len(vocab))
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} has no checkpoint yet: train it further")
     with open_manager(workdir) as manager:
-        steps = sorted(manager.all_steps(), reverse=True)
-        if not steps:
-            raise ValueError(f"{workdir} has no checkpoint yet: train it further")
-        if which not in ("latest", "best"):
-            raise ValueError(f"expected checkpoint latest or best, got {which!r}")
-        if which == "best":
-            losses = _valid_losses(Path(manager.directory))
-            if not losses:
-                raise ValueError(f"no checkpoint has a validation loss in {workdir}: ask for the latest")
-            step = min(losses, key=lambda step: (losses[step], step))
-        else:
-            step = steps[0]
+        step = _chosen_step(manager, workdir, which)
         shape = jax.eval_shape(model.init, jax.random.key(0))
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = _abstract(shape, jax.tree.map(lambda _: sharding, shape))
@@ -311,4 +284,19 @@ def load_run(workdir: str | Path, which: str = "latest") -> Run:
                 f"checkpoint {step} of {workdir} cannot be used ({_brief(error)}): "
                 "take the other of latest and best, or train again"
             ) from error
-    return Run(config, vocab, model, found.params, step)
+    return Loaded(found.params, step)
+
+
+def _chosen_step(manager: ocp.CheckpointManager, workdir: Path, which: str) -> int:
+    """The step of the latest or best checkpoint."""
+    steps = manager.all_steps()
+    if not steps:
+        raise ValueError(f"{workdir} has no checkpoint yet: train it further")
+    if which not in ("latest", "best"):
+        raise ValueError(f"expected checkpoint latest or best, got {which!r}")
+    if which == "latest":
+        return max(steps)
+    losses = _valid_losses(Path(manager.directory))
+    if not losses:
+        raise ValueError(f"no checkpoint has a validation loss in {workdir}: ask for the latest")
+    return min(losses, key=lambda step: (losses[step], step))

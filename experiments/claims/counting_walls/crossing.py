@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.text.text_models import fit_counts, fit_neural
-from experiments.text.texts import Texts, load_texts
+from experiments.text.text_models import fit_neural
+from lmseq.models.ngram import fit_counts
+from experiments.text.loading import load_texts
+from lmseq.data.texts import Texts
 from experiments.claims.counting_walls.settings import CrossingConfig
 from lmseq import scoring
 from lmseq.config.language_model import ModelConfig

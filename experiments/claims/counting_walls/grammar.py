@@ -130,12 +130,6 @@ class Synonyms:
             "cosines": [class_cosines(embedding, self._grammar.nouns) for embedding in embeddings],
         }
 
-    def share_unseen(self) -> float:
-        """Share of the pairs of a class that a sample lacks though it has both words, over all samples."""
-        grammar = self._grammar
-        missing = [len(unseen_pairs(stream, grammar)[0]) for stream in self._streams]
-        return float(np.mean(missing)) / (grammar.nouns.size * grammar.verbs.shape[1])
-
     def _divergences(self, fitted: Sequence[Predict]) -> list[float]:
         nouns = self._grammar.nouns.reshape(-1)
         prompts = np.hstack([openings(self._grammar, nouns.size), nouns[:, None]])

@@ -30,7 +30,7 @@ def measure(whole: CountingWallsRun, workdir: Path) -> dict[str, Any]:
     """All walls, the picture, and the verdict."""
     from experiments.claims.counting_walls import crossing, figure
     from experiments.claims.counting_walls.grammar import Range, Synonyms
-    from experiments.counts.counted import load_counted
+    from experiments.counts.loading import load_counted
     from experiments.frame.measuring import judged, measured
     from experiments.claims.counting_walls.text import text_figures
     from lmseq import plotting
@@ -191,7 +191,7 @@ def judge_crossing(whole: CountingWallsRun, found: Found) -> Judged:
 
 def facts(whole: CountingWallsRun) -> dict[str, Any]:
     """The text; the grammar is fixed by the config."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
     return {**corpus_facts(whole.walls.corpus), "source": "grammar of synonyms and agreement"}
 

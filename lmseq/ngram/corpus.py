@@ -1,4 +1,8 @@
-"""The text of a count model: sentences of word ids, and the vocabulary; words are read in pieces."""
+"""The text of a count model: marked sentences of word ids, and the vocabulary.
+
+Words are read from their file in pieces, so that the text is never in memory as a whole; characters, bytes
+and sub-words are taken from `Texts`.
+"""
 
 import hashlib
 from collections.abc import Iterable, Iterator
@@ -6,32 +10,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
-from experiments.frame import app
-from experiments.text.texts import Texts, load_texts, read_splits, refuse_fractions
 from lmseq.config.text import TextConfig
 from lmseq.data.corpora import CORPORA, SPLITS, count_characters, split_files, split_offsets
 from lmseq.data.text import EOS, UNK, Vocab
+from lmseq.data.texts import Texts, load_texts, read_splits, refuse_fractions
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences, mark_sentences
 from lmseq.ngram.words import look_up, number_text, pieces
 
 
 class Counted(NamedTuple):
-    """Marked sentences of each split, with `word_of` each symbol of the vocabulary (see `put_tables`).
+    """Marked sentences of each split, as `count_ngrams` and `score_words` take them.
 
-    num_words: types, marks included. num_chars and sha256 are of each split's text.
+    name: of the corpus. vocab: the symbols of the text, V of them. word_of: the word of the sentences that
+    each symbol stands for, int32 (V,), as `put_tables` takes it. num_words: distinct words, the three marks
+    included. streams: ids of train, valid and test, int32 (T,). num_chars, sha256: of each split's text.
     """
 
     name: str
     vocab: Vocab
-    word_of: np.ndarray
+    word_of: Int[np.ndarray, "vocab"]
     num_words: int
-    streams: dict[str, np.ndarray]
+    streams: dict[str, Int[np.ndarray, "_"]]
     num_chars: dict[str, int]
     sha256: dict[str, str]
 
     def facts(self) -> dict[str, Any]:
-        """What a run was made from."""
+        """What a model is made from: name, sizes, and SHA-256 of the text of each split."""
         splits = {
             split: {
                 "characters": self.num_chars[split],
@@ -43,16 +49,21 @@ class Counted(NamedTuple):
         return {"corpus": self.name, "symbols": len(self.vocab), **splits}
 
 
-def load_counted(text: TextConfig) -> Counted:
-    """Read, split and number what the config names, and say how much it is."""
-    counted = _words(text) if text.level == "word" else from_texts(load_texts(text))
-    sizes = " / ".join(f"{stream.size:,}" for stream in counted.streams.values())
-    app.say(f"{counted.name}: {sizes} tokens with marks (train / valid / test), {len(counted.vocab)} symbols")
-    return counted
+def load_counted(
+    config: TextConfig, *, data_dir: Path | None = None, cache_dir: Path | None = None
+) -> Counted:
+    """Read, split and number what the config names; folders as of `load_texts`.
+
+    Words are what stands between blanks, and each line is a sentence; at the other levels each split is one
+    sentence. Raises ValueError as `load_texts` does, and for a text with `<s>`, `</s>` or `<eos>` as a word.
+    """
+    if config.level != "word":
+        return from_texts(load_texts(config, data_dir=data_dir, cache_dir=cache_dir))
+    return _words(config, data_dir, cache_dir)
 
 
 def from_texts(texts: Texts) -> Counted:
-    """Ids numbered anew by first appearance; without lines, each split is one sentence."""
+    """The ids of texts, numbered anew as they appear; of words each line is a sentence, else each split."""
     train, eos = texts.ids["train"], texts.vocab.tokens.index(EOS) if texts.vocab.level == "word" else -1
     seen, first = np.unique(train, return_index=True)
     seen = seen[np.argsort(first)]
@@ -102,9 +113,9 @@ class _Meter:
             yield piece
 
 
-def _words(text: TextConfig) -> Counted:
+def _words(text: TextConfig, data_dir: Path | None, cache_dir: Path | None) -> Counted:
     """Lines of words, in pieces straight from the file where they need no normalising."""
-    name, sources = _sources(text)
+    name, sources = _sources(text, data_dir, cache_dir)
     meters = {split: _Meter(sources[split], f"the {split} part of {name}") for split in SPLITS}
     train = number_text(meters["train"])
     counts = np.bincount(train.stream, minlength=FIRST_WORD_ID + len(train.words))
@@ -155,14 +166,16 @@ def _without_rare(
     return number[stream], left
 
 
-def _sources(text: TextConfig) -> tuple[str, dict[str, Iterable[bytes]]]:
+def _sources(
+    text: TextConfig, data_dir: Path | None, cache_dir: Path | None
+) -> tuple[str, dict[str, Iterable[bytes]]]:
     """The pieces of each split, and the corpus's name."""
     path = Path(text.corpus)
     if text.normalize != "none" or text.corpus in CORPORA or not path.exists():
-        corpus = read_splits(text)
+        corpus = read_splits(text, data_dir=data_dir, cache_dir=cache_dir)
         return corpus.name, {split: [getattr(corpus, split).encode()] for split in SPLITS}
     if path.is_dir():
-        refuse_fractions(path.resolve().name)
+        refuse_fractions(text, path.resolve().name)
         return path.resolve().name, {split: _read(file) for split, file in split_files(path).items()}
     offsets = split_offsets(path, text.valid_fraction, text.test_fraction)
     return path.name, {split: _read(path, *offsets[split]) for split in SPLITS}

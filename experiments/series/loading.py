@@ -1,0 +1,17 @@
+"""The series of a run, and how long its parts are."""
+
+from experiments.frame import app
+from lmseq.config.series import SeriesConfig
+from lmseq.data import series
+from lmseq.data.series import Prepared
+
+
+def prepare(config: SeriesConfig) -> Prepared:
+    """Load, check, split and standardise what the config names, and say how much it is."""
+    prepared = series.prepare(config)
+    num_points, (train_end, test_start) = len(prepared.values), prepared.split
+    app.say(
+        f"{prepared.series.name}: {train_end:,} / {test_start - train_end:,} / {num_points - test_start:,} "
+        f"points (train / valid / test) of {app.listed(prepared.series.columns)}"
+    )
+    return prepared
