@@ -12,7 +12,8 @@ interleaved and medians taken; `cold` includes compilation, `warm` does not. A r
 ours. The last line is a JSON object with `ratios`.
 """
 
-from experiments.frame import app  # first: it notes the time
+from experiments.frame.console import numbers, say
+from experiments.frame.start import prepare_jax
 
 import logging
 import statistics
@@ -58,7 +59,7 @@ def compare(name: str, points: int, ours: Callable, theirs: Callable, rounds: in
         "warm_ratio": medians["darts"] / medians["warm"],
         "cold_ratio": medians["darts"] / medians["cold"],
     }
-    app.say(
+    say(
         f"{name:<20}{points:>9,} points {len(our_points):>8,} origins   darts {medians['darts']:8.3f} s   "
         f"here {medians['cold']:.3f} s with compilation, {medians['warm']:.4f} s without: "
         f"{row['cold_ratio']:.1f} and {row['warm_ratio']:.1f} times"
@@ -172,7 +173,7 @@ def neural(
 
 
 def main() -> int:
-    lengths = app.numbers(app.FLAGS.points, "points")
+    lengths = numbers(app.FLAGS.points, "points")
     horizon, rounds, seed = app.FLAGS.horizon, app.FLAGS.rounds, app.FLAGS.seed
     if min(horizon, rounds, app.FLAGS.hidden_size) < 1 or seed < 0 or min(lengths) < 10 * horizon:
         raise ValueError(
@@ -182,7 +183,7 @@ def main() -> int:
         import darts
     except ImportError:
         raise ValueError("darts is not installed: pip install -r benchmarks/requirements.txt") from None
-    app.prepare_jax()
+    prepare_jax()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     from lmseq.data.synthetic import autoregression

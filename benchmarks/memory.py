@@ -10,7 +10,8 @@ gradient, which no other process disturbs, and their ratios: the plain form's by
 line is a JSON object with `ratios`.
 """
 
-from experiments.frame import app  # first: it notes the time
+from experiments.frame.console import say
+from experiments.frame.start import prepare_jax
 
 import math
 from collections.abc import Callable
@@ -111,14 +112,14 @@ def main() -> int:
         raise ValueError("expected sizes of at least 1")
     if given.quick:
         hidden_size, batch_size, num_steps, vocab_size = 32, 8, 64, 50_000
-    app.prepare_jax()
+    prepare_jax()
     rows = {cell: of_layer(cell, batch_size, num_steps, hidden_size) for cell in ("rnn", "gru", "lstm")}
     rows["softmax"] = of_softmax(batch_size * num_steps, hidden_size, vocab_size)
     rows["window"] = of_window(batch_size, num_steps, hidden_size)
     ratios = {name: row["plain"] / row["fast"] for name, row in rows.items()}
     for name, row in rows.items():
         fast, plain = (row[kind] / 2**20 for kind in ("fast", "plain"))
-        app.say(f"{name:<8} {fast:9.1f} MiB, plain {plain:9.1f} MiB: {ratios[name]:.2f} times less")
+        say(f"{name:<8} {fast:9.1f} MiB, plain {plain:9.1f} MiB: {ratios[name]:.2f} times less")
     found = {"hardware": hardware(), "versions": versions("jax", "jaxlib"), "ratios": ratios, "bytes": rows}
     publish(found, given.output)
     return 0

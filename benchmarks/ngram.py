@@ -12,7 +12,8 @@ writes an ARPA file, lmseq its tables. Every figure that both give is compared b
 the other's time divided by ours; of memory, ours divided by theirs. The last line is a JSON object.
 """
 
-from experiments.frame import app  # first: it notes the time
+from experiments.frame.console import say
+from experiments.frame.start import prepare_jax
 
 import json
 import math
@@ -119,12 +120,12 @@ def estimate(folder: Path, lmplz: str | None) -> dict[str, Any]:
             found["seconds"][side] = statistics.median(run.seconds for run in runs)
             found["peak_bytes"][side] = statistics.median(run.peak_bytes for run in runs)
             found[f"{side}_range"] = [min(run.seconds for run in runs), max(run.seconds for run in runs)]
-            app.say(
+            say(
                 f"estimate, {side:<8}{found['seconds'][side]:>8.2f} s   "
                 f"{found['peak_bytes'][side] / 2**20:,.0f} MB"
             )
     found["seconds"]["to_tables"] = summary["seconds_to_tables"]
-    app.say(f"          of it, text to tables {summary['seconds_to_tables']:.2f} s")
+    say(f"          of it, text to tables {summary['seconds_to_tables']:.2f} s")
     if lmplz:
         with (folder / "theirs.arpa").open("rb") as file:
             head = file.read(1000).decode(errors="replace")
@@ -159,7 +160,7 @@ def exchange(folder: Path) -> dict[str, Any]:
     if not largest <= TOLERANCE:
         raise ArithmeticError(f"expected the same log10 to {TOLERANCE}, got a difference of {largest:.3g}")
     for name, spent in seconds.items():
-        app.say(f"{name:<24}{spent:8.3f} s")
+        say(f"{name:<24}{spent:8.3f} s")
     return {"seconds": seconds, "largest_difference": largest}
 
 
@@ -213,7 +214,7 @@ def scoring(folder: Path) -> dict[str, Any]:
     speeds |= theirs_by_query(folder, log10, predicted) | theirs_by_package(folder, log10, text)
     speeds |= by_nltk(folder)
     for name, speed in speeds.items():
-        app.say(f"{name:<24}{speed:>14,.0f} tokens/s")
+        say(f"{name:<24}{speed:>14,.0f} tokens/s")
     return {"tokens_per_second": speeds, "log10_total": log10}
 
 
@@ -295,10 +296,10 @@ def main() -> int:
     at_least(0, seed=app.FLAGS.seed)
     lmplz = which("lmplz")
     if not lmplz:
-        app.say(
+        say(
             "lmplz is not on the PATH (how to build it: kheafield.com/code/kenlm): lmseq is measured alone"
         )
-    app.prepare_jax()
+    prepare_jax()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(folder)

@@ -12,7 +12,8 @@ is a C++ compiler), `flax` that by Flax's layers under autodiff. With a GPU all 
 cuDNN. The last line is a JSON object with `ratios`.
 """
 
-from experiments.frame import app  # first: it notes the time
+from experiments.frame.console import say
+from experiments.frame.start import native_folder, prepare_jax
 
 from typing import Any, NamedTuple
 
@@ -98,7 +99,7 @@ def draw_tokens(work: Work, seed: int) -> np.ndarray:
 
 def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") -> Steps:
     """Ours."""
-    app.prepare_jax()
+    prepare_jax()
     import jax.numpy as jnp
     from lmseq.models.interface import bind
     from lmseq.models.recurrent import RecurrentLanguageModel
@@ -131,7 +132,7 @@ def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") ->
 
 def flax_steps(work: Work, precision: str, seed: int) -> Steps:
     """Flax's `nn.RNN`, in the training step that lmseq's models are trained by."""
-    app.prepare_jax()
+    prepare_jax()
     import jax
     from benchmarks.flax_peer import FlaxLanguageModel, flax_params
     from lmseq.models.interface import bind
@@ -270,7 +271,7 @@ def show(name: str, work: Work, spreads: dict[str, Spread]) -> None:
     tokens = work.batch_size * work.num_steps
     for label, spread in spreads.items():
         against = spreads["torch_bf16" if label.endswith("bf16") else "torch"]
-        app.say(
+        say(
             f"{name:<16} {label:<11} {1e3 * spread.median:8.2f} ms [{1e3 * spread.least:.2f}, "
             f"{1e3 * spread.most:.2f}]  {tokens / spread.median / 1e3:7.1f}k tokens/s  "
             f"{against.median / spread.median:5.2f}"
@@ -281,13 +282,13 @@ def compile_loops() -> bool:
     """Whether the compiled loops are there, or could be made."""
     from lmseq.recurrence import native
 
-    folder = app.native_folder()
+    folder = native_folder()
     try:
         if not native.library_path(folder).exists():
-            app.say("compiling the loops of recurrent layers")
+            say("compiling the loops of recurrent layers")
             native.compile_library(folder)
     except (ValueError, OSError) as error:
-        app.say(f"without compiled loops: {error}")
+        say(f"without compiled loops: {error}")
         return False
     return True
 

@@ -8,7 +8,7 @@ there. The seconds are those of `seconds_to_first_step`, which counts from the p
 the first dispatch. The last line is a JSON object with `seconds`, medians.
 """
 
-from experiments.frame import app  # first: it notes the time
+from experiments.frame.console import say
 
 import json
 import os
@@ -55,7 +55,7 @@ def main() -> int:
             if not app.FLAGS.quick:
                 seconds["again"].append(first_step(folder, "again"))
                 seconds["without"].append(first_step(folder, "without", "--nocompilation_cache"))
-        app.say(f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in seconds.items() if v))
+        say(f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in seconds.items() if v))
     medians = {kind: statistics.median(values) for kind, values in seconds.items() if values}
     found = {"hardware": hardware(), "versions": versions("jax", "jaxlib", "flax"), "seconds": medians}
     publish(found | {"all": seconds}, app.FLAGS.output)

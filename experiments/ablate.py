@@ -9,8 +9,6 @@ Seeds, and settings that are only numbers, of train_lm and predict_series are tr
 other cell is a process. What is done stays done: the same command goes on where it was stopped or killed.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ from absl import flags
 
 from experiments.ablation import design
 from experiments.ablation.design import AblationConfig, Design, Setting
+from experiments.frame.console import say
+from experiments.frame.workdir import finish, opened
 from lmseq.config import knobs
 
 flags.DEFINE_string(
@@ -47,10 +47,10 @@ def run(design: Design, workdir: Path, reference: Setting | None) -> int:
     done = running.run_cells(design, workdir, app.FLAGS.retry_failed, write)
     found, metrics, text = write(done)
     draw(workdir, found, metrics)
-    app.say(text.rstrip())
+    say(text.rstrip())
     summary = tables.summary(found, metrics, app.FLAGS.best)
     seconds = sum(record["seconds"] for record in done.values())
-    app.finish(workdir, summary | {"seconds": seconds, "wall_seconds": app.seconds()})
+    finish(workdir, summary | {"seconds": seconds, "wall_seconds": seconds()})
     return int(summary["num_failed"] == summary["num_cells"])
 
 
@@ -76,7 +76,7 @@ def main() -> int:
     if not app.FLAGS.workdir:
         raise ValueError("expected --workdir=DIR, the folder that the ablation is written to")
     workdir = Path(app.FLAGS.workdir)
-    with app.opened(workdir, config, plan.facts(), "ablation.json") as finished:
+    with opened(workdir, config, plan.facts(), "ablation.json") as finished:
         again = any(app.FLAGS[name].present for name in REPORT)
         if finished is not None and not again:
             print(finished)

@@ -8,94 +8,39 @@ origin of the test part, and stands beside the mean, persistence, the season, th
 series has one, the error that is theoretically least. Interrupted runs continue, bit for bit.
 """
 
-from experiments.frame import app  # first: it notes the time
-
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from experiments.frame import presets
-from lmseq.config import knobs
-from lmseq.config import series as series_config
-from lmseq.config.series import SeriesConfig
-
-flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
-app.define_presets(presets.PREDICT_SERIES)
-NAMES = app.define_all_flags(SeriesConfig)
+from experiments.frame.experiment import Call, Experiment, main
+from lmseq.config import series
 
 
-def fit(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> Any:
-    """Parameters with what is known of their training; an exit status where a signal stopped it."""
-    from experiments.frame import training
-    from experiments.series.evaluate import evaluate
-    from lmseq.data.partition import sliding
-    from lmseq.config.series import segment_length
-    from lmseq.training.objectives import make_objective
+def prepare(call: Call) -> Any:
+    """The series and the model, checked for fit."""
+    from experiments.series import stages
 
-    data, length = config.data, segment_length(config)
-    train = prepared.train
-    job = training.Job(
-        train=config.train,
-        workdir=workdir,
-        model=model,
-        stream=train,
-        plan_of=partial(sliding, len(train), length, data.batch_size, config.train.seed),
-        batch_size=data.batch_size,
-        num_steps=length,
-        evaluate=partial(evaluate, prepared, model),
-        unit="row",
-        objective=make_objective(config),
-    )
-    return training.run(job, f"{config.model.model}, {config.objective.objective}")
+    return stages.prepare(call.config)
 
 
-def run(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> int:
-    """The stages of a run: fit or train, forecast from everywhere, draw, sum up."""
-    import jax
+def run(call: Call, workdir: Path, prepared: Any) -> dict[str, Any]:
+    """Fit or train, forecast from everywhere, draw, sum up."""
+    from experiments.series import stages
 
-    from experiments.series import forecasts
-    from lmseq.models.build import fit_at_once
-
-    key = jax.random.key(config.train.seed)
-    if series_config.trains(config):
-        trained = fit(config, workdir, prepared, model)
-        if isinstance(trained, int):
-            return trained
-        params, key = trained.params, trained.key
-    else:
-        params = fit_at_once(config, prepared, model)
-    judged = forecasts.judge(config, prepared, model, params)
-    forecasts.tell(config, prepared, judged)
-    forecasts.draw(config, workdir, prepared, model, params, judged, key)
-    app.finish(workdir, forecasts.summary(config, prepared, params, judged))
-    return 0
+    return stages.run(workdir, prepared)
 
 
-def main() -> int:
-    if not app.FLAGS.workdir:
-        raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    config = series_config.check(
-        knobs.from_flat(app.values(NAMES, app.preset_of(presets.PREDICT_SERIES)), SeriesConfig)
-    )
-    workdir = Path(app.FLAGS.workdir)
-    app.prepare_jax(config.train.host_devices)
-    from experiments.series.loading import prepare
-    from lmseq.models.build import model_of
-    from experiments.frame.training import check_fits
-    from lmseq.training.sharding import check_batch, make_mesh
-
-    prepared = prepare(config)
-    model = model_of(config, prepared)
-    check_batch(make_mesh(), config.data.batch_size)
-    check_fits(model)
-    with app.opened(workdir, config, prepared.facts(), "series.json") as finished:
-        if finished is not None:
-            print(finished)
-            return 0
-        return run(config, workdir, prepared, model)
-
+EXPERIMENT = Experiment(
+    module="experiments.predict_series",
+    doc=__doc__,
+    config=series.SeriesConfig,
+    presets=presets.PREDICT_SERIES,
+    check=series.check,
+    prepare=prepare,
+    facts=lambda prepared: prepared.series.facts(),
+    facts_file="series.json",
+    run=run,
+)
 
 if __name__ == "__main__":
-    app.run(main, __doc__, ["workdir", "preset", *NAMES])
+    main(EXPERIMENT)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from lmseq.config.counts import NgramConfig
 from lmseq.config.knobs import from_json
 from lmseq.config.language_model import LanguageModelConfig, check
-from lmseq.config.mixture import MixConfig
+from lmseq.config.mixture import MixtureConfig
 from lmseq.contract import Model
 from lmseq.data.text import EOS, UNK, Vocab, normalize_text
 from lmseq.files import read_json, read_text
@@ -34,7 +34,7 @@ TABLES, MIXTURE = "tables.npz", "mixture.json"
 class Run(NamedTuple):
     """A model and all that is needed to use it; `step` is that of parameters trained in steps."""
 
-    config: LanguageModelConfig | NgramConfig | MixConfig | None
+    config: LanguageModelConfig | NgramConfig | MixtureConfig | None
     vocab: Vocab
     model: Model
     params: Params
@@ -147,7 +147,7 @@ def is_recurrent(model: Model) -> bool:
 
 def _mixture_run(path: Path) -> Run:
     """The models that a mixture names, which must be what they were when it was fitted."""
-    config = from_json(read_text(path / "config.json"), MixConfig)
+    config = from_json(read_text(path / "config.json"), MixtureConfig)
     try:
         fitted = read_json(path / MIXTURE)
         places = [(place["path"], place["params_digest"]) for place in fitted["runs"]]
@@ -159,7 +159,7 @@ def _mixture_run(path: Path) -> Run:
         raise ValueError(f"{path / MIXTURE} is damaged: mix again") from None
     found = []
     for place, params_digest in places:
-        run = load_run(place, config.mixture.checkpoint)
+        run = load_run(place, config.checkpoint)
         if checkpoint.digest(run.params) != params_digest:
             raise ValueError(f"{place} is not what {path} was mixed from: mix again")
         found.append(run)

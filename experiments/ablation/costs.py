@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from experiments.frame import app
 from experiments.ablation import running, together
 from experiments.ablation.design import Cell, Design, label
 from experiments.ablation.tables import grid
+from experiments.frame.start import num_cores, prepare_jax
 from lmseq.models.interface import count_parameters
 
 FLOPS_A_TOKEN = 6  # and parameter: a product and a sum, forward once and backward twice (Kaplan et al. 2020)
@@ -53,7 +53,7 @@ def groups_of(design: Design) -> list[together.Group]:
 
 def plan(design: Design) -> str:
     """The settings and their seeds, how they are run, and what that takes, as text."""
-    app.prepare_jax(app.num_cores())
+    prepare_jax(num_cores())
     groups = groups_of(design)
     costs = [group_cost(group) for group in groups]
     by_cell = {cell.name: (n, cost) for n, cost in enumerate(costs) for cell in groups[n].cells}

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.frame import app
 from experiments.ablation.design import Cell, Design
+from experiments.frame.command import USER_ERRORS
+from experiments.frame.console import say
+from experiments.frame.start import num_cores, prepare_jax
+from experiments.frame.workdir import finished_summary
 
 Record = dict[str, Any]
 BUSY = "another process is at work in"  # what a script says that finds its folder locked
@@ -29,7 +32,7 @@ def run_cells(
         done = {name: record for name, record in done.items() if not record["error"]}
     num_cells = len(design.settings) * design.config.seeds
     if done:
-        app.say(f"{len(done)} of {num_cells} cells are done already")
+        say(f"{len(done)} of {num_cells} cells are done already")
     with design.open_ledger(workdir, done) as ledger:
         for cells, records in groups_to_run(design, workdir, done):
             begun = time.monotonic()
@@ -39,7 +42,7 @@ def run_cells(
             told = "" if len(cells) == 1 else f" and {len(cells) - 1} more"
             errors = [done[cell.name]["error"] for cell in cells if done[cell.name]["error"]]
             remark = f", {len(errors)} failed: {errors[0]}" if errors else ""
-            app.say(
+            say(
                 f"{len(done)}/{num_cells} cells  {design.label(cells[0].setting)} seed={cells[0].seed}"
                 f"{told}, {time.monotonic() - begun:.1f} s{remark}"
             )
@@ -58,7 +61,7 @@ def groups_to_run(
         return
     # A part of an accelerator's memory is left to cells that run as processes.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    app.prepare_jax(app.num_cores())
+    prepare_jax(num_cores())
     from experiments.ablation import together
 
     for group in together.groups(design):
@@ -100,10 +103,10 @@ def run_group(design: Design, group: Any, workdir: Path) -> Iterator[Record]:
         if rest:
             left = [group.cells[place] for place in rest], [group.configs[place] for place in rest]
             yield from run_group(design, together.Group(*left), workdir)
-    except (*app.USER_ERRORS, RuntimeError) as error:
+    except (*USER_ERRORS, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        app.say(f"not in one program: {' '.join(str(error).split())[:200]}")
+        say(f"not in one program: {' '.join(str(error).split())[:200]}")
         yield from run_apart(design, [cell for cell in group.cells if cell.name not in done], workdir)
 
 
@@ -140,9 +143,9 @@ def run_script(design: Design, cell: Cell, folder: Path) -> tuple[dict[str, Any]
         lines = text.splitlines() or ["it said nothing"]
         if status != 2 or BUSY not in text:
             break
-        app.say(f"waiting: {lines[-1].removeprefix('error: ')}")
+        say(f"waiting: {lines[-1].removeprefix('error: ')}")
         time.sleep(5.0)
-    finished = app.finished_summary(folder)
+    finished = finished_summary(folder)
     if finished is not None and status in (0, 1):  # 1: a claim that fails has figures too
         return json.loads(finished), None
     how = f"ended by signal {-status}: " if status < 0 else ""
@@ -164,6 +167,6 @@ def _wait(process: subprocess.Popen) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if asked:
-        app.say("interrupted; the same command goes on from here")
+        say("interrupted; the same command goes on from here")
         sys.exit(128 + asked[0])
     return status

@@ -17,16 +17,17 @@ import jax
 import numpy as np
 from absl import flags
 
-from experiments.frame import app, presets
 from experiments.ablation.design import Cell, Design, Setting, record_of
+from experiments.frame import presets
+from experiments.frame.command import USER_ERRORS
 from lmseq.config import knobs, language_model
 from lmseq.config import series as series_config
 from lmseq.config.language_model import LanguageModelConfig
+from lmseq.config.series import SeriesConfig
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan, check_stream, epoch_plan, sliding
 from lmseq.models.interface import bind, count_parameters
-from lmseq.config.series import SeriesConfig
 from lmseq.training import ensemble, train_step
 from lmseq.training.objectives import scheduled_sampling, teacher_forcing
 from lmseq.training.optimizer import Number
@@ -174,7 +175,7 @@ def run_together(group: Group) -> Iterator[dict[str, Any]]:
         try:
             with quietly():
                 figures = work.figures(config, params)
-        except app.USER_ERRORS as failure:
+        except USER_ERRORS as failure:
             error = " ".join(str(failure).split())
         spent = share + time.monotonic() - begun
         yield record_of(cell, figures | ({} if error else {"wall_seconds": spent}), error, spent)
@@ -196,8 +197,8 @@ def series_work(known: Sequence[SeriesConfig]) -> Work:
     """As `predict_series` has it: every seed generates a series of its own."""
     from experiments.series import forecasts
     from experiments.series.loading import prepare
-    from lmseq.models.build import model_of
     from lmseq.config.series import segment_length
+    from lmseq.models.build import model_of
     from lmseq.training.objectives import make_objective
 
     prepared = {each.train.seed: prepare(each) for each in {c.train.seed: c for c in known}.values()}

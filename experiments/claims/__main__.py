@@ -8,8 +8,6 @@ runs every claim in a process of its own, in DIR/NAME, and writes DIR/claims.md:
 behind them, and pictures. The exit status is 1 if a claim fails. Interrupted runs go on.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import contextlib
 import re
 import runpy
@@ -22,6 +20,9 @@ from typing import Any
 
 from absl import flags
 
+from experiments.frame.console import say
+from experiments.frame.start import seconds
+from experiments.frame.workdir import finish, locked
 from lmseq.files import read_json, write_text
 
 NAMES = (
@@ -73,7 +74,7 @@ def measure(name: str, workdir: Path) -> dict[str, Any]:
     """The summary of a claim's run; of one that broke off, why it did, as a failure."""
     words = command_of(name, workdir)
     summary_path = workdir / name / "summary.json"
-    app.say(f"\n{name}: {' '.join(words[1:])}")
+    say(f"\n{name}: {' '.join(words[1:])}")
     process = subprocess.Popen([sys.executable, *words[1:]], stdout=subprocess.PIPE, text=True)
     try:
         process.communicate()
@@ -144,17 +145,17 @@ def main() -> int:
     workdir = Path(app.FLAGS.workdir)
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"expected --workdir to be a folder, {workdir} is a file")
-    with app.locked(workdir):
+    with locked(workdir):
         found = {}
         for name in NAMES:
             found[name] = measure(name, workdir)
-            app.say(f"{name}: {found[name]['verdict']}")
+            say(f"{name}: {found[name]['verdict']}")
             write_report(workdir, workdir, found)
         if app.FLAGS.docs:
             write_report(Path(app.FLAGS.docs), workdir, found)
         verdicts = {name: summary["verdict"] for name, summary in found.items()}
-        app.say(f"{workdir}: claims.md  claims/*.png")
-        app.finish(workdir, {"verdicts": verdicts, "wall_seconds": app.seconds()})
+        say(f"{workdir}: claims.md  claims/*.png")
+        finish(workdir, {"verdicts": verdicts, "wall_seconds": seconds()})
     return int("fails" in verdicts.values())
 
 

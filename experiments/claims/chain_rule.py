@@ -16,9 +16,9 @@ import numpy as np
 from experiments.claims.claim import Claim, run
 from experiments.text.loading import corpora_here
 from lmseq.config import knobs
+from lmseq.config.knobs import knob
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.text import TextConfig
-from lmseq.config.knobs import knob
 
 CUTS = ((7, 1), (64, 8), (1000, 3))  # num_steps and batch_size of a score
 PASSAGE = 12  # tokens before the continuations
@@ -83,8 +83,8 @@ class Fitted(NamedTuple):
 def fit(config: ChainConfig, texts: Any) -> list[Fitted]:
     """Counts of the best order, and the nets."""
     from experiments.text.text_models import fit_neural
-    from lmseq.models.ngram import fit_counts
     from lmseq.models.build import build_model
+    from lmseq.models.ngram import fit_counts
 
     counts = fit_counts(texts, config.most_order)
     fitted = [Fitted(f"{counts.order}-gram", counts.model, [counts.params])]
@@ -134,8 +134,8 @@ def largest_cut(fitted: Fitted, ids: np.ndarray) -> float:
 def corpus_figures(config: ChainConfig, name: str) -> dict[str, Any]:
     """Deviations, and losses in nats of each model on the validation text, by seed."""
     from experiments.text.loading import load_texts
-    from lmseq.ngram import smoothing
     from lmseq import scoring
+    from lmseq.ngram import smoothing
 
     texts = load_texts(TextConfig(corpus=name, level=config.level))
     valid, vocab_size = texts.ids["valid"], len(texts.vocab)

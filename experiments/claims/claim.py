@@ -4,8 +4,6 @@ Every claim is a script: it writes figures, a picture and a verdict, which is co
 be `holds`, `fails` or `undecided`. `experiments.claims` runs them all.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +11,9 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from experiments.frame.console import say
+from experiments.frame.start import num_cores, prepare_jax, seconds
+from experiments.frame.workdir import finish, opened
 from lmseq.config import knobs
 from lmseq.training.metrics import read_records
 
@@ -50,15 +51,15 @@ def main(claim: Claim, names: list[str]) -> int:
         knobs.from_flat(app.values(names, claim.quick if app.FLAGS.quick else {}), claim.kind)
     )
     workdir = Path(app.FLAGS.workdir)
-    app.prepare_jax(app.num_cores())
-    with app.opened(workdir, config, claim.facts(config), "data.json") as finished:
+    prepare_jax(num_cores())
+    with opened(workdir, config, claim.facts(config), "data.json") as finished:
         if finished is not None:
             print(finished)
             return json.loads(finished)["verdict"] == "fails"
-        app.say(claim.sentence)
+        say(claim.sentence)
         summary = {"claim": claim.sentence, "pictures": claim.pictures, **claim.measure(config, workdir)}
         spent = sum(record["seconds"] for record in read_records(workdir / "metrics.jsonl"))
-        app.finish(workdir, summary | {"measuring_seconds": spent, "wall_seconds": app.seconds()})
+        finish(workdir, summary | {"measuring_seconds": spent, "wall_seconds": seconds()})
     return summary["verdict"] == "fails"
 
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from experiments.claims.claim import Claim, run
 from lmseq.config import knobs
-from lmseq.config.language_model import ModelConfig
 from lmseq.config import series as series_config
-from lmseq.config.text import TextConfig
 from lmseq.config.knobs import knob
+from lmseq.config.language_model import ModelConfig
 from lmseq.config.series import SeriesConfig, SeriesDataConfig
+from lmseq.config.text import TextConfig
 
 NUM_BLOCKS = 20  # of the validation text, whose means an interval is made of
 DROPOUT = 0.3
@@ -88,11 +88,11 @@ def prepared_series(config: GrowthConfig) -> Any:
 
 def text_figures(config: GrowthConfig) -> dict[str, Any]:
     """Losses of counts and of a recurrent net: by block of the text, and k steps ahead by origin."""
-    from experiments.text.text_models import fit_neural
-    from lmseq.models.ngram import fit_counts
     from experiments.text.loading import load_texts
+    from experiments.text.text_models import fit_neural
     from lmseq import scoring
     from lmseq.models.build import build_model
+    from lmseq.models.ngram import fit_counts
 
     texts = load_texts(TextConfig(corpus=config.corpus))
     valid = texts.ids["valid"]
@@ -131,7 +131,7 @@ def steps_ahead(config: GrowthConfig, model: Any, params: Any, tokens: np.ndarra
 def measure(whole: GrowthRun, workdir: Path) -> dict[str, Any]:
     """Error curves of the series by objective and seed, and losses of the text."""
     from experiments.frame.measuring import judged, measured
-    from experiments.series.remedies import ErrorCurves, OBJECTIVES
+    from experiments.series.remedies import OBJECTIVES, ErrorCurves
 
     config = whole.growth
     curves = ErrorCurves(series_settings(config), prepared_series(config))

@@ -8,8 +8,6 @@ are cut, takes it to that of a model that knows no order at all: the mean for a 
 distribution for a text. Both are measured from several seeds, with 95 % intervals.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments.claims.claim import Claim, run
+from experiments.frame.console import say
 from lmseq.config import knobs
 from lmseq.config.knobs import knob
 
@@ -128,9 +127,9 @@ def build_domains(config: OrderConfig) -> dict[str, Domain]:
     """The text and the series, each with its model."""
     from experiments.text.loading import read_raw
     from lmseq.config.language_model import ModelConfig
+    from lmseq.config.series import SeriesModelConfig
     from lmseq.data.text import build_vocab
     from lmseq.models.build import build_model, build_series_model
-    from lmseq.config.series import SeriesModelConfig
     from lmseq.training.objectives import teacher_forcing
     from lmseq.training.train_step import window_loss
 
@@ -175,7 +174,7 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
             # Scrambled data have an orderless loss of their own; what is left of order is measured by it.
             "time scrambled": 1 - (orderless["time scrambled"] - loss["time scrambled"]) / worth,
         }
-        app.say(f"{domain}, nats; what knows no order is trained and tested on the same data:")
+        say(f"{domain}, nats; what knows no order is trained and tested on the same data:")
         for condition in CONDITIONS:
             name = f"{domain}_{condition.replace(' ', '_')}"
             found = interval(loss[condition])
@@ -185,7 +184,7 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
                 share = interval(lost[condition])
                 summary |= flat(f"{name}_share_lost", share)
                 told = f"   share of what order is worth that is lost: {share}"
-            app.say(f"  {condition:<18} loss {found}   without order {orderless[condition].mean():.4f}{told}")
+            say(f"  {condition:<18} loss {found}   without order {orderless[condition].mean():.4f}{told}")
         summary[f"{domain}_orderless_loss"] = float(orderless["as it is"].mean())
         lasting = interval(lost["examples permuted"])
         checks += [

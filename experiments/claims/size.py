@@ -11,8 +11,6 @@ counts of its size; the largest counts are better than each net. Nets that are t
 lose the first half.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,11 +19,12 @@ import numpy as np
 
 from experiments.claims.claim import Claim, run
 from experiments.claims.frontier import bytes_for, frontier, least_loss
+from experiments.frame.console import numbers
 from lmseq.config import knobs
 from lmseq.config.kinds import CellKind
+from lmseq.config.knobs import knob
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.text import TextConfig
-from lmseq.config.knobs import knob
 
 PRUNED = (0, 1, 2, 4, 8, 16, 32, 64)  # n-grams from order 2 on that occur at most so often are left out
 
@@ -54,7 +53,7 @@ class SizeRun:
 def check(whole: SizeRun) -> SizeRun:
     """ValueError for a setting out of range."""
     config = whole.size
-    sizes = app.numbers(config.hidden_sizes, "hidden_sizes")
+    sizes = numbers(config.hidden_sizes, "hidden_sizes")
     if sorted(set(sizes)) != sizes:
         raise ValueError(f"expected hidden_sizes in ascending order, each once, got {sizes}")
     knobs.at_least(1, knobs.MOST_UNITS, **{f"hidden_size_{size}": size for size in sizes})
@@ -105,9 +104,9 @@ def net_losses(config: SizeConfig, texts: Any, hidden_size: int) -> dict[str, An
 
 def measure(whole: SizeRun, workdir: Path) -> dict[str, Any]:
     """Bytes and losses of counts and of nets."""
-    from lmseq.ngram.corpus import from_texts
     from experiments.frame.measuring import measured
     from experiments.text.loading import load_texts
+    from lmseq.ngram.corpus import from_texts
     from lmseq.ngram.counts import count_ngrams
 
     config = whole.size
@@ -116,7 +115,7 @@ def measure(whole: SizeRun, workdir: Path) -> dict[str, Any]:
     counted = from_texts(texts)
     counts = count_ngrams(counted.streams["train"], counted.num_words, config.most_order)
     units = [{"order": order} for order in range(1, config.most_order + 1)]
-    units += [{"hidden_size": size} for size in app.numbers(config.hidden_sizes, "hidden_sizes")]
+    units += [{"hidden_size": size} for size in numbers(config.hidden_sizes, "hidden_sizes")]
 
     def figures(unit: dict[str, Any]) -> dict[str, Any]:
         if "order" in unit:

@@ -17,8 +17,8 @@ import numpy as np
 from experiments.claims.claim import Claim, run
 from lmseq.config import knobs
 from lmseq.config.kinds import CellKind
-from lmseq.config.language_model import ModelConfig
 from lmseq.config.knobs import knob
+from lmseq.config.language_model import ModelConfig
 from lmseq.data import sources
 
 NEAR = 0.01  # of H_tau: as near as a model must come to it

@@ -1,11 +1,12 @@
 """The stages of a count model's run: from marked sentences to tables, figures, pictures and an ARPA file."""
 
 import math
+import resource
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,22 +14,61 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from experiments.frame import app
-from lmseq.ngram.corpus import Counted
+from experiments.counts.loading import load_counted
+from experiments.frame.console import say
 from lmseq import scoring
 from lmseq.config import counts as counts_config
+from lmseq.config.counts import NgramConfig
 from lmseq.data.text import UNK
+from lmseq.files import write_text
 from lmseq.ngram import arpa, smoothing
 from lmseq.ngram.backoff import BackoffTables, score_words
+from lmseq.ngram.corpus import Counted
 from lmseq.ngram.counts import BOS_ID, UNK_ID, OrderCounts, count_ngrams
 from lmseq.ngram.storage import save_tables
 from lmseq.ngram.words import spell_words
-from lmseq.config.counts import NgramConfig
-from lmseq.files import write_text
 
 BYTES_A_PAIR = 64  # while n-grams are sorted
 BYTES_A_WORD = 20  # of the training text: its ids, their ranks before and after, and what is being sorted
 UNK_WORD = "<unk-word>"  # how <unk>, where the text has it as a word, is written beside the tables' own
+
+
+class PreparedCounts(NamedTuple):
+    """The text that is counted, and the seconds that reading it took."""
+
+    counted: Counted
+    reading: float
+
+
+def prepare(config: NgramConfig, given: Set[str]) -> PreparedCounts:
+    """Read, split and number the text."""
+    begun = time.monotonic()
+    return PreparedCounts(load_counted(config.text, given), time.monotonic() - begun)
+
+
+def run(config: NgramConfig, workdir: Path, prepared: PreparedCounts) -> dict[str, Any]:
+    """Count, estimate, save, score, compare orders, draw; the summary."""
+    counted, memory = prepared.counted, counts_config.memory_bytes(config.count)
+    scratch = workdir / ".scratch"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was interrupted
+    try:
+        made = make(config, counted, workdir, scratch if memory else None)
+        spent = {"reading": prepared.reading, **made.seconds}
+        say("   ".join(f"{name} {each:.2f} s" for name, each in spent.items()))
+        found = figures(made.tables, counted)
+        rows = by_order(config, counted, made, found, scratch if memory else None)
+        draw(config, workdir, counted, rows)
+        if config.count.write_arpa:
+            write(workdir, counted, made.tables)
+        return {
+            **summary(config, counted, made, rows),
+            **found,
+            **{f"seconds_{name}": each for name, each in spent.items()},
+            "seconds_to_tables": sum(spent.values()),
+            "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class Made(NamedTuple):
@@ -118,7 +158,7 @@ def by_order(
     rows = []
     lenient = replace(config.count, discount_fallback=True)
     unit = "perplexity" if counted.vocab.level == "word" else "bits_per_char"
-    app.say(f"order      n-grams        bytes   valid {unit.replace('_', ' ')}")
+    say(f"order      n-grams        bytes   valid {unit.replace('_', ' ')}")
     for n in range(1 if config.count.by_order else config.count.order, config.count.order + 1):
         tables, found = made.tables, whole
         if n < config.count.order:
@@ -134,7 +174,7 @@ def by_order(
         row = {"order": n, "num_ngrams": tables.num_ngrams, "num_bytes": tables.num_bytes, **found}
         rows.append(row)
         shown = row.get(f"valid_{unit}")
-        app.say(
+        say(
             f"{n:>5}{sum(row['num_ngrams']):>13,}{row['num_bytes']:>13,}   "
             + (f"{shown:.3f}" if shown else "-")
         )
@@ -166,10 +206,10 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
         )
         plotting.save_figure(figure, workdir / "orders.png")
         names.insert(0, "orders.png")
-    app.say(f"{workdir}: {'  '.join(names)}")
+    say(f"{workdir}: {'  '.join(names)}")
     prompt = shlex.quote(_some_word(counted))
-    app.say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
-    app.say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")
+    say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
+    say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")
 
 
 def _some_word(counted: Counted) -> str:
@@ -183,11 +223,11 @@ def write(workdir: Path, counted: Counted, tables: BackoffTables) -> None:
     names = [UNK_WORD if name == UNK else name for name in names]
     words = spell_words(names, counted.word_of, counted.num_words)
     if UNK_WORD in words:
-        app.say(f"{UNK} is a word of the text: written {UNK_WORD}, beside the {UNK} of unknown words")
+        say(f"{UNK} is a word of the text: written {UNK_WORD}, beside the {UNK} of unknown words")
     total = sum(tables.num_ngrams)
     with tqdm(total=total, unit=" n-grams", disable=not sys.stderr.isatty(), leave=False) as bar:
         arpa.write_arpa(workdir / "model.arpa", tables, words, bar.update)
-    app.say(f"{workdir / 'model.arpa'}: {total:,} n-grams")
+    say(f"{workdir / 'model.arpa'}: {total:,} n-grams")
 
 
 def summary(config: NgramConfig, counted: Counted, made: Made, rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from experiments.frame import app
+from experiments.frame.console import say
+from experiments.frame.start import seconds
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
@@ -65,13 +66,13 @@ def measured(
             if number <= len(recorded):
                 yield recorded[number - 1]
                 continue
-            begun = app.seconds()
+            begun = seconds()
             record = {**unit, **measure(unit)}
-            record["seconds"] = app.seconds() - begun
+            record["seconds"] = seconds() - begun
             writer.write(number, record)
             if quiet:
                 told = " ".join(f"{name}={value}" for name, value in unit.items())
-                app.say(f"measured {number}/{len(units)}  {told}  {app.seconds():.1f} s")
+                say(f"measured {number}/{len(units)}  {told}  {seconds():.1f} s")
             yield record
     finally:
         writer.close()
@@ -145,7 +146,7 @@ def judged(checks: Sequence[Check]) -> dict[str, Any]:
     for check in checks:
         bounds = [f">= {check.low:.4g}"] * math.isfinite(check.low)
         bounds += [f"<= {check.high:.4g}"] * math.isfinite(check.high)
-        app.say(f"{check.verdict:<10}{check.what}: {check.found}, expected {' and '.join(bounds)}")
+        say(f"{check.verdict:<10}{check.what}: {check.found}, expected {' and '.join(bounds)}")
     return {"verdict": verdict(checks), "checks": [check.record() for check in checks]}
 
 

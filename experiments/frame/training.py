@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments.frame import app
+from experiments.frame.command import StoppedError
+from experiments.frame.console import say
 from experiments.frame.watch import Evaluate, Watcher
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
@@ -82,8 +83,8 @@ def check_fits(model: Model) -> None:
         )
 
 
-def run(job: Job, description: str) -> Trained | int:
-    """Train from the newest checkpoint to the end; or, stopped by a signal, save and return exit status."""
+def run(job: Job, description: str) -> Trained:
+    """Train from the newest checkpoint to the end. Raises StoppedError where a signal stopped it; all is saved."""
     stop, train = Stop(), job.train
     mesh = sharding.make_mesh()
     init_key, train_key, sample_key, after_key = jax.random.split(jax.random.key(train.seed), 4)
@@ -94,10 +95,10 @@ def run(job: Job, description: str) -> Trained | int:
     restored = checkpoint.restore_latest(manager, fresh, shardings)
     training = jax.device_put(restored.training, shardings)
     for line in restored.skipped:
-        app.say(line)
+        say(line)
     if restored.step:
-        app.say(f"continuing from step {restored.step}")
-    app.say(f"{description}, {count_parameters(training.state.params):,} parameters")
+        say(f"continuing from step {restored.step}")
+    say(f"{description}, {count_parameters(training.state.params):,} parameters")
 
     watcher = Watcher(
         train, job.workdir, job.unit, job.evaluate, sample_key, restored.progress, restored.step
@@ -122,6 +123,6 @@ def run(job: Job, description: str) -> Trained | int:
                 break
             watcher.go_on()
     if stop.signal is not None:
-        app.say(f"stopped at step {training.state.step}, saved; the same command goes on from here")
-        return 128 + stop.signal
+        say(f"stopped at step {training.state.step}, saved; the same command goes on from here")
+        raise StoppedError(stop.signal)
     return Trained(training.state.params, watcher, after_key)

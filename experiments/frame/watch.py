@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.frame import app
+from experiments.frame.console import say
+from experiments.frame.start import seconds
 from lmseq import scoring
 from lmseq.config.training import TrainConfig
 from lmseq.training.checkpoint import Progress
@@ -47,8 +48,8 @@ class Watcher:
         totals, train = done.metrics.totals, self._train
         num_tokens = int(totals.count.sum())
         if self.seconds_to_first_step is None:
-            self.seconds_to_first_step = app.seconds()
-            app.say(f"first {done.step - self._step} steps after {app.seconds():.1f} s")
+            self.seconds_to_first_step = seconds()
+            say(f"first {done.step - self._step} steps after {seconds():.1f} s")
         if done.step - self._step in self._compiled:
             self._trained = (self._trained[0] + num_tokens, self._trained[1] + elapsed)
         self._compiled.add(done.step - self._step)  # a program for each number of steps in a dispatch
@@ -84,7 +85,7 @@ class Watcher:
             reached = self.seconds()
         self._progress = Progress(loss, *best, progress.seconds, reached)
         valid = "" if loss is None else f"  valid {loss:.3f}"
-        app.say(
+        say(
             f"step {done.step}/{train.num_train_steps}  train {values['train_loss']:.3f}{valid} "
             f"nats/{self._unit}  {values['tokens_per_second'] / 1e3:,.0f}k tokens/s  {self.seconds():.1f} s"
             + (f"\n    {remark}" if remark else "")
@@ -103,7 +104,7 @@ class Watcher:
 
     def seconds(self) -> float:
         """Seconds spent on the run, over all the processes that worked on it."""
-        return self._seconds_before + app.seconds()
+        return self._seconds_before + seconds()
 
     def progress(self) -> Progress:
         """What goes into a checkpoint beside the arrays."""

@@ -2,19 +2,23 @@
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from experiments.series.forecasts import longest_horizon
-from experiments.frame.measuring import Trainer
+from experiments.frame.console import say
+from experiments.frame.measuring import Trainer, flat, interval, measured
+from experiments.frame.training import check_fits
+from experiments.series.forecasts import HORIZONS, longest_horizon
+from experiments.series.loading import load
+from lmseq import errors, plotting, rollout
+from lmseq.config.series import ObjectiveConfig, SeriesConfig, segment_length
+from lmseq.data.partition import sliding
 from lmseq.data.series import Prepared
 from lmseq.models.build import model_of
-from lmseq import errors, rollout
-from lmseq.data.partition import sliding
-from lmseq.config.series import ObjectiveConfig, SeriesConfig
-from lmseq.config.series import segment_length
 from lmseq.training.objectives import make_objective
+from lmseq.training.sharding import check_batch, make_mesh
 
 OBJECTIVES = get_args(ObjectiveConfig.__dataclass_fields__["objective"].type)
 
@@ -50,3 +54,41 @@ class ErrorCurves:
         self._trainer = Trainer(
             self._model, config.train, config.data.batch_size, self._length, make_objective(config)
         )
+
+
+def prepare(config: SeriesConfig) -> Prepared:
+    """The series, long enough for the longest segments: those of several steps ahead."""
+    longest = dataclasses.replace(config.objective, objective="unrolled")
+    prepared = load(dataclasses.replace(config, objective=longest))
+    check_batch(make_mesh(), config.data.batch_size)
+    check_fits(model_of(config, prepared))
+    return prepared
+
+
+def compare(workdir: Path, config: Any, prepared: Prepared) -> dict[str, Any]:
+    """Train with each objective from each seed; the table, the picture, the summary."""
+    seeds = range(config.train.seed, config.train.seed + config.seeds.num_seeds)
+    units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
+    records = list(measured(workdir, units, ErrorCurves(config, prepared)))
+    title = f"{prepared.series.name}: {config.model.model}"
+    plotting.save_figure(plotting.objectives(records, title), workdir / "objectives.png")
+    return {"series": prepared.series.name, **table(records)}
+
+
+def table(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table: RMSE at each horizon, with intervals, the least in each column marked."""
+    summary: dict[str, Any] = {}
+    shown = [k for k in HORIZONS if k <= len(records[0]["rmse"])]
+    found = {
+        (objective, k): interval([r["rmse"][k - 1] for r in records if r["objective"] == objective])
+        for objective in OBJECTIVES
+        for k in shown
+    }
+    least = {k: min(OBJECTIVES, key=lambda objective: found[objective, k].mean) for k in shown}
+    say(f"{'RMSE, k steps ahead':<22}" + "".join(f"{k:>30}" for k in shown))
+    for objective in OBJECTIVES:
+        cells = (f"{found[objective, k]}{'*' if least[k] == objective else ' '}" for k in shown)
+        say(f"{objective:<22}" + "".join(f"{cell:>30}" for cell in cells))
+        for k in shown:
+            summary |= flat(f"{objective}_rmse_at_{k}", found[objective, k])
+    return summary | {f"least_at_{k}": objective for k, objective in least.items()}

@@ -1,10 +1,11 @@
 """The texts of a run: where they are looked for, what flags may say of them, and how much there is."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import replace
 from typing import Any
 
-from experiments.frame import app
+from experiments.frame.console import say
+from experiments.frame.start import data_folders
 from lmseq.config.text import TextConfig
 from lmseq.data import texts as data_texts
 from lmseq.data.corpora import CORPORA, CorpusFile, RawCorpus
@@ -13,7 +14,7 @@ from lmseq.data.texts import Texts
 
 def folders() -> dict[str, Any]:
     """Where corpora are looked for, as the functions of `lmseq.data.texts` take it."""
-    data_dir, cache_dir = app.data_folders()
+    data_dir, cache_dir = data_folders()
     return {"data_dir": data_dir, "cache_dir": cache_dir}
 
 
@@ -24,7 +25,7 @@ def read_raw(corpus: str) -> RawCorpus:
 
 def corpora_here() -> list[str]:
     """The named corpora that can be read without a download."""
-    here = [folder for folder in app.data_folders() if folder]
+    here = [folder for folder in data_folders() if folder]
 
     def is_here(files: Iterable[CorpusFile]) -> bool:
         return all(any((folder / file.filename).exists() for folder in here) for file in files)
@@ -37,25 +38,27 @@ def corpus_facts(corpus: str) -> dict[str, Any]:
     return data_texts.corpus_facts(corpus, **folders())
 
 
-def check_fractions(text: TextConfig) -> TextConfig:
-    """The config; ValueError where flags ask for fractions of a corpus that has parts of its own.
+FRACTIONS = ("valid_fraction", "test_fraction")
+
+
+def check_fractions(text: TextConfig, given: Set[str]) -> TextConfig:
+    """The config; ValueError where given flags ask for fractions of a corpus that has parts of its own.
 
     The fractions of a preset are of the preset's corpus: they are left out where a flag named another one.
     """
-    if not data_texts.has_parts(text.corpus) or not app.FLAGS.is_parsed():
+    if not data_texts.has_parts(text.corpus):
         return text
-    given = [flag for flag in ("valid_fraction", "test_fraction") if flag in app.FLAGS]
-    if any(app.FLAGS[flag].present for flag in given):
+    if given & set(FRACTIONS):
         raise ValueError(
             f"{text.corpus} has parts of its own: --valid_fraction and --test_fraction do nothing"
         )
-    return replace(text, **{flag: getattr(TextConfig, flag) for flag in given})
+    return replace(text, **{flag: getattr(TextConfig, flag) for flag in FRACTIONS})
 
 
-def load_texts(text: TextConfig) -> Texts:
+def load_texts(text: TextConfig, given: Set[str] = frozenset()) -> Texts:
     """Read, split and tokenise what the config names, and say how much it is."""
-    texts = data_texts.load_texts(check_fractions(text), **folders())
+    texts = data_texts.load_texts(check_fractions(text, given), **folders())
     sizes = " / ".join(f"{ids.size:,}" for ids in texts.ids.values())
     unit = "characters" if text.level == "char" else f"{text.level} tokens"
-    app.say(f"{texts.corpus.name}: {sizes} {unit} (train / valid / test), {len(texts.vocab)} symbols")
+    say(f"{texts.corpus.name}: {sizes} {unit} (train / valid / test), {len(texts.vocab)} symbols")
     return texts

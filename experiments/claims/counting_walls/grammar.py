@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from experiments.claims import known_sources
-from experiments.frame.measuring import fit_members
 from experiments.claims.counting_walls.settings import GrammarConfig
+from experiments.frame.measuring import fit_members
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model

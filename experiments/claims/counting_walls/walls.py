@@ -9,8 +9,6 @@ subject is carried to its verb. On the text again: the loss of the best counts a
 amount of training text, and where, if anywhere, the net becomes the better one.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import numpy as np
 
 from experiments.claims.claim import Claim, run
 from experiments.claims.counting_walls.settings import CountingWallsRun, check
+from experiments.frame.console import numbers
 
 ORDERS = (1, 2, 3, 4, 5)
 COUNT_MODELS = ("order_3", "order_4", "order_5")  # whose agreement is measured
@@ -30,13 +29,13 @@ def measure(whole: CountingWallsRun, workdir: Path) -> dict[str, Any]:
     """All walls, the picture, and the verdict."""
     from experiments.claims.counting_walls import crossing, figure
     from experiments.claims.counting_walls.grammar import Range, Synonyms
+    from experiments.claims.counting_walls.text import text_figures
     from experiments.counts.loading import load_counted
     from experiments.frame.measuring import judged, measured
-    from experiments.claims.counting_walls.text import text_figures
     from lmseq import plotting
     from lmseq.config.text import TextConfig
 
-    config, distances = whole.walls, app.numbers(whole.grammar.distances, "distances")
+    config, distances = whole.walls, numbers(whole.grammar.distances, "distances")
     counted = load_counted(TextConfig(corpus=config.corpus, level="word"))
     texts = {level: crossing.load_level(config.corpus, level) for level in crossing.LEVELS}
     synonyms = Synonyms(whole.grammar, config.seed)
@@ -75,7 +74,7 @@ def units(whole: CountingWallsRun, texts: dict[str, Any]) -> list[dict[str, Any]
     found += [{"wall": "synonyms", "model": model} for model in ("order_2", "order_3", "neural")]
     found += [{"wall": "range", "model": model} for model in ("truth", *COUNT_MODELS, "mlp", "gru")]
     for level, loaded in texts.items():
-        sizes = app.numbers(getattr(whole.crossing, f"{level}_sizes"), f"{level}_sizes")
+        sizes = numbers(getattr(whole.crossing, f"{level}_sizes"), f"{level}_sizes")
         available = int(loaded.ids["train"].size)
         found += [
             {"wall": "crossing", "level": level, "size": size} for size in measured_sizes(sizes, available)
@@ -148,7 +147,7 @@ def judge_range(whole: CountingWallsRun, found: Found) -> Judged:
     from experiments.frame.measuring import Check, exact, flat, interval
 
     summary: dict[str, Any] = {}
-    checks, distances = [], np.array(app.numbers(whole.grammar.distances, "distances"))
+    checks, distances = [], np.array(numbers(whole.grammar.distances, "distances"))
     for record in found["range"]:
         name, by_seed = record["model"], np.array(record["agreement"])
         alone = len(by_seed) == 1  # the truth, which no seed moves

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from lmseq.config import knobs
-from lmseq.config.language_model import ModelConfig
 from lmseq.config.knobs import knob
+from lmseq.config.language_model import ModelConfig
 from lmseq.data import sources
 
 NEAR = 0.01  # of the entropy rate: as near as the recurrent net must come to it

@@ -11,8 +11,6 @@ The same on a hidden Markov source, in nats: a model that sees tau tokens cannot
 known by enumeration; a recurrent net can, and comes near the exact entropy rate.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims.window_or_state import hidden_source
 from experiments.claims.claim import Claim, run
+from experiments.claims.window_or_state import hidden_source
 from experiments.claims.window_or_state.hidden_source import HiddenConfig
+from experiments.frame.console import numbers, say
 from lmseq.config import knobs
 from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import knob
@@ -147,9 +146,9 @@ def judge(config: RecallConfig, records: list[dict[str, Any]]) -> tuple[dict[str
     """Intervals of the error by lag and window, and what the claim says of each."""
     from experiments.frame.measuring import Check, flat, interval
 
-    lags, taus = app.numbers(config.lags, "lags"), app.numbers(config.taus, "taus")
+    lags, taus = numbers(config.lags, "lags"), numbers(config.taus, "taus")
     summary, checks = {"chance_error": CHANCE}, []
-    app.say(f"{'error, L steps back':<20}" + "".join(f"{lag:>24}" for lag in lags))
+    say(f"{'error, L steps back':<20}" + "".join(f"{lag:>24}" for lag in lags))
     for tau in (*taus, 0):
         cells = []
         for lag in lags:
@@ -163,15 +162,15 @@ def judge(config: RecallConfig, records: list[dict[str, Any]]) -> tuple[dict[str
                 checks.append(Check(what, found, high=5 * MARGIN * CHANCE))
             summary |= flat(f"error_{name}_lag_{lag}", found)
             cells.append(f"{found!s:>24}")
-        app.say(f"{f'window, tau = {tau}' if tau else config.cell:<20}" + "".join(cells))
-    app.say(f"{'guessing':<20}" + "".join(f"{CHANCE:>24.4g}" for _ in lags))
+        say(f"{f'window, tau = {tau}' if tau else config.cell:<20}" + "".join(cells))
+    say(f"{'guessing':<20}" + "".join(f"{CHANCE:>24.4g}" for _ in lags))
     return summary, checks
 
 
 def check(whole: WindowOrStateConfig) -> WindowOrStateConfig:
     """ValueError for a setting out of range."""
     config = whole.recall
-    lags, taus = app.numbers(config.lags, "lags"), app.numbers(config.taus, "taus")
+    lags, taus = numbers(config.lags, "lags"), numbers(config.taus, "taus")
     for name, values in (("lags", lags), ("taus", taus)):
         if sorted(set(values)) != values:
             raise ValueError(f"expected {name} in ascending order, each once, got {values}")
@@ -191,7 +190,7 @@ def measure(whole: WindowOrStateConfig, workdir: Path) -> dict[str, Any]:
     from lmseq import plotting
 
     config = whole.recall
-    lags, taus = app.numbers(config.lags, "lags"), app.numbers(config.taus, "taus")
+    lags, taus = numbers(config.lags, "lags"), numbers(config.taus, "taus")
     seeds = range(config.seed, config.seed + config.num_seeds)
     units = [{"lag": lag, "tau": tau, "seed": s} for lag in lags for tau in (*taus, 0) for s in seeds]
     recalled, source = Recall(config), hidden_source.Source(config, whole.hidden)

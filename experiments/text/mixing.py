@@ -2,22 +2,84 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.frame import app
+from experiments.frame.console import say
+from experiments.text.evaluate import load_run
 from experiments.text.loading import load_texts
-from lmseq.data.texts import Texts
 from lmseq import runs, scoring
-from lmseq.config.mixture import MixConfig
+from lmseq.config import knobs
+from lmseq.config.mixture import MixtureConfig
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
+from lmseq.data.corpora import SPLITS
+from lmseq.data.texts import Texts
+from lmseq.files import read_json, write_text
 from lmseq.models.mixture import CacheParams, fit_cache, fit_weights
-from lmseq.runs import Run
+from lmseq.runs import Run, is_proper
 from lmseq.training.checkpoint import digest
-from lmseq.files import write_text
 from lmseq.types import Params
+
+
+class PreparedMixture(NamedTuple):
+    """The runs that are mixed, the text that they share, and what is noted of both."""
+
+    config: MixtureConfig
+    found: list[Run]
+    text: TextConfig
+    noted: dict[str, Any]
+
+
+def prepare(config: MixtureConfig) -> PreparedMixture:
+    """Load the runs. Raises ValueError for runs that do not go together."""
+    paths = run_paths(config)
+    digests = check_texts(paths)
+    found = [load_run(str(path), config.checkpoint) for path in paths]
+    check_models(paths, found)
+    text = {k: v for k, v in knobs.to_flat(found[0].config).items() if k in TextConfig.__dataclass_fields__}
+    noted = {"corpus": text["corpus"], "runs": identify(paths, found), **digests}
+    return PreparedMixture(config, found, TextConfig(**text), noted)
+
+
+def run_paths(config: MixtureConfig) -> list[Path]:
+    """The folders of the runs."""
+    return [Path(path.strip()) for path in config.runs.split(",") if path.strip()]
+
+
+def check_texts(paths: list[Path]) -> dict[str, str]:
+    """SHA-256 of the splits that all runs share; ValueError where two were made of different texts."""
+    found = []
+    for path in paths:
+        if not (path / "corpus.json").is_file() or not (path / "config.json").is_file():
+            raise ValueError(f"expected a run of train_lm or train_ngram in {path}, but there is none")
+        facts = read_json(path / "corpus.json")
+        if not isinstance(facts, dict) or not all(isinstance(facts.get(split), dict) for split in SPLITS):
+            raise ValueError(f"expected a run of train_lm or train_ngram in {path}, not a mixture or damaged")
+        found.append({split: facts[split]["sha256"] for split in SPLITS})
+    for path, other in zip(paths, found, strict=True):
+        differing = [split for split in SPLITS if other[split] != found[0][split]]
+        if differing:
+            raise ValueError(
+                f"{paths[0]} and {path} were made of different texts ({', '.join(differing)}): give both the "
+                "same --corpus, --normalize, --valid_fraction and --test_fraction"
+            )
+    return found[0]
+
+
+def check_models(paths: list[Path], found: list[Run]) -> None:
+    """ValueError for scores that are no probabilities, and for symbols that differ from run to run."""
+    first = found[0].vocab
+    for path, run in zip(paths, found, strict=True):
+        if not is_proper(run):
+            raise ValueError(f"{path} is stupid back-off, whose scores are no probabilities: leave it out")
+    for path, run in zip(paths, found, strict=True):
+        if run.vocab != first:
+            raise ValueError(
+                f"{paths[0]} and {path} have different vocabularies ({first.level}, {len(first)} symbols; "
+                f"{run.vocab.level}, {len(run.vocab)}): give both the same --level and --min_count"
+            )
 
 
 def identify(paths: list[Path], found: list[Run]) -> list[dict[str, str]]:
@@ -28,10 +90,9 @@ def identify(paths: list[Path], found: list[Run]) -> list[dict[str, str]]:
     ]
 
 
-def mix(
-    workdir: Path, config: MixConfig, found: list[Run], text: TextConfig, facts: dict[str, Any]
-) -> dict[str, Any]:
+def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
     """Fit on the validation text, score the test text, print a table, write mixture.json; the summary."""
+    config, found, text, facts = prepared
     texts = load_texts(text)
     if not texts.ids["valid"].size or not texts.ids["test"].size:
         raise ValueError(
@@ -42,9 +103,9 @@ def mix(
     if len(set(names)) < len(names):
         names = [f"{name}_{number}" for number, name in enumerate(names, start=1)]
     parts, caches = [(run.model, run.params) for run in found], []
-    if config.mixture.cache_size:
+    if config.cache_size:
         plain = list(zip([f"{name}, no cache" for name in names], parts, strict=True))
-        pairs = [_cached(part, texts, config.mixture.cache_size) for part in parts]
+        pairs = [_cached(part, texts, config.cache_size) for part in parts]
         parts, caches = [part for part, _ in pairs], [cache for _, cache in pairs]
     else:
         plain = []
@@ -59,15 +120,15 @@ def mix(
     mixed = {s: np.logaddexp.reduce(log_weights + np.array(each), axis=0) for s, each in log_probs.items()}
     rows.append(("mixture", mixed))
     figures = [_figures(texts, row) for _, row in rows]
-    app.say(f"{'':<24}{'weight':>8}{'valid nats':>12}{'test nats':>11}{'perplexity':>12}{'bits/char':>11}")
+    say(f"{'':<24}{'weight':>8}{'valid nats':>12}{'test nats':>11}{'perplexity':>12}{'bits/char':>11}")
     shown = [None] * len(plain) + [*weights.tolist(), None]
     for (name, _), row, weight in zip(rows, figures, shown, strict=True):
-        app.say(
+        say(
             f"{name[:24]:<24}{'' if weight is None else f'{weight:.3f}':>8}{row['valid_loss']:>12.4f}"
             f"{row['test_loss']:>11.4f}{row['test_perplexity']:>12.3f}{row['test_bits_per_char']:>11.4f}"
         )
-    app.say(f"{workdir}: mixture.json  summary.json")
-    app.say(f"next:  python -m experiments.sample_text --run={workdir} --num_samples=4")
+    say(f"{workdir}: mixture.json  summary.json")
+    say(f"next:  python -m experiments.sample_text --run={workdir} --num_samples=4")
     losses = {
         f"{split}_loss_{name}": row[f"{split}_loss"]
         for (name, _), row in zip(rows[:-1], figures, strict=False)
@@ -93,5 +154,5 @@ def _cached(
 ) -> tuple[tuple[Model, CacheParams], dict[str, float]]:
     """The model behind a cache that fits the validation text best, and what is written of the cache."""
     found = fit_cache(*part, texts.ids["valid"], size, len(texts.vocab), neural=runs.is_recurrent(part[0]))
-    app.say(f"cache: weight {found.weight:.3f}, sharpness {found.sharpness:g}")
+    say(f"cache: weight {found.weight:.3f}, sharpness {found.sharpness:g}")
     return found[:2], {"size": size, "weight": found.weight, "sharpness": found.sharpness}

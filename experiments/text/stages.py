@@ -1,0 +1,60 @@
+"""The stages of a language model's run: text and model, training, and what is made of them."""
+
+from collections.abc import Set
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments.frame import training
+from experiments.text import evaluate
+from experiments.text.evaluate import PreparedText
+from experiments.text.loading import load_texts
+from lmseq.config.language_model import LanguageModelConfig
+from lmseq.data.partition import check_stream, epoch_plan
+from lmseq.files import write_text
+from lmseq.models.build import build_model
+from lmseq.recurrence.unrolled import check_backend
+from lmseq.training.sharding import check_batch, make_mesh
+
+
+def prepare(config: LanguageModelConfig, given: Set[str]) -> PreparedText:
+    """The text and the model of a config. Raises ValueError where one does not fit the other, or the machine."""
+    check_backend(config.model.backend, config.model.precision)
+    texts = load_texts(config.data, given)
+    if not texts.ids["valid"].size:
+        raise ValueError("expected a validation text: valid_fraction must be above 0")
+    data = config.data
+    check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
+    check_batch(make_mesh(), data.batch_size)
+    model = build_model(config.model, len(texts.vocab))
+    training.check_fits(model)
+    return PreparedText(config, texts, model)
+
+
+def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
+    """Train and watch, evaluate, draw; the summary. Raises StoppedError when a signal stops the training."""
+    config, texts, model = prepared
+    write_text(workdir / "vocab.json", texts.vocab.to_json())
+    data = config.data
+    job = training.Job(
+        train=config.train,
+        workdir=workdir,
+        model=model,
+        stream=texts.ids["train"],
+        plan_of=partial(
+            epoch_plan,
+            data.partition,
+            texts.ids["train"].size,
+            data.num_steps,
+            data.batch_size,
+            config.train.seed,
+        ),
+        batch_size=data.batch_size,
+        num_steps=data.num_steps,
+        evaluate=partial(evaluate.evaluate, prepared),
+        unit=data.level,
+    )
+    trained = training.run(job, evaluate.describe(config.model))
+    from experiments.text import report  # draws: slow to import, and not needed before
+
+    return report.conclude(prepared, workdir, *trained)
