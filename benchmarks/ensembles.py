@@ -89,13 +89,13 @@ def single_steps(seeds: tuple[int, ...], *shape: Any) -> Steps:
     dispatch = train_step.make_dispatch(setting.model, updates, setting.num_steps)
     runs = []
     for seed in seeds:
-        init_key, train_key = jax.random.split(jax.random.key(seed))
-        fresh = state.init_training_jit(init_key, setting.model, updates, setting.batch_size)
+        keys = state.split_key(seed)
+        fresh = state.init_training_jit(keys.init, setting.model, updates, setting.batch_size)
         plans = loop.PlanStream(partial(setting.plan_of, seed))
         mesh = sharding.make_mesh()
         fresh = jax.device_put(fresh, sharding.training_sharding(mesh, fresh))
         stream = jax.device_put(setting.stream, sharding.replicated(mesh))
-        runs.append(loop.dispatches(setting.train, plans, dispatch, mesh, fresh, stream, train_key))
+        runs.append(loop.dispatches(setting.train, plans, dispatch, mesh, fresh, stream, keys.train))
 
     def work() -> list[float]:
         totals = [next(run).metrics.totals for run in runs]

@@ -93,7 +93,7 @@ def of_window(batch_size: int, num_steps: int, hidden_size: int) -> dict[str, in
 
         def loss(params, tokens):
             carry = model.init_carry(params, batch_size)
-            return model.token_log_probs(params, carry, tokens, tokens, key)[1].sum()
+            return model.token_log_probs(params, carry, tokens, tokens, training=True)[1].sum()
 
         return planned_bytes(loss, jax.eval_shape(model.init, key), tokens)
 

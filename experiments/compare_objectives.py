@@ -77,15 +77,15 @@ def main() -> int:
     from experiments.frame.measuring import measured
     from experiments.series.remedies import ErrorCurves, OBJECTIVES
     from experiments.series.prepared import model_of, prepare
-    from experiments.frame.training import check_fits
     from lmseq import plotting
+    from lmseq.training.memory import check_memory
     from lmseq.training.sharding import check_batch, make_mesh
 
     # The longest segments are those of several steps ahead.
     longest = dataclasses.replace(config.objective, objective="unrolled")
     prepared = prepare(dataclasses.replace(config, objective=longest))
     check_batch(make_mesh(), config.data.batch_size)
-    check_fits(model_of(config, prepared))
+    check_memory(model_of(config, prepared))
     with app.opened(workdir, config, prepared.facts(), "series.json") as finished:
         if finished is not None:
             print(finished)

@@ -27,43 +27,39 @@ NAMES = app.define_all_flags(SeriesConfig)
 
 
 def fit(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> Any:
-    """Parameters with what is known of their training; an exit status where a signal stopped it."""
+    """What the training leaves."""
     from experiments.frame import training
     from experiments.series.prepared import evaluate
     from lmseq.data.partition import sliding
+    from lmseq.training.job import Batches, Job
     from lmseq.training.objectives import make_objective, segment_length
 
-    data, length = config.data, segment_length(config)
-    train = prepared.train
-    job = training.Job(
-        train=config.train,
-        workdir=workdir,
-        model=model,
-        stream=train,
-        plan_of=partial(sliding, len(train), length, data.batch_size, config.train.seed),
-        batch_size=data.batch_size,
-        num_steps=length,
-        evaluate=partial(evaluate, prepared, model),
-        unit="row",
-        objective=make_objective(config),
+    job = Job(
+        model,
+        prepared.train,
+        config.train,
+        Batches(config.data.batch_size, segment_length(config), sliding),
+        make_objective(config),
+        workdir,
+        partial(evaluate, prepared, model),
     )
-    return training.run(job, f"{config.model.model}, {config.objective.objective}")
+    return training.run(job, f"{config.model.model}, {config.objective.objective}", "row")
 
 
 def run(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> int:
     """The stages of a run: fit or train, forecast from everywhere, draw, sum up."""
     import jax
 
-    from experiments.series import forecasts, prepared
+    from experiments.series import forecasts
+    from experiments.series.prepared import fit_at_once
+    from lmseq.training.state import split_key
 
-    key = jax.random.key(config.train.seed)
     if series_config.trains(config):
-        trained = fit(config, workdir, prepared, model)
-        if isinstance(trained, int):
-            return trained
-        params, key = trained.params, trained.key
+        params = fit(config, workdir, prepared, model).params
+        key = split_key(config.train.seed).after
     else:
-        params = prepared.fit_at_once(config, prepared, model)
+        params = fit_at_once(config, prepared, model)
+        key = jax.random.key(config.train.seed)
     judged = forecasts.judge(config, prepared, model, params)
     forecasts.tell(config, prepared, judged)
     forecasts.draw(config, workdir, prepared, model, params, judged, key)
@@ -80,13 +76,13 @@ def main() -> int:
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
     from experiments.series.prepared import model_of, prepare
-    from experiments.frame.training import check_fits
+    from lmseq.training.memory import check_memory
     from lmseq.training.sharding import check_batch, make_mesh
 
     prepared = prepare(config)
     model = model_of(config, prepared)
     check_batch(make_mesh(), config.data.batch_size)
-    check_fits(model)
+    check_memory(model)
     with app.opened(workdir, config, prepared.facts(), "series.json") as finished:
         if finished is not None:
             print(finished)

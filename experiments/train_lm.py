@@ -28,34 +28,22 @@ def train(config: LanguageModelConfig, workdir: Path, texts: Texts, model: Any) 
     """The stages of a run: train and watch, evaluate, draw, sum up."""
     from experiments.text import evaluate
     from experiments.frame import training
-    from lmseq.data.partition import epoch_plan
+    from lmseq.training.job import Batches, Job
 
     data = config.data
     subject = evaluate.Subject(config, workdir, texts, model)
-    job = training.Job(
-        train=config.train,
+    job = Job(
+        model,
+        texts.ids["train"],
+        config.train,
+        Batches(data.batch_size, data.num_steps, data.partition),
         workdir=workdir,
-        model=model,
-        stream=texts.ids["train"],
-        plan_of=partial(
-            epoch_plan,
-            data.partition,
-            texts.ids["train"].size,
-            data.num_steps,
-            data.batch_size,
-            config.train.seed,
-        ),
-        batch_size=data.batch_size,
-        num_steps=data.num_steps,
         evaluate=partial(evaluate.evaluate, subject),
-        unit=data.level,
     )
-    trained = training.run(job, evaluate.describe(config.model))
-    if isinstance(trained, int):
-        return trained
+    trained = training.run(job, evaluate.describe(config.model), data.level)
     from experiments.text import report  # draws: slow to import, and not needed before
 
-    app.finish(workdir, report.conclude(subject, *trained))
+    app.finish(workdir, report.conclude(subject, trained))
     return 0
 
 
@@ -66,10 +54,10 @@ def main() -> int:
     config = language_model.check(knobs.from_flat(app.values(NAMES, preset), LanguageModelConfig))
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
-    from experiments.frame.training import check_fits
     from lmseq.data.partition import check_stream
     from lmseq.models.build import build_model
     from lmseq.recurrence.unrolled import check_backend
+    from lmseq.training.memory import check_memory
     from lmseq.training.sharding import check_batch, make_mesh
 
     check_backend(config.model.backend, config.model.precision)
@@ -80,7 +68,7 @@ def main() -> int:
     check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
     check_batch(make_mesh(), data.batch_size)
     model = build_model(config.model, len(texts.vocab))
-    check_fits(model)
+    check_memory(model)
     with app.opened(workdir, config, texts.facts(), "corpus.json") as finished:
         if finished is not None:
             print(finished)

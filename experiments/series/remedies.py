@@ -1,17 +1,17 @@
 """Error curves of models that are trained with each remedy against the accumulation of errors."""
 
 import dataclasses
-from functools import partial
 from typing import Any, get_args
 
 import numpy as np
 
 from experiments.series.forecasts import longest_horizon
-from experiments.frame.measuring import Trainer
 from experiments.series.prepared import Prepared, model_of
 from lmseq import errors, rollout
 from lmseq.data.partition import sliding
 from lmseq.config.series import ObjectiveConfig, SeriesConfig
+from lmseq.training.fit import fit
+from lmseq.training.job import Batches
 from lmseq.training.objectives import make_objective, segment_length
 
 OBJECTIVES = get_args(ObjectiveConfig.__dataclass_fields__["objective"].type)
@@ -29,10 +29,8 @@ class ErrorCurves:
             self._set_up_for = unit["objective"]
             self._set_up(unit["objective"])
         prepared, start = self._prepared, self._prepared.split.test_start
-        plan_of = partial(
-            sliding, len(prepared.train), self._length, self._config.data.batch_size, unit["seed"]
-        )
-        params = self._trainer.fit(unit["seed"], prepared.train, plan_of)
+        train = dataclasses.replace(self._config.train, seed=unit["seed"])
+        params, _ = fit(self._model, prepared.train, train, batches=self._batches, objective=self._objective)
         horizon = longest_horizon(self._config, prepared)
         points = rollout.k_step_points(
             self._model, params, prepared.values, max_horizon=horizon, first_origin=start
@@ -44,7 +42,5 @@ class ErrorCurves:
     def _set_up(self, objective: str) -> None:
         chosen = dataclasses.replace(self._config.objective, objective=objective)
         config = dataclasses.replace(self._config, objective=chosen)
-        self._length, self._model = segment_length(config), model_of(config, self._prepared)
-        self._trainer = Trainer(
-            self._model, config.train, config.data.batch_size, self._length, make_objective(config)
-        )
+        self._model, self._objective = model_of(config, self._prepared), make_objective(config)
+        self._batches = Batches(config.data.batch_size, segment_length(config), sliding)

@@ -1,6 +1,5 @@
 """How a language model is judged while it is trained, and after: losses of the splits, a sample."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.contract import Model
 from lmseq.sampling import Decoding
 from lmseq.training.checkpoint import Run
+from lmseq.training.state import split_key
 from lmseq.types import Params, PRNGKey
 
 SAMPLE = Decoding(temperature=0.8)
@@ -48,11 +48,11 @@ def sample_text(subject: Subject, params: Params, key: PRNGKey, num_tokens: int)
     return subject.texts.vocab.decode(np.concatenate([prompt, np.asarray(tokens)]))
 
 
-def evaluate(subject: Subject, params: Params, key: PRNGKey, step: int) -> tuple[dict[str, Any], str]:
-    """Validation figures and a sample, to record and to show."""
+def evaluate(subject: Subject, params: Params, step: int) -> dict[str, Any]:
+    """Validation figures and a sample."""
+    key = split_key(subject.config.train.seed).sample
     sample = sample_text(subject, params, jax.random.fold_in(key, step), 160)
-    figures = split_figures(subject, params, "valid")
-    return {**figures, "sample": sample}, json.dumps(sample, ensure_ascii=False)
+    return {**split_figures(subject, params, "valid"), "sample": sample}
 
 
 def describe(model: ModelConfig) -> str:

@@ -11,29 +11,29 @@ import numpy as np
 from experiments.frame import app
 from experiments.text.text_models import fit_counts
 from experiments.text.evaluate import SAMPLE, Subject, sample_text, split_figures
-from experiments.frame.watch import Watcher
 from lmseq import plotting, rollout, scoring
 from lmseq.ngram import counts
 from lmseq.models.interface import count_parameters
 from lmseq.training.checkpoint import digest
+from lmseq.training.fit import Trained
 from lmseq.training.metrics import read_records
+from lmseq.training.state import split_key
 from lmseq.types import Params, PRNGKey
 
 HORIZONS = (1, 4, 16, 64)
 MOST_ORDER = 8  # of the count models tried
 
 
-def conclude(subject: Subject, params: Params, watcher: Watcher, key: PRNGKey) -> dict[str, Any]:
+def conclude(subject: Subject, trained: Trained) -> dict[str, Any]:
     """Evaluate the final parameters, print, draw, and return the summary."""
-    trained = watcher.seconds()
+    params, progress, config = trained.params, trained.progress, subject.config
     unigram, counts = unigram_figures(subject), best_counts(subject)
     figures = split_figures(subject, params, "valid") | split_figures(subject, params, "test")
-    _print_table(subject, params, unigram, counts, figures, trained)
-    horizon_key, sample_key = jax.random.split(key)
+    _print_table(subject, params, unigram, counts, figures, progress.seconds)
+    horizon_key, sample_key = jax.random.split(split_key(config.train.seed).after)
     horizon = k_step_log_probs(subject, params, unigram["loss"], horizon_key)
     app.say(f"sample (temperature {SAMPLE.temperature}): {sample_text(subject, params, sample_key, 400)}")
     _draw(subject, unigram["loss"], horizon)
-    progress, config = watcher.progress(), subject.config
     return {
         "corpus": config.data.corpus,
         "level": config.data.level,
@@ -51,10 +51,10 @@ def conclude(subject: Subject, params: Params, watcher: Watcher, key: PRNGKey) -
         "count_order": counts["order"],
         "count_loss": counts["loss"],
         "params_digest": digest(params),
-        "tokens_per_second": watcher.tokens_per_second(),
-        "seconds_to_first_step": watcher.seconds_to_first_step,
+        "tokens_per_second": trained.tokens_per_second,
+        "seconds_to_first_step": trained.seconds_to_first_step,
         "seconds_to_target_loss": progress.seconds_to_target_loss,
-        "wall_seconds": watcher.seconds(),
+        "wall_seconds": trained.seconds_before + app.seconds(),
     }
 
 

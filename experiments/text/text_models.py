@@ -1,19 +1,19 @@
 """Models of a text, fitted with few words: the best count model, and neural ones from many seeds."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 from experiments.counts.counted import from_texts
-from experiments.frame.measuring import fit_members
+from experiments.frame.progress import steps_bar
 from experiments.text.texts import Texts
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
-from lmseq.data.partition import sequential_partitioning
 from lmseq.models.ngram import put_tables
 from lmseq.ngram.backoff import BackoffTables, score_words
 from lmseq.ngram.counts import count_ngrams, longest_sentence
 from lmseq.ngram.smoothing import modified_kneser_ney
+from lmseq.training.fit import fit_members
+from lmseq.training.job import Batches
 from lmseq.types import Params
 
 
@@ -61,6 +61,6 @@ def fit_neural(
         warmup_steps=min(50, num_train_steps - 1),
         steps_per_dispatch=min(100, num_train_steps),
     )
-    ids = texts.ids["train"]
-    plan_of = partial(sequential_partitioning, ids.size, num_steps, batch_size)
-    return fit_members(model, train, seeds, [ids], plan_of, batch_size, num_steps)
+    batches = Batches(batch_size, num_steps)
+    with steps_bar(num_train_steps) as show:
+        return fit_members(model, [texts.ids["train"]], train, seeds, batches=batches, on_dispatch=show)

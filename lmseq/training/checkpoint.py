@@ -51,7 +51,7 @@ class Restored(NamedTuple):
     """Where to begin: the newest good checkpoint, and a line for each newer one that was skipped."""
 
     step: int
-    training: LoopState
+    loop_state: LoopState
     progress: Progress
     skipped: tuple[str, ...]
 
@@ -97,7 +97,7 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
 
 def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManager:
     """Orbax's manager of DIR/checkpoints; for reading only unless `keep` says how many latest to keep."""
-    # Orbax tells dozens of lines of its life for every save, and a traceback of what it raises anyway.
+    # Orbax logs dozens of lines for every save, and a traceback of what it raises anyway.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     folder = (workdir / "checkpoints").absolute()
@@ -142,13 +142,14 @@ def _facts_digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def save(manager: ocp.CheckpointManager, step: int, training: LoopState, progress: Progress) -> None:
+def save(manager: ocp.CheckpointManager, step: int, loop_state: LoopState, progress: Progress) -> None:
     """Save in the background; the arrays are copied before this returns, so they may be donated.
 
     Waits for the save before. Raises OSError when that one, or this, could not be written.
     """
     _wait(manager)
-    params, rest = training.state.params, (training.state.opt_state, training.carry)
+    state = loop_state.state
+    params, rest = state.params, (state.opt_state, loop_state.carry)
     facts = {**progress._asdict(), "step": step, "params_digest": digest(params), "rest_digest": digest(rest)}
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(params),
@@ -203,12 +204,12 @@ def restore_latest(manager: ocp.CheckpointManager, fresh: LoopState, shardings: 
     damaged: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            training, progress = _read(manager, step, fresh, shardings)
+            loop_state, progress = _read(manager, step, fresh, shardings)
         except DAMAGE as error:
             damaged[step] = f"checkpoint {step} cannot be used: {_brief(error)}"
             continue
         _set_aside(manager, list(damaged))
-        return Restored(step, training, progress, tuple(damaged.values()))
+        return Restored(step, loop_state, progress, tuple(damaged.values()))
     if damaged:
         raise ValueError(
             f"every checkpoint is damaged ({'; '.join(damaged.values())}): start again in another workdir"
@@ -284,21 +285,29 @@ def load_run(workdir: str | Path, which: str = "latest") -> Run:
     vocab = Vocab.from_json(read_text(workdir / "vocab.json"))
     # The loops that it was trained by may not be there, and make no difference.
     model = build_model(replace(config.model, backend="auto"), len(vocab))
+    params, step = load_params(workdir, model, which)
+    return Run(config, vocab, model, params, step)
+
+
+class Loaded(NamedTuple):
+    """Parameters from a checkpoint, and the step at which they were saved."""
+
+    params: Params
+    step: int
+
+
+def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loaded:
+    """The parameters of a model from a folder that `fit` or a script trained it in.
+
+    model: the one that was trained; it may be of any kind under the contract. which: `latest`, or `best` by
+    validation loss. Raises ValueError when the folder has no checkpoint, when the one asked for is damaged,
+    and when its parameters are not the model's.
+    """
+    workdir = Path(workdir)
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} has no checkpoint yet: train it further")
     with open_manager(workdir) as manager:
-        steps = sorted(manager.all_steps(), reverse=True)
-        if not steps:
-            raise ValueError(f"{workdir} has no checkpoint yet: train it further")
-        if which not in ("latest", "best"):
-            raise ValueError(f"expected checkpoint latest or best, got {which!r}")
-        if which == "best":
-            losses = _valid_losses(Path(manager.directory))
-            if not losses:
-                raise ValueError(f"no checkpoint has a validation loss in {workdir}: ask for the latest")
-            step = min(losses, key=lambda step: (losses[step], step))
-        else:
-            step = steps[0]
+        step = _chosen_step(manager, workdir, which)
         shape = jax.eval_shape(model.init, jax.random.key(0))
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         like = _abstract(shape, jax.tree.map(lambda _: sharding, shape))
@@ -311,4 +320,19 @@ def load_run(workdir: str | Path, which: str = "latest") -> Run:
                 f"checkpoint {step} of {workdir} cannot be used ({_brief(error)}): "
                 "take the other of latest and best, or train again"
             ) from error
-    return Run(config, vocab, model, found.params, step)
+    return Loaded(found.params, step)
+
+
+def _chosen_step(manager: ocp.CheckpointManager, workdir: Path, which: str) -> int:
+    """The step of the latest or best checkpoint."""
+    steps = manager.all_steps()
+    if not steps:
+        raise ValueError(f"{workdir} has no checkpoint yet: train it further")
+    if which not in ("latest", "best"):
+        raise ValueError(f"expected checkpoint latest or best, got {which!r}")
+    if which == "latest":
+        return max(steps)
+    losses = _valid_losses(Path(manager.directory))
+    if not losses:
+        raise ValueError(f"no checkpoint has a validation loss in {workdir}: ask for the latest")
+    return min(losses, key=lambda step: (losses[step], step))
