@@ -12,9 +12,6 @@ interleaved and medians taken; `cold` includes compilation, `warm` does not. A r
 ours. The last line is a JSON object with `ratios`.
 """
 
-from experiments.frame.console import numbers, say
-from experiments.frame.start import prepare_jax
-
 import logging
 import statistics
 import warnings
@@ -26,6 +23,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks.measure import hardware, publish, timed
+from experiments.frame.console import numbers, say
+from experiments.frame.start import prepare_jax
 
 flags.DEFINE_string("points", "1000,10000,100000", "lengths of the series")
 flags.DEFINE_integer("horizon", 64, "steps ahead")
@@ -96,9 +95,9 @@ def linear(values: np.ndarray, horizon: int, rounds: int) -> dict[str, Any]:
     from darts import TimeSeries
     from darts.models import LinearRegressionModel
 
+    from lmseq.config.series import SeriesModelConfig
     from lmseq.models.build import build_series_model
     from lmseq.models.linear import fit_least_squares
-    from lmseq.config.series import SeriesModelConfig
 
     start = int(TRAIN_SHARE * len(values))
     series = TimeSeries.from_values(values)
@@ -129,9 +128,9 @@ def neural(
     from darts import TimeSeries
     from darts.models import RNNModel, TiDEModel
 
+    from lmseq.config.series import SeriesModelConfig
     from lmseq.models.build import build_series_model
     from lmseq.rollout import BLOCK
-    from lmseq.config.series import SeriesModelConfig
 
     start = int(TRAIN_SHARE * len(values))
     series = TimeSeries.from_values(values.astype(np.float32))

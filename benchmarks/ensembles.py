@@ -9,9 +9,6 @@ the ensemble's time divided by that of the runs, `processes_S` by that of the pr
 JSON object with `ratios`.
 """
 
-from experiments.frame.console import numbers, say
-from experiments.frame.start import prepare_jax
-
 import os
 import sys
 from functools import partial
@@ -20,8 +17,18 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.measure import Peer, Steps, hardware, interleaved, publish, run_process, versions
-from benchmarks.measure import wait_until_idle
+from benchmarks.measure import (
+    Peer,
+    Steps,
+    hardware,
+    interleaved,
+    publish,
+    run_process,
+    versions,
+    wait_until_idle,
+)
+from experiments.frame.console import numbers, say
+from experiments.frame.start import prepare_jax
 
 flags.DEFINE_string("members", "1,4,16,64", "numbers of seeds")
 flags.DEFINE_integer("processes", 16, "number of seeds that are also trained as processes; 0: none")
@@ -83,6 +90,7 @@ def single_steps(seeds: tuple[int, ...], *shape: Any) -> Steps:
     """One dispatch of each run after the other, compiled once."""
     prepare_jax()
     import jax
+
     from lmseq.training import loop, optimizer, sharding, state, train_step
 
     setting = Setting(*shape, 10**6)
@@ -90,13 +98,13 @@ def single_steps(seeds: tuple[int, ...], *shape: Any) -> Steps:
     dispatch = train_step.make_dispatch(setting.model, updates, setting.num_steps)
     runs = []
     for seed in seeds:
-        init_key, train_key = jax.random.split(jax.random.key(seed))
-        fresh = state.init_training_jit(init_key, setting.model, updates, setting.batch_size)
+        keys = state.split_key(seed)
+        fresh = state.init_training_jit(keys.init, setting.model, updates, setting.batch_size)
         plans = loop.PlanStream(partial(setting.plan_of, seed))
         mesh = sharding.make_mesh()
         fresh = jax.device_put(fresh, sharding.training_sharding(mesh, fresh))
         stream = jax.device_put(setting.stream, sharding.replicated(mesh))
-        runs.append(loop.dispatches(setting.train, plans, dispatch, mesh, fresh, stream, train_key))
+        runs.append(loop.dispatches(setting.train, plans, dispatch, mesh, fresh, stream, keys.train))
 
     def work() -> list[float]:
         totals = [next(run).metrics.totals for run in runs]

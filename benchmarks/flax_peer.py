@@ -36,7 +36,9 @@ class FlaxLanguageModel(SequenceModule):
         last = carry[-1]
         return jax.nn.log_softmax(self.output(last[1] if self.cell == "lstm" else last))
 
-    def unroll(self, carry: Any, xs: jax.Array, key: Any = None) -> tuple[Any, jax.Array]:
+    def unroll(
+        self, carry: Any, xs: jax.Array, *, training: bool = False, key: Any = None
+    ) -> tuple[Any, jax.Array]:
         outputs, carries = self.embedding(xs), []
         for layer, state in zip(self.layers, carry, strict=True):
             state, outputs = layer(outputs, initial_carry=state)

@@ -10,9 +10,6 @@ gradient, which no other process disturbs, and their ratios: the plain form's by
 line is a JSON object with `ratios`.
 """
 
-from experiments.frame.console import say
-from experiments.frame.start import prepare_jax
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +17,8 @@ from typing import Any
 from absl import flags
 
 from benchmarks.measure import hardware, publish, versions
+from experiments.frame.console import say
+from experiments.frame.start import prepare_jax
 
 flags.DEFINE_integer("hidden_size", 256, "units")
 flags.DEFINE_integer("batch_size", 32, "rows of a batch")
@@ -42,6 +41,7 @@ def of_layer(name: str, batch_size: int, num_steps: int, hidden_size: int) -> di
     """One recurrent layer over projected inputs, with respect to its weights and inputs."""
     import jax
     import jax.numpy as jnp
+
     from lmseq.recurrence import unrolled
     from lmseq.recurrence.cells import cell_named
     from lmseq.recurrence.cells.cell import Recurrent
@@ -66,6 +66,7 @@ def of_softmax(rows: int, hidden_size: int, vocab_size: int) -> dict[str, int]:
     """The log-probabilities of targets, with respect to inputs, kernel and bias."""
     import jax
     import jax.numpy as jnp
+
     from lmseq.layers import affine, softmax_log_probs
 
     shapes = [(rows, hidden_size), (hidden_size, vocab_size), (vocab_size,)]
@@ -86,6 +87,7 @@ def of_window(batch_size: int, num_steps: int, hidden_size: int) -> dict[str, in
     """A window's loss, with respect to the parameters of a model of 65 characters."""
     import jax
     import jax.numpy as jnp
+
     from lmseq.config.language_model import ModelConfig
     from lmseq.models.build import build_model
 
@@ -97,7 +99,7 @@ def of_window(batch_size: int, num_steps: int, hidden_size: int) -> dict[str, in
 
         def loss(params, tokens):
             carry = model.init_carry(params, batch_size)
-            return model.token_log_probs(params, carry, tokens, tokens, key)[1].sum()
+            return model.token_log_probs(params, carry, tokens, tokens, training=True)[1].sum()
 
         return planned_bytes(loss, jax.eval_shape(model.init, key), tokens)
 

@@ -12,9 +12,6 @@ writes an ARPA file, lmseq its tables. Every figure that both give is compared b
 the other's time divided by ours; of memory, ours divided by theirs. The last line is a JSON object.
 """
 
-from experiments.frame.console import say
-from experiments.frame.start import prepare_jax
-
 import json
 import math
 import re
@@ -29,6 +26,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks.measure import hardware, publish, run_process, timed
+from experiments.frame.console import say
+from experiments.frame.start import prepare_jax
 from lmseq.config.knobs import at_least
 
 flags.DEFINE_integer("words", 1_000_000, "words of the training text that is made")
@@ -296,9 +295,7 @@ def main() -> int:
     at_least(0, seed=app.FLAGS.seed)
     lmplz = which("lmplz")
     if not lmplz:
-        say(
-            "lmplz is not on the PATH (how to build it: kheafield.com/code/kenlm): lmseq is measured alone"
-        )
+        say("lmplz is not on the PATH (how to build it: kheafield.com/code/kenlm): lmseq is measured alone")
     prepare_jax()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -12,15 +12,14 @@ is a C++ compiler), `flax` that by Flax's layers under autodiff. With a GPU all 
 cuDNN. The last line is a JSON object with `ratios`.
 """
 
-from experiments.frame.console import say
-from experiments.frame.start import native_folder, prepare_jax
-
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
 from benchmarks.measure import Peer, Spread, Steps, hardware, interleaved, publish, versions
+from experiments.frame.console import say
+from experiments.frame.start import native_folder, prepare_jax
 
 
 class Work(NamedTuple):
@@ -101,6 +100,7 @@ def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") ->
     """Ours."""
     prepare_jax()
     import jax.numpy as jnp
+
     from lmseq.models.interface import bind
     from lmseq.models.recurrent import RecurrentLanguageModel
     from lmseq.recurrence.cells import cell_named
@@ -134,6 +134,7 @@ def flax_steps(work: Work, precision: str, seed: int) -> Steps:
     """Flax's `nn.RNN`, in the training step that lmseq's models are trained by."""
     prepare_jax()
     import jax
+
     from benchmarks.flax_peer import FlaxLanguageModel, flax_params
     from lmseq.models.interface import bind
 
@@ -146,6 +147,7 @@ def dispatches(model: Any, params: Any, tokens: np.ndarray) -> Steps:
     """Dispatches of some steps each, all on the same windows, from zero states."""
     import jax
     import jax.numpy as jnp
+
     from lmseq.config.training import TrainConfig
     from lmseq.data.partition import Plan
     from lmseq.training.optimizer import make_optimizer
@@ -181,6 +183,7 @@ def dispatches(model: Any, params: Any, tokens: np.ndarray) -> Steps:
 def torch_steps(work: Work, precision: str, seed: int) -> Steps:
     """PyTorch's modules, eager; bfloat16 by autocast, weights in float32."""
     import contextlib
+
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

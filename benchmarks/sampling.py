@@ -10,15 +10,14 @@ tokens per second divided by PyTorch's: of one stream by the faster of its two l
 `nn.LSTM`. The last line is a JSON object with `ratios`.
 """
 
-from experiments.frame.console import numbers, say
-from experiments.frame.start import prepare_jax
-
 from typing import Any
 
 import numpy as np
 from absl import flags
 
 from benchmarks.measure import Peer, Steps, hardware, interleaved, publish, versions
+from experiments.frame.console import numbers, say
+from experiments.frame.start import prepare_jax
 
 flags.DEFINE_string("streams", "1,256", "numbers of streams")
 flags.DEFINE_integer("num_tokens", 256, "tokens of each stream in one call")
@@ -54,8 +53,10 @@ def lmseq_tokens(streams: int, num_tokens: int, hidden_size: int, vocab_size: in
     """Ours: one jitted scan for all streams."""
     prepare_jax()
     import itertools
+
     import jax
     import jax.numpy as jnp
+
     from lmseq.generation import sample_streams
     from lmseq.models.interface import bind
     from lmseq.models.recurrent import RecurrentLanguageModel

@@ -8,8 +8,6 @@ there. The seconds are those of `seconds_to_first_step`, which counts from the p
 the first dispatch. The last line is a JSON object with `seconds`, medians.
 """
 
-from experiments.frame.console import say
-
 import json
 import os
 import statistics
@@ -20,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks.measure import hardware, publish, run_process, versions, wait_until_idle
+from experiments.frame.console import say
 
 flags.DEFINE_string("corpus", "python_docs", "what is trained on")
 flags.DEFINE_string("model", "gru", "the model that is trained")

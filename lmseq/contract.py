@@ -6,6 +6,7 @@ and sampling are written over this contract once and serve every model.
 """
 
 import math
+from abc import ABC, abstractmethod
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -33,7 +34,8 @@ class Model(Protocol):
     """A model of sequences of tokens, x (B,) of ids, or of values, x (B, D).
 
     Tokens are predicted by log-probabilities (B, V), values by a `Normal` of (B, D). A model is hashable,
-    so that it can be a static argument of `jax.jit`.
+    so that it can be a static argument of `jax.jit`. This is the type that functions ask for; `StepModel` is
+    the class to write a model with: it has the last three methods already.
     """
 
     def init(self, key: PRNGKey) -> Params:
@@ -57,11 +59,19 @@ class Model(Protocol):
         ...
 
     def unroll(
-        self, params: Params, carry: Carry, xs: Elements, key: PRNGKey | None = None
+        self,
+        params: Params,
+        carry: Carry,
+        xs: Elements,
+        *,
+        training: bool = False,
+        key: PRNGKey | None = None,
     ) -> tuple[Carry, Predictions]:
         """Teacher-forced over xs (B, T): prediction t is `readout` after `update` with x_1 ... x_t.
 
-        A key turns training noise (dropout) on; without one the result is deterministic.
+        training: switches on all that only a training step wants: dropout, the products' lower precision, the
+        recomputation of activations. Without it the result is deterministic. key: the noise of dropout,
+        needed in training by a model that has dropout. Raises ValueError as `check_key` does.
         """
         ...
 
@@ -71,6 +81,8 @@ class Model(Protocol):
         carry: Carry,
         xs: Elements,
         targets: Elements,
+        *,
+        training: bool = False,
         key: PRNGKey | None = None,
     ) -> tuple[Carry, TokenLogProbs]:
         """As `unroll`, keeping only log P(targets[b, t] | xs[b, :t + 1]), (B, T) in nats.
@@ -78,6 +90,72 @@ class Model(Protocol):
         Of values P is a density, in their own units.
         """
         ...
+
+
+class StepModel(ABC):
+    """A model given by four methods: `init`, `init_carry`, `update` and `readout`; the rest are scans.
+
+    Make it a frozen dataclass of its sizes, so that equal models are one static argument of `jax.jit` and
+    share their compiled programs; a plain class works too, and each of its objects is compiled for by itself.
+    A subclass may compute any of the three scans in a faster way that agrees with the one here.
+    """
+
+    @abstractmethod
+    def init(self, key: PRNGKey) -> Params:
+        """Draw parameters, a plain pytree of arrays."""
+
+    @abstractmethod
+    def init_carry(self, params: Params, batch_size: int) -> Carry:
+        """The state before the first element; every leaf has `batch_size` rows."""
+
+    @abstractmethod
+    def update(self, params: Params, carry: Carry, x: Element) -> Carry:
+        """h_t = f(x_t, h_{t-1}) for token ids x (B,) or values (B, D)."""
+
+    @abstractmethod
+    def readout(self, params: Params, carry: Carry) -> Prediction:
+        """Prediction of the next element, one a row, from the carry alone."""
+
+    def carries(self, params: Params, carry: Carry, xs: Elements) -> Carry:
+        """The carry after each of xs (B, T): every leaf (B, T, ...)."""
+        return scan_carries(self, params, carry, xs)
+
+    def unroll(
+        self,
+        params: Params,
+        carry: Carry,
+        xs: Elements,
+        *,
+        training: bool = False,
+        key: PRNGKey | None = None,
+    ) -> tuple[Carry, Predictions]:
+        """The last carry, and the prediction after each of xs (B, T); there is no noise."""
+        check_key(training, key)
+        return scan_unroll(self, params, carry, xs)
+
+    def token_log_probs(
+        self,
+        params: Params,
+        carry: Carry,
+        xs: Elements,
+        targets: Elements,
+        *,
+        training: bool = False,
+        key: PRNGKey | None = None,
+    ) -> tuple[Carry, TokenLogProbs]:
+        """The last carry, and the log-probabilities (B, T) of the targets: `unroll`, then `log_prob`."""
+        carry, predictions = self.unroll(params, carry, xs, training=training, key=key)
+        return carry, log_prob(predictions, targets)
+
+
+def check_key(training: bool, key: PRNGKey | None, *, has_noise: bool = False) -> None:
+    """Raise ValueError for a key outside of training, and for training with noise that has no key."""
+    if key is not None and not training:
+        raise ValueError(
+            "expected training=True with a key, which is the noise of training: give both or none"
+        )
+    if training and has_noise and key is None:
+        raise ValueError("expected a key for the dropout of training: give key=, or a model without dropout")
 
 
 def scan_unroll(model: Model, params: Params, carry: Carry, xs: Elements) -> tuple[Carry, Predictions]:
@@ -102,6 +180,15 @@ def scan_carries(model: Model, params: Params, carry: Carry, xs: Elements) -> Ca
         return carry, carry
 
     return batch_major(lax.scan(step, carry, jnp.swapaxes(xs, 0, 1))[1])
+
+
+def unroll_by_carries(model: Model, params: Params, carry: Carry, xs: Elements) -> tuple[Carry, Predictions]:
+    """`unroll` from `carries`: all B T predictions are read out at once, for models with small carries."""
+    carries = model.carries(params, carry, xs)
+    rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), carries)
+    predictions = model.readout(params, rows)
+    last = jax.tree.map(lambda leaf: leaf[:, -1], carries)
+    return last, jax.tree.map(lambda leaf: leaf.reshape(*xs.shape[:2], *leaf.shape[1:]), predictions)
 
 
 def batch_major(tree: Carry) -> Carry:

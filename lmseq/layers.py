@@ -86,6 +86,11 @@ def affine(
     return result + jnp.broadcast_to(bias, result.shape)
 
 
+def has_dropout(rate: float | Float[Array, ""]) -> bool:
+    """Whether anything is dropped at a rate: not at the number 0; a traced rate may be any."""
+    return not (isinstance(rate, float | int) and not rate)
+
+
 def drop(
     x: Float[Array, "*dims"],
     rate: float | Float[Array, ""],
@@ -97,7 +102,7 @@ def drop(
     The mask has x's shape, or one that broadcasts to it. Without a key, or at a rate that is the number 0 and
     not traced, x as it is.
     """
-    if key is None or (isinstance(rate, float | int) and not rate):
+    if key is None or not has_dropout(rate):
         return x
     kept = jax.random.bernoulli(key, 1.0 - rate, mask_shape or x.shape)
     return jnp.where(kept, x / (1.0 - rate), 0.0)

@@ -97,9 +97,10 @@ def score_stream(
 
     Of a stream of values (T, D) it is the log-density of each row of D.
 
-    The state is carried from end to end; num_steps (inputs a window) and batch_size (strips in
-    parallel) set the speed and the memory, never the figure. Sum it in float64, as NumPy arrays allow:
-    `score_stream(...).sum(dtype=np.float64)`. Raises ValueError for an empty stream.
+    The state is carried from end to end; num_steps (inputs a window) and batch_size (strips in parallel) set
+    the speed and the memory, never the figure. Sum it in float64, as NumPy arrays allow:
+    `score_stream(...).sum(dtype=np.float64)`; `mean_loss` is the mean of that. Raises ValueError for an empty
+    stream.
     """
     tokens = as_stream(tokens)
     length = tokens.shape[0]
@@ -116,3 +117,11 @@ def score_stream(
     # (steps, batch, time) -> (batch, steps, time): stream order, whose tail is past the end.
     in_order = np.asarray(log_probs).swapaxes(0, 1).reshape(-1)[: length - 1]
     return np.concatenate([np.asarray(first), in_order])
+
+
+def mean_loss(model: Model, params: Params, stream: Stream) -> float:
+    """Mean negative log-likelihood of a stream in nats a token, or a row of values; the first one counts.
+
+    The float64 mean of `score_stream`, whose errors it raises.
+    """
+    return -float(score_stream(model, params, stream).mean(dtype=np.float64))

@@ -6,7 +6,6 @@ What is computed for a cell equals, to rounding, what the script alone computes 
 import contextlib
 import dataclasses
 import io
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
@@ -20,17 +19,22 @@ from absl import flags
 from experiments.ablation.design import Cell, Design, Setting, record_of
 from experiments.frame import presets
 from experiments.frame.command import USER_ERRORS
+from experiments.frame.progress import steps_bar
 from lmseq.config import knobs, language_model
 from lmseq.config import series as series_config
 from lmseq.config.language_model import LanguageModelConfig
 from lmseq.config.series import SeriesConfig
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
-from lmseq.data.partition import Plan, check_stream, epoch_plan, sliding
+from lmseq.data.partition import check_stream, sliding
 from lmseq.models.interface import bind, count_parameters
 from lmseq.training import ensemble, train_step
+from lmseq.training.fit import fit_members
+from lmseq.training.job import Batches
+from lmseq.training.memory import check_memory
 from lmseq.training.objectives import scheduled_sampling, teacher_forcing
 from lmseq.training.optimizer import Number
+from lmseq.training.state import split_key
 from lmseq.types import Params, Stream
 
 Config = LanguageModelConfig | SeriesConfig
@@ -49,13 +53,12 @@ class Group(NamedTuple):
 class Work(NamedTuple):
     """What trains and judges the members of a group.
 
-    streams: one for each different seed, or one for all; plan_of(seed, epoch): batches of a stream.
+    streams: one for each different seed, or one for all.
     """
 
     model: Model
     streams: list[Stream]
-    plan_of: Callable[[int, int], Plan]
-    num_steps: int
+    batches: Batches
     objective: train_step.Objective
     figures: Callable[[Config, Params], dict[str, Any]]
 
@@ -125,13 +128,19 @@ def members_of(known: Sequence[Config]) -> ensemble.Members:
 
 def train_together(known: Sequence[Config], work: Work) -> list[Params]:
     """The parameters of each config's training."""
-    from experiments.frame.measuring import fit_members
-
-    members = members_of(known)
-    train, batch_size = known[0].train, known[0].data.batch_size
-    sizes = (batch_size, work.num_steps, work.objective)
-    given = (members.settings, partial(parts_of, known[0], work))
-    found = fit_members(work.model, train, members.seeds, work.streams, work.plan_of, *sizes, *given)
+    members, train = members_of(known), known[0].train
+    with steps_bar(train.num_train_steps) as show:
+        found = fit_members(
+            work.model,
+            work.streams,
+            train,
+            members.seeds,
+            batches=work.batches,
+            objective=work.objective,
+            settings=members.settings,
+            parts=partial(parts_of, known[0], work),
+            on_dispatch=show,
+        )
     return found[: len(known)]
 
 
@@ -147,19 +156,6 @@ def parts_of(config: Config, work: Work, numbers: Mapping[str, Number]) -> tuple
         rate = numbers["sampling_rate"]
         objective = partial(scheduled_sampling, tau=config.model.tau, rate=rate, num_train_steps=steps)
     return model, objective
-
-
-def check_memory(model: Model, num_members: int) -> None:
-    """ValueError where the trainings of all members would fill more than half of the memory."""
-    from experiments.frame.training import BYTES_A_PARAMETER, check_fits
-
-    check_fits(model)
-    there = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    )
-    num_parameters = count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
-    if 2 * BYTES_A_PARAMETER * num_parameters * num_members > there:
-        raise ValueError(f"{num_members} trainings of {num_parameters:,} parameters do not fit in memory")
 
 
 def run_together(group: Group) -> Iterator[dict[str, Any]]:
@@ -210,9 +206,9 @@ def series_work(known: Sequence[SeriesConfig]) -> Work:
         judged = forecasts.judge(config, mine, model, params)
         return forecasts.summary(config, mine, params, judged)
 
-    plan_of = partial(sliding, len(first.train), length, config.data.batch_size)
     streams = [each.train for each in prepared.values()]
-    return Work(model, streams, plan_of, length, make_objective(config), figures)
+    batches = Batches(config.data.batch_size, length, sliding)
+    return Work(model, streams, batches, make_objective(config), figures)
 
 
 @cache
@@ -238,9 +234,9 @@ def text_work(config: LanguageModelConfig) -> Work:
         raise ValueError("expected a validation text: valid_fraction must be above 0")
     check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
     model = build_model(config.model, len(texts.vocab))
-    plan_of = partial(epoch_plan, data.partition, texts.ids["train"].size, data.num_steps, data.batch_size)
+    batches = Batches(data.batch_size, data.num_steps, data.partition)
     figures = partial(text_figures, texts, model)
-    return Work(model, [texts.ids["train"]], plan_of, data.num_steps, train_step.window_loss, figures)
+    return Work(model, [texts.ids["train"]], batches, train_step.window_loss, figures)
 
 
 def text_figures(texts: Any, model: Model, config: LanguageModelConfig, params: Params) -> dict[str, Any]:
@@ -251,8 +247,8 @@ def text_figures(texts: Any, model: Model, config: LanguageModelConfig, params: 
 
     subject = Subject(config, Path(), texts, model)
     unigram = report.unigram_figures(subject)["loss"]
-    after_key = jax.random.split(jax.random.key(config.train.seed), 4)[3]
-    horizon = report.k_step_log_probs(subject, params, unigram, jax.random.split(after_key)[0])
+    horizon_key, _ = jax.random.split(split_key(config.train.seed).after)
+    horizon = report.k_step_log_probs(subject, params, unigram, horizon_key)
     ahead = [k for k in report.HORIZONS if k <= horizon.shape[1]]
     return {
         "corpus": config.data.corpus,

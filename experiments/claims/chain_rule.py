@@ -150,8 +150,7 @@ def corpus_figures(config: ChainConfig, name: str) -> dict[str, Any]:
     }
     for fitted in fit(config, texts):
         found["losses"][fitted.name] = [
-            -float(scoring.score_stream(fitted.model, params, valid).mean(dtype=np.float64))
-            for params in fitted.params
+            scoring.mean_loss(fitted.model, params, valid) for params in fitted.params
         ]
         found["deviations"][fitted.name] = largest_deviation(config, fitted, valid, vocab_size)
         found["cuts"][fitted.name] = largest_cut(fitted, valid[:5000])

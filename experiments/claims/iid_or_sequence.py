@@ -8,6 +8,7 @@ are cut, takes it to that of a model that knows no order at all: the mean for a 
 distribution for a text. Both are measured from several seeds, with 95 % intervals.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,11 +58,13 @@ def split(stream: np.ndarray, condition: str, rng: np.random.Generator) -> tuple
     return stream[:-num_test], stream[-num_test:]
 
 
-def example_plan(starts: np.ndarray, num_steps: int, epoch: int) -> Any:
+def example_plan(
+    starts: np.ndarray, length: int, num_steps: int, batch_size: int, seed: int, epoch: int
+) -> Any:
     """The examples, windows that begin at `starts`, in this order, B a batch; every epoch the same."""
     from lmseq.data.partition import Plan
 
-    shape = (len(starts) // BATCH_SIZE, BATCH_SIZE)
+    shape = (len(starts) // batch_size, batch_size)
     chosen = starts[: shape[0] * shape[1]].reshape(shape).astype(np.int32)
     return Plan(chosen, np.full(shape, num_steps, np.int32), np.ones(shape[0], bool))
 
@@ -78,11 +81,10 @@ class Domain:
         objective: Any,
         orderless: Callable[[np.ndarray, np.ndarray], float],
     ) -> None:
-        from experiments.frame.measuring import Trainer
         from lmseq.config.training import TrainConfig
 
         every = config.num_train_steps
-        train = TrainConfig(
+        self._train = TrainConfig(
             num_train_steps=every,
             warmup_steps=min(50, every - 1),
             steps_per_dispatch=every,
@@ -90,11 +92,13 @@ class Domain:
             checkpoint_every=every,
         )
         self.model, self.stream, self._num_steps, self._orderless = model, stream, num_steps, orderless
-        self._trainer = Trainer(model, train, BATCH_SIZE, num_steps, objective)
+        self._objective = objective
 
     def losses(self, condition: str, seed: int) -> dict[str, float]:
         """Test loss in nats after training under a condition, and that of the orderless model."""
         from lmseq import scoring
+        from lmseq.training.fit import fit
+        from lmseq.training.job import Batches
 
         rng = np.random.default_rng((seed, 1))
         train, test = split(self.stream, condition, rng)
@@ -102,10 +106,11 @@ class Domain:
         starts = np.arange(0, len(train) - self._num_steps, self._num_steps)
         if condition == "examples permuted":
             starts = rng.permutation(starts)
-        params = self._trainer.fit(seed, train, partial(example_plan, starts, self._num_steps))
-        log_probs = scoring.score_stream(self.model, params, test)
+        settings = dataclasses.replace(self._train, seed=seed)
+        batches = Batches(BATCH_SIZE, self._num_steps, partial(example_plan, starts))
+        params, _ = fit(self.model, train, settings, batches=batches, objective=self._objective)
         return {
-            "loss": -float(log_probs.mean(dtype=np.float64)),
+            "loss": scoring.mean_loss(self.model, params, test),
             "orderless_loss": self._orderless(train, test),
         }
 

@@ -1,23 +1,23 @@
 """Samples of a source whose entropies are known, and what models that are trained on them lose."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import numpy as np
 
-from experiments.frame.measuring import fit_members
+from experiments.frame.progress import steps_bar
 from lmseq import generation, scoring
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
-from lmseq.data.partition import random_sampling
 from lmseq.data.sources import HiddenMarkov, MarkovChain
 from lmseq.models.build import build_model
 from lmseq.models.ngram import put_tables
 from lmseq.models.sources import put_source
 from lmseq.ngram.counts import FIRST_WORD_ID, count_ngrams, mark_sentences
 from lmseq.ngram.smoothing import modified_kneser_ney
+from lmseq.training.fit import fit_members
+from lmseq.training.job import Batches
 from lmseq.types import Params
 
 BATCH_SIZE, NUM_STEPS = 64, 64
@@ -80,6 +80,7 @@ def neural_losses(
         steps_per_dispatch=100,
     )
     trains = [parts(stream)[0] for stream in streams]
-    plan_of = partial(random_sampling, len(trains[0]), NUM_STEPS, BATCH_SIZE)
-    found = fit_members(model, train, seeds, trains, plan_of, BATCH_SIZE, NUM_STEPS)
+    batches = Batches(BATCH_SIZE, NUM_STEPS, "random")
+    with steps_bar(num_train_steps) as show:
+        found = fit_members(model, trains, train, seeds, batches=batches, on_dispatch=show)
     return [test_loss(model, params, stream) for params, stream in zip(found, streams, strict=True)]

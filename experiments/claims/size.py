@@ -95,10 +95,7 @@ def net_losses(config: SizeConfig, texts: Any, hidden_size: int) -> dict[str, An
     kind = ModelConfig(model=config.cell, hidden_size=hidden_size, embedding_size=embedding)
     model, seeds = build_model(kind, len(texts.vocab)), range(config.seed, config.seed + config.num_seeds)
     found = fit_neural(model, texts, list(seeds), config.num_train_steps)
-    losses = [
-        -float(scoring.score_stream(model, params, texts.ids["test"]).mean(dtype=np.float64))
-        for params in found
-    ]
+    losses = [scoring.mean_loss(model, params, texts.ids["test"]) for params in found]
     return {"bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(found[0])), "losses": losses}
 
 

@@ -1,4 +1,4 @@
-"""What the scripts that measure share: many small trainings, intervals, verdicts, a ledger that resumes."""
+"""What the scripts that measure share: intervals, verdicts, a ledger that resumes."""
 
 import math
 import sys
@@ -6,50 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
 from experiments.frame.console import say
 from experiments.frame.start import seconds
-from lmseq.config.training import TrainConfig
-from lmseq.contract import Model
-from lmseq.data.partition import Plan
-from lmseq.training import ensemble, loop, optimizer, sharding, state, train_step
 from lmseq.training.metrics import MetricsWriter, read_records
-from lmseq.types import Params, Stream
-
-
-class Trainer:
-    """Trains one model from as many seeds as one likes; what is compiled is compiled once."""
-
-    def __init__(
-        self,
-        model: Model,
-        train: TrainConfig,
-        batch_size: int,
-        num_steps: int,
-        objective: train_step.Objective = train_step.window_loss,
-    ) -> None:
-        updates = optimizer.make_optimizer(train)
-        self._train, self._mesh = train, sharding.make_mesh()
-        self._init = jax.jit(lambda key: state.init_training(key, model, updates, batch_size))
-        self._dispatch = train_step.make_dispatch(model, updates, num_steps, objective)
-
-    def fit(self, seed: int, stream: Stream, plan_of: Callable[[int], Plan]) -> Params:
-        """Parameters after the training that the seed fixes: the initial ones, and the noise of each step."""
-        init_key, train_key = jax.random.split(jax.random.key(seed))
-        fresh = self._init(init_key)
-        training = jax.device_put(fresh, sharding.training_sharding(self._mesh, fresh))
-        stream = jax.device_put(np.asarray(stream), sharding.replicated(self._mesh))
-        plans = loop.PlanStream(plan_of)
-        for done in loop.dispatches(
-            self._train, plans, self._dispatch, self._mesh, training, stream, train_key
-        ):
-            training = done.training
-        return training.state.params
-
 
 Unit = dict[str, Any]  # what distinguishes one measurement from the others: model, condition, seed
 
@@ -148,38 +111,3 @@ def judged(checks: Sequence[Check]) -> dict[str, Any]:
         bounds += [f"<= {check.high:.4g}"] * math.isfinite(check.high)
         say(f"{check.verdict:<10}{check.what}: {check.found}, expected {' and '.join(bounds)}")
     return {"verdict": verdict(checks), "checks": [check.record() for check in checks]}
-
-
-def fit_members(
-    model: Model,
-    train: TrainConfig,
-    seeds: Sequence[int],
-    streams: Sequence[Stream],
-    plan_of: Callable[[int, int], Plan],
-    batch_size: int,
-    num_steps: int,
-    objective: train_step.Objective = train_step.window_loss,
-    settings: dict[str, tuple[float, ...]] | None = None,
-    parts: ensemble.Parts | None = None,
-) -> list[Params]:
-    """Parameters of a training from each seed on a stream of its own, all of one length, in one program.
-
-    streams: one for each different seed, or one for all. plan_of(seed, epoch) plans batches of one stream.
-    settings: of `Members`, under which seeds may stand several times; parts as for `ensemble_run`. Says how
-    far it is.
-    """
-    place = {seed: min(i, len(streams) - 1) for i, seed in enumerate(dict.fromkeys(seeds))}
-    length = len(streams[0])
-
-    def plan_within(seed: int, epoch: int) -> Plan:
-        plan = plan_of(seed, epoch)
-        return plan._replace(starts=plan.starts + np.int32(length * place[seed]))
-
-    members = ensemble.Members(tuple(seeds), settings or {})
-    sizes, stream = (batch_size, num_steps), np.concatenate(streams)
-    run = ensemble.ensemble_run(model, train, members, stream, plan_within, *sizes, objective, parts)
-    quiet = not sys.stderr.isatty()
-    with tqdm(total=train.num_train_steps, unit=" steps", leave=False, disable=quiet) as bar:
-        for done in run:
-            bar.update(done.step - bar.n)
-    return [ensemble.member(done.training, i).state.params for i in range(len(seeds))]

@@ -7,7 +7,7 @@ import numpy as np
 from lmseq import scoring
 from lmseq.contract import Model
 from lmseq.data.series import Prepared
-from lmseq.types import Params, PRNGKey
+from lmseq.types import Params
 
 
 def log_density(prepared: Prepared, model: Model, params: Params, start: int, stop: int) -> float:
@@ -17,12 +17,10 @@ def log_density(prepared: Prepared, model: Model, params: Params, start: int, st
     return float(log_probs.mean(dtype=np.float64)) - float(np.log(prepared.scaler.scale).sum())
 
 
-def evaluate(
-    prepared: Prepared, model: Model, params: Params, key: PRNGKey, step: int
-) -> tuple[dict[str, Any], str]:
+def evaluate(prepared: Prepared, model: Model, params: Params, step: int) -> dict[str, Any]:
     """Loss of the validation part, of standardised values; None where there is no such part."""
     first, last = prepared.split
     if first == last:
-        return {"valid_loss": None}, ""
+        return {"valid_loss": None}
     log_probs = scoring.score_stream(model, params, prepared.values[:last])[first:]
-    return {"valid_loss": -float(log_probs.mean(dtype=np.float64))}, ""
+    return {"valid_loss": -float(log_probs.mean(dtype=np.float64))}

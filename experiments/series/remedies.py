@@ -1,15 +1,13 @@
 """Error curves of models that are trained with each remedy against the accumulation of errors."""
 
 import dataclasses
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
 from experiments.frame.console import say
-from experiments.frame.measuring import Trainer, flat, interval, measured
-from experiments.frame.training import check_fits
+from experiments.frame.measuring import flat, interval, measured
 from experiments.series.forecasts import HORIZONS, longest_horizon
 from experiments.series.loading import load
 from lmseq import errors, plotting, rollout
@@ -17,6 +15,9 @@ from lmseq.config.series import ObjectiveConfig, SeriesConfig, segment_length
 from lmseq.data.partition import sliding
 from lmseq.data.series import Prepared
 from lmseq.models.build import model_of
+from lmseq.training.fit import fit
+from lmseq.training.job import Batches
+from lmseq.training.memory import check_memory
 from lmseq.training.objectives import make_objective
 from lmseq.training.sharding import check_batch, make_mesh
 
@@ -35,10 +36,8 @@ class ErrorCurves:
             self._set_up_for = unit["objective"]
             self._set_up(unit["objective"])
         prepared, start = self._prepared, self._prepared.split.test_start
-        plan_of = partial(
-            sliding, len(prepared.train), self._length, self._config.data.batch_size, unit["seed"]
-        )
-        params = self._trainer.fit(unit["seed"], prepared.train, plan_of)
+        train = dataclasses.replace(self._config.train, seed=unit["seed"])
+        params, _ = fit(self._model, prepared.train, train, batches=self._batches, objective=self._objective)
         horizon = longest_horizon(self._config, prepared)
         points = rollout.k_step_points(
             self._model, params, prepared.values, max_horizon=horizon, first_origin=start
@@ -50,10 +49,8 @@ class ErrorCurves:
     def _set_up(self, objective: str) -> None:
         chosen = dataclasses.replace(self._config.objective, objective=objective)
         config = dataclasses.replace(self._config, objective=chosen)
-        self._length, self._model = segment_length(config), model_of(config, self._prepared)
-        self._trainer = Trainer(
-            self._model, config.train, config.data.batch_size, self._length, make_objective(config)
-        )
+        self._model, self._objective = model_of(config, self._prepared), make_objective(config)
+        self._batches = Batches(config.data.batch_size, segment_length(config), sliding)
 
 
 def prepare(config: SeriesConfig) -> Prepared:
@@ -61,7 +58,7 @@ def prepare(config: SeriesConfig) -> Prepared:
     longest = dataclasses.replace(config.objective, objective="unrolled")
     prepared = load(dataclasses.replace(config, objective=longest))
     check_batch(make_mesh(), config.data.batch_size)
-    check_fits(model_of(config, prepared))
+    check_memory(model_of(config, prepared))
     return prepared
 
 

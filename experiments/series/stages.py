@@ -15,8 +15,12 @@ from lmseq.contract import Model
 from lmseq.data.partition import sliding
 from lmseq.data.series import Prepared
 from lmseq.models.build import fit_at_once, model_of
+from lmseq.training.fit import Trained
+from lmseq.training.job import Batches, Job
+from lmseq.training.memory import check_memory
 from lmseq.training.objectives import make_objective
 from lmseq.training.sharding import check_batch, make_mesh
+from lmseq.training.state import split_key
 
 
 class PreparedSeries(NamedTuple):
@@ -32,7 +36,7 @@ def prepare(config: SeriesConfig) -> PreparedSeries:
     series = load(config)
     model = model_of(config, series)
     check_batch(make_mesh(), config.data.batch_size)
-    training.check_fits(model)
+    check_memory(model)
     return PreparedSeries(config, series, model)
 
 
@@ -41,7 +45,7 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
     config, series, model = prepared
     key = jax.random.key(config.train.seed)
     if trains(config):
-        params, _, key = train(workdir, prepared)
+        params, key = train(workdir, prepared).params, split_key(config.train.seed).after
     else:
         params = fit_at_once(config, series, model)
     found = forecasts.forecast(config, series, model, params)
@@ -50,20 +54,16 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
     return forecasts.summary(found)
 
 
-def train(workdir: Path, prepared: PreparedSeries) -> training.Trained:
+def train(workdir: Path, prepared: PreparedSeries) -> Trained:
     """Train on segments of the training part."""
     config, series, model = prepared
-    stream, length = series.train, segment_length(config)
-    job = training.Job(
-        train=config.train,
-        workdir=workdir,
-        model=model,
-        stream=stream,
-        plan_of=partial(sliding, len(stream), length, config.data.batch_size, config.train.seed),
-        batch_size=config.data.batch_size,
-        num_steps=length,
-        evaluate=partial(evaluate, series, model),
-        unit="row",
-        objective=make_objective(config),
+    job = Job(
+        model,
+        series.train,
+        config.train,
+        Batches(config.data.batch_size, segment_length(config), sliding),
+        make_objective(config),
+        workdir,
+        partial(evaluate, series, model),
     )
-    return training.run(job, f"{config.model.model}, {config.objective.objective}")
+    return training.run(job, f"{config.model.model}, {config.objective.objective}", "row")

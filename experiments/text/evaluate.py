@@ -1,6 +1,5 @@
 """How a language model is judged while it is trained, and after: losses of the splits, a sample."""
 
-import json
 import os
 import sys
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from lmseq.contract import Model
 from lmseq.data.texts import Texts
 from lmseq.runs import Run
 from lmseq.sampling import Decoding
+from lmseq.training.state import split_key
 from lmseq.types import Params, PRNGKey
 
 SAMPLE = Decoding(temperature=0.8)
@@ -46,11 +46,11 @@ def sample_text(prepared: PreparedText, params: Params, key: PRNGKey, num_tokens
     return prepared.texts.vocab.decode(np.concatenate([prompt, np.asarray(tokens)]))
 
 
-def evaluate(prepared: PreparedText, params: Params, key: PRNGKey, step: int) -> tuple[dict[str, Any], str]:
-    """Validation figures and a sample, to record and to show."""
+def evaluate(prepared: PreparedText, params: Params, step: int) -> dict[str, Any]:
+    """Validation figures and a sample."""
+    key = split_key(prepared.config.train.seed).sample
     sample = sample_text(prepared, params, jax.random.fold_in(key, step), 160)
-    figures = split_figures(prepared, params, "valid")
-    return {**figures, "sample": sample}, json.dumps(sample, ensure_ascii=False)
+    return {**split_figures(prepared, params, "valid"), "sample": sample}
 
 
 def describe(model: ModelConfig) -> str:

@@ -9,34 +9,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.frame import start
 from experiments.frame.console import say
-from experiments.frame.watch import Watcher
 from experiments.text.evaluate import SAMPLE, PreparedText, sample_text, split_figures
 from lmseq import plotting, rollout, scoring
 from lmseq.models.interface import count_parameters
 from lmseq.models.ngram import fit_counts
 from lmseq.ngram import smoothing
 from lmseq.training.checkpoint import digest
+from lmseq.training.fit import Trained
 from lmseq.training.metrics import read_records
+from lmseq.training.state import split_key
 from lmseq.types import Params, PRNGKey
 
 HORIZONS = (1, 4, 16, 64)
 MOST_ORDER = 8  # of the count models tried
 
 
-def conclude(
-    prepared: PreparedText, workdir: Path, params: Params, watcher: Watcher, key: PRNGKey
-) -> dict[str, Any]:
+def conclude(prepared: PreparedText, workdir: Path, trained: Trained) -> dict[str, Any]:
     """Evaluate the final parameters, print, draw, and return the summary."""
-    trained = watcher.seconds()
+    params, progress, config = trained.params, trained.progress, prepared.config
     unigram, counts = unigram_figures(prepared), best_counts(prepared)
     figures = split_figures(prepared, params, "valid") | split_figures(prepared, params, "test")
-    _print_table(prepared, params, unigram, counts, figures, trained)
-    horizon_key, sample_key = jax.random.split(key)
+    _print_table(prepared, params, unigram, counts, figures, progress.seconds)
+    horizon_key, sample_key = jax.random.split(split_key(config.train.seed).after)
     horizon = k_step_log_probs(prepared, params, unigram["loss"], horizon_key)
     say(f"sample (temperature {SAMPLE.temperature}): {sample_text(prepared, params, sample_key, 400)}")
     _draw(prepared, workdir, unigram["loss"], horizon)
-    progress, config = watcher.progress(), prepared.config
     return {
         "corpus": config.data.corpus,
         "level": config.data.level,
@@ -54,10 +53,10 @@ def conclude(
         "count_order": counts["order"],
         "count_loss": counts["loss"],
         "params_digest": digest(params),
-        "tokens_per_second": watcher.tokens_per_second(),
-        "seconds_to_first_step": watcher.seconds_to_first_step,
+        "tokens_per_second": trained.tokens_per_second,
+        "seconds_to_first_step": trained.seconds_to_first_step,
         "seconds_to_target_loss": progress.seconds_to_target_loss,
-        "wall_seconds": watcher.seconds(),
+        "wall_seconds": trained.seconds_before + start.seconds(),
     }
 
 

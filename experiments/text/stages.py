@@ -10,10 +10,12 @@ from experiments.text import evaluate
 from experiments.text.evaluate import PreparedText
 from experiments.text.loading import load_texts
 from lmseq.config.language_model import LanguageModelConfig
-from lmseq.data.partition import check_stream, epoch_plan
+from lmseq.data.partition import check_stream
 from lmseq.files import write_text
 from lmseq.models.build import build_model
 from lmseq.recurrence.unrolled import check_backend
+from lmseq.training.job import Batches, Job
+from lmseq.training.memory import check_memory
 from lmseq.training.sharding import check_batch, make_mesh
 
 
@@ -27,7 +29,7 @@ def prepare(config: LanguageModelConfig, given: Set[str]) -> PreparedText:
     check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
     check_batch(make_mesh(), data.batch_size)
     model = build_model(config.model, len(texts.vocab))
-    training.check_fits(model)
+    check_memory(model)
     return PreparedText(config, texts, model)
 
 
@@ -35,26 +37,20 @@ def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
     """Train and watch, evaluate, draw; the summary. Raises StoppedError when a signal stops the training."""
     config, texts, model = prepared
     write_text(workdir / "vocab.json", texts.vocab.to_json())
-    data = config.data
-    job = training.Job(
-        train=config.train,
+    job = Job(
+        model,
+        texts.ids["train"],
+        config.train,
+        batches_of(config),
         workdir=workdir,
-        model=model,
-        stream=texts.ids["train"],
-        plan_of=partial(
-            epoch_plan,
-            data.partition,
-            texts.ids["train"].size,
-            data.num_steps,
-            data.batch_size,
-            config.train.seed,
-        ),
-        batch_size=data.batch_size,
-        num_steps=data.num_steps,
         evaluate=partial(evaluate.evaluate, prepared),
-        unit=data.level,
     )
-    trained = training.run(job, evaluate.describe(config.model))
+    trained = training.run(job, evaluate.describe(config.model), config.data.level)
     from experiments.text import report  # draws: slow to import, and not needed before
 
-    return report.conclude(prepared, workdir, *trained)
+    return report.conclude(prepared, workdir, trained)
+
+
+def batches_of(config: LanguageModelConfig) -> Batches:
+    """The windows of a batch."""
+    return Batches(config.data.batch_size, config.data.num_steps, config.data.partition)

@@ -1,13 +1,13 @@
 """Neural models of a text, fitted with few words from many seeds."""
 
 from collections.abc import Sequence
-from functools import partial
 
-from experiments.frame.measuring import fit_members
+from experiments.frame.progress import steps_bar
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
-from lmseq.data.partition import sequential_partitioning
 from lmseq.data.texts import Texts
+from lmseq.training.fit import fit_members
+from lmseq.training.job import Batches
 from lmseq.types import Params
 
 
@@ -25,6 +25,6 @@ def fit_neural(
         warmup_steps=min(50, num_train_steps - 1),
         steps_per_dispatch=min(100, num_train_steps),
     )
-    ids = texts.ids["train"]
-    plan_of = partial(sequential_partitioning, ids.size, num_steps, batch_size)
-    return fit_members(model, train, seeds, [ids], plan_of, batch_size, num_steps)
+    batches = Batches(batch_size, num_steps)
+    with steps_bar(num_train_steps) as show:
+        return fit_members(model, [texts.ids["train"]], train, seeds, batches=batches, on_dispatch=show)

@@ -10,38 +10,21 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import Predictions, log_prob, scan_carries, scan_unroll
-from lmseq.types import Carry, Elements, Normal, Params, PRNGKey, TokenLogProbs
+from lmseq.contract import StepModel
+from lmseq.types import Carry, Normal, Params, PRNGKey
 
 Value = Float[Array, "batch feature"]
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """A forecast of D values that is a point, its scale 1."""
+class Baseline(StepModel):
+    """A forecast of D values that is a point: its scale is 1, and there is nothing to learn."""
 
     num_features: int
 
     def init(self, key: PRNGKey) -> Params:
         """Nothing."""
         return {}
-
-    def carries(self, params: Params, carry: Carry, xs: Elements) -> Carry:
-        """The carry after each of xs (B, T, D)."""
-        return scan_carries(self, params, carry, xs)
-
-    def unroll(
-        self, params: Params, carry: Carry, xs: Elements, key: PRNGKey | None = None
-    ) -> tuple[Carry, Predictions]:
-        """The scan of update and readout."""
-        return scan_unroll(self, params, carry, xs)
-
-    def token_log_probs(
-        self, params: Params, carry: Carry, xs: Elements, targets: Elements, key: PRNGKey | None = None
-    ) -> tuple[Carry, TokenLogProbs]:
-        """Log-densities (B, T) of the targets under a normal distribution of scale 1 about the forecast."""
-        carry, predictions = self.unroll(params, carry, xs)
-        return carry, log_prob(predictions, targets)
 
 
 def _point(mean: Value) -> Normal:

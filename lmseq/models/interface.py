@@ -1,8 +1,8 @@
 """`bind` puts a Flax Linen module under the contract of `lmseq.contract`.
 
-A module declares its parameters in `setup` and has methods init_carry, update, readout, carries, unroll
-and (optionally its own) token_log_probs that take no parameters; binding makes the parameters explicit.
-This folder is the only one that knows Flax.
+A module declares its parameters in `setup` and has the methods of the contract without parameters; binding
+makes the parameters explicit. Three must be written: init_carry, update and readout. The others have
+defaults, which a module replaces by what is faster. This folder is the only one that knows Flax.
 """
 
 from dataclasses import dataclass
@@ -10,15 +10,20 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax
 
-from lmseq.contract import Predictions, log_prob
+from lmseq.contract import Predictions, check_key, log_prob, scan_carries, scan_unroll
 from lmseq.types import Carry, Element, Elements, Normal, Params, Prediction, PRNGKey, TokenLogProbs
 
 
 class SequenceModule(nn.Module):
-    """What a Linen module must have to be bound; `token_log_probs` has a default."""
+    """A Linen module that can be bound: write `setup`, `init_carry`, `update` and `readout`.
+
+    Parameters are drawn by a call of `first_prediction`, and Flax draws only what is reached: a module whose
+    `readout` of the initial carry does not touch every parameter (those of `update`, where they are not
+    declared by `self.param` in its own `setup` but by submodules) must write a `first_prediction` that does.
+    """
 
     def init_carry(self, batch_size: int) -> Carry:
-        """What is known before anything was seen."""
+        """The state before the first element."""
         raise NotImplementedError
 
     def update(self, carry: Carry, x: Element) -> Carry:
@@ -30,23 +35,37 @@ class SequenceModule(nn.Module):
         raise NotImplementedError
 
     def first_prediction(self) -> Prediction:
-        """Of the first element of one sequence; it passes through all that has parameters."""
+        """Prediction of the first element of one sequence; it must reach every parameter."""
         return self.readout(self.init_carry(1))
 
     def carries(self, carry: Carry, xs: Elements) -> Carry:
-        """The carry after each of xs (B, T)."""
-        raise NotImplementedError
+        """The carry after each of xs (B, T): a scan of `update`."""
+        return scan_carries(*self._unbound(), carry, xs)
 
-    def unroll(self, carry: Carry, xs: Elements, key: PRNGKey | None = None) -> tuple[Carry, Predictions]:
-        """Teacher-forced over (B, T)."""
-        raise NotImplementedError
+    def unroll(
+        self, carry: Carry, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
+    ) -> tuple[Carry, Predictions]:
+        """Teacher-forced over (B, T): a scan of `update` then `readout`, without noise."""
+        check_key(training, key)
+        return scan_unroll(*self._unbound(), carry, xs)
 
     def token_log_probs(
-        self, carry: Carry, xs: Elements, targets: Elements, key: PRNGKey | None = None
+        self,
+        carry: Carry,
+        xs: Elements,
+        targets: Elements,
+        *,
+        training: bool = False,
+        key: PRNGKey | None = None,
     ) -> tuple[Carry, TokenLogProbs]:
-        """`unroll`, then a gather."""
-        carry, predictions = self.unroll(carry, xs, key)
+        """`unroll`, then the log-probabilities of the targets."""
+        carry, predictions = self.unroll(carry, xs, training=training, key=key)
         return carry, log_prob(predictions, targets)
+
+    def _unbound(self) -> "tuple[BoundModel, Params]":
+        """This module and its parameters apart, as a JAX loop must not run through a live Flax module."""
+        module, variables = self.unbind()
+        return BoundModel(module), variables.get("params", {})
 
 
 @dataclass(frozen=True)
@@ -57,10 +76,10 @@ class BoundModel:
 
     def init(self, key: PRNGKey) -> Params:
         """Draw parameters, a plain dict of float32 arrays."""
-        return self.module.init(key, method="first_prediction")["params"]
+        return self.module.init(key, method="first_prediction").get("params", {})
 
     def init_carry(self, params: Params, batch_size: int) -> Carry:
-        """What is known before anything was seen; every leaf has `batch_size` rows."""
+        """The state before the first element; every leaf has `batch_size` rows."""
         return self.module.apply({"params": params}, batch_size, method="init_carry")
 
     def update(self, params: Params, carry: Carry, x: Element) -> Carry:
@@ -76,10 +95,17 @@ class BoundModel:
         return self.module.apply({"params": params}, carry, xs, method="carries")
 
     def unroll(
-        self, params: Params, carry: Carry, xs: Elements, key: PRNGKey | None = None
+        self,
+        params: Params,
+        carry: Carry,
+        xs: Elements,
+        *,
+        training: bool = False,
+        key: PRNGKey | None = None,
     ) -> tuple[Carry, Predictions]:
         """Teacher-forced over xs (B, T): equals the scan of `update` then `readout`."""
-        return self.module.apply({"params": params}, carry, xs, key, method="unroll")
+        mode = {"training": training, "key": key}
+        return self.module.apply({"params": params}, carry, xs, **mode, method="unroll")
 
     def token_log_probs(
         self,
@@ -87,10 +113,13 @@ class BoundModel:
         carry: Carry,
         xs: Elements,
         targets: Elements,
+        *,
+        training: bool = False,
         key: PRNGKey | None = None,
     ) -> tuple[Carry, TokenLogProbs]:
         """As `unroll`, keeping only the log-probabilities (B, T) of the targets."""
-        return self.module.apply({"params": params}, carry, xs, targets, key, method="token_log_probs")
+        mode = {"training": training, "key": key}
+        return self.module.apply({"params": params}, carry, xs, targets, **mode, method="token_log_probs")
 
 
 class BoundDirectModel(BoundModel):

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import Model, batch_major, scan_carries
+from lmseq.contract import Model, StepModel, check_key
 from lmseq.scoring import score_stream
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
@@ -27,7 +26,7 @@ class MixtureParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(StepModel):
     """p(x | past) = sum_m weight_m p_m(x | past), of models of the same tokens (Jelinek and Mercer 1980)."""
 
     parts: tuple[Model, ...]
@@ -39,15 +38,15 @@ class Mixture:
         return MixtureParams(jnp.full(len(self.parts), -jnp.log(len(self.parts))), params)
 
     def init_carry(self, params: MixtureParams, batch_size: int) -> Carry:
-        """Every part's."""
+        """The initial carries of all parts."""
         return tuple(part.init_carry(p, batch_size) for part, p in self._with(params))
 
     def update(self, params: MixtureParams, carry: Carry, x: Int[Array, "batch"]) -> Carry:
-        """Every part's."""
+        """The updated carries of all parts."""
         return tuple(part.update(p, c, x) for (part, p), c in zip(self._with(params), carry, strict=True))
 
     def carries(self, params: MixtureParams, carry: Carry, xs: TokenBatch) -> Carry:
-        """Every part's."""
+        """The carries of all parts after each of xs (B, T)."""
         return tuple(part.carries(p, c, xs) for (part, p), c in zip(self._with(params), carry, strict=True))
 
     def readout(self, params: MixtureParams, carry: Carry) -> LogProbs:
@@ -56,11 +55,18 @@ class Mixture:
         return self._mix(params, [part.readout(p, c) for (part, p), c in pairs])
 
     def unroll(
-        self, params: MixtureParams, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
+        self,
+        params: MixtureParams,
+        carry: Carry,
+        xs: TokenBatch,
+        *,
+        training: bool = False,
+        key: PRNGKey | None = None,
     ) -> tuple[Carry, Float[Array, "batch time vocab"]]:
         """Every part unrolled, then mixed."""
-        pairs = zip(self._with(params), carry, strict=True)
-        carries, log_probs = zip(*(part.unroll(p, c, xs, key) for (part, p), c in pairs), strict=True)
+        pairs, mode = zip(self._with(params), carry, strict=True), {"training": training, "key": key}
+        found = (part.unroll(p, c, xs, **mode) for (part, p), c in pairs)
+        carries, log_probs = zip(*found, strict=True)
         return carries, self._mix(params, log_probs)
 
     def token_log_probs(
@@ -69,11 +75,13 @@ class Mixture:
         carry: Carry,
         xs: TokenBatch,
         targets: TokenBatch,
+        *,
+        training: bool = False,
         key: PRNGKey | None = None,
     ) -> tuple[Carry, TokenLogProbs]:
-        """Every part's, then mixed."""
-        pairs = zip(self._with(params), carry, strict=True)
-        found = (part.token_log_probs(p, c, xs, targets, key) for (part, p), c in pairs)
+        """The log-probabilities of the targets under every part, then mixed."""
+        pairs, mode = zip(self._with(params), carry, strict=True), {"training": training, "key": key}
+        found = (part.token_log_probs(p, c, xs, targets, **mode) for (part, p), c in pairs)
         carries, log_probs = zip(*found, strict=True)
         return carries, self._mix(params, log_probs)
 
@@ -135,12 +143,13 @@ class _Recent(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cache:
+class Cache(StepModel):
     """A model beside a cache of the last C tokens, each as often as it came: a unigram cache.
 
         p(x) = (1 - weight) p_model(x) + weight sum_i s_i [x_i = x] / sum_i s_i,    s_i = 1
 
-    Kuhn and De Mori (1990). While nothing was seen the model is alone.
+    Kuhn and De Mori (1990). While nothing was seen the model is alone. The model has been trained before: a
+    training of weight and sharpness reads it as an evaluation does, without its dropout.
     """
 
     model: Model
@@ -169,10 +178,6 @@ class Cache:
         )
         return self.model.update(params.model, inner, x), recent
 
-    def carries(self, params: CacheParams, carry: Carry, xs: TokenBatch) -> Carry:
-        """By a scan: every step has a cache of its own."""
-        return scan_carries(self, params, carry, xs)
-
     def readout(self, params: CacheParams, carry: Carry) -> LogProbs:
         """The model's distribution mixed with the cache's."""
         inner, recent = carry
@@ -182,27 +187,18 @@ class Cache:
         cached = empty.at[rows, recent.tokens].add(shares[:, 0])
         return self._mix(params, self.model.readout(params.model, inner), cached, recent.seen[:, None])
 
-    def unroll(
-        self, params: CacheParams, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
-    ) -> tuple[Carry, Float[Array, "batch time vocab"]]:
-        """A scan of update and readout; the key does nothing."""
-
-        def step(carry: Carry, x: Int[Array, "batch"]) -> tuple[Carry, LogProbs]:
-            carry = self.update(params, carry, x)
-            return carry, self.readout(params, carry)
-
-        carry, log_probs = lax.scan(step, carry, xs.T)
-        return carry, batch_major(log_probs)
-
     def token_log_probs(
         self,
         params: CacheParams,
         carry: Carry,
         xs: TokenBatch,
         targets: TokenBatch,
+        *,
+        training: bool = False,
         key: PRNGKey | None = None,
     ) -> tuple[Carry, TokenLogProbs]:
         """All steps at once: each looks back at the C tokens before it, by one product."""
+        check_key(training, key)
         (inner, recent), time = carry, xs.shape[1]
         carries = self.model.carries(params.model, inner, xs)
         now = self._features(carries, num_dims=2)

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import Predictions
-from lmseq.layers import affine, drop, lookup
+from lmseq.contract import Predictions, check_key
+from lmseq.layers import affine, drop, has_dropout, lookup
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
 from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey
@@ -88,8 +88,11 @@ class MarkovModel(SequenceModule):
         ends = 1 + jnp.arange(xs.shape[1])
         return stream[:, ends[:, None] + jnp.arange(self.tau)[None]]
 
-    def unroll(self, carry: Window, xs: Elements, key: PRNGKey | None = None) -> tuple[Window, Predictions]:
+    def unroll(
+        self, carry: Window, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
+    ) -> tuple[Window, Predictions]:
         """One batched product a layer for all windows."""
+        check_key(training, key, has_noise=has_dropout(self.dropout))
         windows = self.carries(carry, xs)
         return windows[:, -1], self._predict(self._forward(windows, key))
 

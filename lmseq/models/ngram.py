@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import Model
+from lmseq.contract import Model, StepModel, check_key, unroll_by_carries
 from lmseq.data.texts import Texts
 from lmseq.ngram.backoff import OUTSIDE, UNSEEN, BackoffTables, Fallback, OrderTable, score_words
 from lmseq.ngram.corpus import from_texts
@@ -38,7 +38,7 @@ class NgramParams(NamedTuple):
 
 
 @dataclass(frozen=True)
-class NgramModel:
+class NgramModel(StepModel):
     """A back-off model over a vocabulary of its own, as a model of V symbols.
 
     The symbol that stands for `</s>` ends a sentence: what follows it is predicted from `<s>`. Words of the
@@ -99,7 +99,7 @@ class NgramModel:
         return jnp.stack(ranks, axis=-1)[..., : len(self.most_children) - 1], found
 
     def readout(self, params: NgramParams, carry: Carry) -> LogProbs:
-        """Of all V symbols."""
+        """Log-probabilities of all V symbols."""
         log_probs = self._distribution(params, carry)
         chosen = log_probs[:, params.word_of]
         for word in self.also_unknown:
@@ -108,12 +108,17 @@ class NgramModel:
         return chosen - jnp.broadcast_to(impossible, carry.shape[:1])[:, None]
 
     def unroll(
-        self, params: NgramParams, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
+        self,
+        params: NgramParams,
+        carry: Carry,
+        xs: TokenBatch,
+        *,
+        training: bool = False,
+        key: PRNGKey | None = None,
     ) -> tuple[Carry, Float[Array, "batch time vocab"]]:
-        """The distribution after each of xs (B, T); the key does nothing."""
-        carries = self.carries(params, carry, xs)
-        log_probs = self.readout(params, carries.reshape(xs.size, carries.shape[-1]))
-        return carries[:, -1], log_probs.reshape(*xs.shape, self.vocab_size)
+        """The distribution after each of xs (B, T); a key does nothing."""
+        check_key(training, key)
+        return unroll_by_carries(self, params, carry, xs)
 
     def token_log_probs(
         self,
@@ -121,9 +126,12 @@ class NgramModel:
         carry: Carry,
         xs: TokenBatch,
         targets: TokenBatch,
+        *,
+        training: bool = False,
         key: PRNGKey | None = None,
     ) -> tuple[Carry, TokenLogProbs]:
         """Single entries of the tables, (B, T): no distribution is made."""
+        check_key(training, key)
         carries, found = self._read(params, carry, params.word_of[xs])
         words = params.word_of[targets]
 

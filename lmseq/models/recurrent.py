@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lmseq.contract import Predictions, batch_major
-from lmseq.layers import Precision, affine, drop, lookup, softmax_log_probs
+from lmseq.contract import Predictions, batch_major, check_key
+from lmseq.layers import Precision, affine, drop, has_dropout, lookup, softmax_log_probs
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
 from lmseq.recurrence import cudnn
@@ -28,12 +28,12 @@ LayerCarries = PyTree[Float[Array, "batch time hidden"]]  # after each of T step
 class RecurrentStack(SequenceModule):
     """Layers of one recurrent cell; the carry is a tuple of their states.
 
-    What stands below the first layer and above the last is a subclass's. Dropout acts on the outputs of
-    every layer, between layers and before the readout (Zaremba et al. 2014): a fresh mask at each step, or
-    one mask for all steps of a call (variational; Gal and Ghahramani 2016). With a key, which is to
-    say in training, the products are taken in `precision`, else always in float32; and a window longer than
-    `recompute_steps` (unless 0) keeps for its derivative only the carries between pieces of so many steps,
-    whose activations are computed anew (Chen et al. 2016). The loops over time are those of `backend`.
+    What stands below the first layer and above the last is a subclass's. Dropout acts on the outputs of every
+    layer, between layers and before the readout (Zaremba et al. 2014): a fresh mask at each step, or one mask
+    for all steps of a call (variational; Gal and Ghahramani 2016). In training the products are taken in
+    `precision`, else always in float32; and in training a window longer than `recompute_steps` (unless 0)
+    keeps for its derivative only the carries between pieces of so many steps, whose activations are computed
+    anew (gradient checkpointing; Chen et al. 2016). The loops over time are those of `backend`.
     """
 
     cell: Cell
@@ -105,8 +105,8 @@ class RecurrentStack(SequenceModule):
     ) -> Float[Array, "*dims gates"]:
         return affine(xs, self.input_kernels[layer], self.input_biases[layer], precision)
 
-    def _precision(self, key: PRNGKey | None) -> Precision:
-        return "float32" if key is None else self.precision
+    def _precision(self, training: bool) -> Precision:
+        return self.precision if training else "float32"
 
     def update(self, carry: Carry, x: Element) -> Carry:
         """One step of every layer, from the bottom up."""
@@ -131,30 +131,38 @@ class RecurrentStack(SequenceModule):
         return batch_major(tuple(states))
 
     def _outputs(
-        self, carry: Carry, xs: Elements, key: PRNGKey | None
+        self, carry: Carry, xs: Elements, training: bool, key: PRNGKey | None
     ) -> tuple[Carry, Float[Array, "time batch hidden"]]:
         """The last carry and the top layer's outputs, time first, as the scans below want it."""
+        check_key(training, key, has_noise=has_dropout(self.dropout))
         xs, piece = jnp.swapaxes(xs, 0, 1), self.recompute_steps
-        if key is None or not 0 < piece < len(xs):
-            return self._layers(carry, xs, key)
+        if not training or not 0 < piece < len(xs):
+            return self._layers(carry, xs, training, key)
         number = len(xs) // piece
         whole = xs[: number * piece].reshape(number, piece, *xs.shape[1:])
-        keys = jax.random.split(key, number + 1)
-        if self.dropout_kind == "variational":
-            keys = jnp.stack([key] * (number + 1))
-        step = jax.checkpoint(lambda carry, part: self._layers(carry, *part))
-        carry, outputs = lax.scan(step, carry, (whole, keys[:-1]))
+        keys = self._piece_keys(key, number + 1)
+        step = jax.checkpoint(lambda carry, part: self._layers(carry, part[0], training, part[1]))
+        carry, outputs = lax.scan(step, carry, (whole, None if keys is None else keys[:-1]))
         outputs = outputs.reshape(number * piece, *outputs.shape[2:])
         if number * piece < len(xs):
-            carry, rest = self._layers(carry, xs[number * piece :], keys[-1])
+            last_key = None if keys is None else keys[-1]
+            carry, rest = self._layers(carry, xs[number * piece :], training, last_key)
             outputs = jnp.concatenate([outputs, rest])
         return carry, outputs
 
+    def _piece_keys(self, key: PRNGKey | None, number: int) -> Key[Array, "number"] | None:
+        """A key for each piece of a window; one for all of them where there is one mask for all steps."""
+        if key is None:
+            return None
+        if self.dropout_kind == "variational":
+            return jnp.stack([key] * number)
+        return jax.random.split(key, number)
+
     def _layers(
-        self, carry: Carry, xs: TimeFirst, key: PRNGKey | None
+        self, carry: Carry, xs: TimeFirst, training: bool, key: PRNGKey | None
     ) -> tuple[Carry, Float[Array, "time batch hidden"]]:
         """Layer by layer over all steps of xs (T, B): every product but the recurrent one is over (T B)."""
-        precision, states = self._precision(key), []
+        precision, states = self._precision(training), []
         whole = takes_cudnn(self.cell, precision, self.backend)
         outputs = self._inputs(xs) if whole else None
         for layer, (weights, state) in enumerate(zip(self.recurrent, carry, strict=True)):
@@ -170,9 +178,11 @@ class RecurrentStack(SequenceModule):
             states.append(state)
         return tuple(states), outputs
 
-    def unroll(self, carry: Carry, xs: Elements, key: PRNGKey | None = None) -> tuple[Carry, Predictions]:
+    def unroll(
+        self, carry: Carry, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
+    ) -> tuple[Carry, Predictions]:
         """Predictions after every step."""
-        carry, outputs = self._outputs(carry, xs, key)
+        carry, outputs = self._outputs(carry, xs, training, key)
         return carry, batch_major(self._predict(outputs))
 
     def _drop(
@@ -233,13 +243,19 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         return self.embedding.T if self.tie_embeddings else self.output_kernel
 
     def token_log_probs(
-        self, carry: Carry, xs: Elements, targets: Elements, key: PRNGKey | None = None
+        self,
+        carry: Carry,
+        xs: Elements,
+        targets: Elements,
+        *,
+        training: bool = False,
+        key: PRNGKey | None = None,
     ) -> tuple[Carry, TokenLogProbs]:
         """The targets' entries of `unroll`, whose derivative holds no second (B, T, V)."""
-        carry, outputs = self._outputs(carry, xs, key)
+        carry, outputs = self._outputs(carry, xs, training, key)
         targets = jnp.swapaxes(targets, 0, 1)
         log_probs = softmax_log_probs(
-            outputs, self._output_kernel(), self.output_bias, targets, self._precision(key)
+            outputs, self._output_kernel(), self.output_bias, targets, self._precision(training)
         )
         return carry, jnp.swapaxes(log_probs, 0, 1)
 

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import Predictions, batch_major, gather_log_probs, scan_carries
+from lmseq.contract import Predictions, StepModel, batch_major, check_key, unroll_by_carries
 from lmseq.data.sources import HiddenMarkov, MarkovChain, shorter_tables
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
@@ -16,29 +16,23 @@ Belief = Float[Array, "batch state"]
 
 
 @dataclass(frozen=True)
-class SourceModel:
-    """What the sources have in common: `carries` and `readout` give the rest."""
+class SourceModel(StepModel):
+    """What the sources have in common: all steps of a sequence are read out at once."""
 
     vocab_size: int
 
-    def carries(self, params: Params, carry: Carry, xs: TokenBatch) -> Carry:
-        """The carry after each of xs (B, T)."""
-        return scan_carries(self, params, carry, xs)
-
     def unroll(
-        self, params: Params, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
+        self,
+        params: Params,
+        carry: Carry,
+        xs: TokenBatch,
+        *,
+        training: bool = False,
+        key: PRNGKey | None = None,
     ) -> tuple[Carry, Predictions]:
-        """The exact distribution after each of xs (B, T); the key does nothing."""
-        carries = self.carries(params, carry, xs)
-        rows = carries.reshape(xs.size, *carries.shape[2:])
-        return carries[:, -1], self.readout(params, rows).reshape(*xs.shape, self.vocab_size)
-
-    def token_log_probs(
-        self, params: Params, carry: Carry, xs: TokenBatch, targets: TokenBatch, key: PRNGKey | None = None
-    ) -> tuple[Carry, TokenLogProbs]:
-        """The exact log-probabilities of the targets, (B, T)."""
-        carry, predictions = self.unroll(params, carry, xs)
-        return carry, gather_log_probs(predictions, targets)
+        """The exact distribution after each of xs (B, T); a key does nothing."""
+        check_key(training, key)
+        return unroll_by_carries(self, params, carry, xs)
 
 
 class ChainParams(NamedTuple):
@@ -133,9 +127,12 @@ class HiddenMarkovModel(SourceModel):
         carry: Belief,
         xs: TokenBatch,
         targets: TokenBatch,
+        *,
+        training: bool = False,
         key: PRNGKey | None = None,
     ) -> tuple[Carry, TokenLogProbs]:
         """As `unroll` and a gather, without the other symbols' probabilities."""
+        check_key(training, key)
         carries = self.carries(params, carry, xs)
         return carries[:, -1], jnp.log(jnp.sum(carries * params.emission.T[targets], axis=-1))
 

@@ -42,7 +42,7 @@ class Restored(NamedTuple):
     """Where to begin: the newest good checkpoint, and a line for each newer one that was skipped."""
 
     step: int
-    training: LoopState
+    loop_state: LoopState
     progress: Progress
     skipped: tuple[str, ...]
 
@@ -138,13 +138,14 @@ def _facts_digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def save(manager: ocp.CheckpointManager, step: int, training: LoopState, progress: Progress) -> None:
+def save(manager: ocp.CheckpointManager, step: int, loop_state: LoopState, progress: Progress) -> None:
     """Save in the background; the arrays are copied before this returns, so they may be donated.
 
     Waits for the save before. Raises OSError when that one, or this, could not be written.
     """
     _wait(manager)
-    params, rest = training.state.params, (training.state.opt_state, training.carry)
+    state = loop_state.state
+    params, rest = state.params, (state.opt_state, loop_state.carry)
     facts = {**progress._asdict(), "step": step, "params_digest": digest(params), "rest_digest": digest(rest)}
     items = ocp.args.Composite(
         params=ocp.args.StandardSave(params),
@@ -199,12 +200,12 @@ def restore_latest(manager: ocp.CheckpointManager, fresh: LoopState, shardings: 
     damaged: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            training, progress = _read(manager, step, fresh, shardings)
+            loop_state, progress = _read(manager, step, fresh, shardings)
         except DAMAGE as error:
             damaged[step] = f"checkpoint {step} cannot be used: {_brief(error)}"
             continue
         _set_aside(manager, list(damaged))
-        return Restored(step, training, progress, tuple(damaged.values()))
+        return Restored(step, loop_state, progress, tuple(damaged.values()))
     if damaged:
         raise ValueError(
             f"every checkpoint is damaged ({'; '.join(damaged.values())}): start again in another workdir"

@@ -1,6 +1,6 @@
 """Many trainings in one program: seeds, and values of the settings that are only numbers.
 
-A `Training` of an ensemble has a leading axis S on every leaf. Its members know nothing of each other, so
+A `LoopState` of an ensemble has a leading axis S on every leaf. Its members know nothing of each other, so
 they are shared out over the devices without any collective; how a device runs those that it has is chosen
 by its kind: all at once (`vmap`) on an accelerator, which is idle with one small model; one after the other
 (`lax.map`) on a CPU, where products of one member fill a core already and batched ones are slower.
@@ -19,9 +19,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
-from lmseq.training.loop import NonFiniteLossError, PlanStream, boundaries
+from lmseq.training.loop import Dispatched, NonFiniteLossError, PlanStream, advance, boundaries
 from lmseq.training.optimizer import Number, make_optimizer
-from lmseq.training.state import LoopState, init_training
+from lmseq.training.state import LoopState, init_training, split_key
 from lmseq.training.train_step import Objective, StepMetrics, train_step, window_loss
 from lmseq.types import Stream
 
@@ -92,14 +92,6 @@ def _by_member(mesh: Mesh, work: Callable[..., Any], num_shared: int = 0) -> Cal
     return program
 
 
-class EnsembleDispatched(NamedTuple):
-    """Where a dispatch ended: the step, the trainings there (S, ...), metrics (S, steps) on the host."""
-
-    step: int
-    training: LoopState
-    metrics: StepMetrics
-
-
 def ensemble_run(
     model: Model,
     train: TrainConfig,
@@ -110,50 +102,56 @@ def ensemble_run(
     num_steps: int,
     objective: Objective = window_loss,
     parts: Parts | None = None,
-) -> Iterator[EnsembleDispatched]:
+) -> Iterator[Dispatched]:
     """Train all members to train.num_train_steps, yielding after each dispatch.
 
     plan_of(seed, epoch) gives a member's batches. Member i is initialised and trained as `seeds[i]` alone
     would be with its settings in place of the common ones, and ends with the same parameters, to rounding.
-    parts: builds with settings that are not the optimiser's; without it all have this model and objective. A
-    yielded training is donated to the next dispatch. Raises ValueError for members that do not fit, and
-    NonFiniteMembersError, naming the first, for those whose loss is not finite.
+    parts: builds with settings that are not the optimiser's; without it all have this model and objective.
+    What is yielded has a leading axis S; a yielded state is donated to the next dispatch. Raises ValueError
+    for members that do not fit, and NonFiniteMembersError, naming the first, for those whose loss is not
+    finite.
     """
     check_members(members, train)
     if parts is None and set(members.settings) - set(OPTIMIZER):
         raise ValueError(f"expected parts to build with for {', '.join(members.settings)}")
     mesh = make_member_mesh(len(members.seeds))
     split, whole = NamedSharding(mesh, PartitionSpec("member")), NamedSharding(mesh, PartitionSpec())
-    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)))(np.asarray(members.seeds, np.uint32))
-    init_keys, train_keys = keys[:, 0], jax.device_put(keys[:, 1], split)
+    keys = jax.vmap(split_key)(np.asarray(members.seeds, np.uint32))
+    train_keys = jax.device_put(keys.train, split)
     settings = {name: np.asarray(values, np.float32) for name, values in members.settings.items()}
 
     def init(key, settings):
         return init_training(key, model, make_optimizer(train, settings), batch_size)
 
-    def dispatch(training, plan, key, settings, tokens):
+    def dispatch(loop_state, plan, key, settings, tokens):
         optimizer = make_optimizer(train, settings)
         built = parts(settings) if parts else (model, objective)
         step = partial(train_step, built[0], optimizer, built[1], num_steps)
-        return lax.scan(lambda training, row: step(training, tokens, row, key), training, plan)
+        return lax.scan(lambda loop_state, row: step(loop_state, tokens, row, key), loop_state, plan)
 
-    fresh = jax.jit(partial(lax.map, lambda one: init(*one)))((init_keys, settings))
+    fresh = jax.jit(partial(lax.map, lambda one: init(*one)))((keys.init, settings))
     # Waited for, as is each dispatch: on virtual devices of a CPU, programs over several must not queue up.
-    training = jax.block_until_ready(jax.device_put(fresh, split))
+    loop_state = jax.block_until_ready(jax.device_put(fresh, split))
     settings = jax.device_put(settings, split)
     program = jax.jit(_by_member(mesh, dispatch, num_shared=1), donate_argnums=0)
     tokens = jax.device_put(np.asarray(stream), whole)
     plans = [PlanStream(partial(plan_of, seed)) for seed in members.seeds]
-    for start, stop in boundaries(0, train.num_train_steps, train.steps_per_dispatch):
+
+    def stacked(start: int, stop: int) -> Plan:
         rows = [batches.slice(start, stop) for batches in plans]
-        plan = jax.device_put(Plan(*(np.stack(leaves) for leaves in zip(*rows, strict=True))), split)
-        training, metrics = program(training, plan, train_keys, settings, tokens)
-        metrics = jax.device_get(jax.block_until_ready(metrics))
-        _check_finite(metrics, members, start)
-        yield EnsembleDispatched(stop, training, metrics)
+        return jax.device_put(Plan(*(np.stack(leaves) for leaves in zip(*rows, strict=True))), split)
+
+    yield from advance(
+        boundaries(0, train.num_train_steps, train.steps_per_dispatch),
+        stacked,
+        lambda loop_state, plan: program(loop_state, plan, train_keys, settings, tokens),
+        partial(_check_finite, members),
+        loop_state,
+    )
 
 
-def _check_finite(metrics: StepMetrics, members: Members, first_step: int) -> None:
+def _check_finite(members: Members, metrics: StepMetrics, first_step: int) -> None:
     fine = np.isfinite(metrics.totals.nll) & np.isfinite(metrics.grad_norm)
     if not fine.all():
         member, step = np.argwhere(~fine)[0]
@@ -166,6 +164,6 @@ def _check_finite(metrics: StepMetrics, members: Members, first_step: int) -> No
         )
 
 
-def member(training: LoopState, index: int) -> LoopState:
-    """One member's training, on the host's default device."""
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf[index])), training)
+def member(loop_state: LoopState, index: int) -> LoopState:
+    """The state of one member, on the default device."""
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf[index])), loop_state)

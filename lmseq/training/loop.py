@@ -1,6 +1,6 @@
 """From a config and a step number to the next dispatches; the data position is the step itself."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -21,10 +21,13 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class Dispatched(NamedTuple):
-    """Where a dispatch ended: the step, the state there, the metrics of its steps on the host."""
+    """Where a dispatch ended: the step, the state there, the metrics of its steps on the host.
+
+    Of an ensemble of S members every leaf of the state and the metrics has a leading axis S.
+    """
 
     step: int
-    training: LoopState
+    loop_state: LoopState
     metrics: StepMetrics
 
 
@@ -61,28 +64,53 @@ class PlanStream:
         return Plan(*(np.concatenate(leaves) for leaves in zip(*pieces, strict=True)))
 
 
+def advance(
+    cuts: Iterable[tuple[int, int]],
+    plan_of: Callable[[int, int], Plan],
+    dispatch: Callable[[LoopState, Plan], tuple[LoopState, StepMetrics]],
+    check: Callable[[StepMetrics, int], None],
+    loop_state: LoopState,
+) -> Iterator[Dispatched]:
+    """The loop of every training: dispatch each cut (first, end) on its plan, wait, check, and yield.
+
+    plan_of: batches of the steps first ... end - 1, on their devices. check: raises for metrics that are not
+    finite, given the step that they begin after. Waits for every dispatch: programs with collectives that
+    queue up behind each other can deadlock on virtual devices, and the caller wants its loss anyway. A
+    yielded state is donated to the next dispatch.
+    """
+    for start, stop in cuts:
+        loop_state, metrics = dispatch(loop_state, plan_of(start, stop))
+        metrics = jax.device_get(jax.block_until_ready(metrics))
+        check(metrics, start)
+        yield Dispatched(stop, loop_state, metrics)
+
+
 def dispatches(
     train: TrainConfig,
     plans: PlanStream,
     dispatch: Dispatch,
     mesh: Mesh,
-    training: LoopState,
+    loop_state: LoopState,
     tokens: Stream,
     key: PRNGKey,
 ) -> Iterator[Dispatched]:
-    """Train from the state's step to num_train_steps, yielding after each dispatch.
+    """Train one model from the state's step to num_train_steps, yielding after each dispatch.
 
-    Waits for every dispatch: programs with collectives that queue up behind each other can deadlock on
-    virtual devices, and the caller wants its loss anyway. Raises NonFiniteLossError naming the step.
+    Raises NonFiniteLossError naming the step.
     """
     periods = (train.steps_per_dispatch, train.eval_every, train.checkpoint_every)
-    for start, stop in boundaries(int(training.state.step), train.num_train_steps, *periods):
-        plan = jax.device_put(plans.slice(start, stop), plan_sharding(mesh))
-        training, metrics = dispatch(training, tokens, plan, key)
-        metrics = jax.device_get(jax.block_until_ready(metrics))
-        bad = first_non_finite(metrics, start)
-        if bad is not None:
-            raise NonFiniteLossError(
-                f"the loss or its gradient is not finite at step {bad}: lower learning_rate or clip_norm"
-            )
-        yield Dispatched(stop, training, metrics)
+    return advance(
+        boundaries(int(loop_state.state.step), train.num_train_steps, *periods),
+        lambda start, stop: jax.device_put(plans.slice(start, stop), plan_sharding(mesh)),
+        lambda loop_state, plan: dispatch(loop_state, tokens, plan, key),
+        _check_finite,
+        loop_state,
+    )
+
+
+def _check_finite(metrics: StepMetrics, first_step: int) -> None:
+    bad = first_non_finite(metrics, first_step)
+    if bad is not None:
+        raise NonFiniteLossError(
+            f"the loss or its gradient is not finite at step {bad}: lower learning_rate or clip_norm"
+        )

@@ -39,8 +39,8 @@ def _scored(targets: Elements, tau: int) -> Bool[Array, "batch time"]:
 
 
 def teacher_forcing(
-    params: Params,
     model: Model,
+    params: Params,
     carry: Carry,
     batch: Batch,
     step: StepInfo,
@@ -48,18 +48,22 @@ def teacher_forcing(
     tau: int,
     noise: float | Float[Array, ""] | None = None,
 ) -> Loss:
-    """Each next value from the true ones; `noise` is added to the inputs (Sietsma and Dow 1991)."""
+    """Each next value from the true ones; `noise` is added to the inputs (Sietsma and Dow 1991).
+
+    Of the objectives here the only one that a model's dropout acts in: the others go step by step.
+    """
     inputs = batch.inputs
     if noise is not None:
         inputs = inputs + noise * jax.random.normal(step.key, inputs.shape)
     start = model.init_carry(params, inputs.shape[0])
-    _, log_probs = model.token_log_probs(params, start, inputs, batch.targets)
+    dropout_key = jax.random.fold_in(step.key, 1)
+    _, log_probs = model.token_log_probs(params, start, inputs, batch.targets, training=True, key=dropout_key)
     return _mean_loss(carry, log_probs, _scored(batch.targets, tau))
 
 
 def scheduled_sampling(
-    params: Params,
     model: Model,
+    params: Params,
     carry: Carry,
     batch: Batch,
     step: StepInfo,
@@ -106,7 +110,7 @@ def _ahead(targets: Elements, tau: int, num_ahead: int) -> Float[Array, "origin 
 
 
 def unrolled(
-    params: Params, model: Model, carry: Carry, batch: Batch, step: StepInfo, *, tau: int, num_ahead: int
+    model: Model, params: Params, carry: Carry, batch: Batch, step: StepInfo, *, tau: int, num_ahead: int
 ) -> Loss:
     """K steps from every origin on the model's own predictions, differentiated through all of them."""
 
@@ -121,8 +125,8 @@ def unrolled(
 
 
 def direct(
-    params: Params,
     model: BoundDirectModel,
+    params: Params,
     carry: Carry,
     batch: Batch,
     step: StepInfo,

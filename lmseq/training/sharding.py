@@ -27,11 +27,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def training_sharding(mesh: Mesh, training: LoopState) -> LoopState:
-    """For each leaf of a `Training` its sharding: the state in full, the carry by rows."""
+def training_sharding(mesh: Mesh, loop_state: LoopState) -> LoopState:
+    """The sharding of each leaf of a `LoopState`: the state in full, the carry by rows."""
     rows = NamedSharding(mesh, PartitionSpec("batch"))
     return LoopState(
-        jax.tree.map(lambda _: replicated(mesh), training.state), jax.tree.map(lambda _: rows, training.carry)
+        jax.tree.map(lambda _: replicated(mesh), loop_state.state),
+        jax.tree.map(lambda _: rows, loop_state.carry),
     )
 
 

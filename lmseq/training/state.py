@@ -1,4 +1,4 @@
-"""The training state: three fields, state in, state out."""
+"""The training state and its keys: state in, state out."""
 
 from typing import NamedTuple
 
@@ -24,6 +24,24 @@ class LoopState(NamedTuple):
 
     state: TrainState
     carry: Carry
+
+
+class Keys(NamedTuple):
+    """The keys of a run: initial parameters, noise of the steps, samples on the way, and what comes after."""
+
+    init: PRNGKey
+    train: PRNGKey
+    sample: PRNGKey
+    after: PRNGKey
+
+
+def split_key(seed: int) -> Keys:
+    """The keys that a seed fixes, for every script, `fit` and the members of an ensemble; vmappable.
+
+    Each depends on its place and not on how many there are, as JAX's keys are split since
+    `jax_threefry_partitionable` is its default: the first two equal `jax.random.split(jax.random.key(seed))`.
+    """
+    return Keys(*jax.random.split(jax.random.key(seed), 4))
 
 
 def init_training(

@@ -26,21 +26,22 @@ class StepMetrics(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-    """Which step an objective is asked about: its number, its own key, and whether the carry is reset."""
+    """The step being computed: its number, its own key, and whether the carry is reset."""
 
     number: Int[Array, ""]
     key: PRNGKey
     reset: Bool[Array, ""]
 
 
-# What is minimised, of parameters, model, carry and batch: the loss, and the next carry with the totals.
+# What is minimised, of model, parameters, carry, batch and step: the loss, and the next carry with the
+# totals.
 Objective = Callable[
-    [Params, Model, Carry, Batch, StepInfo], tuple[Float[Array, ""], tuple[Carry, NllTotals]]
+    [Model, Params, Carry, Batch, StepInfo], tuple[Float[Array, ""], tuple[Carry, NllTotals]]
 ]
 
 
 def window_loss(
-    params: Params, model: Model, carry: Carry, batch: Batch, step: StepInfo
+    model: Model, params: Params, carry: Carry, batch: Batch, step: StepInfo
 ) -> tuple[Float[Array, ""], tuple[Carry, NllTotals]]:
     """Mean negative log-likelihood in nats of a batch of windows, teacher-forced.
 
@@ -52,7 +53,9 @@ def window_loss(
     batch_size = batch.inputs.shape[0]
     initial = model.init_carry(params, batch_size)
     carry = jax.tree.map(lambda new, old: jnp.where(step.reset, new, lax.stop_gradient(old)), initial, carry)
-    end, log_probs = model.token_log_probs(params, carry, batch.inputs, batch.targets, step.key)
+    end, log_probs = model.token_log_probs(
+        params, carry, batch.inputs, batch.targets, training=True, key=step.key
+    )
     totals = nll_totals(log_probs, batch.mask)
     first = log_prob(model.readout(params, initial), batch.inputs[:, 0])
     first_totals = nll_totals(first[:, None], batch.mask[:, :1] & step.reset)
@@ -65,7 +68,7 @@ def train_step(
     optimizer: optax.GradientTransformation,
     objective: Objective,
     num_steps: int,
-    training: LoopState,
+    loop_state: LoopState,
     tokens: Stream,
     row: Plan,
     key: PRNGKey,
@@ -74,11 +77,11 @@ def train_step(
 
     The step's own key is fold_in(key, step).
     """
-    state, carry = training
+    state, carry = loop_state
     batch = take_batch(tokens, row.starts, row.lengths, num_steps)
     step = StepInfo(state.step, jax.random.fold_in(key, state.step), row.resets)
-    gradient = jax.grad(objective, has_aux=True)
-    grads, (carry, totals) = gradient(state.params, model, carry, batch, step)
+    gradient = jax.grad(objective, argnums=1, has_aux=True)
+    grads, (carry, totals) = gradient(model, state.params, carry, batch, step)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     state = TrainState(state.step + 1, params, opt_state)
@@ -101,8 +104,8 @@ def make_dispatch(
     """
     step = partial(train_step, model, optimizer, objective, num_steps)
 
-    def dispatch(training: LoopState, tokens: Stream, plan: Plan, key: PRNGKey):
-        return lax.scan(lambda training, row: step(training, tokens, row, key), training, plan)
+    def dispatch(loop_state: LoopState, tokens: Stream, plan: Plan, key: PRNGKey):
+        return lax.scan(lambda loop_state, row: step(loop_state, tokens, row, key), loop_state, plan)
 
     return jax.jit(dispatch, donate_argnums=0)
 

@@ -52,7 +52,7 @@ def losses_at(config: CrossingConfig, texts: Texts, size: int, seed: int) -> dic
     found = fit_neural(model, part, seeds, num_train_steps, BATCH_SIZE, NUM_STEPS)
 
     def loss(model: Any, params: Any) -> float:
-        return -float(scoring.score_stream(model, params, test).mean(dtype=np.float64))
+        return scoring.mean_loss(model, params, test)
 
     return {
         "order": counts.order,

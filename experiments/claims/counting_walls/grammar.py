@@ -10,16 +10,18 @@ import numpy as np
 from experiments.claims import known_sources
 from experiments.claims.counting_walls.settings import GrammarConfig
 from experiments.frame.measuring import fit_members
+from experiments.frame.progress import steps_bar
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
-from lmseq.data.partition import random_sampling, sequential_partitioning
 from lmseq.data.sources import Grammar, make_grammar
 from lmseq.models.build import build_model
 from lmseq.models.sources import put_source
 from lmseq.ngram.backoff import score_words
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, count_ngrams, mark_sentences
 from lmseq.ngram.smoothing import modified_kneser_ney
+from lmseq.training.fit import fit_members
+from lmseq.training.job import Batches
 from lmseq.types import Params
 
 SYNONYM_ORDERS, RANGE_ORDERS = (2, 3), (3, 4, 5)
@@ -122,8 +124,9 @@ class Synonyms:
             warmup_steps=min(20, steps - 1),
             steps_per_dispatch=100,
         )
-        plan_of = partial(random_sampling, len(self._streams[0]), length, length)
-        found = fit_members(model, train, self._seeds, self._streams, plan_of, length, length)
+        batches = Batches(length, length, "random")
+        with steps_bar(steps) as show:
+            found = fit_members(model, self._streams, train, self._seeds, batches=batches, on_dispatch=show)
         embeddings = [np.asarray(params["embedding"]) for params in found]
         return {
             "kl": self._divergences([predictor(model, params) for params in found]),
@@ -201,8 +204,9 @@ class Range:
             warmup_steps=min(50, steps - 1),
             steps_per_dispatch=100,
         )
-        plan_of = partial(sequential_partitioning, len(self._streams[0]), num_steps, batch_size)
-        return fit_members(model, train, self._seeds, self._streams, plan_of, batch_size, num_steps)
+        batches = Batches(batch_size, num_steps)
+        with steps_bar(steps) as show:
+            return fit_members(model, self._streams, train, self._seeds, batches=batches, on_dispatch=show)
 
 
 def range_net(config: GrammarConfig, name: str) -> ModelConfig:

@@ -11,8 +11,8 @@ The same on a hidden Markov source, in nats: a model that sees tau tokens cannot
 known by enumeration; a recurrent net can, and comes near the exact entropy rate.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,24 +66,27 @@ def recall_stream(rng: np.random.Generator, lag: int, num_blocks: int) -> np.nda
     return blocks.reshape(-1)
 
 
-def answer_loss(params: Any, model: Any, carry: Any, batch: Any, step: Any) -> Any:
+def answer_loss(model: Any, params: Any, carry: Any, batch: Any, step: Any) -> Any:
     """Mean negative log-likelihood of the answers alone: the last target of each block."""
     import jax.numpy as jnp
 
     from lmseq.types import NllTotals
 
     start = model.init_carry(params, batch.inputs.shape[0])
-    _, log_probs = model.token_log_probs(params, start, batch.inputs, batch.targets)
+    _, log_probs = model.token_log_probs(
+        params, start, batch.inputs, batch.targets, training=True, key=step.key
+    )
     nll, count = -jnp.sum(log_probs[:, -1]), jnp.asarray(log_probs.shape[0], jnp.int32)
     return nll / count, (carry, NllTotals(nll, count))
 
 
-def block_plan(lag: int, config: RecallConfig, seed: int, epoch: int) -> Any:
-    """The blocks in an order of the epoch's own."""
+def block_plan(length: int, lag: int, batch_size: int, seed: int, epoch: int) -> Any:
+    """The blocks, of lag + 1 tokens each, in an order of the epoch's own."""
     from lmseq.data.partition import Plan
 
-    order = np.random.default_rng((seed, epoch)).permutation(config.num_blocks)
-    shape = (config.num_blocks // config.batch_size, config.batch_size)
+    num_blocks = length // (lag + 1)
+    order = np.random.default_rng((seed, epoch)).permutation(num_blocks)
+    shape = (num_blocks // batch_size, batch_size)
     starts = order[: shape[0] * shape[1]].reshape(shape) * (lag + 1)
     return Plan(starts.astype(np.int32), np.full(shape, lag, np.int32), np.ones(shape[0], bool))
 
@@ -99,13 +102,18 @@ class Recall:
         import jax
         import jax.numpy as jnp
 
+        from lmseq.training.fit import fit
+        from lmseq.training.job import Batches
+
         config, lag = self._config, unit["lag"]
         if self._trained_for != (lag, unit["tau"]):
             self._trained_for = (lag, unit["tau"])
             self._set_up(lag, unit["tau"])
         rng = np.random.default_rng((unit["seed"], lag))
         train, test = (recall_stream(rng, lag, config.num_blocks) for _ in range(2))
-        params = self._trainer.fit(unit["seed"], train, partial(block_plan, lag, config, unit["seed"]))
+        settings = dataclasses.replace(self._train, seed=unit["seed"])
+        batches = Batches(config.batch_size, lag, block_plan)
+        params, _ = fit(self._model, train, settings, batches=batches, objective=answer_loss)
         blocks = jnp.asarray(test.reshape(-1, lag + 1))
         answers = jnp.argmax(self._answers(params, blocks[:, :-1]), axis=-1)
         return {"error": float(np.mean(np.asarray(jax.device_get(answers != blocks[:, -1]))))}
@@ -113,7 +121,6 @@ class Recall:
     def _set_up(self, lag: int, tau: int) -> None:
         import jax
 
-        from experiments.frame.measuring import Trainer
         from lmseq.config.language_model import ModelConfig
         from lmseq.config.training import TrainConfig
         from lmseq.models.build import build_model
@@ -123,8 +130,8 @@ class Recall:
             chosen = ModelConfig(model="mlp", tau=tau, hidden_size=config.hidden_size, embedding_size=8)
         else:
             chosen = ModelConfig(model=config.cell, hidden_size=config.hidden_size)
-        model = build_model(chosen, VOCAB_SIZE)
-        train = TrainConfig(
+        model = self._model = build_model(chosen, VOCAB_SIZE)
+        self._train = TrainConfig(
             learning_rate=config.learning_rate,
             num_train_steps=config.num_train_steps,
             warmup_steps=min(50, config.num_train_steps - 1),
@@ -132,7 +139,6 @@ class Recall:
             eval_every=config.num_train_steps,
             checkpoint_every=config.num_train_steps,
         )
-        self._trainer = Trainer(model, train, config.batch_size, lag, answer_loss)
 
         @jax.jit
         def answers(params, inputs):

@@ -1,0 +1,212 @@
+"""Training from beginning to end: `fit` one model, or the same model from many seeds with `fit_members`.
+
+    params, records = fit(model, tokens, TrainConfig(num_train_steps=500))
+
+A training is fixed by the model, the stream, the settings and the seed. With a working folder it goes on from
+its newest good checkpoint and ends with the same parameters, bit for bit, as if it had never been stopped.
+`train` is the loop under `fit`, with the figures that a script shows beside the result.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lmseq.config.training import TrainConfig
+from lmseq.contract import Model
+from lmseq.data.partition import Plan
+from lmseq.models.interface import count_parameters
+from lmseq.training import ensemble, loop
+from lmseq.training.checkpoint import Progress
+from lmseq.training.folder import Folder, claim
+from lmseq.training.job import Batches, Job, check_job
+from lmseq.training.optimizer import make_optimizer
+from lmseq.training.sharding import make_mesh, replicated, training_sharding
+from lmseq.training.state import LoopState, init_training, split_key
+from lmseq.training.train_step import Dispatch, Objective, make_dispatch, window_loss
+from lmseq.training.watch import Clock, Evaluate, Record, Watcher
+from lmseq.types import Params, PRNGKey, Stream
+
+
+class Fitted(NamedTuple):
+    """Trained parameters, and a record of each dispatch: step, train_loss, grad_norm, evaluations."""
+
+    params: Params
+    records: list[Record]
+
+
+class Begun(NamedTuple):
+    """What is known when a training begins: where from, and a line for each checkpoint that was skipped."""
+
+    step: int
+    progress: Progress
+    skipped: tuple[str, ...]
+    num_parameters: int
+
+
+class Trained(NamedTuple):
+    """What a training leaves.
+
+    stopped: whether `should_stop` ended it, perhaps before its last step. progress: the best evaluation and
+    the seconds spent, over all processes; those of earlier ones are `seconds_before`. tokens_per_second: of
+    training alone, None where nothing was trained after compiling. seconds_to_first_step: on the clock of the
+    job.
+    """
+
+    params: Params
+    records: list[Record]
+    progress: Progress
+    stopped: bool
+    seconds_before: float
+    tokens_per_second: float | None
+    seconds_to_first_step: float | None
+
+
+def fit(
+    model: Model,
+    stream: Stream,
+    config: TrainConfig = TrainConfig(),
+    *,
+    batches: Batches = Batches(),
+    objective: Objective = window_loss,
+    workdir: str | Path | None = None,
+    evaluate: Evaluate | None = None,
+    on_dispatch: Callable[[Record], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Fitted:
+    """Train a model on a stream of token ids (T,) or of values (T, D), from config.seed.
+
+    Values should be standardised. evaluate(params, step) gives figures to record every config.eval_every
+    steps; `valid_loss` among them decides which checkpoint is the best. on_dispatch(record) is called after
+    every dispatch of config.steps_per_dispatch steps. should_stop(), asked after each, ends the training
+    early when true. With a workdir the training saves checkpoints and metrics.jsonl there, and goes on from
+    them when called again with the same arguments; without one nothing is written. Nothing is printed.
+
+    Programs are kept: a second training that differs only in stream and seed does not compile again.
+
+    Raises ValueError for settings out of range, a stream that is empty, too short or not what the model
+    reads, a model larger than the memory, and a workdir that holds another run; NonFiniteLossError, naming
+    the step, when training diverges.
+    """
+    folder = None if workdir is None else Path(workdir)
+    job = Job(model, np.asarray(stream), config, batches, objective, folder, evaluate)
+    check_job(job)
+    if folder is not None:
+        claim(folder, job)
+    trained = train(job, on_dispatch=on_dispatch, should_stop=should_stop)
+    return Fitted(trained.params, trained.records)
+
+
+def train(
+    job: Job,
+    *,
+    on_begin: Callable[[Begun], None] | None = None,
+    on_dispatch: Callable[[Record], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> Trained:
+    """Train from the newest checkpoint to the end, or until should_stop() is true: then save, and return.
+
+    The job is not checked here: `check_job` does. on_begin is called before the first dispatch.
+    """
+    clock, mesh, keys = job.clock or _stopwatch(), make_mesh(), split_key(job.train.seed)
+    init, dispatch = _programs(
+        job.model, dataclasses.replace(job.train, seed=0), job.batches[:2], job.objective
+    )
+    fresh = init(keys.init)
+    shardings = training_sharding(mesh, fresh)
+    with closing(Folder(job.workdir, job.train)) as folder:
+        restored = folder.restore(fresh, shardings)
+        loop_state = jax.device_put(restored.loop_state, shardings)
+        if on_begin is not None:
+            num_parameters = count_parameters(loop_state.state.params)
+            on_begin(Begun(restored.step, restored.progress, restored.skipped, num_parameters))
+        stream = np.asarray(job.stream)
+        watcher = Watcher(
+            job.train,
+            job.evaluate,
+            has_perplexity=not np.issubdtype(stream.dtype, np.floating),
+            clock=clock,
+            progress=restored.progress,
+            step=restored.step,
+        )
+        plans = loop.PlanStream(partial(job.batches.plan_of, len(stream), job.train.seed))
+        tokens = jax.device_put(stream, replicated(mesh))
+        records, stopped = folder.records, False
+        for done in loop.dispatches(job.train, plans, dispatch, mesh, loop_state, tokens, keys.train):
+            loop_state, record = done.loop_state, watcher.record(done)
+            records.append(record)
+            folder.write(record)
+            if on_dispatch is not None:
+                on_dispatch(record)
+            stopped = should_stop is not None and should_stop()
+            if stopped or watcher.wants_checkpoint():
+                folder.save(done.step, loop_state, watcher.progress())
+            if stopped:
+                break
+            watcher.go_on()
+    return Trained(
+        loop_state.state.params,
+        records,
+        watcher.progress(),
+        stopped,
+        restored.progress.seconds,
+        watcher.tokens_per_second(),
+        watcher.seconds_to_first_step,
+    )
+
+
+def fit_members(
+    model: Model,
+    streams: Sequence[Stream],
+    config: TrainConfig,
+    seeds: Sequence[int],
+    *,
+    batches: Batches = Batches(),
+    objective: Objective = window_loss,
+    settings: Mapping[str, Sequence[float]] | None = None,
+    parts: ensemble.Parts | None = None,
+    on_dispatch: Callable[[int], None] | None = None,
+) -> list[Params]:
+    """Parameters of a training from each seed, all in one program: what `fit` gives, to rounding.
+
+    streams: one for each different seed, all of one length, or one for all. settings: values, one a member,
+    of numeric settings in which the members differ (`ensemble.Members`), under which seeds may stand several
+    times; parts: builds with those that are not the optimiser's. on_dispatch(step) is called after every
+    dispatch. Raises what `ensemble_run` does.
+    """
+    place = {seed: min(i, len(streams) - 1) for i, seed in enumerate(dict.fromkeys(seeds))}
+    length = len(streams[0])
+
+    def plan_within(seed: int, epoch: int) -> Plan:
+        plan = batches.plan_of(length, seed, epoch)
+        return plan._replace(starts=plan.starts + np.int32(length * place[seed]))
+
+    members = ensemble.Members(
+        tuple(seeds), {name: tuple(values) for name, values in (settings or {}).items()}
+    )
+    sizes, stream = (batches.batch_size, batches.num_steps), np.concatenate(streams)
+    for done in ensemble.ensemble_run(model, config, members, stream, plan_within, *sizes, objective, parts):
+        if on_dispatch is not None:
+            on_dispatch(done.step)
+    return [ensemble.member(done.loop_state, i).state.params for i in range(len(seeds))]
+
+
+def _stopwatch() -> Clock:
+    begun = time.monotonic()
+    return lambda: time.monotonic() - begun
+
+
+@lru_cache(maxsize=4)
+def _programs(
+    model: Model, config: TrainConfig, sizes: tuple[int, int], objective: Objective
+) -> tuple[Callable[[PRNGKey], LoopState], Dispatch]:
+    """The jitted initialisation and dispatch of a training; the same ones for each seed and stream."""
+    optimizer, (batch_size, num_steps) = make_optimizer(config), sizes
+    init = jax.jit(lambda key: init_training(key, model, optimizer, batch_size))
+    return init, make_dispatch(model, optimizer, num_steps, objective)

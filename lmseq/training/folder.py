@@ -1,0 +1,84 @@
+"""The working folder of a training: which one it holds, its checkpoints and its records."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+
+from lmseq.config.training import TrainConfig
+from lmseq.files import read_json, write_text
+from lmseq.models.interface import count_parameters
+from lmseq.training import checkpoint
+from lmseq.training.checkpoint import Progress, Restored
+from lmseq.training.job import Job
+from lmseq.training.metrics import MetricsWriter, read_records
+from lmseq.training.state import LoopState
+from lmseq.training.watch import Record
+
+
+def claim(workdir: Path, job: Job) -> None:
+    """Note what is trained in the folder, or raise ValueError where it holds another training."""
+    partition = job.batches.partition
+    facts = {
+        **dataclasses.asdict(job.train),
+        "batch_size": job.batches.batch_size,
+        "num_steps": job.batches.num_steps,
+        "partition": partition
+        if isinstance(partition, str)
+        else getattr(partition, "__name__", "a function"),
+        "stream": f"{'tokens' if job.stream.ndim == 1 else 'values'} {job.stream.shape}",
+        "num_parameters": count_parameters(jax.eval_shape(job.model.init, jax.random.key(0))),
+    }
+    path = workdir / "fit.json"
+    if path.exists():
+        began = read_json(path)
+        differing = [
+            f"{name}: {began.get(name)!r} -> {facts[name]!r}"
+            for name in facts
+            if began.get(name) != facts[name]
+        ]
+        if differing:
+            raise ValueError(
+                f"{workdir} holds another training ({'; '.join(differing)}): choose another workdir, or give "
+                "the arguments that it began with"
+            )
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(facts, indent=1) + "\n")
+
+
+class Folder:
+    """What a training leaves on disk: checkpoints and records; nothing where there is no folder."""
+
+    def __init__(self, workdir: Path | None, config: TrainConfig) -> None:
+        self._workdir, self._writer = workdir, None
+        self._manager = None if workdir is None else checkpoint.open_manager(workdir, config.keep_checkpoints)
+        self.records: list[Record] = []
+
+    def restore(self, fresh: LoopState, shardings: LoopState) -> Restored:
+        """The newest good checkpoint, or the fresh state; drops the records of what came after it."""
+        if self._manager is None:
+            return Restored(0, fresh, Progress(), ())
+        restored = checkpoint.restore_latest(self._manager, fresh, shardings)
+        self._writer = MetricsWriter(self._workdir, restored.step)
+        self.records = read_records(self._workdir / "metrics.jsonl", restored.step)
+        return restored
+
+    def write(self, record: Record) -> None:
+        """Append a record to metrics.jsonl and TensorBoard's."""
+        if self._writer is not None:
+            self._writer.write(record["step"], {name: record[name] for name in record if name != "step"})
+
+    def save(self, step: int, loop_state: LoopState, progress: Progress) -> None:
+        """Save a checkpoint in the background."""
+        if self._manager is not None:
+            checkpoint.save(self._manager, step, loop_state, progress)
+
+    def close(self) -> None:
+        """Flush the records; wait for the last checkpoint, whatever ended the training."""
+        try:
+            if self._writer is not None:
+                self._writer.close()
+        finally:
+            if self._manager is not None:
+                checkpoint.close(self._manager)

@@ -1,0 +1,97 @@
+"""What is trained, on which batches, and whether it can be: asked before anything is compiled or written."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lmseq.config.training import TrainConfig, check_train
+from lmseq.contract import Model
+from lmseq.data.partition import PartitionKind, Plan, check_stream, epoch_plan
+from lmseq.training.memory import check_memory
+from lmseq.training.sharding import check_batch, make_mesh
+from lmseq.training.train_step import Objective, window_loss
+from lmseq.training.watch import Clock, Evaluate
+from lmseq.types import Normal, PRNGKey, Stream
+
+# The batches of an epoch, of (length of the stream, num_steps, batch_size, seed, epoch).
+Partition = Callable[[int, int, int, int, int], Plan]
+
+
+class Batches(NamedTuple):
+    """Which windows of the stream make which batch; the defaults are those of `DataConfig`.
+
+    batch_size: rows of a batch. num_steps: inputs of a window. partition: `sequential` or `random` windows,
+    or a function like `data.partition.sliding`, which is for series.
+    """
+
+    batch_size: int = 32
+    num_steps: int = 32
+    partition: PartitionKind | Partition = "sequential"
+
+    def plan_of(self, length: int, seed: int, epoch: int) -> Plan:
+        """The batches of one epoch of a stream of `length` elements."""
+        named = isinstance(self.partition, str)
+        partition = partial(epoch_plan, self.partition) if named else self.partition
+        return partition(length, self.num_steps, self.batch_size, seed, epoch)
+
+
+class Job(NamedTuple):
+    """What is trained, on what, and how: the arguments of `fit`.
+
+    clock: seconds since the process began; without it, since the training began.
+    """
+
+    model: Model
+    stream: Stream
+    train: TrainConfig
+    batches: Batches = Batches()
+    objective: Objective = window_loss
+    workdir: Path | None = None
+    evaluate: Evaluate | None = None
+    clock: Clock | None = None
+
+
+def check_job(job: Job) -> None:
+    """Raise ValueError, in one line, for a training that cannot be done; reads no checkpoint."""
+    check_train(job.train)
+    (batch_size, num_steps, partition), stream = job.batches, job.stream
+    _check_elements(job.model, stream)
+    if isinstance(partition, str):
+        check_stream(len(stream), num_steps, batch_size, partition)
+    else:
+        partition(len(stream), num_steps, batch_size, job.train.seed, 0)
+    check_batch(make_mesh(), batch_size)
+    check_memory(job.model)
+    if job.workdir is not None and job.workdir.exists() and not job.workdir.is_dir():
+        raise ValueError(f"expected a folder as workdir, {job.workdir} is a file: name another")
+
+
+def _check_elements(model: Model, stream: Stream) -> None:
+    """Whether the stream is one of what the model predicts."""
+    if not stream.size:
+        raise ValueError(f"expected a stream to train on, got an empty one of shape {stream.shape}")
+
+    def first_prediction(key: PRNGKey):
+        params = model.init(key)
+        return model.readout(params, model.init_carry(params, 1))
+
+    predicted = jax.eval_shape(first_prediction, jax.random.key(0))
+    integers = np.issubdtype(stream.dtype, np.integer)
+    if isinstance(predicted, Normal):
+        width = predicted.mean.shape[-1]
+        if integers or stream.ndim != 2 or stream.shape[1] != width:
+            raise ValueError(
+                f"expected values (T, {width}) as the model reads them, got {stream.dtype} {stream.shape}"
+            )
+        return
+    if not integers or stream.ndim != 1:
+        raise ValueError(
+            f"expected token ids (T,) as the model reads them, got {stream.dtype} {stream.shape}"
+        )
+    most = predicted.shape[-1] - 1
+    if stream.min() < 0 or stream.max() > most:
+        raise ValueError(f"expected token ids from 0 to {most}, got {stream.min()} to {stream.max()}")

@@ -1,0 +1,29 @@
+"""Whether a training fits in memory: asked before it begins, as XLA would hang or abort in the middle."""
+
+import os
+
+import jax
+
+from lmseq.contract import Model
+from lmseq.models.interface import count_parameters
+
+BYTES_A_PARAMETER = 16  # the value, its gradient and Adam's two moments, float32
+
+
+def check_memory(model: Model, num_members: int = 1) -> None:
+    """Raise ValueError for a model whose training would need more memory than the device has.
+
+    num_members: trainings of it in one program, which may fill half of the memory, as their states are
+    copied.
+    """
+    num_parameters = count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
+    there = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    )
+    if BYTES_A_PARAMETER * num_parameters > there:
+        raise ValueError(
+            f"training {num_parameters:,} parameters takes {BYTES_A_PARAMETER} bytes of memory for each, and "
+            f"there are {there / 2**30:.1f} GiB: make the model smaller"
+        )
+    if num_members > 1 and 2 * BYTES_A_PARAMETER * num_parameters * num_members > there:
+        raise ValueError(f"{num_members} trainings of {num_parameters:,} parameters do not fit in memory")
