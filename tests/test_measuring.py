@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.frame.measuring import Check, Interval, exact, fit_members, interval, judged, verdict
+from experiments.claims.verdicts import Check, conclude, verdict
+from experiments.frame.intervals import Interval, exact, interval
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.training import TrainConfig
 from lmseq.data.partition import sequential_partitioning
@@ -46,7 +47,7 @@ def test_a_claim_holds_with_all_of_its_checks():
 
 
 def test_what_is_judged_can_be_written_as_json(capsys):
-    found = judged([Check("a figure", interval([1.0, 2.0, 3.0]), low=0.0, high=math.inf)])
+    found = conclude([Check("a figure", interval([1.0, 2.0, 3.0]), low=0.0, high=math.inf)])
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["checks"][0]["at_least"] == 0.0 and found["checks"][0]["at_most"] is None
     assert "a figure: 2 [" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def numeric_columns(found: Found) -> list[str]:
 
 def estimate(samples: Sequence[float]) -> Estimate:
     """Mean and, of two samples or more, standard error and Student's interval; nan of none."""
-    from experiments.frame.measuring import interval
+    from experiments.frame.intervals import interval
 
     if len(samples) < 2:
         return Estimate(float(samples[0])) if len(samples) else Estimate()

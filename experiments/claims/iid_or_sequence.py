@@ -10,15 +10,16 @@ distribution for a text. Both are measured from several seeds, with 95 % interva
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.claims.claim import Claim, run
+from experiments.claims.claim import make_claim
 from experiments.frame.console import say
+from experiments.frame.experiment import main
 from lmseq.config import knobs
 from lmseq.config.knobs import knob
 
@@ -38,13 +39,6 @@ class OrderConfig:
     num_train_steps: int = knob(1200, "optimiser steps of each training")
     hidden_size: int = knob(64, "units of the text's recurrent net and of the series' perceptron")
     seed: int = knob(0, "first seed")
-
-
-@dataclass(frozen=True)
-class IidOrSequenceConfig:
-    """All of the experiment."""
-
-    order: OrderConfig = field(default_factory=OrderConfig)
 
 
 BATCH_SIZE, NUM_STEPS, TAU, TEST_SHARE = 32, 32, 16, 0.2
@@ -162,7 +156,8 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
     examples must lose nothing (interval within SAME on either side of 0) and scrambled time nearly all
     (interval above WORTHLESS).
     """
-    from experiments.frame.measuring import Check, exact, flat, interval, judged
+    from experiments.claims.verdicts import Check, conclude
+    from experiments.frame.intervals import exact, flat, interval
 
     summary: dict[str, Any] = {}
     checks = []
@@ -203,25 +198,23 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
                 low=WORTHLESS,
             ),
         ]
-    return {**summary, **judged(checks)}
+    return {**summary, **conclude(checks)}
 
 
-def check(whole: IidOrSequenceConfig) -> IidOrSequenceConfig:
+def check(config: OrderConfig) -> OrderConfig:
     """ValueError for a setting out of range."""
-    config = whole.order
     knobs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
     knobs.at_least(1, hidden_size=config.hidden_size, num_tokens=config.num_tokens)
     knobs.at_least(20 * BATCH_SIZE, num_points=config.num_points)
     knobs.at_least(0, seed=config.seed)
-    return whole
+    return config
 
 
-def measure(whole: IidOrSequenceConfig, workdir: Path) -> dict[str, Any]:
+def measure(config: OrderConfig, workdir: Path) -> dict[str, Any]:
     """Losses of each domain under each condition."""
-    from experiments.frame.measuring import measured
+    from experiments.frame.ledger import measured
     from lmseq import plotting
 
-    config = whole.order
     domains = build_domains(config)
     seeds = range(config.seed, config.seed + config.num_seeds)
     units = [{"domain": d, "condition": c, "seed": s} for d in domains for c in CONDITIONS for s in seeds]
@@ -234,27 +227,29 @@ def measure(whole: IidOrSequenceConfig, workdir: Path) -> dict[str, Any]:
     return summary
 
 
-def facts(whole: IidOrSequenceConfig) -> dict[str, Any]:
+def facts(config: OrderConfig) -> dict[str, Any]:
     """The text."""
     from experiments.text.loading import corpus_facts
 
-    found, needed = corpus_facts(whole.order.corpus), 10 * BATCH_SIZE * NUM_STEPS
-    used = min(found["characters"], whole.order.num_tokens)
+    found, needed = corpus_facts(config.corpus), 10 * BATCH_SIZE * NUM_STEPS
+    used = min(found["characters"], config.num_tokens)
     if used < needed:
         raise ValueError(f"expected a text of at least {needed} characters, got {used}")
     return found
 
 
-CLAIM = Claim(
-    "Training examples may be shuffled, the time inside a sequence may not.",
-    ("order.png",),
-    IidOrSequenceConfig,
-    {"num_seeds": 3, "num_train_steps": 600},
-    check,
-    facts,
-    measure,
+CLAIM = make_claim(
+    module="experiments.claims.iid_or_sequence",
+    doc=__doc__,
+    sentence="Training examples may be shuffled, the time inside a sequence may not.",
+    pictures=("order.png",),
+    config=OrderConfig,
+    quick={"num_seeds": 3, "num_train_steps": 600},
+    check=check,
+    facts=facts,
+    measure=measure,
 )
 
 
 if __name__ == "__main__":
-    run(CLAIM, __doc__)
+    main(CLAIM)

@@ -48,7 +48,7 @@ def _succeeded(summary: Mapping[str, Any]) -> int:
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Experiment:
     """What a script of a run consists of.
 

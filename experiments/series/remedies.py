@@ -7,7 +7,8 @@ from typing import Any, get_args
 import numpy as np
 
 from experiments.frame.console import say
-from experiments.frame.measuring import flat, interval, measured
+from experiments.frame.intervals import flat, interval
+from experiments.frame.ledger import measured
 from experiments.series.forecasts import HORIZONS, longest_horizon
 from experiments.series.loading import load
 from lmseq import errors, plotting, rollout

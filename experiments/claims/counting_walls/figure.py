@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.frame.measuring import Interval, interval
+from experiments.frame.intervals import Interval, interval
 from lmseq.plotting import Curve, Panel
 
 Found = dict[str, list[dict[str, Any]]]

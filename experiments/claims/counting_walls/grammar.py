@@ -9,7 +9,6 @@ import numpy as np
 
 from experiments.claims import known_sources
 from experiments.claims.counting_walls.settings import GrammarConfig
-from experiments.frame.measuring import fit_members
 from experiments.frame.progress import steps_bar
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.training import TrainConfig

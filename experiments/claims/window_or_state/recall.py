@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims.claim import Claim, run
+from experiments.claims.claim import make_claim
 from experiments.claims.window_or_state import hidden_source
 from experiments.claims.window_or_state.hidden_source import HiddenConfig
 from experiments.frame.console import numbers, say
@@ -95,7 +95,7 @@ class Recall:
     """Measures one model on one lag from one seed; keeps what it compiled for the seeds that follow."""
 
     def __init__(self, config: RecallConfig) -> None:
-        self._config, self._trained_for = config, None
+        self._self._trained_for = None
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         """The share of wrong answers on blocks that were not trained on."""
@@ -150,7 +150,8 @@ class Recall:
 
 def judge(config: RecallConfig, records: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Any]]:
     """Intervals of the error by lag and window, and what the claim says of each."""
-    from experiments.frame.measuring import Check, flat, interval
+    from experiments.claims.verdicts import Check
+    from experiments.frame.intervals import flat, interval
 
     lags, taus = numbers(config.lags, "lags"), numbers(config.taus, "taus")
     summary, checks = {"chance_error": CHANCE}, []
@@ -192,7 +193,8 @@ def check(whole: WindowOrStateConfig) -> WindowOrStateConfig:
 
 def measure(whole: WindowOrStateConfig, workdir: Path) -> dict[str, Any]:
     """Recall by lag and window, then losses on the hidden Markov source."""
-    from experiments.frame.measuring import judged, measured
+    from experiments.claims.verdicts import conclude
+    from experiments.frame.ledger import measured
     from lmseq import plotting
 
     config = whole.recall
@@ -208,14 +210,16 @@ def measure(whole: WindowOrStateConfig, workdir: Path) -> dict[str, Any]:
     summary, checks = judge(config, records[: len(units)])
     plotting.save_figure(plotting.recall(summary, config.cell, lags, taus), workdir / "recall.png")
     more, more_checks = source.judge(records[len(units) :], workdir / "hidden_source.png")
-    return {**summary, **more, **judged([*checks, *more_checks])}
+    return {**summary, **more, **conclude([*checks, *more_checks])}
 
 
-CLAIM = Claim(
-    "A window forgets what lies before it, whatever it is trained on; a hidden state need not.",
-    ("recall.png", "hidden_source.png"),
-    WindowOrStateConfig,
-    {
+CLAIM = make_claim(
+    module="experiments.claims.window_or_state",
+    doc=__doc__,
+    sentence="A window forgets what lies before it, whatever it is trained on; a hidden state need not.",
+    pictures=("recall.png", "hidden_source.png"),
+    config=WindowOrStateConfig,
+    quick={
         "lags": "4,16",
         "taus": "4,16",
         "num_seeds": 3,
@@ -223,11 +227,7 @@ CLAIM = Claim(
         "source_steps": 600,
         "num_tokens": 300_000,
     },
-    check,
-    lambda whole: {"task": "delayed recall", "items": NUM_ITEMS, "distractors": NUM_DISTRACTORS},
-    measure,
+    check=check,
+    facts=lambda whole: {"task": "delayed recall", "items": NUM_ITEMS, "distractors": NUM_DISTRACTORS},
+    measure=measure,
 )
-
-
-if __name__ == "__main__":
-    run(CLAIM, __doc__)
