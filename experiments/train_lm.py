@@ -17,7 +17,7 @@ def prepare(call: Call) -> Any:
     """The text and the model, checked for fit."""
     from experiments.text import stages
 
-    return stages.prepare(call.config, call.given)
+    return stages.load(call.config, call.given)
 
 
 def run(call: Call, workdir: Path, prepared: Any) -> dict[str, Any]:

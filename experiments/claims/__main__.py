@@ -88,9 +88,7 @@ def act(options: ClaimsOptions, given: Given) -> int:
         raise ValueError(f"expected --workdir to be a folder, {workdir} is a file")
     with locked(workdir):
         found: dict[str, dict[str, Any]] = {}
-        commands = {
-            claim.name: " ".join(command_of(claim, Path("runs/claims"), options)) for claim in CLAIMS
-        }
+        commands = {claim.name: " ".join(command_of(claim, Path("runs/claims"), options)) for claim in CLAIMS}
         for claim in CLAIMS:
             found[claim.name] = measure(claim, workdir, options)
             say(f"{claim.name}: {found[claim.name]['verdict']}")

@@ -1,7 +1,7 @@
-"""An experiment is a value: its config, what it prepares, what it runs, and the folder that all of it is left in.
+"""An experiment is a value: its config, what it prepares, and what it runs in a folder.
 
-`main` is the one way in. It reads the flags, checks the config, prepares the data, opens the folder, reprints a
-finished run or runs what is missing, and writes the summary.
+`main` is the one way in. It reads the flags, checks the config, prepares the data, opens the folder, reprints
+a finished run or runs what is missing, and writes the summary.
 """
 
 import json
@@ -33,11 +33,16 @@ class NoOptions:
 
 
 class Call(NamedTuple):
-    """What was asked for: the checked config, options that are not part of it, and names of the given flags."""
+    """What was asked for.
+
+    The checked config; options that are no part of it; the names of the flags that were given; and whether
+    compiled programs are kept in the user's cache folder.
+    """
 
     config: Any
     options: Any
     given: frozenset[str]
+    keep_programs: bool
 
 
 def _facts_of(prepared: Any) -> dict[str, Any]:
@@ -52,15 +57,15 @@ def _succeeded(summary: Mapping[str, Any]) -> int:
 class Experiment:
     """What a script of a run consists of.
 
-    module: its name after `python -m`. doc: its help. config: a class of knobs, or of sections of them. check:
-    the config, or ValueError. prepare: the data and the model of a call. facts: what of them is noted beside
-    the run, in the file `facts_file`, and compared when it goes on. run: the work, of a call, a folder and what
-    was prepared; returns the summary. status: the exit status that a summary means.
+    module: its name after `python -m`. doc: its help. config: a class of knobs, or of sections of them.
+    check: the config, or ValueError. prepare: the data and the model of a call. facts: what of them is noted
+    beside the run, in the file `facts_file`, and compared when it goes on. run: the work, of a call, a folder
+    and what was prepared; returns the summary. status: the exit status that a summary means.
 
-    options: knobs that are no part of the config, such as what to show. presets: named settings; quick: settings
-    under --quick. left_out: knobs of the config that are no flags. num_devices: how many devices JAX gets; None
-    where JAX is not used. runs_again: whether the call asks for a finished run to be looked at anew. optional_workdir:
-    work for calls that need no folder; None as its result goes on with the run.
+    options: knobs that are no part of the config, such as what to show. presets: named settings; quick:
+    settings under --quick. left_out: knobs of the config that are no flags. num_devices: how many devices JAX
+    gets; None where the experiment prepares JAX itself. runs_again: whether a call asks for a finished run to
+    be looked at again. without_workdir: work that needs no folder; the run goes on where it returns None.
     """
 
     module: str
@@ -78,7 +83,7 @@ class Experiment:
     left_out: Sequence[str] = ()
     num_devices: Callable[[Any], int] | None = lambda config: config.train.host_devices
     runs_again: Callable[[Call], bool] = lambda call: False
-    optional_workdir: Callable[[Call], int | None] = lambda call: None
+    without_workdir: Callable[[Call], int | None] = lambda call: None
     workdir_help: str = "folder of the run: created, continued or, when finished, reprinted"
 
     @property
@@ -116,7 +121,7 @@ def call_of(experiment: Experiment, given: Given) -> Call:
         defaults = experiment.quick
     config = experiment.check(config_of(experiment.config, given, defaults))
     options = {name: given.values[name] for name in experiment.options.__dataclass_fields__}
-    return Call(config, experiment.options(**options), given.names)
+    return Call(config, experiment.options(**options), given.names, given.values.get(KEEP_PROGRAMS, True))
 
 
 def call_from_texts(experiment: Experiment, texts: Mapping[str, str]) -> Call:
@@ -129,14 +134,14 @@ def call_from_texts(experiment: Experiment, texts: Mapping[str, str]) -> Call:
 def _act(experiment: Experiment, given: Given) -> int:
     """The stages of every run."""
     call = call_of(experiment, given)
-    done = experiment.optional_workdir(call)
+    done = experiment.without_workdir(call)
     if done is not None:
         return done
     if not given.values["workdir"]:
         raise ValueError("expected --workdir=DIR, the folder that the run is written to")
     workdir = Path(given.values["workdir"])
     if experiment.num_devices is not None:
-        start.prepare_jax(experiment.num_devices(call.config), given.values[KEEP_PROGRAMS])
+        start.prepare_jax(experiment.num_devices(call.config), call.keep_programs)
     prepared = experiment.prepare(call)
     with opened(workdir, call.config, experiment.facts(prepared), experiment.facts_file) as finished:
         if finished is not None and not experiment.runs_again(call):

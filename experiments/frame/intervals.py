@@ -29,8 +29,11 @@ def interval(samples: Sequence[float]) -> Interval:
 
 
 def standard_error(samples: Sequence[float]) -> float:
-    """The standard error of the mean of two samples or more."""
-    return float(stats.sem(samples))
+    """The standard error of the mean; nan of fewer than two samples."""
+    if len(samples) < 2:
+        return math.nan
+    with np.errstate(invalid="ignore", over="ignore"):
+        return float(stats.sem(samples))
 
 
 def estimate(samples: Sequence[float]) -> Interval:

@@ -27,15 +27,52 @@ MOST_ORDER = 8  # of the count models tried
 
 
 def conclude(prepared: PreparedText, workdir: Path, trained: Trained) -> dict[str, Any]:
-    """Evaluate the final parameters, print, draw, and return the summary."""
+    """Score the final parameters, print, draw, and return the summary."""
     params, progress, config = trained.params, trained.progress, prepared.config
     unigram, counts = unigram_figures(prepared), best_counts(prepared)
-    figures = split_figures(prepared, params, "valid") | split_figures(prepared, params, "test")
-    _print_table(prepared, params, unigram, counts, figures, progress.seconds)
+    losses = split_losses(prepared, params)
+    _print_table(prepared, params, unigram, counts, losses, progress.seconds)
     horizon_key, sample_key = jax.random.split(split_key(config.train.seed).after)
     horizon = k_step_log_probs(prepared, params, unigram["loss"], horizon_key)
     say(f"sample (temperature {SAMPLE.temperature}): {sample_text(prepared, params, sample_key, 400)}")
     _draw(prepared, workdir, unigram["loss"], horizon)
+    return {
+        **fixed_figures(prepared, params, losses, unigram["loss"], horizon),
+        "best_valid_loss": progress.best_valid_loss,
+        "best_step": progress.best_step,
+        "horizon_origins": config.report.horizon_origins,
+        "horizon_samples": config.report.horizon_samples,
+        "count_order": counts["order"],
+        "count_loss": counts["loss"],
+        "tokens_per_second": trained.tokens_per_second,
+        "seconds_to_first_step": trained.seconds_to_first_step,
+        "seconds_to_target_loss": progress.seconds_to_target_loss,
+        "wall_seconds": trained.seconds_before + start.seconds(),
+    }
+
+
+def figures(prepared: PreparedText, params: Params) -> dict[str, Any]:
+    """What of the summary the parameters and the seed fix, without counts and pictures."""
+    unigram, losses = unigram_figures(prepared)["loss"], split_losses(prepared, params)
+    horizon_key, _ = jax.random.split(split_key(prepared.config.train.seed).after)
+    horizon = k_step_log_probs(prepared, params, unigram, horizon_key)
+    return fixed_figures(prepared, params, losses, unigram, horizon)
+
+
+def split_losses(prepared: PreparedText, params: Params) -> dict[str, float | None]:
+    """Loss, perplexity and bits per character of the validation and the test text."""
+    return split_figures(prepared, params, "valid") | split_figures(prepared, params, "test")
+
+
+def fixed_figures(
+    prepared: PreparedText,
+    params: Params,
+    losses: dict[str, float | None],
+    unigram_loss: float,
+    horizon: np.ndarray,
+) -> dict[str, Any]:
+    """The model, its losses and its horizon, as entries of a summary."""
+    config = prepared.config
     return {
         "corpus": config.data.corpus,
         "level": config.data.level,
@@ -43,20 +80,10 @@ def conclude(prepared: PreparedText, workdir: Path, trained: Trained) -> dict[st
         "num_parameters": count_parameters(params),
         "vocab_size": len(prepared.texts.vocab),
         "num_train_steps": config.train.num_train_steps,
-        **figures,
-        "best_valid_loss": progress.best_valid_loss,
-        "best_step": progress.best_step,
+        **losses,
         **{f"loss_at_{k}": _loss_at(horizon, k) for k in HORIZONS},
-        "horizon_origins": config.report.horizon_origins,
-        "horizon_samples": config.report.horizon_samples,
-        "unigram_loss": unigram["loss"],
-        "count_order": counts["order"],
-        "count_loss": counts["loss"],
-        "params_digest": digest(params),
-        "tokens_per_second": trained.tokens_per_second,
-        "seconds_to_first_step": trained.seconds_to_first_step,
-        "seconds_to_target_loss": progress.seconds_to_target_loss,
-        "wall_seconds": trained.seconds_before + start.seconds(),
+        "unigram_loss": unigram_loss,
+        "params_digest": digest(jax.tree.map(np.asarray, params)),
     }
 
 
@@ -83,7 +110,7 @@ def _print_table(
     params: Params,
     unigram: dict[str, float],
     counts: dict[str, Any],
-    figures: dict[str, Any],
+    losses: dict[str, Any],
     seconds: float,
 ) -> None:
     """The model on the validation text, beside what knows nothing and what counts."""
@@ -104,8 +131,8 @@ def _print_table(
         ),
         (
             prepared.config.model.model,
-            figures["valid_loss"],
-            figures["valid_bits_per_char"],
+            losses["valid_loss"],
+            losses["valid_bits_per_char"],
             num_bytes,
             seconds,
         ),

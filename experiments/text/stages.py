@@ -11,6 +11,7 @@ from experiments.text.evaluate import PreparedText
 from experiments.text.loading import load_texts
 from lmseq.config.language_model import LanguageModelConfig
 from lmseq.data.partition import check_stream
+from lmseq.data.texts import Texts
 from lmseq.files import write_text
 from lmseq.models.build import build_model
 from lmseq.recurrence.unrolled import check_backend
@@ -19,10 +20,14 @@ from lmseq.training.memory import check_memory
 from lmseq.training.sharding import check_batch, make_mesh
 
 
-def prepare(config: LanguageModelConfig, given: Set[str]) -> PreparedText:
-    """The text and the model of a config. Raises ValueError where one does not fit the other, or the machine."""
+def load(config: LanguageModelConfig, given: Set[str]) -> PreparedText:
+    """The text and the model of a config; `given` are the names of the flags that the user gave."""
     check_backend(config.model.backend, config.model.precision)
-    texts = load_texts(config.data, given)
+    return prepare(config, load_texts(config.data, given))
+
+
+def prepare(config: LanguageModelConfig, texts: Texts) -> PreparedText:
+    """The texts with the model that the config names. Raises ValueError where they do not fit each other."""
     if not texts.ids["valid"].size:
         raise ValueError("expected a validation text: valid_fraction must be above 0")
     data = config.data
