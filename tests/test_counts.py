@@ -89,3 +89,8 @@ def test_nothing_to_count_is_an_error():
 def test_an_empty_column(tmp_path):
     for folder in (None, tmp_path):
         assert Column(folder, "x").finish().tolist() == []
+
+
+def test_unigram_probabilities():
+    log_probs = counts.unigram_log_probs(np.array([0, 0, 0, 2]), 4)
+    np.testing.assert_allclose(np.exp(log_probs), [4 / 8, 1 / 8, 2 / 8, 1 / 8], rtol=1e-14)
