@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
-from lmseq.contract import Model, gather_log_probs, scan_carries, scan_unroll
+from lmseq.contract import Model, StepModel
 from lmseq.data import sources
 from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model
@@ -23,11 +23,11 @@ from lmseq.ngram.smoothing import epsilon, modified_kneser_ney
 from lmseq.recurrence.cells import CELLS
 from lmseq.recurrence.cells.cell import Cell, GateSteps, LayerState, Recurrent
 from lmseq.training.loop import PlanStream
-from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
+from lmseq.types import Carry, LogProbs, Params, PRNGKey
 
 
 @dataclass(frozen=True)
-class MarkovChain:
+class MarkovChain(StepModel):
     """x_1 from `initial`, x_{t+1} from row x_t of `transition`; both are the parameters, as logarithms.
 
     The carry is the last token, or vocab_size when there is none yet.
@@ -47,20 +47,6 @@ class MarkovChain:
 
     def readout(self, params: Params, carry: Int[Array, "batch"]) -> LogProbs:
         return jnp.concatenate([params["transition"], params["initial"][None]])[carry]
-
-    def carries(self, params: Params, carry: Carry, xs: TokenBatch) -> Carry:
-        return scan_carries(self, params, carry, xs)
-
-    def unroll(
-        self, params: Params, carry: Carry, xs: TokenBatch, key: PRNGKey | None = None
-    ) -> tuple[Carry, Float[Array, "batch time vocab"]]:
-        return scan_unroll(self, params, carry, xs)
-
-    def token_log_probs(
-        self, params: Params, carry: Carry, xs: TokenBatch, targets: TokenBatch, key: PRNGKey | None = None
-    ) -> tuple[Carry, TokenLogProbs]:
-        carry, log_probs = self.unroll(params, carry, xs)
-        return carry, gather_log_probs(log_probs, targets)
 
 
 class Counter(MarkovChain):
@@ -105,6 +91,11 @@ def sample_chain(rng: np.random.Generator, transition: np.ndarray, length: int) 
     for t in range(1, length):
         tokens[t] = rng.choice(len(transition), p=transition[tokens[t - 1]])
     return tokens
+
+
+def random_stream(length: int, seed: int = 0, vocab_size: int = 3) -> np.ndarray:
+    """Tokens drawn evenly and independently."""
+    return np.random.default_rng(seed).integers(vocab_size, size=length).astype(np.int32)
 
 
 def all_strings(vocab_size: int, length: int) -> np.ndarray:

@@ -46,8 +46,8 @@ def filled(step: int, like: LoopState = FRESH, num_devices: int = 1) -> LoopStat
         floats = np.issubdtype(leaf.dtype, np.floating)
         return rng.normal(size=leaf.shape).astype(leaf.dtype) if floats else np.full_like(leaf, step)
 
-    training = jax.tree.map(fill, like)
-    return jax.device_put(training, shardings(training, num_devices))
+    loop_state = jax.tree.map(fill, like)
+    return jax.device_put(loop_state, shardings(loop_state, num_devices))
 
 
 def shardings(like: LoopState = FRESH, num_devices: int = 1) -> LoopState:
@@ -111,25 +111,25 @@ def test_what_was_saved_comes_back(tmp_path, name, num_devices):
     checkpoint.close(manager)
     restored = restore(tmp_path, like, num_devices)
     assert (restored.step, restored.progress, restored.skipped) == (7, progress, ())
-    assert_same_bits(restored.training, saved)
-    places = jax.tree.map(lambda leaf: leaf.sharding, restored.training)
+    assert_same_bits(restored.loop_state, saved)
+    places = jax.tree.map(lambda leaf: leaf.sharding, restored.loop_state)
     assert places == shardings(like, num_devices)
 
 
 def test_saving_copies_before_the_state_is_donated(tmp_path):
-    overwrite = jax.jit(lambda training: jax.tree.map(jnp.zeros_like, training), donate_argnums=0)
+    overwrite = jax.jit(lambda loop_state: jax.tree.map(jnp.zeros_like, loop_state), donate_argnums=0)
     manager = checkpoint.open_manager(tmp_path, keep=2)
-    training = filled(3)
-    checkpoint.save(manager, 3, training, Progress())
-    overwrite(training)
+    loop_state = filled(3)
+    checkpoint.save(manager, 3, loop_state, Progress())
+    overwrite(loop_state)
     checkpoint.close(manager)
-    assert_same_bits(restore(tmp_path).training, filled(3))
+    assert_same_bits(restore(tmp_path).loop_state, filled(3))
 
 
 def test_without_a_checkpoint_it_begins_afresh(tmp_path):
     restored = restore(tmp_path)
     assert (restored.step, restored.progress, restored.skipped) == (0, Progress(), ())
-    assert restored.training is FRESH
+    assert restored.loop_state is FRESH
 
 
 # Digests
@@ -259,14 +259,14 @@ def test_damage_costs_one_checkpoint(workdir, damage):
     damage(workdir / "checkpoints" / "20")
     restored = restore(workdir)
     assert restored.step == 10 and restored.progress.seconds == 10 / 8
-    assert_same_bits(restored.training, filled(10))
+    assert_same_bits(restored.loop_state, filled(10))
     [line] = restored.skipped
     assert "checkpoint 20 " in line and "\n" not in line
     # The run goes on and comes to the damaged step again.
     save_all(workdir, {15: None, 20: 1.5})
     again = restore(workdir)
     assert (again.step, again.progress.valid_loss, again.skipped) == (20, 1.5, ())
-    assert_same_bits(again.training, filled(20))
+    assert_same_bits(again.loop_state, filled(20))
 
 
 def test_no_flipped_bit_gets_through(workdir):
@@ -283,7 +283,7 @@ def test_no_flipped_bit_gets_through(workdir):
         path.write_bytes(data)
         try:
             restored = restore(workdir)
-            assert_same_bits(restored.training, whole[restored.step])
+            assert_same_bits(restored.loop_state, whole[restored.step])
             results.append(restored.step)
         except Exception as error:
             results.append(f"{path.relative_to(workdir)}, byte {at}: {type(error).__name__}: {error}"[:200])

@@ -262,7 +262,7 @@ def training_pass_of(config: LanguageModelConfig):
 
     @jax.jit
     def run(key):
-        return model.token_log_probs(params, model.init_carry(params, 1), xs, xs, key)[1]
+        return model.token_log_probs(params, model.init_carry(params, 1), xs, xs, training=True, key=key)[1]
 
     return run(jax.random.key(0)).tolist()
 
@@ -274,7 +274,7 @@ def loops_of(config: LanguageModelConfig):
     xs = jnp.asarray(TOKENS[None, :8])
 
     def run(params, key):
-        return model.token_log_probs(params, model.init_carry(params, 1), xs, xs, key)[1]
+        return model.token_log_probs(params, model.init_carry(params, 1), xs, xs, training=True, key=key)[1]
 
     return str(jax.make_jaxpr(run)(params, jax.random.key(0)))
 
@@ -293,11 +293,11 @@ def updates_of(config: LanguageModelConfig):
 def cuts_of(config: LanguageModelConfig):
     """The steps of each dispatch, by a dispatch that only counts."""
 
-    def count(training, tokens, plan, key):
+    def count(loop_state, tokens, plan, key):
         num_rows = len(plan.resets)
         metrics = StepMetrics(NllTotals(np.ones(num_rows), np.ones(num_rows, np.int32)), np.ones(num_rows))
-        state = training.state._replace(step=training.state.step + num_rows)
-        return LoopState(state, training.carry), metrics
+        state = loop_state.state._replace(step=loop_state.state.step + num_rows)
+        return LoopState(state, loop_state.carry), metrics
 
     begin = LoopState(TrainState(jnp.zeros((), jnp.int32), {}, ()), ())
     mesh = make_mesh(jax.devices()[:1])

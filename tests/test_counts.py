@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmseq.ngram import counts
+from lmseq.ngram import counts, smoothing
 from lmseq.ngram.counts import BOS_ID, UNK_ID, Column, adjusted_counts, count_ngrams, group, mark_sentences
 from tests.ngrams import ByDefinition, V, marked, ngrams_of, sentences, spelled
 
@@ -89,3 +89,8 @@ def test_nothing_to_count_is_an_error():
 def test_an_empty_column(tmp_path):
     for folder in (None, tmp_path):
         assert Column(folder, "x").finish().tolist() == []
+
+
+def test_unigram_probabilities():
+    log_probs = smoothing.unigram_log_probs(np.array([0, 0, 0, 2]), 4)
+    np.testing.assert_allclose(np.exp(log_probs), [4 / 8, 1 / 8, 2 / 8, 1 / 8], rtol=1e-14)

@@ -105,7 +105,9 @@ def gradient(config, key=None):
 
     def loss(params):
         carry = model.init_carry(params, B)
-        carry, log_probs = model.token_log_probs(params, carry, tokens[:, :-1], tokens[:, 1:], key)
+        carry, log_probs = model.token_log_probs(
+            params, carry, tokens[:, :-1], tokens[:, 1:], training=key is not None, key=key
+        )
         return -jnp.mean(log_probs), carry
 
     return jax.value_and_grad(loss, has_aux=True)(params)

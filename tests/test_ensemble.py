@@ -32,18 +32,18 @@ def together(members, model=None):
 
 
 def alone(model, train, seed):
-    """The parameters and losses of one training, as every script makes it."""
-    init_key, train_key = jax.random.split(jax.random.key(seed))
+    """The parameters and losses of one training, as `fit` makes it."""
+    keys = state.split_key(seed)
     updates = optimizer.make_optimizer(train)
     mesh = sharding.make_mesh(jax.devices()[:1])
-    training = state.init_training_jit(init_key, model, updates, 4)
+    loop_state = state.init_training_jit(keys.init, model, updates, 4)
     plans = loop.PlanStream(partial(plan_of, seed))
     dispatch = train_step.make_dispatch(model, updates, 6)
     losses = []
-    for done in loop.dispatches(train, plans, dispatch, mesh, training, STREAM, train_key):
-        training = done.training
+    for done in loop.dispatches(train, plans, dispatch, mesh, loop_state, STREAM, keys.train):
+        loop_state = done.loop_state
         losses.append(done.metrics.totals.nll)
-    return training.state.params, np.concatenate(losses)
+    return loop_state.state.params, np.concatenate(losses)
 
 
 @pytest.mark.parametrize("kind, num_seeds", [("gru", 3), ("mlp", 16)])
@@ -57,7 +57,7 @@ def test_a_member_is_as_if_it_were_alone(kind, num_seeds):
     for index in {0, num_seeds - 1}:
         params, expected = alone(model_of(kind), TRAIN, seeds[index])
         np.testing.assert_allclose(losses[index], expected, rtol=1e-5)
-        found = ensemble.member(done.training, index).state.params
+        found = ensemble.member(done.loop_state, index).state.params
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, params)
 
 
@@ -67,7 +67,7 @@ def test_members_may_differ_in_numbers():
     *_, done = together(members)
     for index, (seed, rate, norm) in enumerate(zip(members.seeds, rates, norms, strict=True)):
         params, _ = alone(model_of(), dataclasses.replace(TRAIN, learning_rate=rate, clip_norm=norm), seed)
-        found = ensemble.member(done.training, index).state.params
+        found = ensemble.member(done.loop_state, index).state.params
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found, params)
 
 
@@ -81,7 +81,7 @@ def test_members_may_differ_in_what_a_model_is_built_with():
     *_, done = ensemble.ensemble_run(model, TRAIN, members, STREAM, plan_of, 4, 6, parts=parts)
     for index, rate in enumerate(rates):
         params, _ = alone(bind(model.module.clone(dropout=rate)), TRAIN, 3)
-        found = ensemble.member(done.training, index).state.params
+        found = ensemble.member(done.loop_state, index).state.params
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), found, params)
     with pytest.raises(ValueError, match="expected parts to build with for dropout"):
         next(together(members))

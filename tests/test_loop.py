@@ -103,17 +103,17 @@ class Setup:
         self.mesh = make_mesh(jax.devices()[:1])
         self.fresh = jax.device_get(init_training_jit(jax.random.key(0), model, optimizer, batch_size))
 
-    def place(self, training: LoopState) -> LoopState:
-        return jax.device_put(training, training_sharding(self.mesh, training))
+    def place(self, loop_state: LoopState) -> LoopState:
+        return jax.device_put(loop_state, training_sharding(self.mesh, loop_state))
 
-    def run(self, training: LoopState):
+    def run(self, loop_state: LoopState):
         """The yields from here to the end, on the host before the next dispatch takes them."""
         running = dispatches(
             self.config.train,
             text_plans(self.config, TOKENS.size),
             self.dispatch,
             self.mesh,
-            self.place(training),
+            self.place(loop_state),
             TOKENS,
             KEY,
         )
@@ -121,11 +121,11 @@ class Setup:
 
     def one_by_one(self):
         """The run by dispatches of one step: where each ended, with its metrics."""
-        plans, training = text_plans(self.config, TOKENS.size), self.place(self.fresh)
+        plans, loop_state = text_plans(self.config, TOKENS.size), self.place(self.fresh)
         for k in range(self.config.train.num_train_steps):
             plan = jax.device_put(plans.slice(k, k + 1), plan_sharding(self.mesh))
-            training, metrics = self.dispatch(training, TOKENS, plan, KEY)
-            yield jax.device_get(training), metrics
+            loop_state, metrics = self.dispatch(loop_state, TOKENS, plan, KEY)
+            yield jax.device_get(loop_state), metrics
 
 
 def assert_same_bits(left, right):
@@ -137,21 +137,21 @@ def test_going_on_equals_not_having_stopped(partition):
     setup = Setup(config_of(partition))
     unbroken = setup.run(setup.fresh)
     assert [step for step, *_ in unbroken] == [4, 6, 8, 12, 14]
-    for k, (step, training, _) in enumerate(unbroken):
-        assert int(training.state.step) == step
-        assert_same_bits(setup.run(training), unbroken[k + 1 :])
+    for k, (step, loop_state, _) in enumerate(unbroken):
+        assert int(loop_state.state.step) == step
+        assert_same_bits(setup.run(loop_state), unbroken[k + 1 :])
 
 
 def test_dispatches_are_the_steps_in_order():
     setup = Setup(config_of())
     unbroken = setup.run(setup.fresh)
-    ends = {step: training for step, training, _ in unbroken}
+    ends = {step: loop_state for step, loop_state, _ in unbroken}
     losses = np.concatenate([metrics.totals.nll for *_, metrics in unbroken])
-    for k, (training, metrics) in enumerate(setup.one_by_one()):
+    for k, (loop_state, metrics) in enumerate(setup.one_by_one()):
         np.testing.assert_allclose(metrics.totals.nll[0], losses[k], rtol=1e-4)
         if k + 1 in ends:
             jax.tree.map(
-                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), training, ends[k + 1]
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), loop_state, ends[k + 1]
             )
 
 
@@ -172,10 +172,10 @@ def test_an_explosion_names_its_step():
 
 def test_nan_parameters_are_noticed_at_the_next_step():
     setup = Setup(config_of())
-    step, training, _ = setup.run(setup.fresh)[1]
+    step, loop_state, _ = setup.run(setup.fresh)[1]
     assert step == 6
-    params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), training.state.params)
-    broken = training._replace(state=TrainState(training.state.step, params, training.state.opt_state))
+    params = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), loop_state.state.params)
+    broken = loop_state._replace(state=TrainState(loop_state.state.step, params, loop_state.state.opt_state))
     with pytest.raises(NonFiniteLossError, match="at step 7: "):
         setup.run(broken)
 

@@ -1,19 +1,12 @@
-"""Verdicts of made-up intervals, and trainings of many seeds on streams of their own."""
+"""Verdicts of made-up intervals."""
 
 import json
 import math
-from functools import partial
 
-import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from experiments.claims.verdicts import Check, conclude, verdict
 from experiments.frame.intervals import Interval, exact, interval
-from lmseq.config.language_model import ModelConfig
-from lmseq.config.training import TrainConfig
-from lmseq.data.partition import sequential_partitioning
-from lmseq.models.build import build_model
 
 
 @pytest.mark.parametrize(
@@ -59,16 +52,3 @@ def test_interval_is_students():
     assert found.mean == 2.0 and found.high - 2.0 == pytest.approx(4.302653 / math.sqrt(3))
     with pytest.raises(ValueError, match="two seeds"):
         interval([1.0])
-
-
-def test_members_learn_from_streams_of_their_own():
-    """Each member's stream is of one token; another member's token it has never seen."""
-    model = build_model(ModelConfig(hidden_size=8), 3)
-    train = TrainConfig(learning_rate=0.05, num_train_steps=120, warmup_steps=5, steps_per_dispatch=30)
-    streams = [np.full(200, token, np.int32) for token in (1, 2)]
-    plan_of = partial(sequential_partitioning, 200, 8, 4)
-    fitted = fit_members(model, train, (5, 9), streams, plan_of, 4, 8)
-    for token, params in zip((1, 2), fitted, strict=True):
-        carry = model.update(params, model.init_carry(params, 1), jnp.array([token]))
-        log_probs = model.readout(params, carry)[0]
-        assert int(np.argmax(log_probs)) == token and np.exp(log_probs[token]) > 0.8

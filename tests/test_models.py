@@ -22,7 +22,7 @@ every_module = pytest.mark.parametrize("kind", list(KINDS))
 
 @partial(jax.jit, static_argnums=0)
 def unroll(model, params, carry, xs, key=None):
-    return model.unroll(params, carry, xs, key)
+    return model.unroll(params, carry, xs, training=key is not None, key=key)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -177,7 +177,7 @@ def dropping(kind: str, **fields):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "linear"])  # which has nothing to drop
-def test_dropout_needs_a_key(kind):
+def test_dropout_is_for_training(kind):
     model, params = dropping(kind)
     carry, xs = model.init_carry(params, 2), tokens(2, 6)
     quiet = unroll(model, params, carry, xs)[1]
@@ -318,7 +318,7 @@ def test_what_is_computed_anew_is_what_was_not_kept(cell, time, recompute_steps)
 
     def loss(params, model):
         carry, log_probs = model.token_log_probs(
-            params, model.init_carry(params, 2), xs, targets, jax.random.key(3)
+            params, model.init_carry(params, 2), xs, targets, training=True, key=jax.random.key(3)
         )
         return log_probs.sum() + sum(leaf.sum() for leaf in jax.tree.leaves(carry))
 
@@ -335,7 +335,7 @@ def test_recomputing_takes_less_memory():
 
         def loss(params):
             carry = model.init_carry(params, 8)
-            return model.token_log_probs(params, carry, xs, xs, jax.random.key(0))[1].sum()
+            return model.token_log_probs(params, carry, xs, xs, training=True)[1].sum()
 
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes
 

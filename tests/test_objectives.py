@@ -34,7 +34,7 @@ def batch_of(ahead: int):
 @partial(jax.jit, static_argnums=(0, 1))
 def run(objective, model, params, batch, number, seed):
     step = StepInfo(number, jax.random.key(seed), jnp.array(True))
-    return objective(params, model, (), batch, step)[0]
+    return objective(model, params, (), batch, step)[0]
 
 
 def loss_of(objective, model, params, batch, number: int = 0, seed: int = 0) -> float:

@@ -35,7 +35,7 @@ def trained(name: str, num_devices: int):
     assert mesh.size == num_devices
     model, optimizer = build_model(config.model, VOCAB), make_optimizer(config.train)
     fresh = init_training_jit(jax.random.key(0), model, optimizer, 8)
-    training = jax.device_put(fresh, training_sharding(mesh, fresh))
+    loop_state = jax.device_put(fresh, training_sharding(mesh, fresh))
     tokens = jax.device_put(TOKENS, replicated(mesh))
     dispatch = make_dispatch(model, optimizer, config.data.num_steps)
     ends = list(
@@ -44,12 +44,12 @@ def trained(name: str, num_devices: int):
             text_plans(config, len(tokens)),
             dispatch,
             mesh,
-            training,
+            loop_state,
             jnp.asarray(tokens),
             jax.random.key(7),
         )
     )
-    return ends[-1].training, [end.metrics for end in ends]
+    return ends[-1].loop_state, [end.metrics for end in ends]
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -60,21 +60,21 @@ def carry_after(model, params, starts=(10, 30, 50)):
     return unrolled(model, params, batch_of(starts=starts).inputs)
 
 
-@partial(jax.jit, static_argnums=1)
+@partial(jax.jit, static_argnums=0)
 def window_loss_and_grad(*arguments):
-    return jax.value_and_grad(window_loss, has_aux=True)(*arguments)
+    return jax.value_and_grad(window_loss, argnums=1, has_aux=True)(*arguments)
 
 
 def loss_and_grad(model, params, carry, batch, reset, key=KEY):
     (loss, (end, totals)), grad = window_loss_and_grad(
-        params, model, carry, batch, StepInfo(jnp.array(0), key, jnp.array(reset))
+        model, params, carry, batch, StepInfo(jnp.array(0), key, jnp.array(reset))
     )
     return float(loss), grad, end, totals
 
 
 @partial(jax.jit, static_argnums=0)
-def step_of(model, training, row):
-    return train_step(model, SGD, window_loss, N, training, TOKENS, row, KEY)
+def step_of(model, loop_state, row):
+    return train_step(model, SGD, window_loss, N, loop_state, TOKENS, row, KEY)
 
 
 def assert_close(left, right, rtol=1e-5, atol=1e-6):
@@ -161,7 +161,7 @@ def test_no_gradient_through_the_carry():
     @jax.value_and_grad
     def two_windows(params, before):
         step = StepInfo(jnp.array(0), KEY, jnp.array(False))
-        return window_loss(params, model, unrolled(model, params, before), batch, step)[0]
+        return window_loss(model, params, unrolled(model, params, before), batch, step)[0]
 
     @jax.jit
     @jax.value_and_grad
@@ -262,43 +262,43 @@ def row_of(plan: Plan, k: int) -> Plan:
 @pytest.mark.parametrize("kind", ["random", "sequential"])
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_dispatch_is_its_steps(name, kind):
-    model, training = begin(name)
+    model, loop_state = begin(name)
     plan = plan_of(kind, 8)
-    one_by_one, metrics = training, []
+    one_by_one, metrics = loop_state, []
     for k in range(8):
         one_by_one, told = step_of(model, one_by_one, row_of(plan, k))
         metrics.append(told)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *metrics)
-    at_once = dispatch_of(model)(training, TOKENS, plan, KEY)
+    at_once = dispatch_of(model)(loop_state, TOKENS, plan, KEY)
     assert int(at_once[0].state.step) == 8
     assert_close(at_once, (one_by_one, stacked))
 
 
 @pytest.mark.parametrize("step", [0, 5])
 def test_dropout_depends_on_the_step_only(step):
-    model, training = begin("gru with dropout")
-    params, row = training.state.params, row_of(plan_of("sequential", 1), 0)
+    model, loop_state = begin("gru with dropout")
+    params, row = loop_state.state.params, row_of(plan_of("sequential", 1), 0)
 
     def loss_with(key) -> float:
         batch = take_batch(TOKENS, row.starts, row.lengths, N)
-        return float(loss_and_grad(model, params, training.carry, batch, row.resets, key)[3].nll)
+        return float(loss_and_grad(model, params, loop_state.carry, batch, row.resets, key)[3].nll)
 
-    state = TrainState(jnp.array(step, jnp.int32), params, training.state.opt_state)
-    _, told = step_of(model, LoopState(state, training.carry), row)
+    state = TrainState(jnp.array(step, jnp.int32), params, loop_state.state.opt_state)
+    _, told = step_of(model, LoopState(state, loop_state.carry), row)
     assert float(told.totals.nll) == pytest.approx(loss_with(jax.random.fold_in(KEY, step)), rel=1e-6)
     others = [loss_with(jax.random.fold_in(KEY, step + 1)), loss_with(KEY)]
     assert all(abs(float(told.totals.nll) - other) > 1e-3 for other in others)
 
 
 def test_a_step_is_one_update_along_the_gradient():
-    model, training = begin("lstm")
+    model, loop_state = begin("lstm")
     row = row_of(plan_of("sequential", 1), 0)
     batch = take_batch(TOKENS, row.starts, row.lengths, N)
-    _, grad, end, _ = loss_and_grad(model, training.state.params, training.carry, batch, True)
+    _, grad, end, _ = loss_and_grad(model, loop_state.state.params, loop_state.carry, batch, True)
     norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(grad)))
-    after, told = step_of(model, training, row)
+    after, told = step_of(model, loop_state, row)
     shrink = min(1.0, 1.0 / norm)  # clip_norm is 1
-    expected = jax.tree.map(lambda p, g: p - 0.3 * shrink * g, training.state.params, grad)
+    expected = jax.tree.map(lambda p, g: p - 0.3 * shrink * g, loop_state.state.params, grad)
     assert_close(after.state.params, expected)
     assert float(told.grad_norm) == pytest.approx(norm, rel=1e-5)  # before it is clipped
     assert_close(after.carry, end)
@@ -306,12 +306,12 @@ def test_a_step_is_one_update_along_the_gradient():
 
 @pytest.mark.parametrize("init", [init_training, init_training_jit])
 def test_donation_takes_the_state_and_nothing_else(init):
-    model, training = begin("lstm", init)
+    model, loop_state = begin("lstm", init)
     dispatch, plan = dispatch_of(model), plan_of("sequential", 8)
     # Not by device_get: on a CPU that is a view, and what is viewed is not donated but copied.
-    copy = jax.jit(lambda training: jax.tree.map(jnp.copy, training))(training)
-    first, metrics = dispatch(training, TOKENS, plan, KEY)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(training.state.params))
+    copy = jax.jit(lambda loop_state: jax.tree.map(jnp.copy, loop_state))(loop_state)
+    first, metrics = dispatch(loop_state, TOKENS, plan, KEY)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(loop_state.state.params))
     # What is handed over the next time is still there, and gives the same.
     again, metrics_again = dispatch(copy, TOKENS, plan, KEY)
     assert_close((first, metrics), (again, metrics_again), rtol=0, atol=0)

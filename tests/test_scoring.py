@@ -1,4 +1,4 @@
-"""The chain rule against brute force, and the figures against closed forms."""
+"""The chain rule against brute force, figures against closed forms, and streams however they are cut."""
 
 import math
 
@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lmseq import scoring
 from lmseq.contract import gather_log_probs
-from tests.oracles import ALL, MarkovChain, all_strings, chain_params, small
+from tests.oracles import ALL, Counter, MarkovChain, all_strings, chain_params, random_stream, small
 
 V = 3
 sequence_log_probs = jax.jit(scoring.sequence_log_probs, static_argnums=0)
@@ -85,3 +87,63 @@ def test_a_large_loss_has_infinite_perplexity_and_nan_stays_visible():
         figures = scoring.loss_figures(nll, 1, 1)
         assert figures["loss"] == nll and figures["perplexity"] == math.inf
     assert scoring.loss_figures(700.0, 1)["perplexity"] == pytest.approx(math.exp(700.0))
+
+
+# Streams
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_cut_stream_scores_as_an_uncut_one(kind):
+    model, params = small(kind)
+    tokens = random_stream(101)
+    expected = np.asarray(scoring.score(model, params, tokens), np.float64)
+    for num_steps, batch_size in ((7, 4), (1000, 3)):
+        log_probs = scoring.score_stream(model, params, tokens, num_steps=num_steps, batch_size=batch_size)
+        np.testing.assert_allclose(log_probs, expected, rtol=1e-4, atol=2e-5)
+        assert log_probs.sum(dtype=np.float64) == pytest.approx(expected.sum(), rel=1e-6)
+
+
+@settings(max_examples=12)
+@given(
+    length=st.integers(1, 70),
+    num_steps=st.integers(1, 40),
+    batch_size=st.integers(1, 12),
+    seed=st.integers(0, 99),
+)
+def test_any_cut_of_any_stream(length, num_steps, batch_size, seed):
+    """Of a model that never forgets: every strip depends on all the strips before it."""
+    model = Counter(5)
+    params = model.init(jax.random.key(1))
+    tokens = random_stream(length, seed, 5)
+    expected = np.asarray(scoring.score(model, params, tokens))
+    log_probs = scoring.score_stream(model, params, tokens, num_steps=num_steps, batch_size=batch_size)
+    np.testing.assert_array_equal(log_probs, expected)
+
+
+def test_an_impossible_token_is_minus_infinity_and_ends():
+    params = chain_params(np.array([0.5, 0.5]), np.array([[0.5, 0.5], [1.0, 0.0]]))
+    tokens = np.array([0, 1, 1, 0, 0, 1, 0, 0, 1, 1, 0], np.int32)
+    log_probs = scoring.score_stream(MarkovChain(2), params, tokens, num_steps=2, batch_size=3)
+    assert np.flatnonzero(np.isneginf(log_probs)).tolist() == [2, 9]
+    assert np.isfinite(np.delete(log_probs, [2, 9])).all()
+
+
+def test_parameters_that_are_not_numbers_give_no_number_and_end():
+    model, params = small("gru")
+    broken = jax.tree.map(lambda leaf: leaf * jnp.nan, params)
+    assert np.isnan(scoring.score_stream(model, broken, random_stream(50), num_steps=4, batch_size=4)).all()
+
+
+def test_an_empty_stream_is_an_error():
+    model, params = small("chain")
+    with pytest.raises(ValueError, match="at least one token"):
+        scoring.score_stream(model, params, random_stream(0))
+
+
+def test_the_mean_loss_of_a_stream_is_that_of_its_tokens():
+    model, params = small("gru")
+    tokens = random_stream(101)
+    expected = -np.asarray(scoring.score(model, params, tokens), np.float64).mean()
+    assert scoring.mean_loss(model, params, tokens) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="at least one token"):
+        scoring.mean_loss(model, params, random_stream(0))
