@@ -10,6 +10,8 @@ from lmseq.data import texts as data_texts
 from lmseq.data.corpora import CORPORA, CorpusFile, RawCorpus
 from lmseq.data.texts import Texts
 
+FRACTIONS = ("valid_fraction", "test_fraction")
+
 
 def folders() -> dict[str, Any]:
     """Where corpora are looked for, as the functions of `lmseq.data.texts` take it."""
@@ -40,16 +42,16 @@ def corpus_facts(corpus: str) -> dict[str, Any]:
 def check_fractions(text: TextConfig) -> TextConfig:
     """The config; ValueError where flags ask for fractions of a corpus that has parts of its own.
 
-    The fractions of a preset are of the preset's corpus: they are left out where a flag named another one.
+    Fractions that no flag gave are a preset's, and meant for the preset's corpus: of such a one they are
+    left out.
     """
-    if not data_texts.has_parts(text.corpus) or not app.FLAGS.is_parsed():
+    if not data_texts.has_parts(text.corpus):
         return text
-    given = [flag for flag in ("valid_fraction", "test_fraction") if flag in app.FLAGS]
-    if any(app.FLAGS[flag].present for flag in given):
+    if any(app.FLAGS[flag].present for flag in FRACTIONS if flag in app.FLAGS):
         raise ValueError(
             f"{text.corpus} has parts of its own: --valid_fraction and --test_fraction do nothing"
         )
-    return replace(text, **{flag: getattr(TextConfig, flag) for flag in given})
+    return replace(text, **{flag: getattr(TextConfig, flag) for flag in FRACTIONS})
 
 
 def load_texts(text: TextConfig) -> Texts:
