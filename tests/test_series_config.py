@@ -160,7 +160,7 @@ SEEN = {
     "num_ahead": (trained_on, TINY | {"objective": "unrolled"}, (2, 3)),
     "sampling_rate": (trained_on, TINY | {"objective": "scheduled_sampling"}, (0.0, 1.0)),
     "input_noise": (trained_on, TINY | {"objective": "input_noise"}, (0.0, 0.1, 0.2)),
-    "series": (prepared_as, {}, (*SYNTHETIC, "nile")),
+    "series": (prepared_as, {}, SYNTHETIC),
     "num_points": (prepared_as, {}, (500, 600)),
     "coefficients": (prepared_as, {"series": "ar"}, ("", "0.5", "0.6,0.1")),
     "period": (prepared_as, {}, (0, 5, 7)),

@@ -11,6 +11,8 @@ from lmseq.data import texts as data_texts
 from lmseq.data.corpora import CORPORA, CorpusFile, RawCorpus
 from lmseq.data.texts import Texts
 
+FRACTIONS = ("valid_fraction", "test_fraction")
+
 
 def folders() -> dict[str, Any]:
     """Where corpora are looked for, as the functions of `lmseq.data.texts` take it."""
@@ -44,7 +46,8 @@ FRACTIONS = ("valid_fraction", "test_fraction")
 def check_fractions(text: TextConfig, given: Set[str]) -> TextConfig:
     """The config; ValueError where given flags ask for fractions of a corpus that has parts of its own.
 
-    The fractions of a preset are of the preset's corpus: they are left out where a flag named another one.
+    Fractions that no flag gave are a preset's, and meant for the preset's corpus: of such a one they are
+    left out.
     """
     if not data_texts.has_parts(text.corpus):
         return text

@@ -121,6 +121,7 @@ def interpolate(
             log_prob.append(part.log_prob)
             log_backoff.append(part.log_backoff)
             first.append(entries.start + np.cumsum(part.children) - part.children)
+            del part, other  # before those of the next chunk are made
         first.append(np.array([len(table.word)]))
         weights = log_backoff.finish()
         if n > 1:

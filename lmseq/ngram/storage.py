@@ -63,7 +63,7 @@ def load_tables(path: Path, *, verify: bool = True) -> tuple[BackoffTables, dict
 
 
 def _mapped(path: Path, verify: bool) -> dict[str, np.ndarray]:
-    """The arrays of an uncompressed .npz."""
+    """The arrays of an uncompressed .npz, each mapped where it lies: `np.load` maps .npy files only."""
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         if verify and (bad := archive.testzip()):

@@ -265,8 +265,8 @@ def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loa
     """The parameters of a model from a folder that `fit` or a script trained it in.
 
     model: the one that was trained; it may be of any kind under the contract. which: `latest`, or `best` by
-    validation loss. Raises ValueError when the folder has no checkpoint, when the one asked for is damaged, and
-    when its parameters are not the model's.
+    validation loss. Raises ValueError when the folder has no checkpoint, when the one asked for is damaged,
+    and when its parameters are not the model's.
     """
     workdir = Path(workdir)
     if not (workdir / "checkpoints").is_dir():
