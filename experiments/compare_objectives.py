@@ -75,6 +75,7 @@ def main() -> int:
     workdir = Path(app.FLAGS.workdir)
     app.prepare_jax(config.train.host_devices)
     from experiments.frame.measuring import measured
+    from experiments.series import objectives_figure
     from experiments.series.remedies import ErrorCurves, OBJECTIVES
     from experiments.series.prepared import model_of, prepare
     from experiments.frame.training import check_fits
@@ -94,7 +95,8 @@ def main() -> int:
         units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
         records = list(measured(workdir, units, ErrorCurves(config, prepared)))
         title = f"{prepared.series.name}: {config.model.model}"
-        plotting.save_figure(plotting.objectives(records, title), workdir / "objectives.png")
+        panel = objectives_figure.panel(records, title)
+        plotting.save_figure(plotting.draw_panels([panel]), workdir / "objectives.png")
         app.finish(workdir, {"series": prepared.series.name, **judge(records), "wall_seconds": app.seconds()})
     return 0
 

@@ -78,6 +78,7 @@ FLOORS = (
         "lmseq/rollout.py",
         "lmseq/errors.py",
         "lmseq/generation.py",
+        "lmseq/labels.py",
         "lmseq/plotting.py",
         "lmseq/runs.py",
     ),

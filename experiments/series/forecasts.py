@@ -143,7 +143,16 @@ def draw(
         )
         band = np.quantile(prepared.scaler.undo(np.asarray(paths)), [0.05, 0.95], axis=0)
     figure = plotting.forecast(
-        prepared.series.values, start, judged.one_step, judged.free, judged.points, band, HORIZONS, title
+        prepared.series.values,
+        start,
+        judged.one_step,
+        judged.free,
+        judged.points,
+        band,
+        HORIZONS,
+        title,
+        times=prepared.series.times,
+        ylabel=prepared.series.columns[0],
     )
     plotting.save_figure(figure, workdir / "forecast.png")
     figure = plotting.error_curves(judged.curves, name, judged.oracle, title)

@@ -189,6 +189,7 @@ def check(whole: WindowOrStateConfig) -> WindowOrStateConfig:
 def measure(whole: WindowOrStateConfig, workdir: Path) -> dict[str, Any]:
     """Recall by lag and window, then losses on the hidden Markov source."""
     from experiments.frame.measuring import judged, measured
+    from experiments.claims.window_or_state import recall_figure
     from lmseq import plotting
 
     config = whole.recall
@@ -202,7 +203,8 @@ def measure(whole: WindowOrStateConfig, workdir: Path) -> dict[str, Any]:
 
     records = list(measured(workdir, [*units, *source.units()], figures))
     summary, checks = judge(config, records[: len(units)])
-    plotting.save_figure(plotting.recall(summary, config.cell, lags, taus), workdir / "recall.png")
+    panel = recall_figure.panel(summary, config.cell, lags, taus)
+    plotting.save_figure(plotting.draw_panels([panel]), workdir / "recall.png")
     more, more_checks = source.judge(records[len(units) :], workdir / "hidden_source.png")
     return {**summary, **more, **judged([*checks, *more_checks])}
 
