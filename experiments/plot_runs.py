@@ -106,7 +106,8 @@ def learning(rows: list[Row], names: list[str], by: list[str], log: str | None) 
     for row in rows:
         records = read_records(row["folder"] / "metrics.jsonl")
         cell = row["folder"].name if row["folder"].parent.name == "cells" else row["run"]
-        steps += [{**row, **record, "run": cell} for record in records]
+        fixed = {name: value for name, value in row.items() if name not in names}  # a summary has them too
+        steps += [{**fixed, **record, "run": cell} for record in records]
     if not steps:
         raise ValueError("none of the runs has records of steps; of an ablation, cells with --separate have")
     there = sorted({name for row in steps for name, value in row.items() if tables.is_number(value)})

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-TITLE_SIZE, LABEL_SIZE, SMALL_SIZE = 11.0, 10.0, 9.0  # points
+TITLE_SIZE, LABEL_SIZE, SMALL_SIZE = 10.5, 10.0, 9.0  # points
 POINTS_AN_INCH = 72.0
-HANDLE_WIDTH = 46.0  # of a legend's entry without its text
+HANDLE_WIDTH = 40.0  # of a legend's entry without its text
 MOST_TICKS = 8  # numbers on an axis
 MOST_NAMES = 24  # names under an axis
 
@@ -30,31 +30,27 @@ def wrapped(text: str, width: float, size: float, most_lines: int = 2) -> str:
     """The text in lines that are at most `width` points wide; cut with an ellipsis if these are too many."""
     if all(text_width(line, size) <= width for line in text.split("\n")):
         return text
-    columns = len(text)
-    while columns > 1:
-        lines = textwrap.wrap(text, columns, max_lines=most_lines, placeholder="…")
+    for columns in range(len(text), 1, -1):
+        lines = [part for line in text.split("\n") for part in textwrap.wrap(line, columns)]
+        if len(lines) > most_lines:
+            lines = [*lines[: most_lines - 1], lines[most_lines - 1][: columns - 1] + "…"]
         if all(text_width(line, size) <= width for line in lines):
             return "\n".join(lines)
-        columns -= max(1, columns // 20)
     return "…"
 
 
 def label_axes(axes: Axes, xlabel: str, ylabel: str, width: float, height: float) -> None:
-    """Labels of axes of about this size, and numbers along them without an offset."""
+    """Labels of axes of about this size, in points."""
     axes.set_xlabel(wrapped(xlabel, width, LABEL_SIZE), fontsize=LABEL_SIZE, parse_math=False)
     axes.set_ylabel(wrapped(ylabel, height, LABEL_SIZE), fontsize=LABEL_SIZE, parse_math=False)
     axes.tick_params(which="both", labelsize=SMALL_SIZE)
-    # An offset such as 1e6 would stand where the legend does.
-    axes.xaxis.set_major_formatter("{x:.10g}")
-    axes.yaxis.set_major_formatter("{x:.10g}")
-    axes.xaxis.set_major_locator(MaxNLocator(int(width / 45)))
 
 
 def draw_head(axes: Axes, title: str, width: float) -> float:
     """The legend above the axes and the title above the legend; returns the points that they are high."""
     height = 0.0
     handles, labels = axes.get_legend_handles_labels()
-    if len(handles) > 1:
+    if handles:
         labels = [wrapped(label, width - HANDLE_WIDTH, SMALL_SIZE) for label in labels]
         longest = max(text_width(line, SMALL_SIZE) for label in labels for line in label.split("\n"))
         legend = axes.legend(
@@ -68,18 +64,18 @@ def draw_head(axes: Axes, title: str, width: float) -> float:
             borderaxespad=0.2,
             borderpad=0.1,
             columnspacing=1.2,
-            handlelength=2.6,
+            handlelength=2.4,
         )
         for text in legend.get_texts():
             text.set_parse_math(False)
         height = legend.get_window_extent().height * POINTS_AN_INCH / axes.figure.dpi + 4.0
-    lines = wrapped(title, width, TITLE_SIZE)
+    lines = wrapped(title, width, TITLE_SIZE, 4)
     axes.set_title(lines, loc="left", fontsize=TITLE_SIZE, pad=6.0 + height, parse_math=False)
     return height + 1.3 * TITLE_SIZE * (lines.count("\n") + 1)
 
 
 def name_values(
-    axes: Axes, axis: str, values: Float[np.ndarray, "value"], places: Sequence[float], width: float
+    axes: Axes, axis: str, values: Float[np.ndarray, "value"], places: Sequence[float | int], width: float
 ) -> None:
     """Name numbers along an axis, `x` or `y`: places given, few values of x, or round ones of a log scale.
 
@@ -99,6 +95,13 @@ def name_values(
             names = _apart(names, np.log(places) if log else np.asarray(places, float), width)
         getattr(axes, f"set_{axis}ticks")(places, names)
         getattr(axes, f"set_{axis}ticks")([], minor=True)
+    elif not log:
+        scale = getattr(axes, f"{axis}axis")
+        if axis == "x":
+            scale.set_major_locator(MaxNLocator(int(width / 45), integer=bool((span == span.round()).all())))
+        # An offset such as 1e6 would stand where the legend does.
+        plain = 1e-3 < np.abs(span).max() < 1e7
+        scale.set_major_formatter(ScalarFormatter(useOffset=False) if plain else "{x:.6g}")
 
 
 def log_places(low: float, high: float) -> list[float]:
@@ -106,16 +109,15 @@ def log_places(low: float, high: float) -> list[float]:
     if high >= 1000 * low:
         return []
     decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    candidates = [
-        np.outer(decades, digits).ravel() for digits in (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1,))
-    ]
-    if high < 4 * low:
-        candidates.insert(0, MaxNLocator(5).tick_values(low, high))
-    for places in candidates:
+    candidates = [np.outer(decades, digits).ravel() for digits in DIGITS]
+    for places in (*candidates, MaxNLocator(5).tick_values(low, high)):
         places = places[(places >= low * 0.98) & (places <= high * 1.02)]
-        if 2 <= places.size <= MOST_TICKS:
+        if 3 <= places.size <= MOST_TICKS:
             return places.tolist()
     return [low, high]
+
+
+DIGITS = (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))  # of numbers on a log scale
 
 
 def _apart(names: Sequence[str], at: Float[np.ndarray, "place"], width: float) -> list[str]:

@@ -77,13 +77,13 @@ def draw_panels(panels: Sequence[Panel]) -> Figure:
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     inches = SINGLE_WIDTH if columns == 1 else PANEL_WIDTH
-    width = 0.75 * inches * POINTS_AN_INCH  # of the axes alone, at least
+    width = (0.82 if columns == 1 else 0.79) * inches * POINTS_AN_INCH  # of the axes alone, at least
     figure = Figure(figsize=(inches * columns, PANEL_HEIGHT * rows), layout="constrained")
     heads = np.zeros((rows, columns))
     for number, panel in enumerate(panels):
         axes = figure.add_subplot(rows, columns, number + 1)
         _prepare(axes)
-        label_axes(axes, panel.xlabel, panel.ylabel, width, 0.75 * PANEL_HEIGHT * POINTS_AN_INCH)
+        label_axes(axes, panel.xlabel, panel.ylabel, width, 0.8 * PANEL_HEIGHT * POINTS_AN_INCH)
         _fill(axes, panel, width)
         heads[divmod(number, columns)] = draw_head(axes, panel.title, width)
     # What stands above the axes takes nothing from them.
@@ -105,8 +105,10 @@ def _fill(axes: Axes, panel: Panel, width: float) -> None:
         [line] = axes.plot(
             x, y, curve.style or f"{MARKERS[number % len(MARKERS)]}-", label=_shown(curve.label)
         )
-        line.set(markersize=4.5, linewidth=1.5)
-        if curve.style == "-":
+        # Earlier markers are larger, so that points that coincide are all seen.
+        size = max(4.5, 7.5 - 0.75 * number) if x.size <= MOST_MARKERS else 4.5
+        line.set(markersize=size, linewidth=1.5)
+        if curve.style in ("", "-"):
             line.set_linestyle(DASHES[number % len(DASHES)])
         if not curve.style and x.size > MOST_MARKERS:
             line.set_markevery(_spread(x, panel.log))
@@ -234,11 +236,13 @@ def forecast(
     if band is not None:
         kept = min(band.shape[1], test.size)
         edges = band[:, :kept, 0]
-        above.fill_between(test[:kept], *edges, color=COLOURS[1], alpha=0.2, label="90 % of sampled paths")
+        above.fill_between(
+            test[:kept], *edges, color=COLOURS[1], alpha=0.2, linewidth=0, label="90 % of sampled paths"
+        )
     for k, dashes in zip((k for k in horizons if k <= points.shape[1]), DASHES, strict=False):
         kept = max(0, min(len(points), shown.stop - (test_start + k - 1)))
         ahead = at[test_start + k - 1 :][:kept]
-        below.plot(ahead, points[:kept, k - 1, 0], linestyle=dashes, linewidth=1.2, label=f"{k} ahead")
+        below.plot(ahead, points[:kept, k - 1, 0], linestyle=dashes, linewidth=1.5, label=f"{k} ahead")
     # A diverging forecast must not flatten the series that it is a forecast of.
     low, high = values[shown, 0].min(), values[shown, 0].max()
     margin = 0.25 * (high - low) or 1.0
@@ -252,7 +256,7 @@ def forecast(
     return figure
 
 
-FORECAST_WIDTH = 540.0  # points of the axes
+FORECAST_WIDTH = 570.0  # points of the axes
 MOST_POINTS = 240  # of the test part in a picture
 
 

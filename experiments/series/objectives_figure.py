@@ -15,4 +15,4 @@ def panel(records: list[dict[str, Any]], title: str) -> Panel:
         k = np.arange(1, rmse.shape[1] + 1)
         curves.append(Curve(name.replace("_", " "), k, rmse.mean(axis=0), rmse.min(axis=0), rmse.max(axis=0)))
     curves[-1] = curves[-1]._replace(band="least to largest of the seeds")
-    return Panel(title, AHEAD, "RMSE, units of the series", curves, log="x", places=powers_of_two(k[-1]))
+    return Panel(title, AHEAD, "RMSE, units of the series", curves, log="x", places=powers_of_two(k.size))
