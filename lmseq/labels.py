@@ -108,6 +108,8 @@ def log_places(low: float, high: float) -> list[float]:
     """At most MOST_TICKS round numbers from low to high; none for three decades or more."""
     if high >= 1000 * low:
         return []
+    if high <= 1.02 * low:
+        return [low]
     decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     candidates = [np.outer(decades, digits).ravel() for digits in DIGITS]
     for places in (*candidates, MaxNLocator(5).tick_values(low, high)):

@@ -117,11 +117,13 @@ def _fill(axes: Axes, panel: Panel, width: float) -> None:
             _draw_interval(axes, line, low, high, curve.band)
     for (label, level), style in zip(panel.levels.items(), ("--", ":", "-.", "-"), strict=False):
         axes.axhline(level, color="black", linestyle=style, linewidth=1.2, label=_shown(label))
-    for axis in panel.log:
-        getattr(axes, f"set_{axis}scale")("log")
     xs = np.concatenate([np.zeros(0), *(np.asarray(curve.x, float) for curve in panel.curves)])
     ys = [np.asarray(curve.y, float) for curve in panel.curves]
-    name_values(axes, "y", np.concatenate([np.array([*panel.levels.values()], float), *ys]), (), width)
+    ys = np.concatenate([np.array([*panel.levels.values()], float), *ys])
+    for axis, values in (("x", xs), ("y", ys)):
+        if axis in panel.log and (values > 0).any():
+            getattr(axes, f"set_{axis}scale")("log")
+    name_values(axes, "y", ys, (), width)
     if panel.ticks:
         name_ticks(axes, panel.ticks, width)
     else:
