@@ -108,7 +108,8 @@ def learning(rows: list[Row], names: list[str], by: list[str], log: str | None) 
     for row in rows:
         recorded = read_records(row["folder"] / "metrics.jsonl")
         cell = row["folder"].name if row["folder"].parent.name == "cells" else row["run"]
-        steps += [{**row, **record, "run": cell} for record in recorded]
+        fixed = {name: value for name, value in row.items() if name not in names}  # a summary has them too
+        steps += [{**fixed, **record, "run": cell} for record in recorded]
     if not steps:
         raise ValueError("none of the runs has records of steps; of an ablation, cells with --separate have")
     there = sorted({name for row in steps for name, value in row.items() if tables.is_number(value)})

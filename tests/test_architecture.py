@@ -94,6 +94,7 @@ FLOORS = (
         "lmseq/rollout.py",
         "lmseq/errors.py",
         "lmseq/generation.py",
+        "lmseq/labels.py",
         "lmseq/plotting.py",
         "lmseq/runs.py",
     ),

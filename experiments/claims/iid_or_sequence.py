@@ -212,6 +212,7 @@ def check(config: OrderConfig) -> OrderConfig:
 
 def measure(config: OrderConfig, workdir: Path) -> dict[str, Any]:
     """Losses of each domain under each condition."""
+    from experiments.claims import disorder_figure
     from experiments.frame.ledger import measured
     from lmseq import plotting
 
@@ -223,7 +224,8 @@ def measure(config: OrderConfig, workdir: Path) -> dict[str, Any]:
         return domains[unit["domain"]].losses(unit["condition"], unit["seed"])
 
     summary = judge(list(measured(workdir, units, losses)))
-    plotting.save_figure(plotting.order(summary, CONDITIONS), workdir / "order.png")
+    panels = disorder_figure.panels(summary, CONDITIONS)
+    plotting.save_figure(plotting.draw_panels(panels), workdir / "order.png")
     return summary
 
 

@@ -149,6 +149,8 @@ def draw(workdir: Path, found: Forecasts, key: PRNGKey) -> None:
         _band(found, key),
         HORIZONS,
         title,
+        times=series.series.times,
+        ylabel=series.series.columns[0],
     )
     plotting.save_figure(figure, workdir / "forecast.png")
     figure = plotting.error_curves(found.curves, found.name, found.oracle, title)

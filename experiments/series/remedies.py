@@ -9,6 +9,7 @@ import numpy as np
 from experiments.frame.console import say
 from experiments.frame.intervals import flat, interval
 from experiments.frame.ledger import measured
+from experiments.series import objectives_figure
 from experiments.series.forecasts import HORIZONS, longest_horizon
 from experiments.series.loading import load
 from lmseq import errors, plotting, rollout
@@ -69,7 +70,8 @@ def compare(workdir: Path, config: Any, prepared: Prepared) -> dict[str, Any]:
     units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
     records = list(measured(workdir, units, ErrorCurves(config, prepared)))
     title = f"{prepared.series.name}: {config.model.model}"
-    plotting.save_figure(plotting.objectives(records, title), workdir / "objectives.png")
+    panel = objectives_figure.panel(records, title)
+    plotting.save_figure(plotting.draw_panels([panel]), workdir / "objectives.png")
     return {"series": prepared.series.name, **table(records)}
 
 

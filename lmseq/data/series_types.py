@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 Values = Float[np.ndarray, "time feature"]
 
@@ -17,6 +17,7 @@ class Series(NamedTuple):
     oracle_rmse: the least RMSE of a prediction k = 1 ... K steps ahead, from K, in the series' units.
     lyapunov: mean growth of ln |error| per step of a chaotic system, nats.
     filled: which values were missing and stand there by a policy; they are never scored. (T, D), or None.
+    times: of each row, (T,) datetime64 in UTC or plain numbers, for pictures; None: steps are counted.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Series(NamedTuple):
     oracle_rmse: Callable[[int], Float[np.ndarray, "horizon"]] | None = None
     lyapunov: float | None = None
     filled: Bool[np.ndarray, "time feature"] | None = None
+    times: Shaped[np.ndarray, "time"] | None = None
 
     def observed(self) -> Values:
         """The values, NaN where they were missing."""
