@@ -10,7 +10,9 @@ command. Edit the template, never the page: a test compares them byte for byte.
 
 import argparse
 import json
+import math
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -129,12 +131,179 @@ def sampled(found: dict[str, Any]) -> str:
     return "\n".join(found["shown"]["sample"]["lines"])
 
 
+def sine_table(found: dict[str, Any]) -> str:
+    """RMSE by horizon of the noisy sine, with the sentence below it."""
+    return _told(found, "sine", "RMSE, k steps", 7)
+
+
+def ptb_table(found: dict[str, Any]) -> str:
+    """Perplexity by order on the Penn Treebank."""
+    return _told(found, "ptb", "order", 6)
+
+
+def mixture_table(found: dict[str, Any]) -> str:
+    """Weights and losses of the mixture of the demo with counts."""
+    lines = found["shown"]["mixed"]["told"]
+    (start,) = [i for i, line in enumerate(lines) if line.split()[:1] == ["weight"]]
+    return "\n".join(lines[start : start + 4])
+
+
+def tau_table(found: dict[str, Any]) -> str:
+    """What the ablation of tau printed."""
+    lines = found["shown"]["tau"]["told"]
+    (start,) = [i for i, line in enumerate(lines) if line.startswith("| tau")][:1]
+    return "\n".join(lines[start:])
+
+
+def minutes_of_the_demo(found: dict[str, Any]) -> str:
+    """Minutes that the demo takes with its environment made, rounded up to a half."""
+    halves = math.ceil(found["shown"]["demo"]["summary"]["wall_seconds"] / 30)
+    return f"{halves / 2:g}"
+
+
+# Benchmarks
+
+WORK = {
+    "rnn_char": "tanh RNN, 65 symbols, 256 units",
+    "gru_char": "GRU, the same",
+    "lstm_char": "LSTM, the same",
+    "lstm_char_large": "LSTM, 65 symbols, 2 layers of 512",
+    "lstm_ptb_small": "LSTM, 10,000 words, 2 layers of 200",
+    "lstm_ptb_medium": "LSTM, 10,000 words, 2 layers of 650",
+}
+
+
+def slowest_ratio(found: dict[str, Any]) -> str:
+    """The least of PyTorch's times divided by ours."""
+    return f"{min(found['recurrence']['ratios'][name] for name in WORK):.1f}"
+
+
+def fastest_ratio(found: dict[str, Any]) -> str:
+    """The largest of PyTorch's times divided by ours."""
+    return f"{max(found['recurrence']['ratios'][name] for name in WORK):.1f}"
+
+
+def training_table(found: dict[str, Any]) -> str:
+    """Tokens per second in training, and how PyTorch and Flax's layers compare."""
+    ratios, rows = found["recurrence"]["ratios"], []
+    for name, what in WORK.items():
+        row = found["recurrence"]["rows"][name]
+        tokens = row["work"]["batch_size"] * row["work"]["num_steps"]
+        speed = 1000 * tokens / statistics.median(row["milliseconds"]["lmseq"])
+        compared = (ratios[name + end] for end in ("", "_bf16", "_scan", "_flax"))
+        rows.append((what, f"{speed / 1000:.0f}k", *(f"{ratio:.2f}" for ratio in compared)))
+    header = ("work", "tokens/s", "against PyTorch", "bfloat16", "without compiled loops", "Flax's layers against PyTorch")
+    return table(header, rows)
+
+
+def ensembles_table(found: dict[str, Any]) -> str:
+    """Cost of trainings together."""
+    rows = [(row["members"], f"{row['cost']:.2f}") for row in found["ensembles"]["rows"]]
+    return table(("trainings", "cost"), rows)
+
+
+def ensembles_processes(found: dict[str, Any]) -> str:
+    """How many processes were compared with one program."""
+    (name,) = [name for name in found["ensembles"]["ratios"] if name.startswith("processes_")]
+    return name.removeprefix("processes_")
+
+
+def sampling_table(found: dict[str, Any]) -> str:
+    """Tokens per second in sampling."""
+    rows = []
+    for row in found["sampling"]["rows"]:
+        speeds = {name: statistics.median(values) for name, values in row["tokens_per_second"].items()}
+        ours, cell, layer = (f"{speeds[name] / 1000:,.0f}k" for name in ("lmseq", "LSTMCell", "nn.LSTM"))
+        rows.append((row["streams"], ours, cell, layer, f"{row['ratio']:.1f}"))
+    header = ("streams", "lmseq", "PyTorch, LSTMCell", "PyTorch, nn.LSTM", "against the faster")
+    return table(header, rows)
+
+
+def memory_table(found: dict[str, Any]) -> str:
+    """Bytes of gradients, ours and plain."""
+    rows = [
+        (name, *(f"{sizes[side] / 1e6:,.1f} MB" for side in ("fast", "plain")), f"{sizes['plain'] / sizes['fast']:.2f}")
+        for name, sizes in found["memory"]["bytes"].items()
+    ]
+    return table(("work", "lmseq", "JAX alone", "ratio"), rows)
+
+
+def startup_table(found: dict[str, Any]) -> str:
+    """Seconds from the start of a process."""
+    seconds = found["startup"]["seconds"]
+    rows = [
+        ("`--help`", f"{seconds['help']:.2f}"),
+        ("first steps, nothing compiled yet", f"{seconds['first']:.1f}"),
+        ("first steps, started again", f"{seconds['again']:.1f}"),
+        ("first steps, without the cache", f"{seconds['without']:.1f}"),
+    ]
+    return table(("from process start to", "seconds"), rows)
+
+
+def backtest_table(found: dict[str, Any]) -> str:
+    """Forecasts beside darts'."""
+    rows = [
+        (
+            row["model"].replace("_", " ").replace("mlp large", "mlp, large").replace("lstm large", "lstm, large"),
+            f"{row['points']:,}",
+            f"{row['origins']:,}",
+            f"{row['darts_seconds']:.2f}",
+            f"{row['warm_ratio']:.1f}",
+            f"{row['cold_ratio']:.2f}",
+        )
+        for row in found["backtest"]["rows"]
+    ]
+    header = ("model", "points", "origins", "darts, s", "ratio without compilation", "with compilation")
+    return table(header, rows)
+
+
+def backtest_short(found: dict[str, Any]) -> str:
+    """The shortest series of the backtest."""
+    return f"{min(row['points'] for row in found['backtest']['rows']):,}"
+
+
+RATIOS = {
+    "estimate": "text to ARPA file",
+    "text_to_tables": "text to tables in memory",
+    "memory": "largest memory of text to ARPA file, ours divided by KenLM's",
+    "device_bulk_to_query_text": "scoring a whole text, against KenLM's `query`",
+    "numpy_one_sentence_to_kenlm_one_sentence": "scoring one sentence at a time, against its Python module",
+    "device_bulk_to_nltk": "scoring a whole text, against nltk",
+}
+
+
+def ngram_table(found: dict[str, Any]) -> str:
+    """Counts beside KenLM's and nltk's."""
+    texts = ("ngram_ptb", "ngram_20m", "ngram_100m")
+    rows = []
+    for key, what in RATIOS.items():
+        ratios = (found[text]["ratios"].get(key) for text in texts)
+        rows.append((what, *("" if ratio is None else f"{ratio:,.2f}" for ratio in ratios)))
+    return table(("", "Penn Treebank", "20 M words", "100 M words"), rows)
+
+
 BLOCKS: tuple[Callable[[dict[str, Any]], str], ...] = (
     models_of_the_demo,
     quickstart_sample,
     demo_table,
     scored,
     sampled,
+    sine_table,
+    ptb_table,
+    mixture_table,
+    tau_table,
+    minutes_of_the_demo,
+    slowest_ratio,
+    fastest_ratio,
+    training_table,
+    ensembles_table,
+    ensembles_processes,
+    sampling_table,
+    memory_table,
+    startup_table,
+    backtest_table,
+    backtest_short,
+    ngram_table,
 )
 
 

@@ -52,7 +52,7 @@ def on_page_markdown(markdown, page, config, files):
         path = outside(here, found[1])
         if path is None:
             return found[0]
-        target = reference.page_of(dotted(path)) if is_reference(path) else source_page(path)
+        target = reference.page_of(reference.dotted(path)) if is_reference(path) else source_page(path)
         return f"]({'../' * here.count('/')}{target})"
 
     return OUTWARD.sub(link, markdown).replace("<details>", '<details markdown="1">')
@@ -68,14 +68,9 @@ def outside(page: str, link: str) -> Path | None:
     return target.relative_to(reference.ROOT)
 
 
-def dotted(path: Path) -> str:
-    """The name of the module that a file holds."""
-    return ".".join(path.with_suffix("").parts)
-
-
 def is_reference(path: Path) -> bool:
     """Whether a file has a page of the reference."""
-    return path.parts[0] == reference.PACKAGE and path.suffix == ".py" and path.stem != "__init__"
+    return path in {module.path.relative_to(reference.ROOT) for module in reference.public_modules()}
 
 
 def source_page(path: Path) -> str:

@@ -20,13 +20,18 @@ class Module(NamedTuple):
 def public_modules(root: Path = ROOT) -> list[Module]:
     """The modules of the library that have code, by name. Packages that only have a docstring are left out."""
     found = []
-    for path in sorted((root / PACKAGE).rglob("*.py")):
-        words = path.relative_to(root).with_suffix("").parts
-        if any(word.startswith("_") for word in words):
-            continue
-        docstring = ast.get_docstring(_parse(path)) or ""
-        found.append(Module(".".join(words), path, docstring.split("\n\n")[0].replace("\n", " ")))
-    return found
+    for path in (root / PACKAGE).rglob("*.py"):
+        tree = _parse(path)
+        docstring = ast.get_docstring(tree) or ""
+        if path.stem != "__init__" or len(tree.body) > 1:
+            found.append(Module(dotted(path.relative_to(root)), path, docstring.split("\n\n")[0].replace("\n", " ")))
+    return sorted(found)
+
+
+def dotted(path: Path) -> str:
+    """The name of the module that a file below the root holds."""
+    words = path.with_suffix("").parts
+    return ".".join(words[:-1] if words[-1] == "__init__" else words)
 
 
 def undocumented(path: Path) -> list[str]:

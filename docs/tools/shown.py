@@ -20,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import hardware
+from benchmarks.measure import hardware, timed
 from lmseq.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,12 @@ COMMANDS = {
     "tau": "ablate --experiment=predict_series --sweep=tau=1,2,4,8,16 --seeds=8 --compare=tau=4 "
     "--workdir=runs/tau",
 }
-DRAWN = {"demo": ("loss.png", "horizon.png"), "sine": ("forecast.png", "error_curve.png"), "tau": ("ablation.png",)}
+DRAWN = {
+    "demo": ("loss.png", "horizon.png"),
+    "counts": ("orders.png",),
+    "sine": ("forecast.png", "error_curve.png"),
+    "tau": ("ablation.png",),
+}
 
 
 def quickstart() -> str:
@@ -69,8 +74,8 @@ def run(words: list[str], folder: Path) -> tuple[str, str]:
 def record(name: str, folder: Path) -> dict[str, Any]:
     """One command run in `folder`: its summary and what it printed above that."""
     if name == "quickstart":
-        stdout, _ = run([sys.executable, "-c", quickstart()], folder)
-        return {"lines": stdout.splitlines()}
+        seconds, (stdout, _) = timed(lambda: run([sys.executable, "-c", quickstart()], folder))
+        return {"lines": stdout.splitlines(), "seconds": seconds}
     command = f"{sys.executable} -m experiments.{COMMANDS[name]}"
     stdout, stderr = run(["sh", "-c", command], folder)
     *lines, last = stdout.splitlines()
