@@ -1,6 +1,7 @@
 """The README and the pages: their code runs, their commands exist, their figures are those that were recorded."""
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -14,25 +15,45 @@ from tests.scripts import ROOT
 
 PAGES = snippets.pages()
 TEXTS = {str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in PAGES}
-WITH_CODE = [name for name, text in TEXTS.items() if snippets.blocks(text)]
+SAME = "docs/index.md"  # whose code is the README's
+WITH_CODE = [name for name, text in TEXTS.items() if snippets.blocks(text) and name != SAME]
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
 SHORTER = {  # a page, what its code says, and what is run instead: the same calls, with fewer steps
-    "README.md": ("num_train_steps=500", "num_train_steps=60"),
-    "docs/index.md": ("num_train_steps=500", "num_train_steps=60"),
+    "README.md": ("num_train_steps=500", "num_train_steps=60, steps_per_dispatch=20"),
 }
 
 
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory, scripts):
+    """What the code of each page did, run as a reader runs it: one process, one device, no checks of types."""
+    folder = tmp_path_factory.mktemp("pages")
+    paths = {}
+    for name in WITH_CODE:
+        text = TEXTS[name]
+        if name in SHORTER:
+            assert text.count(SHORTER[name][0]) == 1
+            text = text.replace(*SHORTER[name])
+        paths[name] = folder / name.replace("/", "_")
+        paths[name].write_text(text, encoding="utf-8")
+    command = [sys.executable, "-m", "docs.tools.snippets", f"--results={folder / 'results.json'}"]
+    done = scripts.execute([*command, *map(str, paths.values())])
+    assert done.returncode == 0, done.stderr
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return {name: results[str(path)] for name, path in paths.items()}
+
+
 @pytest.mark.parametrize("name", WITH_CODE)
-def test_the_code_of_a_page_runs_and_prints_what_the_page_says(name, tmp_path):
-    text = TEXTS[name]
-    if name in SHORTER:
-        assert text.count(SHORTER[name][0]) == 1
-        text = text.replace(*SHORTER[name])
-    ran = snippets.run(text, tmp_path, name)
-    for (code, shown), printed in zip(snippets.blocks(text), ran.outputs, strict=True):
+def test_the_code_of_a_page_runs_and_prints_what_the_page_says(name, ran):
+    assert "error" not in ran[name], ran[name]["error"]
+    for (code, shown), printed in zip(snippets.blocks(TEXTS[name]), ran[name]["outputs"], strict=True):
         assert shown is None or snippets.same_output(shown, printed), f"{code}\nprints\n{printed}"
-    drawn = {path.name for path in ran.pictures}
+    drawn = set(ran[name]["pictures"])
     assert drawn <= {path.name for path in snippets.PICTURES.iterdir()}, "run make pictures"
+
+
+def test_the_start_page_has_the_quickstart_of_the_readme():
+    codes = [[code for code, _ in snippets.blocks(TEXTS[name])] for name in ("README.md", SAME)]
+    assert codes[0] == codes[1] and len(codes[0]) == 1
 
 
 def test_outputs_are_compared_word_by_word_and_number_by_number():

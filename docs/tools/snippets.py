@@ -10,10 +10,12 @@ All ```python blocks of a page run in one namespace, in order, in an empty folde
 import argparse
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
 import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -96,23 +98,47 @@ def _near(a: float, b: float, tolerance: float) -> bool:
     return abs(a - b) <= max(tolerance * max(abs(a), abs(b)), 0.02)
 
 
+def record(pages: list[Path], results: Path) -> None:
+    """Run pages and write what they printed and drew, or the error of the first block that fails, as JSON."""
+    found = {}
+    for path in pages:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                ran = run(path.read_text(encoding="utf-8"), Path(folder), path.name)
+                found[str(path)] = {"outputs": ran.outputs, "pictures": [picture.name for picture in ran.pictures]}
+            except Exception:
+                found[str(path)] = {"error": traceback.format_exc()}
+    results.write_text(json.dumps(found), encoding="utf-8")
+
+
+def rewrite(path: Path) -> None:
+    """Run a page, and write its outputs into it and into its template, and its pictures beside the pages."""
+    with tempfile.TemporaryDirectory() as folder:
+        ran = run(path.read_text(encoding="utf-8"), Path(folder), path.name)
+        PICTURES.mkdir(exist_ok=True)
+        for picture in ran.pictures:
+            shutil.copyfile(picture, PICTURES / picture.name)
+    inside_docs = path.is_relative_to(DOCS)
+    for target in (path, DOCS / "templates" / path.relative_to(DOCS if inside_docs else ROOT)):
+        if target.exists():
+            text = target.read_text(encoding="utf-8")
+            target.write_text(with_outputs(text, ran.outputs), encoding="utf-8")
+
+
 def main() -> None:
     """Run the pages that are named, or all, and write them anew."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pages", nargs="*", help="pages; default: all")
-    for path in [Path(name).resolve() for name in parser.parse_args().pages] or pages():
-        text = path.read_text(encoding="utf-8")
-        if not blocks(text):
-            continue
-        print(path.relative_to(ROOT), flush=True)
-        with tempfile.TemporaryDirectory() as folder:
-            ran = run(text, Path(folder), path.name)
-            PICTURES.mkdir(exist_ok=True)
-            for picture in ran.pictures:
-                shutil.copyfile(picture, PICTURES / picture.name)
-        for target in (path, DOCS / "templates" / path.relative_to(ROOT if path.parent == ROOT else DOCS)):
-            if target.exists():
-                target.write_text(with_outputs(target.read_text(encoding="utf-8"), ran.outputs), encoding="utf-8")
+    parser.add_argument("--results", help="write outputs to this JSON file, and change no page")
+    asked = parser.parse_args()
+    named = [Path(name).resolve() for name in asked.pages] or pages()
+    if asked.results:
+        record(named, Path(asked.results).resolve())
+        return
+    for path in named:
+        if blocks(path.read_text(encoding="utf-8")):
+            print(path.relative_to(ROOT), flush=True)
+            rewrite(path)
 
 
 if __name__ == "__main__":
