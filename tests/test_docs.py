@@ -123,7 +123,9 @@ def check_flags(page: str, module: str, flags: list[str]) -> None:
     shown = help_of(module)
     for flag in flags:
         name = flag.removeprefix("--").partition("=")[0]
-        assert flag.startswith("--") and re.search(rf"--(\[no\])?{name}\b", shown), f"{page}: {module} has no {flag}"
+        assert flag.startswith("--") and re.search(rf"--(\[no\])?{name}\b", shown), (
+            f"{page}: {module} has no {flag}"
+        )
 
 
 def test_scripts_that_are_named_are_there():

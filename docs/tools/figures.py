@@ -27,7 +27,9 @@ Row = tuple[Any, ...]
 
 def records() -> dict[str, Any]:
     """Every record of a benchmark or of shown commands, by the name of its file."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))
+    }
 
 
 def templates() -> list[Path]:
@@ -192,7 +194,14 @@ def training_table(found: dict[str, Any]) -> str:
         speed = 1000 * tokens / statistics.median(row["milliseconds"]["lmseq"])
         compared = (ratios[name + end] for end in ("", "_bf16", "_scan", "_flax"))
         rows.append((what, f"{speed / 1000:.0f}k", *(f"{ratio:.2f}" for ratio in compared)))
-    header = ("work", "tokens/s", "against PyTorch", "bfloat16", "without compiled loops", "Flax's layers against PyTorch")
+    header = (
+        "work",
+        "tokens/s",
+        "against PyTorch",
+        "bfloat16",
+        "without compiled loops",
+        "Flax's layers against PyTorch",
+    )
     return table(header, rows)
 
 
@@ -222,7 +231,11 @@ def sampling_table(found: dict[str, Any]) -> str:
 def memory_table(found: dict[str, Any]) -> str:
     """Bytes of gradients, ours and plain."""
     rows = [
-        (name, *(f"{sizes[side] / 1e6:,.1f} MB" for side in ("fast", "plain")), f"{sizes['plain'] / sizes['fast']:.2f}")
+        (
+            name,
+            *(f"{sizes[side] / 1e6:,.1f} MB" for side in ("fast", "plain")),
+            f"{sizes['plain'] / sizes['fast']:.2f}",
+        )
         for name, sizes in found["memory"]["bytes"].items()
     ]
     return table(("work", "lmseq", "JAX alone", "ratio"), rows)
@@ -244,7 +257,10 @@ def backtest_table(found: dict[str, Any]) -> str:
     """Forecasts beside darts'."""
     rows = [
         (
-            row["model"].replace("_", " ").replace("mlp large", "mlp, large").replace("lstm large", "lstm, large"),
+            row["model"]
+            .replace("_", " ")
+            .replace("mlp large", "mlp, large")
+            .replace("lstm large", "lstm, large"),
             f"{row['points']:,}",
             f"{row['origins']:,}",
             f"{row['darts_seconds']:.2f}",
@@ -309,8 +325,12 @@ BLOCKS: tuple[Callable[[dict[str, Any]], str], ...] = (
 
 def main() -> int:
     """Write the pages, or say which are not up to date."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a page is out of date")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 if a page is out of date"
+    )
     check, found, stale = parser.parse_args().check, records(), []
     for template in templates():
         page, text = target(template), render(template.read_text(encoding="utf-8"), found)

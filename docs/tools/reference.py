@@ -24,7 +24,9 @@ def public_modules(root: Path = ROOT) -> list[Module]:
         tree = _parse(path)
         docstring = ast.get_docstring(tree) or ""
         if path.stem != "__init__" or len(tree.body) > 1:
-            found.append(Module(dotted(path.relative_to(root)), path, docstring.split("\n\n")[0].replace("\n", " ")))
+            found.append(
+                Module(dotted(path.relative_to(root)), path, docstring.split("\n\n")[0].replace("\n", " "))
+            )
     return sorted(found)
 
 

@@ -90,7 +90,9 @@ def record(name: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Run what was asked for, and write the record after each command."""
     names = [*COMMANDS, "quickstart"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", action="append", choices=names, help="one command; may be repeated")
     parser.add_argument("--runs", help="folder to run in, which is kept; default: a temporary one")
     asked = parser.parse_args()

@@ -105,7 +105,10 @@ def record(pages: list[Path], results: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 ran = run(path.read_text(encoding="utf-8"), Path(folder), path.name)
-                found[str(path)] = {"outputs": ran.outputs, "pictures": [picture.name for picture in ran.pictures]}
+                found[str(path)] = {
+                    "outputs": ran.outputs,
+                    "pictures": [picture.name for picture in ran.pictures],
+                }
             except Exception:
                 found[str(path)] = {"error": traceback.format_exc()}
     results.write_text(json.dumps(found), encoding="utf-8")
@@ -127,7 +130,9 @@ def rewrite(path: Path) -> None:
 
 def main() -> None:
     """Run the pages that are named, or all, and write them anew."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pages", nargs="*", help="pages; default: all")
     parser.add_argument("--results", help="write outputs to this JSON file, and change no page")
     asked = parser.parse_args()

@@ -68,7 +68,7 @@ def numeric_columns(found: Found) -> list[str]:
 
 
 def told_interval(samples: Sequence[float]) -> str:
-    """Mean, standard error and interval as a table has them: `2 ± 0.58 [-0.48, 4.5]`; of one sample the mean."""
+    """Mean, standard error and interval, `2 ± 0.58 [-0.48, 4.5]`; of one sample the mean alone."""
     mean, low, high = estimate(samples)
     spread = f" ± {standard_error(samples):.2g} [{low:.4g}, {high:.4g}]" if len(samples) > 1 else ""
     return f"{mean:.4g}{spread}"

@@ -79,7 +79,7 @@ def groups(design: Design) -> list[Group]:
 
 
 def config_of(experiment: Experiment, cell: Cell) -> Config | None:
-    """The checked config of a cell that can be trained with others; None of one that is left to its script."""
+    """The checked config of a cell that can be trained with others; None where its script runs it."""
     if experiment not in TOGETHER or set(cell.flags) & set(APART):
         return None
     try:

@@ -17,7 +17,7 @@ from lmseq.training.metrics import read_records
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Claim(Experiment):
-    """An experiment on a sentence that measurements may contradict; the pictures are drawn in the run's folder."""
+    """An experiment on a sentence that measurements may contradict, with pictures in its folder."""
 
     sentence: str
     pictures: tuple[str, ...]

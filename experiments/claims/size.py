@@ -199,8 +199,10 @@ def facts(config: SizeConfig) -> dict[str, Any]:
 CLAIM = make_claim(
     module="experiments.claims.size",
     doc=__doc__,
-    sentence="Of models of equal size, a small recurrent net predicts a text better than counts; large counts do "
-    "best.",
+    sentence=(
+        "Of models of equal size, a small recurrent net predicts a text better than counts; large counts do "
+        "best."
+    ),
     pictures=("size.png",),
     config=SizeConfig,
     quick={"hidden_sizes": "32,64", "num_train_steps": 5000, "num_seeds": 3},

@@ -153,7 +153,9 @@ def facts(config: TruncationConfig) -> dict[str, Any]:
 CLAIM = make_claim(
     module="experiments.claims.truncation",
     doc=__doc__,
-    sentence="Cross-entropy falls with tau to H_tau and never below it; a hidden state reaches the entropy rate.",
+    sentence=(
+        "Cross-entropy falls with tau to H_tau and never below it; a hidden state reaches the entropy rate."
+    ),
     pictures=("truncation.png",),
     config=TruncationConfig,
     quick={"num_train_steps": 1500, "num_tokens": 450_000},

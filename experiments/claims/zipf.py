@@ -170,8 +170,10 @@ def facts(config: ZipfConfig) -> dict[str, Any]:
 CLAIM = make_claim(
     module="experiments.claims.zipf",
     doc=__doc__,
-    sentence="The frequency of words falls as a power of rank, with an exponent near 1, and that of longer n-grams "
-    "with smaller ones.",
+    sentence=(
+        "The frequency of words falls as a power of rank, with an exponent near 1, and that of longer n-grams "
+        "with smaller ones."
+    ),
     pictures=("zipf.png",),
     config=ZipfConfig,
     quick={},

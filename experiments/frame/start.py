@@ -41,9 +41,9 @@ def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
     """Settings that must stand before JAX's first use: virtual CPU devices, memory and programs kept.
 
     glibc gives blocks of tens of megabytes back to the system after every step and asks for them again;
-    keeping them saves a quarter of a training step on a CPU. With `keep_programs`, compiled programs are kept
-    where JAX_COMPILATION_CACHE_DIR says, or else in the user's cache folder, where compiled loops of recurrent
-    layers are looked for too.
+    keeping them saves a quarter of a training step on a CPU. With `keep_programs`, compiled programs are
+    kept where JAX_COMPILATION_CACHE_DIR says, or else in the user's cache folder, where compiled loops of
+    recurrent layers are looked for too.
     """
     # The user's own come last, and win.
     os.environ["XLA_FLAGS"] = f"{XLA_FLAG} {os.environ.get('XLA_FLAGS', '')}".strip()

@@ -23,12 +23,12 @@ HORIZONS = (1, 4, 16, 64)
 
 
 class Forecasts(NamedTuple):
-    """A fitted model, its forecasts of the test part in the units of the series, and the errors of all compared.
+    """A fitted model, its forecasts of the test part in the units of the series, and errors of all compared.
 
     points: (O, K, D) from every origin with K points after it; one_step: (N, D) of every test point; free:
     (N, D) from the split; curves: the errors by horizon of the model and of each baseline; baseline_rmse: of
-    the baselines one step ahead, over every test point; oracle: (K,), the least RMSE that can be expected, where
-    it is known; log_density: nats a time step of the test part, of a model with a density.
+    the baselines one step ahead, over every test point; oracle: (K,), the least RMSE that can be expected,
+    where it is known; log_density: nats a time step of the test part, of a model with a density.
     """
 
     config: SeriesConfig

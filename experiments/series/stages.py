@@ -32,7 +32,7 @@ class PreparedSeries(NamedTuple):
 
 
 def prepare(config: SeriesConfig) -> PreparedSeries:
-    """The series and the model of a config. Raises ValueError where one does not fit the other, or the machine."""
+    """The series and the model of a config. Raises ValueError where they do not fit each other."""
     series = load(config)
     model = model_of(config, series)
     check_batch(make_mesh(), config.data.batch_size)

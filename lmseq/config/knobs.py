@@ -20,7 +20,7 @@ def knob(default: Any, meaning: str) -> Any:
 
 
 def sections(kind: type) -> dict[str, Any]:
-    """Each section of a config class by name, with its defaults; a class of knobs is one section, named ""."""
+    """The sections of a config class by name, with defaults; a class of knobs is one section, named ""."""
     if all("help" in each.metadata for each in dataclasses.fields(kind)):
         return {"": kind()}
     return {section.name: section.default_factory() for section in dataclasses.fields(kind)}
