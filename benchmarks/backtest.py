@@ -23,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.measure import hardware, publish, timed
+from experiments.frame.command import main_with_flags
 from experiments.frame.console import numbers, say
 from experiments.frame.start import prepare_jax
 
@@ -172,9 +173,9 @@ def neural(
 
 
 def main() -> int:
-    lengths = numbers(app.FLAGS.points, "points")
-    horizon, rounds, seed = app.FLAGS.horizon, app.FLAGS.rounds, app.FLAGS.seed
-    if min(horizon, rounds, app.FLAGS.hidden_size) < 1 or seed < 0 or min(lengths) < 10 * horizon:
+    lengths = numbers(flags.FLAGS.points, "points")
+    horizon, rounds, seed = flags.FLAGS.horizon, flags.FLAGS.rounds, flags.FLAGS.seed
+    if min(horizon, rounds, flags.FLAGS.hidden_size) < 1 or seed < 0 or min(lengths) < 10 * horizon:
         raise ValueError(
             "expected horizon, rounds, hidden_size of at least 1 and points of 10 horizons or more"
         )
@@ -191,15 +192,15 @@ def main() -> int:
     for length in lengths:
         made = autoregression(np.random.default_rng(seed), length, np.array([0.6, -0.3, 0.2, 0.1]))
         rows.append(linear(made.values, horizon, rounds))
-        if length <= (app.FLAGS.neural_points or max(lengths)):
+        if length <= (flags.FLAGS.neural_points or max(lengths)):
             for name in ("mlp", "lstm"):
-                rows.extend(neural(name, made.values, horizon, rounds, app.FLAGS.hidden_size, seed))
+                rows.extend(neural(name, made.values, horizon, rounds, flags.FLAGS.hidden_size, seed))
     figures = [{k: v for k, v in row.items() if k not in ("ours", "theirs")} for row in rows]
     ratios = {f"{r['model']}_{r['points']}_{k}": r[f"{k}_ratio"] for r in figures for k in ("cold", "warm")}
     summary = {"hardware": hardware(), "darts": darts.__version__, "ratios": ratios, "rows": figures}
-    publish(summary, app.FLAGS.output)
+    publish(summary, flags.FLAGS.output)
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

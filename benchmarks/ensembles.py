@@ -27,6 +27,7 @@ from benchmarks.measure import (
     versions,
     wait_until_idle,
 )
+from experiments.frame.command import main_with_flags
 from experiments.frame.console import numbers, say
 from experiments.frame.start import prepare_jax
 
@@ -143,7 +144,7 @@ def compare(count: int, shape: tuple[Any, ...], rounds: int, seconds: float) -> 
 
 def compare_processes(count: int) -> dict[str, float]:
     """Seconds of one process with all seeds, and of a process for each, everything included."""
-    flagged = [f"--{name}={app.FLAGS[name].value}" for name in NAMES[2:7]]
+    flagged = [f"--{name}={flags.FLAGS[name].value}" for name in NAMES[2:7]]
     command = [sys.executable, "-m", "benchmarks.ensembles", *flagged]
     wait_until_idle()
     together = run_process([*command, "--train=" + ",".join(map(str, range(count)))]).seconds
@@ -156,13 +157,13 @@ def train_here(seeds: str, shape: tuple[Any, ...]) -> int:
     """What a process of the comparison does."""
     chosen = tuple(int(seed) for seed in seeds.split(","))
     prepare_jax(1 if len(chosen) == 1 or _accelerated() else (os.cpu_count() or 1))
-    for _ in Setting(*shape, app.FLAGS.process_steps).together(chosen):
+    for _ in Setting(*shape, flags.FLAGS.process_steps).together(chosen):
         pass
     return 0
 
 
 def main() -> int:
-    given = app.FLAGS
+    given = flags.FLAGS
     if given.cell not in ("rnn", "gru", "lstm"):
         raise ValueError(f"expected --cell=rnn, gru or lstm, got {given.cell!r}")
     if min(given.hidden_size, given.batch_size, given.num_steps, given.process_steps, given.rounds) < 1:
@@ -186,4 +187,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks.measure import hardware, publish, versions
+from experiments.frame.command import main_with_flags
 from experiments.frame.console import say
 from experiments.frame.start import prepare_jax
 
@@ -107,7 +108,7 @@ def of_window(batch_size: int, num_steps: int, hidden_size: int) -> dict[str, in
 
 
 def main() -> int:
-    given = app.FLAGS
+    given = flags.FLAGS
     hidden_size, batch_size, num_steps = given.hidden_size, given.batch_size, given.num_steps
     vocab_size = given.vocab_size
     if min(hidden_size, batch_size, num_steps, vocab_size) < 1:
@@ -128,4 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.measure import Peer, Spread, Steps, hardware, interleaved, publish, versions
+from experiments.frame.command import main_with_flags
 from experiments.frame.console import say
 from experiments.frame.start import native_folder, prepare_jax
 
@@ -255,7 +256,7 @@ def compare(
         losses = {}
         for side, precision in sides:
             label = side if precision == "float32" else f"{side}_bf16"
-            peer = Peer(BUILDERS[side], work, precision, app.FLAGS.seed)
+            peer = Peer(BUILDERS[side], work, precision, flags.FLAGS.seed)
             peers[label], losses[label] = peer, peer.ask("losses", FIRST)
         for label, found in losses.items():
             tolerance = TOLERANCE["bfloat16" if label.endswith("bf16") else "float32"]
@@ -297,19 +298,19 @@ def compile_loops() -> bool:
 
 
 def main() -> int:
-    names = [name.strip() for name in app.FLAGS.works.split(",")]
+    names = [name.strip() for name in flags.FLAGS.works.split(",")]
     unknown = [name for name in names if name not in WORKS]
     if unknown:
         raise ValueError(f"expected --works out of {', '.join(WORKS)}, got {unknown[0]!r}")
-    rounds, seconds, quick = app.FLAGS.rounds, app.FLAGS.seconds, app.FLAGS.quick
-    if rounds < 1 or not 0 < seconds < 1e3 or app.FLAGS.seed < 0:
+    rounds, seconds, quick = flags.FLAGS.rounds, flags.FLAGS.seconds, flags.FLAGS.quick
+    if rounds < 1 or not 0 < seconds < 1e3 or flags.FLAGS.seed < 0:
         raise ValueError("expected rounds of at least 1, seconds of a turn above 0, a seed of at least 0")
     sides = [("torch", "float32"), ("lmseq", "float32")]
     compiled = "torch" in versions("torch") and compile_loops()  # without it, there is nothing to compare
     if not quick:
-        sides += [("scan", "float32")] * (app.FLAGS.scan and compiled)
-        sides += [("flax", "float32")] * app.FLAGS.flax
-        sides += [("torch", "bfloat16"), ("lmseq", "bfloat16")] * app.FLAGS.bf16
+        sides += [("scan", "float32")] * (flags.FLAGS.scan and compiled)
+        sides += [("flax", "float32")] * flags.FLAGS.flax
+        sides += [("torch", "bfloat16"), ("lmseq", "bfloat16")] * flags.FLAGS.bf16
     rows = {
         name: compare(name, WORKS[name], sides, 1 if quick else rounds, 0.3 if quick else seconds)
         for name in names
@@ -323,9 +324,9 @@ def main() -> int:
         if "lmseq_bf16" in medians:
             ratios[f"{name}_bf16"] = medians["torch_bf16"] / medians["lmseq_bf16"]
     found = {"hardware": hardware(), "versions": versions("jax", "jaxlib", "flax", "torch")}
-    publish(found | {"compiled_loops": compiled, "ratios": ratios, "rows": rows}, app.FLAGS.output)
+    publish(found | {"compiled_loops": compiled, "ratios": ratios, "rows": rows}, flags.FLAGS.output)
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

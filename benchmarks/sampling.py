@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.measure import Peer, Steps, hardware, interleaved, publish, versions
+from experiments.frame.command import main_with_flags
 from experiments.frame.console import numbers, say
 from experiments.frame.start import prepare_jax
 
@@ -156,7 +157,7 @@ def compare(shape: Shape, rounds: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    given = app.FLAGS
+    given = flags.FLAGS
     counts = numbers(given.streams, "streams")
     sizes = given.num_tokens, given.hidden_size, given.vocab_size, given.seed
     if min(*sizes[:3], given.rounds) < 1 or given.seed < 0 or not 0 < given.seconds < 1e3:
@@ -174,4 +175,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

@@ -171,8 +171,8 @@ CLAIM = make_claim(
     module="experiments.claims.zipf",
     doc=__doc__,
     sentence=(
-        "The frequency of words falls as a power of rank, with an exponent near 1, and that of longer n-grams "
-        "with smaller ones."
+        "The frequency of words falls as a power of rank, with an exponent near 1, and that of longer "
+        "n-grams with smaller ones."
     ),
     pictures=("zipf.png",),
     config=ZipfConfig,

@@ -205,9 +205,9 @@ CLAIM = make_claim(
     module="experiments.claims.counting_walls",
     doc=__doc__,
     sentence=(
-        "Counts give zero to what they never saw until they are smoothed, store n-grams almost as fast as the "
-        "text grows, know nothing of synonyms and forget what lies before their n-grams; on little text they are "
-        "still better than a recurrent net."
+        "Counts give zero to what they never saw until they are smoothed, store n-grams almost as fast as "
+        "the text grows, know nothing of synonyms and forget what lies before their n-grams; on little text "
+        "they are still better than a recurrent net."
     ),
     pictures=("counting_walls.png",),
     config=CountingWallsRun,

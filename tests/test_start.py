@@ -1,22 +1,21 @@
-"""What `experiments.app` sets up before JAX's first use, seen from processes of their own."""
+"""What `experiments.frame.start` sets up before JAX's first use, seen from processes of their own."""
 
 import sys
 
 WIDE = """
 import sys
-from experiments import app
-from absl import flags
-flags.FLAGS([sys.argv[0], *sys.argv[1:]])
-app.prepare_jax()
+from experiments.frame.start import prepare_jax
+prepare_jax(keep_programs="--nocompilation_cache" not in sys.argv)
 import jax, jax.numpy as jnp, numpy as np
-from lmseq.config import ModelConfig, TrainConfig
+from lmseq.config.language_model import ModelConfig
+from lmseq.config.training import TrainConfig
 from lmseq.data.partition import Plan
 from lmseq.models.build import build_model
-from lmseq.training import optimizer, state, step
+from lmseq.training import optimizer, state, train_step
 model = build_model(ModelConfig(model="lstm", hidden_size=512, num_layers=2, embedding_size=512), 65)
 updates = optimizer.make_optimizer(TrainConfig())
 training = state.init_training_jit(jax.random.key(0), model, updates, 64)
-dispatch = step.make_dispatch(model, updates, 32)
+dispatch = train_step.make_dispatch(model, updates, 32)
 plan = Plan(np.zeros((3, 64), np.int32), np.full((3, 64), 32, np.int32), np.zeros(3, bool))
 _, metrics = dispatch(training, jnp.arange(33) % 65, plan, jax.random.key(1))
 print(np.isfinite(metrics.totals.nll).all(), jax.config.jax_compilation_cache_dir)
@@ -31,10 +30,8 @@ def test_two_wide_layers_do_not_wait_for_ever(scripts):
 
 SHOWN = """
 import sys
-from experiments import app
-from absl import flags
-flags.FLAGS([sys.argv[0], *sys.argv[1:]])
-app.prepare_jax()
+from experiments.frame.start import prepare_jax
+prepare_jax(keep_programs="--nocompilation_cache" not in sys.argv)
 import jax
 print(jax.config.jax_enable_compilation_cache, jax.config.jax_compilation_cache_dir)
 print(jax.jit(lambda x: x + 1)(1))
