@@ -20,7 +20,7 @@ SAME = "docs/index.md"  # whose code is the README's
 WITH_CODE = [name for name, text in TEXTS.items() if snippets.blocks(text) and name != SAME]
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
 SHORTER = {  # a page, what its code says, and what is run instead: the same calls, with fewer steps
-    "README.md": ("num_train_steps=500", "num_train_steps=60, steps_per_dispatch=20"),
+    "README.md": ("num_train_steps=1000", "num_train_steps=60, steps_per_dispatch=20"),
 }
 
 
