@@ -79,7 +79,7 @@ def prepare(folder: Path) -> None:
     """train.txt, valid.txt and test.txt, of the corpus or made; `<unk>` spelled so that the tool takes it."""
     if flags.FLAGS.corpus:
         from experiments.text.loading import read_raw
-        from lmseq.data.text import prepare_corpus
+        from lmseq.data.tokens import prepare_corpus
 
         corpus = prepare_corpus(read_raw(flags.FLAGS.corpus), whole_words=True)
         for split in ("train", "valid", "test"):
@@ -137,7 +137,7 @@ def estimate(folder: Path, lmplz: str | None) -> dict[str, Any]:
 
 def exchange(folder: Path) -> dict[str, Any]:
     """Seconds to write our ARPA file and to read the tool's, and that both say the same to 2e-6 in log10."""
-    from lmseq.data.text import Vocab
+    from lmseq.data.tokens import Vocab
     from lmseq.ngram.arpa import LN10, read_arpa, write_arpa
     from lmseq.ngram.storage import load_tables
     from lmseq.ngram.words import spell_words

@@ -20,7 +20,7 @@ from experiments.frame.console import listed, say
 from experiments.frame.flags import Given
 from lmseq.config.knobs import MOST_UNITS, at_least, knob
 from lmseq.data.corpora import read_text
-from lmseq.data.text import normalize_text
+from lmseq.data.tokens import normalize_text
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def _fill(axes: Axes, panel: Panel, width: float) -> None:
             x, y, curve.style or f"{MARKERS[number % len(MARKERS)]}-", label=_shown(curve.label)
         )
         # Earlier markers are larger, so that points that coincide are all seen.
-        size = max(4.5, 7.5 - 0.75 * number) if x.size <= MOST_MARKERS else 4.5
+        size = max(4.5, 6.5 - 0.5 * number) if 1 < len(panel.curves) and x.size <= MOST_MARKERS else 4.5
         line.set(markersize=size, linewidth=1.5)
         if curve.style in ("", "-"):
             line.set_linestyle(DASHES[number % len(DASHES)])

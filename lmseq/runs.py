@@ -13,7 +13,7 @@ from lmseq.config.knobs import from_json
 from lmseq.config.language_model import LanguageModelConfig, check
 from lmseq.config.mixture import MixtureConfig
 from lmseq.contract import Model
-from lmseq.data.text import EOS, UNK, Vocab, normalize_text
+from lmseq.data.tokens import EOS, UNK, Vocab, normalize_text
 from lmseq.files import read_json, read_text
 from lmseq.models.build import build_model
 from lmseq.models.interface import BoundModel

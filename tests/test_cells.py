@@ -15,12 +15,15 @@ from lmseq import contract, generation, rollout, scoring
 from lmseq.config.kinds import COMPILED_CELLS, CUDNN_CELLS, CellKind
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.series import SeriesModelConfig
+from lmseq.config.training import TrainConfig
+from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model, build_series_model
 from lmseq.models.interface import bind
 from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel
 from lmseq.recurrence import unrolled
 from lmseq.recurrence.cells import CELLS, cell_named
 from lmseq.recurrence.cells.cell import Cell, project
+from lmseq.training import ensemble
 from tests.oracles import all_strings, cell_inputs, every_cell
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +74,7 @@ def misspelt(config):
 
 
 def test_what_does_not_exist_is_refused_with_what_does():
-    names = "rnn, gru, lstm, mingru, minlstm"
+    names = ", ".join(cell.name for cell in CELLS)
     with pytest.raises(ValueError, match=f"expected a cell of {names}, got 'lstn'"):
         cell_named("lstn")
     with pytest.raises(ValueError, match=f"expected one of {names}, mlp, linear as model, got 'lstn'"):
@@ -205,6 +208,20 @@ def test_a_new_cell_in_a_series_model():
     jax.tree.map(near, found, expected)
     assert np.isfinite(scoring.score(model, params, values[0])).all()
     assert rollout.free_run(model, params, values[0], num_steps=5).shape == (5, D)
+
+
+def test_a_new_cell_trains_in_an_ensemble_as_alone():
+    model, stream = language_model()[0], np.random.default_rng(4).integers(V, size=200).astype(np.int32)
+    train = TrainConfig(num_train_steps=4, steps_per_dispatch=2, warmup_steps=1)
+
+    def losses(*seeds):
+        def plan(seed, epoch):
+            return epoch_plan("sequential", stream.size, 6, 4, seed, epoch)
+
+        done = ensemble.ensemble_run(model, train, ensemble.Members(seeds, {}), stream, plan, 4, 6)
+        return np.concatenate([each.metrics.totals.nll for each in done], axis=1)
+
+    np.testing.assert_allclose(losses(3, 5)[1], losses(5)[0], rtol=1e-5)
 
 
 # Names of cells are for configs, and for whoever turns a config into a model.

@@ -14,7 +14,7 @@ import pytest
 from lmseq.config.knobs import to_json
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.config.training import TrainConfig
-from lmseq.data.text import build_vocab
+from lmseq.data.tokens import build_vocab
 from lmseq.models.build import build_model
 from lmseq.runs import load_run
 from lmseq.training import checkpoint

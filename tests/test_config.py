@@ -17,7 +17,7 @@ from lmseq.config import knobs
 from lmseq.config.knobs import from_flat
 from lmseq.config.language_model import LanguageModelConfig, ModelKind, check
 from lmseq.data.corpora import RawCorpus
-from lmseq.data.text import build_vocab, prepare_corpus
+from lmseq.data.tokens import build_vocab, prepare_corpus
 from lmseq.models.build import build_model
 from lmseq.training.loop import dispatches
 from lmseq.training.optimizer import make_optimizer

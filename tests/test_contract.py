@@ -130,7 +130,7 @@ def test_a_method_that_is_missing_is_named():
         def init(self, key):
             return {}
 
-    with pytest.raises(TypeError, match="init_carry.*readout.*update"):
+    with pytest.raises(TypeError, match=r"init_carry.*readout.*update"):
         Half()
 
 

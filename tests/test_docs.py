@@ -11,6 +11,7 @@ from functools import cache
 import pytest
 
 from docs.tools import figures, reference, snippets
+from experiments.claims.page import page as claims_page
 from tests.scripts import ROOT
 
 PAGES = snippets.pages()
@@ -19,8 +20,15 @@ SAME = "docs/index.md"  # whose code is the README's
 WITH_CODE = [name for name, text in TEXTS.items() if snippets.blocks(text) and name != SAME]
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.M | re.S)
 SHORTER = {  # a page, what its code says, and what is run instead: the same calls, with fewer steps
-    "README.md": ("num_train_steps=500", "num_train_steps=60, steps_per_dispatch=20"),
+    "README.md": ("num_train_steps=1000", "num_train_steps=60, steps_per_dispatch=20"),
 }
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_code_that_is_for_a_file_can_be_read(name):
+    """What is to be put into a file of the project is marked py: it does not run by itself."""
+    for code in re.findall(r"^```py\n(.*?)^```", TEXTS[name], re.M | re.S):
+        ast.parse(code)
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +44,13 @@ def ran(tmp_path_factory, scripts):
         paths[name] = folder / name.replace("/", "_")
         paths[name].write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "docs.tools.snippets", f"--results={folder / 'results.json'}"]
-    done = scripts.execute([*command, *map(str, paths.values())])
+    done = scripts.execute([*command, *map(str, paths.values())], timeout=600)
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return {name: results[str(path)] for name, path in paths.items()}
 
 
+@pytest.mark.timeout(600)  # the first of them waits for all pages
 @pytest.mark.parametrize("name", WITH_CODE)
 def test_the_code_of_a_page_runs_and_prints_what_the_page_says(name, ran):
     assert "error" not in ran[name], ran[name]["error"]
@@ -148,6 +157,11 @@ def test_the_pages_are_what_their_templates_give():
         page = figures.target(template)
         given = figures.render(template.read_text(encoding="utf-8"), found)
         assert page.read_text(encoding="utf-8") == given, f"{page.name} was edited by hand: run make figures"
+
+
+def test_the_page_of_claims_is_what_its_record_gives():
+    record = json.loads((ROOT / "docs" / "claims.json").read_text(encoding="utf-8"))
+    assert claims_page(record["found"], record["commands"]) == TEXTS["docs/claims.md"]
 
 
 def test_a_figure_that_no_record_has_is_named():

@@ -55,7 +55,7 @@ def on_page_markdown(markdown, page, config, files):
         target = reference.page_of(reference.dotted(path)) if is_reference(path) else source_page(path)
         return f"]({'../' * here.count('/')}{target})"
 
-    return OUTWARD.sub(link, markdown).replace("<details>", '<details markdown="1">')
+    return OUTWARD.sub(link, markdown)
 
 
 def outside(page: str, link: str) -> Path | None:

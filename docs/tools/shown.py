@@ -64,7 +64,7 @@ def versions() -> dict[str, str]:
 
 def run(words: list[str], folder: Path) -> tuple[str, str]:
     """What a command prints on stdout and on stderr, run in a folder."""
-    env = os.environ | {"PYTHONPATH": os.environ.get("SHOWN_ROOT", str(ROOT))}
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{' '.join(words)} failed: {done.stderr[-500:]}")

@@ -127,7 +127,7 @@ def build_domains(config: OrderConfig) -> dict[str, Domain]:
     from experiments.text.loading import read_raw
     from lmseq.config.language_model import ModelConfig
     from lmseq.config.series import SeriesModelConfig
-    from lmseq.data.text import build_vocab
+    from lmseq.data.tokens import build_vocab
     from lmseq.models.build import build_model, build_series_model
     from lmseq.training.objectives import teacher_forcing
     from lmseq.training.train_step import window_loss

@@ -1,6 +1,7 @@
 """The page of all claims: verdicts, pictures, and the measurements behind them, folded."""
 
 import contextlib
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -61,10 +62,11 @@ def page(found: Mapping[str, Mapping[str, Any]], commands: Mapping[str, str]) ->
 def write_page(
     folder: Path, workdir: Path, found: Mapping[str, Mapping[str, Any]], commands: Mapping[str, str]
 ) -> None:
-    """claims.md, and the pictures of the runs under `workdir` in claims/ beside it."""
+    """claims.md, claims.json of what it was made of, and the pictures of the runs under `workdir` in claims/."""
     pictures = folder / "claims"
     pictures.mkdir(parents=True, exist_ok=True)
     write_text(folder / "claims.md", page(found, commands))
+    write_text(folder / "claims.json", json.dumps({"found": found, "commands": commands}, indent=1) + "\n")
     for name, summary in found.items():
         for picture in summary["pictures"]:
             with contextlib.suppress(FileNotFoundError):

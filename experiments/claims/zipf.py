@@ -49,7 +49,7 @@ def check(config: ZipfConfig) -> ZipfConfig:
 def read_words(config: ZipfConfig) -> np.ndarray:
     """The words of the text as numbers, in order; of a corpus with parts, those of its training part."""
     from experiments.text.loading import read_raw
-    from lmseq.data.text import normalize_text
+    from lmseq.data.tokens import normalize_text
 
     parts = read_raw(config.corpus).parts
     words = normalize_text(parts.get("all") or parts["train"], config.normalize).split()

@@ -19,7 +19,7 @@ from experiments.frame.console import say
 from lmseq import scoring
 from lmseq.config import counts as counts_config
 from lmseq.config.counts import NgramConfig
-from lmseq.data.text import UNK
+from lmseq.data.tokens import UNK
 from lmseq.files import write_text
 from lmseq.ngram import arpa, smoothing
 from lmseq.ngram.backoff import BackoffTables, score_words

@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from lmseq.config.text import TextConfig
 from lmseq.data.corpora import CORPORA, RawCorpus, read_corpus
-from lmseq.data.text import Corpus, Vocab, build_vocab, prepare_corpus
+from lmseq.data.tokens import Corpus, Vocab, build_vocab, prepare_corpus
 
 
 class Texts(NamedTuple):

@@ -14,8 +14,8 @@ from jaxtyping import Int
 
 from lmseq.config.text import TextConfig
 from lmseq.data.corpora import CORPORA, SPLITS, count_characters, split_files, split_offsets
-from lmseq.data.text import EOS, UNK, Vocab
 from lmseq.data.texts import Texts, load_texts, read_splits, refuse_fractions
+from lmseq.data.tokens import EOS, UNK, Vocab
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences, mark_sentences
 from lmseq.ngram.words import look_up, number_text, pieces
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from lmseq.data.text import WORD
+from lmseq.data.tokens import WORD
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences
 
 LINE_END = b"\0"  # stands for a line's end among words, none of which can contain it

@@ -16,6 +16,8 @@ from lmseq.training.metrics import MetricsWriter, read_records
 from lmseq.training.state import LoopState
 from lmseq.training.watch import Record
 
+FACTS = "fit.json"  # what a folder is a training of
+
 
 def claim(workdir: Path, job: Job) -> None:
     """Note what is trained in the folder, or raise ValueError where it holds another training."""
@@ -30,7 +32,7 @@ def claim(workdir: Path, job: Job) -> None:
         "stream": f"{'tokens' if job.stream.ndim == 1 else 'values'} {job.stream.shape}",
         "num_parameters": count_parameters(jax.eval_shape(job.model.init, jax.random.key(0))),
     }
-    path = workdir / "fit.json"
+    path = workdir / FACTS
     if path.exists():
         began = read_json(path)
         differing = [

@@ -62,8 +62,7 @@ def check_job(job: Job) -> None:
     _check_elements(job.model, stream)
     if isinstance(partition, str):
         check_stream(len(stream), num_steps, batch_size, partition)
-    else:
-        partition(len(stream), num_steps, batch_size, job.train.seed, 0)
+    job.batches.plan_of(len(stream), job.train.seed, 0)
     check_batch(make_mesh(), batch_size)
     check_memory(job.model)
     if job.workdir is not None and job.workdir.exists() and not job.workdir.is_dir():

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Int, Integer
 
 from lmseq.contract import Model
 from lmseq.types import Carry, Params, PRNGKey
@@ -35,7 +35,7 @@ class Keys(NamedTuple):
     after: PRNGKey
 
 
-def split_key(seed: int) -> Keys:
+def split_key(seed: int | Integer[Array, ""]) -> Keys:
     """The keys that a seed fixes, for every script, `fit` and the members of an ensemble; vmappable.
 
     Each depends on its place and not on how many there are, as JAX's keys are split since

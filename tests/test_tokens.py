@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmseq.data.corpora import RawCorpus, read_corpus
-from lmseq.data.text import (
+from lmseq.data.tokens import (
     EOS,
     UNK,
     Vocab,
