@@ -19,7 +19,6 @@ from experiments.frame.command import KEEP_PROGRAMS, Command, main
 from experiments.frame.console import listed, say
 from experiments.frame.flags import Given
 from lmseq.config.knobs import at_least, knob
-from lmseq.sampling import Decoding, check_decoding
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class SampleOptions:
 CHANCE = ("temperature", "top_k", "top_p")  # flags of a random choice
 
 
-def read_decoding(options: SampleOptions, given: Given) -> Decoding:
-    """How tokens are chosen; ValueError for flags out of range or against each other."""
+def read_decoding(options: SampleOptions, given: Given) -> Any:
+    """How tokens are chosen, a `Decoding`; ValueError for flags out of range or against each other."""
     named = [f"--{name}" for name in CHANCE if name in given.names]
     at_least(0, beam_size=options.beam_size, seed=options.seed)
     if options.greedy and (named or options.beam_size):
@@ -56,6 +55,8 @@ def read_decoding(options: SampleOptions, given: Given) -> Decoding:
     random = named + ["--num_samples"] * ("num_samples" in given.names)
     if options.beam_size and random:
         raise ValueError(f"--beam_size does not sample and contradicts {' '.join(random)}: give one of them")
+    from lmseq.sampling import Decoding, check_decoding
+
     temperature = 0.0 if options.greedy else options.temperature
     return check_decoding(Decoding(temperature, options.top_k, options.top_p))
 
