@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from experiments.frame import start
 from experiments.frame.command import KEEP_PROGRAMS, Command, main
 from experiments.frame.console import say
 from experiments.frame.flags import Given
-from experiments.frame.start import native_folder, prepare_jax, seconds
+from experiments.frame.start import native_folder, seconds
 from lmseq.config.knobs import knob
 
 
@@ -61,9 +62,9 @@ def timings() -> dict[str, float]:
         taken: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(ROUNDS):
             for name, work in works.items():
-                start = seconds()
+                begun = seconds()
                 work()
-                taken[name].append(1e3 * (seconds() - start))
+                taken[name].append(1e3 * (seconds() - begun))
         scan, native = (statistics.median(each) for each in taken.values())
         say(f"{cell.name:<4} {native:6.1f} ms, {scan:.1f} ms by XLA's loops")
         found |= {f"{cell.name}_native": native, f"{cell.name}_scan": scan}
@@ -74,7 +75,7 @@ def act(options: NativeOptions, given: Given) -> int:
     """Compile, load, time."""
     from lmseq.recurrence import native
 
-    prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
+    start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
     path = native.library_path(native_folder())
     if not native.is_loaded():  # there is none yet, or it is damaged
         say("compiling (about ten seconds)")

@@ -14,12 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.frame import start
 from experiments.frame.command import KEEP_PROGRAMS, Command, main
 from experiments.frame.console import listed, say
 from experiments.frame.flags import Given
-from experiments.frame.start import prepare_jax
 from lmseq.config.knobs import at_least, knob
-from lmseq.sampling import Decoding, check_decoding
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class SampleOptions:
 CHANCE = ("temperature", "top_k", "top_p")  # flags of a random choice
 
 
-def read_decoding(options: SampleOptions, given: Given) -> Decoding:
-    """How tokens are chosen; ValueError for flags out of range or against each other."""
+def read_decoding(options: SampleOptions, given: Given) -> Any:
+    """How tokens are chosen, a `Decoding`; ValueError for flags out of range or against each other."""
     named = [f"--{name}" for name in CHANCE if name in given.names]
     at_least(0, beam_size=options.beam_size, seed=options.seed)
     if options.greedy and (named or options.beam_size):
@@ -56,6 +55,8 @@ def read_decoding(options: SampleOptions, given: Given) -> Decoding:
     random = named + ["--num_samples"] * ("num_samples" in given.names)
     if options.beam_size and random:
         raise ValueError(f"--beam_size does not sample and contradicts {' '.join(random)}: give one of them")
+    from lmseq.sampling import Decoding, check_decoding
+
     temperature = 0.0 if options.greedy else options.temperature
     return check_decoding(Decoding(temperature, options.top_k, options.top_p))
 
@@ -76,7 +77,7 @@ def act(options: SampleOptions, given: Given) -> None:
     if not options.run:
         raise ValueError("expected --run=PATH, the folder of a trained model or an ARPA file")
     decoding = read_decoding(options, given)
-    prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
+    start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
     import jax
 
     from experiments.text.evaluate import load_run
@@ -85,7 +86,7 @@ def act(options: SampleOptions, given: Given) -> None:
     run = load_run(options.run, options.checkpoint)
     prompt = encode_prompt(run.vocab, options.prompt)
     num_tokens, beam_size = options.num_tokens, options.beam_size
-    start = time.monotonic()
+    begun = time.monotonic()
     if beam_size:
         samples = generation.beam_search(
             run.model, run.params, prompt, beam_size=beam_size, num_tokens=num_tokens
@@ -101,7 +102,7 @@ def act(options: SampleOptions, given: Given) -> None:
             decoding=decoding,
         )
     tokens, log_probs = (np.asarray(part) for part in samples)
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - begun
     results = []
     for ids, log_prob in zip(tokens, log_probs.sum(axis=1, dtype=np.float64), strict=True):
         if not np.isfinite(log_prob):

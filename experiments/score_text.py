@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.frame import start
 from experiments.frame.command import KEEP_PROGRAMS, Command, main
 from experiments.frame.console import listed, say
 from experiments.frame.flags import Given
-from experiments.frame.start import prepare_jax
 from lmseq.config.knobs import MOST_UNITS, at_least, knob
 from lmseq.data.corpora import read_text
 from lmseq.data.tokens import normalize_text
@@ -94,7 +94,7 @@ def act(options: ScoreOptions, given: Given) -> None:
         raise ValueError("expected --run=PATH, the folder of a trained model or an ARPA file")
     texts = read_texts(options)
     at_least(1, MOST_UNITS, num_steps=options.num_steps, batch_size=options.batch_size)
-    prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
+    start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
     from experiments.text.evaluate import load_run
 
     run = load_run(options.run, options.checkpoint)

@@ -1,17 +1,34 @@
-"""Running the scripts as a user does: in processes of their own, on a small text, with a small model."""
+"""Running the scripts as a user does, in processes of their own; and their mistakes, in this one."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from experiments import ablate, native, plot_runs, sample_text, score_text
+from experiments.ablation.design import EXPERIMENTS
+from experiments.claims import __main__ as claims_of
+from experiments.frame import start
+from experiments.frame.command import attempt_command
+from experiments.frame.experiment import attempt_experiment
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
     "--hidden_size=16 --batch_size=4 --num_steps=16 --warmup_steps=10 --steps_per_dispatch=5 "
     "--horizon_origins=8 --horizon_samples=4"
 ).split()
+COMMANDS = {
+    "score_text": score_text.COMMAND,
+    "sample_text": sample_text.COMMAND,
+    "plot_runs": plot_runs.COMMAND,
+    "native": native.COMMAND,
+}
 TIMINGS = {
     "measuring_seconds",
     "seconds",
@@ -40,6 +57,17 @@ def command(script: str, *flags: str) -> list[str]:
     return [sys.executable, "-m", f"experiments.{script}", *flags]
 
 
+def attempt(script: str, flags: Sequence[str]) -> int:
+    """The exit status of `python -m experiments.SCRIPT`, in this process."""
+    if script == "claims":
+        return claims_of.attempt(flags)
+    module = f"experiments.{script}"
+    for experiment in (*EXPERIMENTS, ablate.EXPERIMENT):
+        if experiment.module == module:
+            return attempt_experiment(experiment, flags)
+    return attempt_command(COMMANDS[script], flags)
+
+
 class Scripts:
     """Runs scripts, all with the same environment."""
 
@@ -52,6 +80,20 @@ class Scripts:
 
     def run(self, script: str, *flags: str, **more: Any) -> subprocess.CompletedProcess:
         return self.execute(command(script, *flags), **more)
+
+    def attempt(self, script: str, *flags: str) -> subprocess.CompletedProcess:
+        """What a process would have answered, from this one, whose JAX stays as it is: for mistakes."""
+        out, err = io.StringIO(), io.StringIO()
+        environ = {k: v for k, v in os.environ.items() if k != "LMSEQ_DATA_DIR"}
+        environ["XDG_CACHE_HOME"] = self.env["XDG_CACHE_HOME"]
+        with (
+            mock.patch.dict(os.environ, environ, clear=True),
+            mock.patch.object(start, "prepare_jax", lambda *args, **kwargs: None),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            status = attempt(script, flags)
+        return subprocess.CompletedProcess([script, *flags], status, out.getvalue(), err.getvalue())
 
     def summary(self, script: str, *flags: str) -> dict[str, Any]:
         """The JSON object on the last line of a run that must succeed."""

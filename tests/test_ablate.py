@@ -6,11 +6,13 @@ import signal
 import time
 
 import pytest
+from absl.flags import Error
 
-from experiments.ablation import design, tables, together
+from experiments import predict_series, train_lm
+from experiments.ablation import design, records, tables, together
 from experiments.ablation.tables import Found
-from lmseq.config.language_model import LanguageModelConfig
-from lmseq.config.series import SeriesConfig
+from experiments.frame import intervals
+from experiments.frame.experiment import call_from_texts
 from tests.pictures import is_drawn_on
 from tests.scripts import TIMINGS, refusal
 
@@ -25,7 +27,7 @@ APART = "params_digest wall_seconds best_valid_loss best_step count_order count_
 
 
 def cells_of(workdir):
-    return list(design.read_ledger(workdir).values())
+    return list(records.read_ledger(workdir).values())
 
 
 def flags_of(text):
@@ -98,7 +100,7 @@ def test_a_cell_that_fails_is_a_row_that_says_why(taus):
 def test_a_finished_ablation_is_reprinted_and_another_refused(scripts, taus):
     workdir, summary, _ = taus
     assert scripts.summary("ablate", *TAUS, f"--workdir={workdir}") == summary
-    other = scripts.run("ablate", *TAUS, "--sweep=tau=2,4", f"--workdir={workdir}")
+    other = scripts.attempt("ablate", *TAUS, "--sweep=tau=2,4", f"--workdir={workdir}")
     assert "another config" in refusal(other)[1]
 
 
@@ -139,7 +141,7 @@ def test_a_number_of_the_objective_is_a_member_s(tmp_path, scripts, objective, n
 
 def test_what_is_done_is_not_done_again_after_a_kill(tmp_path, scripts, taus):
     whole, expected, _ = taus
-    workdir, ledger = tmp_path / "killed", tmp_path / "killed" / design.LEDGER
+    workdir, ledger = tmp_path / "killed", tmp_path / "killed" / records.LEDGER
     process = scripts.start("ablate", *TAUS, f"--workdir={workdir}")
     end = time.monotonic() + 60
     while process.poll() is None and time.monotonic() < end:
@@ -166,7 +168,7 @@ def test_any_experiment_runs_as_processes(tmp_path, scripts, text):
     workdir = tmp_path / "counts"
     common = f"--fixed=corpus={text} discount_fallback=true"
     flags = ["--experiment=train_ngram", "--sweep=order=2,3", common, f"--workdir={workdir}"]
-    assert "has no --seed" in refusal(scripts.run("ablate", *flags))[1]
+    assert "has no --seed" in refusal(scripts.attempt("ablate", *flags))[1]
     summary = scripts.summary("ablate", *flags, "--seeds=1")
     assert summary["num_failed"] == 0 and summary["valid_loss__order=3"] < summary["valid_loss__order=2"]
     assert (workdir / "cells/0-order=2-seed=0/summary.json").exists()
@@ -204,8 +206,8 @@ BAD = [
     ("--workdir={new} --sweep=seed=1", "--first_seed"),
     ("--workdir={new} --sweep=tau=1 --fixed=tau=2", "both fixed and varied"),
     ("--workdir={new} --sweep=tau=1 --experiment=train_lms", "did you mean train_lm?"),
-    ("--workdir={new} --sweep=tau=1 --experiment=score_text", "no --workdir"),
-    ("--workdir={new} --sweep=tau=1 --experiment=judge", "unknown experiment"),
+    ("--workdir={new} --sweep=tau=1 --experiment=score_text", "unknown experiment"),
+    ("--workdir={new} --sweep=tau=1 --experiment=zip", "did you mean zipf?"),
     ("--workdir={new} --sweep=tau=1,2 --compare=tau=3", "matches 0"),
     ("--workdir={new} --sweep=tau=1 --seeds=0", "seeds of at least 1"),
     ("--workdir={new} --settings={new}.json", ".json"),
@@ -215,7 +217,7 @@ BAD = [
 @pytest.mark.parametrize("flags, says", BAD)
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, scripts, flags, says):
     new = tmp_path / "new"
-    progress, last = refusal(scripts.run("ablate", *flags.format(new=new).split()))
+    progress, last = refusal(scripts.attempt("ablate", *flags.format(new=new).split()))
     assert says in last and not progress and not new.exists()
 
 
@@ -253,9 +255,9 @@ def test_pairs_see_what_means_do_not():
 
 
 def test_estimates_of_few_seeds_have_no_interval():
-    assert str(tables.estimate([2.0])) == "2" and math.isnan(tables.estimate([]).mean)
-    three = tables.estimate([1.0, 2.0, 3.0])
-    assert three.error == pytest.approx(1 / math.sqrt(3))
+    assert tables.told_interval([2.0]) == "2" and math.isnan(intervals.estimate([]).mean)
+    three = intervals.estimate([1.0, 2.0, 3.0])
+    assert intervals.standard_error([1.0, 2.0, 3.0]) == pytest.approx(1 / math.sqrt(3))
     assert three.high - 2.0 == pytest.approx(4.302653 / math.sqrt(3))
 
 
@@ -272,9 +274,9 @@ def test_runs_are_drawn(tmp_path, scripts, taus):
     assert done.returncode == 0, done.stderr
     is_drawn_on(out)
     assert json.loads(done.stdout)["rows"] == 6
-    done = scripts.run("plot_runs", f"--runs={workdir}", "--x=tau", "--y=one_step_rms", f"--out={out}")
+    done = scripts.attempt("plot_runs", f"--runs={workdir}", "--x=tau", "--y=one_step_rms", f"--out={out}")
     assert "one_step_rmse" in refusal(done)[1]
-    done = scripts.run("plot_runs", f"--runs={tmp_path}", "--x=tau", "--y=one_step_rmse", f"--out={out}")
+    done = scripts.attempt("plot_runs", f"--runs={tmp_path}", "--x=tau", "--y=one_step_rmse", f"--out={out}")
     assert "is no run and no ablation" in refusal(done)[1]
 
 
@@ -288,16 +290,17 @@ def test_learning_curves_of_separate_runs_are_drawn(tmp_path, scripts, separate)
 
 
 def test_presets_give_way_to_flags():
-    flags = {"preset": "chaos", "num_train_steps": "70", "tau": "2"}
-    config = together.config_of(SeriesConfig, flags, seed=3)
+    flags = {"preset": "chaos", "num_train_steps": "70", "tau": "2", "seed": "3"}
+    config = call_from_texts(predict_series.EXPERIMENT, flags).config
     assert (config.data.series, config.train.num_train_steps, config.train.seed) == ("logistic", 70, 3)
-    with pytest.raises(ValueError, match="unknown preset"):
-        together.config_of(SeriesConfig, {"preset": "chaotic"}, seed=0)
+    with pytest.raises(Error, match="chaotic"):
+        call_from_texts(predict_series.EXPERIMENT, {"preset": "chaotic"})
 
 
 def test_structure_is_all_but_seeds_and_numbers():
     def structure(seed, **flags):
-        return together.structure(together.config_of(LanguageModelConfig, flags, seed))
+        texts = {**flags, "seed": str(seed)}
+        return together.structure(call_from_texts(train_lm.EXPERIMENT, texts).config)
 
     assert structure(0, learning_rate="1e-3") == structure(1, learning_rate="1e-2", clip_norm="5")
     assert structure(0, clip_norm="0") != structure(0, clip_norm="1")

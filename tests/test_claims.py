@@ -1,26 +1,20 @@
 """The claims and what runs them: verdicts of made-up figures, small runs, the report."""
 
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from absl import flags
 
-from experiments.claims import __main__, chain_rule, error_growth
+from experiments.claims import CLAIMS, chain_rule, error_growth, page
+from experiments.claims import __main__ as claims_of
+from experiments.frame.experiment import flag_names
+from experiments.frame.flags import define, parse
+from lmseq.config import knobs
 from tests.oracles import small
 from tests.scripts import refusal
-
-
-@pytest.fixture
-def folder_flags():
-    """The flags of `claims`, as after a command line without any."""
-    values = flags.FlagValues()
-    for name in ("workdir", "corpus", "docs"):
-        flags.DEFINE_string(name, None, "", flag_values=values)
-    flags.DEFINE_bool("quick", False, "", flag_values=values)
-    flags.DEFINE_integer("seed", None, "", flag_values=values)
-    values(["claims"])
-    return values
 
 
 def summary_of(verdict: str) -> dict:
@@ -34,37 +28,67 @@ def summary_of(verdict: str) -> dict:
     }
 
 
-def test_the_report_has_verdicts_measurements_commands_and_pictures(tmp_path, folder_flags, monkeypatch):
-    monkeypatch.setattr(__main__.app, "FLAGS", folder_flags)
-    (tmp_path / "zipf").mkdir()
-    (tmp_path / "zipf/one.png").write_bytes(b"a picture")
-    docs = tmp_path / "docs"
-    __main__.write_report(docs, tmp_path, {"zipf": summary_of("holds"), "size": summary_of("fails")})
-    text = (docs / "claims.md").read_text(encoding="utf-8")
+def test_the_page_has_verdicts_pictures_commands_and_measurements(tmp_path):
+    (tmp_path / "runs/zipf").mkdir(parents=True)
+    (tmp_path / "runs/zipf/one.png").write_bytes(b"a picture")
+    found = {"zipf": summary_of("holds"), "size": summary_of("fails")}
+    commands = {name: f"python -m experiments.claims.{name}" for name in found}
+    page.write_page(tmp_path / "docs", tmp_path / "runs", found, commands)
+    text = (tmp_path / "docs/claims.md").read_text(encoding="utf-8")
     assert "| Something is so. | holds | [zipf](#zipf-holds) |" in text
     assert "| a \\| b | 1 | 0.5 to 1.5 | at least 0 | holds |" in text
-    assert "`python -m experiments.zipf --workdir=runs/claims/zipf`, 12 s of measuring" in text
-    assert "![zipf](claims/zipf_one.png)" in text and (docs / "claims/zipf_one.png").exists()
+    assert "`python -m experiments.claims.zipf`, 12 s of measuring" in text
+    assert (tmp_path / "docs/claims/zipf_one.png").read_bytes() == b"a picture"
+    of_zipf = text[text.index("## zipf") : text.index("## size")]
+    in_order = ["## zipf: holds", "![zipf](claims/zipf_one.png)", "<details", "| a \\| b |", "</details>"]
+    assert sorted(in_order, key=of_zipf.index) == in_order
 
 
-def test_a_script_that_breaks_off_is_a_claim_that_fails(tmp_path, folder_flags, monkeypatch):
-    monkeypatch.setattr(__main__.app, "FLAGS", folder_flags)
-    found = __main__.measure("no_such_script", tmp_path)
+def options(*arguments: str) -> claims_of.ClaimsOptions:
+    found = flags.FlagValues()
+    names = define(claims_of.ClaimsOptions, found)
+    given = parse(found, arguments)
+    return claims_of.ClaimsOptions(**{name: given.values[name] for name in names})
+
+
+def test_claims_are_given_what_they_have_flags_for():
+    asked = options("--all", "--quick", "--corpus=a.txt", "--seed=0")
+    given = {claim.name: claims_of.command_of(claim, Path("runs"), asked) for claim in CLAIMS}
+    for claim in CLAIMS:
+        known, words = flag_names(claim), given[claim.name]
+        assert words[:4] == ["python", "-m", claim.module, f"--workdir=runs/{claim.name}"]
+        assert ("--quick" in words) and ("--seed=0" in words) == ("seed" in known)
+        assert any(word.endswith("=a.txt") for word in words) == bool({"corpus", "corpora"} & set(known))
+    assert "--corpora=a.txt" in given["chain_rule"] and not any("=a.txt" in w for w in given["truncation"])
+    assert claims_of.command_of(CLAIMS[0], Path("r"), options("--all"))[4:] == []
+
+
+def test_a_script_that_breaks_off_is_a_claim_that_fails(tmp_path):
+    broken = dataclasses.replace(CLAIMS[0], module="experiments.claims.no_such_claim")
+    found = claims_of.measure(broken, tmp_path, options("--all"))
     assert found["verdict"] == "fails" and "status 1" in found["claim"]
 
 
 @pytest.mark.parametrize(
-    "arguments, expected",
+    "arguments, name, left",
     [
-        (["--name=size", "--quick"], "size"),
-        (["--quick", "--name", "zipf"], "zipf"),
-        (["-name=zipf"], "zipf"),
-        (["--all"], None),
-        (["--workdir=/tmp/name=size"], None),
+        (["--name=size", "--quick"], "size", ["--quick"]),
+        (["--quick", "--name", "zipf", "--seed=1"], "zipf", ["--quick", "--seed=1"]),
+        (["-name=zipf"], "zipf", []),
+        (["--all"], None, ["--all"]),
+        (["--workdir=/tmp/name=size"], None, ["--workdir=/tmp/name=size"]),
     ],
 )
-def test_the_name_is_read_before_the_flags(arguments, expected):
-    assert __main__.asked_name(arguments) == expected
+def test_the_name_is_taken_out_of_the_arguments(arguments, name, left):
+    claim, rest = claims_of.named(arguments)
+    assert (claim and claim.name) == name and rest == left
+
+
+def test_every_claim_has_a_name_a_command_and_settings_for_a_quick_run():
+    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS) == 8
+    for claim in CLAIMS:
+        assert claim.pictures and claim.sentence.endswith(".")
+        claim.check(knobs.from_flat(claim.quick, claim.config))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +107,7 @@ def test_the_name_is_read_before_the_flags(arguments, expected):
 )
 def test_a_mistake_is_one_line(tmp_path, scripts, arguments, complaint):
     new = tmp_path / "new"
-    last = refusal(scripts.run("claims", *(each.format(new=new) for each in arguments)))[1]
+    last = refusal(scripts.attempt("claims", *(each.format(new=new) for each in arguments)))[1]
     assert complaint in last
     assert not new.exists()
 

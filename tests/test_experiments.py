@@ -188,11 +188,15 @@ BAD = [
 ]
 
 
+IN_A_PROCESS = ("", "--workdir={new} --batch_size=10 --host_devices=4", "--run={folder} --text=a")
+
+
 @pytest.mark.parametrize("script, flags, says", BAD, ids=[f"{s} {f}" for s, f, _ in BAD])
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, scripts, folder, run, script, flags, says):
     new = tmp_path / "new"
     before = {path: path.read_bytes() for path in run[0].glob("*.json*")}
-    done = scripts.run(script, *flags.format(new=new, folder=folder, run=run[0]).split())
+    ask = scripts.run if flags in IN_A_PROCESS else scripts.attempt
+    done = ask(script, *flags.format(new=new, folder=folder, run=run[0]).split())
     progress, last = refusal(done)
     assert says in last
     assert all(line.startswith(("python_docs: ", "short.txt: ", f"{folder.name}: ")) for line in progress)

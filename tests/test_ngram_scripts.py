@@ -178,7 +178,7 @@ def test_a_mixture_beats_its_parts(scripts, characters, corpus, tmp_path):
         assert found["valid_loss"] <= min(found[f"valid_loss_{part}"] for part in ("run", "neural")) + 1e-6
         assert scripts.summary("mix_models", *flags) == found
         again = [f"--runs={tmp_path / name},{workdir}", f"--workdir={tmp_path / 'again'}"]
-        assert "not a mixture" in scripts.run("mix_models", *again).stderr
+        assert "not a mixture" in scripts.attempt("mix_models", *again).stderr
         text = "the tide is low"
         scored = scripts.summary("score_text", f"--run={tmp_path / name}", f"--text={text}")
         assert scored["num_tokens"] == len(text)
@@ -210,7 +210,7 @@ def test_mistakes_are_one_line(scripts, corpus, tmp_path, flags, what):
     places |= {"LATIN": tmp_path / "latin.txt", "EOS": tmp_path / "eos.txt"}
     places["EOS"].write_text("a b <eos>\n" * 50)
     given = [f"{f.split('=')[0]}={places.get(f.split('=')[1], f.split('=')[1])}" for f in flags]
-    done = scripts.run("train_ngram", *given)
+    done = scripts.attempt("train_ngram", *given)
     assert what in refusal(done)[1]
 
 
@@ -226,7 +226,7 @@ def test_what_cannot_be_mixed(scripts, characters, words, corpus, tmp_path):
         ([chars, words[1]], "different"),
     ):
         flags = [f"--runs={','.join(map(str, paths))}", f"--workdir={tmp_path / 'w'}"]
-        done = scripts.run("mix_models", *flags)
+        done = scripts.attempt("mix_models", *flags)
         assert done.returncode == 2
         assert what in done.stderr
 
@@ -247,7 +247,7 @@ def test_damaged_files_are_named(scripts, characters, tmp_path):
     (broken / "tables.npz").write_bytes(data[: len(data) // 2])
     (tmp_path / "m.arpa").write_text((GOLDEN / "small.arpa").read_text()[:5000])
     for path, what in ((broken, "tables.npz is damaged"), (tmp_path / "m.arpa", "m.arpa, line ")):
-        done = scripts.run("score_text", f"--run={path}", "--text=the")
+        done = scripts.attempt("score_text", f"--run={path}", "--text=the")
         assert done.returncode == 2
         assert what in done.stderr
         assert len(done.stderr.splitlines()) == 1

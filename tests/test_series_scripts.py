@@ -137,7 +137,7 @@ def test_chaos_grows_by_its_exponent(tmp_path, scripts):
 def test_windows_forget_and_states_do_not(tmp_path, scripts):
     flags = "--lags=2,6 --taus=2,6 --num_seeds=3 --num_train_steps=300 --hidden_size=32".split()
     flags += ["--source_steps=200", "--num_tokens=60000", "--longest_window=6"]
-    done = scripts.run("window_or_state", f"--workdir={tmp_path / 'run'}", *flags)
+    done = scripts.run("claims.window_or_state", f"--workdir={tmp_path / 'run'}", *flags)
     assert done.returncode in (0, 1), done.stderr  # trained so briefly, the net may be far from the rate
     summary = json.loads(done.stdout)
     verdicts = {check["what"]: check["verdict"] for check in summary["checks"]}
@@ -154,7 +154,7 @@ def test_windows_forget_and_states_do_not(tmp_path, scripts):
 def test_order_matters_inside_and_not_among_examples(tmp_path, scripts):
     workdir = tmp_path / "run"
     flags = "--num_tokens=60000 --num_points=2000 --num_seeds=3 --num_train_steps=300".split()
-    process = scripts.start("iid_or_sequence", f"--workdir={workdir}", *flags)
+    process = scripts.start("claims.iid_or_sequence", f"--workdir={workdir}", *flags)
     end = time.monotonic() + 60
     records = workdir / "metrics.jsonl"
     while process.poll() is None and time.monotonic() < end:
@@ -164,7 +164,7 @@ def test_order_matters_inside_and_not_among_examples(tmp_path, scripts):
     process.kill()
     process.communicate()
     before = records.read_text(encoding="utf-8").splitlines()[:2]
-    summary = scripts.summary("iid_or_sequence", f"--workdir={workdir}", *flags)
+    summary = scripts.summary("claims.iid_or_sequence", f"--workdir={workdir}", *flags)
     after = records.read_text(encoding="utf-8").splitlines()
     assert after[:2] == before and len(after) == 18, "what was measured is not measured again"
     # Trained so briefly, batches of neighbours learn worse than permuted ones: the loss may fall a little.
@@ -208,9 +208,9 @@ BAD = [
     ("predict_series", "--workdir={new} --model=seasonal --series=logistic", "--period"),
     ("predict_series", "--workdir={new} --model=mean --objective=unrolled", "objective"),
     ("predict_series", "--workdir={run} --series={folder}/two.csv", "series: "),
-    ("window_or_state", "--workdir={new} --lags=3,x", "--lags"),
-    ("window_or_state", "--workdir={new} --num_seeds=1", "num_seeds"),
-    ("iid_or_sequence", "--workdir={new} --num_tokens=10", "characters"),
+    ("claims.window_or_state", "--workdir={new} --lags=3,x", "--lags"),
+    ("claims.window_or_state", "--workdir={new} --num_seeds=1", "num_seeds"),
+    ("claims.iid_or_sequence", "--workdir={new} --num_tokens=10", "characters"),
     ("compare_objectives", "--workdir={new} --model=linear", "step by step"),
 ]
 
@@ -219,7 +219,7 @@ BAD = [
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, scripts, folder, run, script, flags, says):
     new = tmp_path / "new"
     before = {path: path.read_bytes() for path in run[0].glob("*.json*")}
-    done = scripts.run(script, *flags.format(new=new, folder=folder, run=run[0]).split())
+    done = scripts.attempt(script, *flags.format(new=new, folder=folder, run=run[0]).split())
     progress, last = refusal(done)
     assert says in last
     assert all(" points (train / valid / test)" in line for line in progress)

@@ -1,0 +1,89 @@
+"""Runs as rows of columns, and panels of one column against another."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.ablation import records, tables
+from experiments.ablation.curves import panel_of
+from experiments.ablation.tables import Row, refuse_missing
+from lmseq.files import read_json
+from lmseq.plotting import Panel
+from lmseq.training.metrics import read_records
+
+
+def read_run(folder: Path, must_be_finished: bool) -> list[Row]:
+    """The rows of an ablation's folder, or the one of a run's. Raises ValueError for other folders.
+
+    Of a run, what is plain in its config and its summary; only curves can be had of an unfinished one.
+    """
+    if (folder / records.LEDGER).exists():
+        return ablation_rows(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is no run and no ablation: it has no config.json")
+    if not (folder / "summary.json").is_file() and must_be_finished:
+        raise ValueError(f"{folder} is no finished run: it has no summary.json")
+    row: Row = {}
+    for path in (folder / "config.json", folder / "summary.json"):
+        part = read_json(path) if path.exists() else {}
+        if not isinstance(part, dict):
+            raise ValueError(f"expected {path} to hold an object")
+        row |= {name: value for name, value in part.items() if isinstance(value, str | int | float)}
+    return [row | {"run": folder.name, "folder": folder}]
+
+
+def ablation_rows(folder: Path) -> list[Row]:
+    """A row for each cell of an ablation: the flags of all cells, the setting, the seed and the figures."""
+    facts = read_json(folder / "ablation.json") if (folder / "ablation.json").exists() else {}
+    fixed = facts.get("fixed", {}) if isinstance(facts, dict) else {}
+    rows = []
+    for record in records.read_ledger(folder).values():
+        flags_given = fixed | record["setting"]
+        row = {**record["figures"], **tables.typed(flags_given, list(flags_given)), "seed": record["seed"]}
+        rows.append(row | {"run": folder.name, "folder": folder / "cells" / record["cell"]})
+    if not rows:
+        raise ValueError(f"no cell of {folder} is done yet")
+    return rows
+
+
+def read_rows(folders: Sequence[str], must_be_finished: bool) -> list[Row]:
+    """The rows of all folders; ValueError for one that is missing or holds no run."""
+    if not folders:
+        raise ValueError("expected --runs=FOLDER,FOLDER,...")
+    for folder in folders:
+        if not Path(folder).is_dir():
+            raise ValueError(f"there is no folder {folder}")
+    return [row for folder in folders for row in read_run(Path(folder), must_be_finished)]
+
+
+def compared(rows: list[Row], x: str, ys: list[str], by: list[str], log: str | None) -> list[Panel]:
+    """A panel for each y. Raises ValueError for columns that no row has, or that are not numbers."""
+    there = sorted({name for row in rows for name, value in row.items() if value is not None} - {"folder"})
+    for name in (x, *ys, *by):
+        refuse_missing(name, there)
+    panels = [panel_of(rows, x, y, by, log) for y in ys]
+    for y, panel in zip(ys, panels, strict=True):
+        if panel is None:
+            raise ValueError(f"no run has both {x} and a number as {y}")
+    return panels
+
+
+def learning(rows: list[Row], names: list[str], by: list[str], log: str | None) -> list[Panel]:
+    """A panel for each figure of metrics.jsonl: a curve for each run, or the mean of those alike in `by`."""
+    steps = []
+    for row in rows:
+        recorded = read_records(row["folder"] / "metrics.jsonl")
+        cell = row["folder"].name if row["folder"].parent.name == "cells" else row["run"]
+        fixed = {name: value for name, value in row.items() if name not in names}  # a summary has them too
+        steps += [{**fixed, **record, "run": cell} for record in recorded]
+    if not steps:
+        raise ValueError("none of the runs has records of steps; of an ablation, cells with --separate have")
+    there = sorted({name for row in steps for name, value in row.items() if tables.is_number(value)})
+    for name in names:
+        refuse_missing(name, there)
+    for name in by:
+        refuse_missing(name, sorted({name for row in steps for name in row}))
+    panels = [panel_of(steps, "step", name, by or ["run"], log or "") for name in names]
+    plain = [
+        panel._replace(curves=[c._replace(style="-") for c in panel.curves]) for panel in panels if panel
+    ]
+    return [panel._replace(title=panel.ylabel) for panel in plain] if not by else plain
