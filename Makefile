@@ -11,10 +11,10 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo native test lint clean
+.PHONY: help demo native test test-all lint docs figures pictures clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
 
 demo: ## train, score and sample a small language model (runs/demo)
 	@start=$$(date +%s) && $(MAKE) -s --no-print-directory .venv/.user && \
@@ -30,12 +30,25 @@ native: .venv/.user ## compile the loops of recurrent layers for this processor 
 test: .venv/.dev ## run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
 	.venv/bin/python -m pytest $(PYTEST_ARGS) tests
 
+test-all: .venv/.dev ## run the tests, the slow ones too
+	.venv/bin/python -m pytest $(PYTEST_ARGS) -m "slow or not slow" tests
+
 lint: .venv/.dev ## check style and formatting
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
 
-clean: ## remove the environment and caches, keep runs/
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+docs: .venv/.docs ## build the site of pages and reference (site/)
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict --quiet
+	@echo "the pages are in site/: open site/index.html"
+
+figures: .venv/.user ## write README.md and the pages that show records, from benchmarks/results/
+	@.venv/bin/python -m docs.tools.figures
+
+pictures: .venv/.user ## run the code of the pages; write its outputs and pictures
+	@.venv/bin/python -m docs.tools.snippets
+
+clean: ## remove the environment, the site and caches, keep runs/
+	rm -rf .venv site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are made last, so an install that fails or is interrupted is taken up again by the next make.
@@ -53,4 +66,10 @@ clean: ## remove the environment and caches, keep runs/
 	@rm -f $@
 	@echo "installing what its tests need into .venv (once)" >&2
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+.venv/.docs: requirements-docs.txt .venv/.user
+	@rm -f $@
+	@echo "installing what the site needs into .venv (once)" >&2
+	@$(PIP) install -r requirements-docs.txt
 	@touch $@

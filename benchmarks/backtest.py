@@ -12,8 +12,6 @@ interleaved and medians taken; `cold` includes compilation, `warm` does not. A r
 ours. The last line is a JSON object with `ratios`.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import logging
 import statistics
 import warnings
@@ -25,6 +23,9 @@ import numpy as np
 from absl import flags
 
 from benchmarks.measure import hardware, publish, timed
+from experiments.frame.command import main_with_flags
+from experiments.frame.console import numbers, say
+from experiments.frame.start import prepare_jax
 
 flags.DEFINE_string("points", "1000,10000,100000", "lengths of the series")
 flags.DEFINE_integer("horizon", 64, "steps ahead")
@@ -58,7 +59,7 @@ def compare(name: str, points: int, ours: Callable, theirs: Callable, rounds: in
         "warm_ratio": medians["darts"] / medians["warm"],
         "cold_ratio": medians["darts"] / medians["cold"],
     }
-    app.say(
+    say(
         f"{name:<20}{points:>9,} points {len(our_points):>8,} origins   darts {medians['darts']:8.3f} s   "
         f"here {medians['cold']:.3f} s with compilation, {medians['warm']:.4f} s without: "
         f"{row['cold_ratio']:.1f} and {row['warm_ratio']:.1f} times"
@@ -95,9 +96,9 @@ def linear(values: np.ndarray, horizon: int, rounds: int) -> dict[str, Any]:
     from darts import TimeSeries
     from darts.models import LinearRegressionModel
 
+    from lmseq.config.series import SeriesModelConfig
     from lmseq.models.build import build_series_model
     from lmseq.models.linear import fit_least_squares
-    from lmseq.config.series import SeriesModelConfig
 
     start = int(TRAIN_SHARE * len(values))
     series = TimeSeries.from_values(values)
@@ -128,9 +129,9 @@ def neural(
     from darts import TimeSeries
     from darts.models import RNNModel, TiDEModel
 
+    from lmseq.config.series import SeriesModelConfig
     from lmseq.models.build import build_series_model
     from lmseq.rollout import BLOCK
-    from lmseq.config.series import SeriesModelConfig
 
     start = int(TRAIN_SHARE * len(values))
     series = TimeSeries.from_values(values.astype(np.float32))
@@ -172,9 +173,9 @@ def neural(
 
 
 def main() -> int:
-    lengths = app.numbers(app.FLAGS.points, "points")
-    horizon, rounds, seed = app.FLAGS.horizon, app.FLAGS.rounds, app.FLAGS.seed
-    if min(horizon, rounds, app.FLAGS.hidden_size) < 1 or seed < 0 or min(lengths) < 10 * horizon:
+    lengths = numbers(flags.FLAGS.points, "points")
+    horizon, rounds, seed = flags.FLAGS.horizon, flags.FLAGS.rounds, flags.FLAGS.seed
+    if min(horizon, rounds, flags.FLAGS.hidden_size) < 1 or seed < 0 or min(lengths) < 10 * horizon:
         raise ValueError(
             "expected horizon, rounds, hidden_size of at least 1 and points of 10 horizons or more"
         )
@@ -182,24 +183,24 @@ def main() -> int:
         import darts
     except ImportError:
         raise ValueError("darts is not installed: pip install -r benchmarks/requirements.txt") from None
-    app.prepare_jax()
+    prepare_jax()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    from lmseq.data.series import autoregression
+    from lmseq.data.synthetic import autoregression
 
     rows = []
     for length in lengths:
         made = autoregression(np.random.default_rng(seed), length, np.array([0.6, -0.3, 0.2, 0.1]))
         rows.append(linear(made.values, horizon, rounds))
-        if length <= (app.FLAGS.neural_points or max(lengths)):
+        if length <= (flags.FLAGS.neural_points or max(lengths)):
             for name in ("mlp", "lstm"):
-                rows.extend(neural(name, made.values, horizon, rounds, app.FLAGS.hidden_size, seed))
+                rows.extend(neural(name, made.values, horizon, rounds, flags.FLAGS.hidden_size, seed))
     figures = [{k: v for k, v in row.items() if k not in ("ours", "theirs")} for row in rows]
     ratios = {f"{r['model']}_{r['points']}_{k}": r[f"{k}_ratio"] for r in figures for k in ("cold", "warm")}
     summary = {"hardware": hardware(), "darts": darts.__version__, "ratios": ratios, "rows": figures}
-    publish(summary, app.FLAGS.output)
+    publish(summary, flags.FLAGS.output)
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

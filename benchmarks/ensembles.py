@@ -9,8 +9,6 @@ the ensemble's time divided by that of the runs, `processes_S` by that of the pr
 JSON object with `ratios`.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import os
 import sys
 from functools import partial
@@ -19,8 +17,19 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.measure import Peer, Steps, hardware, interleaved, publish, run_process, versions
-from benchmarks.measure import wait_until_idle
+from benchmarks.measure import (
+    Peer,
+    Steps,
+    hardware,
+    interleaved,
+    publish,
+    run_process,
+    versions,
+    wait_until_idle,
+)
+from experiments.frame.command import main_with_flags
+from experiments.frame.console import numbers, say
+from experiments.frame.start import prepare_jax
 
 flags.DEFINE_string("members", "1,4,16,64", "numbers of seeds")
 flags.DEFINE_integer("processes", 16, "number of seeds that are also trained as processes; 0: none")
@@ -68,7 +77,7 @@ class Setting:
 
 def ensemble_steps(seeds: tuple[int, ...], *shape: Any) -> Steps:
     """One dispatch of all members at a time."""
-    app.prepare_jax(1 if _accelerated() else (os.cpu_count() or 1))
+    prepare_jax(1 if _accelerated() else (os.cpu_count() or 1))
     run = Setting(*shape, 10**6).together(seeds)
 
     def work() -> list[float]:
@@ -80,8 +89,9 @@ def ensemble_steps(seeds: tuple[int, ...], *shape: Any) -> Steps:
 
 def single_steps(seeds: tuple[int, ...], *shape: Any) -> Steps:
     """One dispatch of each run after the other, compiled once."""
-    app.prepare_jax()
+    prepare_jax()
     import jax
+
     from lmseq.training import loop, optimizer, sharding, state, train_step
 
     setting = Setting(*shape, 10**6)
@@ -123,37 +133,37 @@ def compare(count: int, shape: tuple[Any, ...], rounds: int, seconds: float) -> 
             peer.close()
     cost = spreads["together"].median / spreads["one by one"].median
     for name, spread in spreads.items():
-        app.say(
+        say(
             f"{count:>3} seeds {name:<12} {1e3 * spread.median:8.2f} ms a step of all "
             f"[{1e3 * spread.least:.2f}, {1e3 * spread.most:.2f}]"
         )
-    app.say(f"{count:>3} seeds together cost {cost:.2f} of one by one")
+    say(f"{count:>3} seeds together cost {cost:.2f} of one by one")
     milliseconds = {name: [1e3 * x for x in spread] for name, spread in spreads.items()}
     return {"members": count, "cost": cost, "milliseconds": milliseconds, "disturbed": disturbed}
 
 
 def compare_processes(count: int) -> dict[str, float]:
     """Seconds of one process with all seeds, and of a process for each, everything included."""
-    flagged = [f"--{name}={app.FLAGS[name].value}" for name in NAMES[2:7]]
+    flagged = [f"--{name}={flags.FLAGS[name].value}" for name in NAMES[2:7]]
     command = [sys.executable, "-m", "benchmarks.ensembles", *flagged]
     wait_until_idle()
     together = run_process([*command, "--train=" + ",".join(map(str, range(count)))]).seconds
     apart = sum(run_process([*command, f"--train={seed}"]).seconds for seed in range(count))
-    app.say(f"{count:>3} seeds in a process {together:.1f} s, in {count} processes {apart:.1f} s")
+    say(f"{count:>3} seeds in a process {together:.1f} s, in {count} processes {apart:.1f} s")
     return {"together": together, "apart": apart, "share": together / apart}
 
 
 def train_here(seeds: str, shape: tuple[Any, ...]) -> int:
     """What a process of the comparison does."""
     chosen = tuple(int(seed) for seed in seeds.split(","))
-    app.prepare_jax(1 if len(chosen) == 1 or _accelerated() else (os.cpu_count() or 1))
-    for _ in Setting(*shape, app.FLAGS.process_steps).together(chosen):
+    prepare_jax(1 if len(chosen) == 1 or _accelerated() else (os.cpu_count() or 1))
+    for _ in Setting(*shape, flags.FLAGS.process_steps).together(chosen):
         pass
     return 0
 
 
 def main() -> int:
-    given = app.FLAGS
+    given = flags.FLAGS
     if given.cell not in ("rnn", "gru", "lstm"):
         raise ValueError(f"expected --cell=rnn, gru or lstm, got {given.cell!r}")
     if min(given.hidden_size, given.batch_size, given.num_steps, given.process_steps, given.rounds) < 1:
@@ -163,7 +173,7 @@ def main() -> int:
     shape = given.cell, given.hidden_size, given.batch_size, given.num_steps
     if given.train:
         return train_here(given.train, shape)
-    counts = [4] if given.quick else app.numbers(given.members, "members")
+    counts = [4] if given.quick else numbers(given.members, "members")
     rounds, seconds = (1, 0.3) if given.quick else (given.rounds, given.seconds)
     rows = [compare(count, shape, rounds, seconds) for count in counts]
     ratios = {f"cost_{row['members']}": row["cost"] for row in rows}
@@ -177,4 +187,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

@@ -10,8 +10,6 @@ gradient, which no other process disturbs, and their ratios: the plain form's by
 line is a JSON object with `ratios`.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +17,9 @@ from typing import Any
 from absl import flags
 
 from benchmarks.measure import hardware, publish, versions
+from experiments.frame.command import main_with_flags
+from experiments.frame.console import say
+from experiments.frame.start import prepare_jax
 
 flags.DEFINE_integer("hidden_size", 256, "units")
 flags.DEFINE_integer("batch_size", 32, "rows of a batch")
@@ -37,23 +38,27 @@ def planned_bytes(loss: Callable[..., Any], *shapes: Any) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def of_layer(cell: str, batch_size: int, num_steps: int, hidden_size: int) -> dict[str, int]:
+def of_layer(name: str, batch_size: int, num_steps: int, hidden_size: int) -> dict[str, int]:
     """One recurrent layer over projected inputs, with respect to its weights and inputs."""
     import jax
     import jax.numpy as jnp
-    from lmseq.recurrence import cells, unrolled
 
-    gates = cells.NUM_GATES[cell] * hidden_size
-    bias = jax.ShapeDtypeStruct((hidden_size,), jnp.float32) if cell == "gru" else None
-    weights = cells.Recurrent(jax.ShapeDtypeStruct((hidden_size, gates), jnp.float32), bias)
+    from lmseq.recurrence import unrolled
+    from lmseq.recurrence.cells import cell_named
+    from lmseq.recurrence.cells.cell import Recurrent
+
+    cell = cell_named(name)
+    gates = cell.num_gates * hidden_size
+    bias = jax.ShapeDtypeStruct((hidden_size,), jnp.float32) if cell.has_bias else None
+    weights = Recurrent(jax.ShapeDtypeStruct((hidden_size, gates), jnp.float32), bias)
     xs = jax.ShapeDtypeStruct((num_steps, batch_size, gates), jnp.float32)
-    state = cells.init_state(cell, batch_size, hidden_size)
+    state = cell.init_state(batch_size, hidden_size)
 
     def fast(arguments):
         return unrolled.unroll_layer(cell, arguments[0], state, arguments[1])[1].sum()
 
     def scan(arguments):
-        return cells.output(unrolled.scan_states(cell, arguments[0], state, arguments[1])).sum()
+        return cell.output(unrolled.scan_states(cell, arguments[0], state, arguments[1])).sum()
 
     return {"fast": planned_bytes(fast, (weights, xs)), "plain": planned_bytes(scan, (weights, xs))}
 
@@ -62,6 +67,7 @@ def of_softmax(rows: int, hidden_size: int, vocab_size: int) -> dict[str, int]:
     """The log-probabilities of targets, with respect to inputs, kernel and bias."""
     import jax
     import jax.numpy as jnp
+
     from lmseq.layers import affine, softmax_log_probs
 
     shapes = [(rows, hidden_size), (hidden_size, vocab_size), (vocab_size,)]
@@ -82,6 +88,7 @@ def of_window(batch_size: int, num_steps: int, hidden_size: int) -> dict[str, in
     """A window's loss, with respect to the parameters of a model of 65 characters."""
     import jax
     import jax.numpy as jnp
+
     from lmseq.config.language_model import ModelConfig
     from lmseq.models.build import build_model
 
@@ -101,25 +108,25 @@ def of_window(batch_size: int, num_steps: int, hidden_size: int) -> dict[str, in
 
 
 def main() -> int:
-    given = app.FLAGS
+    given = flags.FLAGS
     hidden_size, batch_size, num_steps = given.hidden_size, given.batch_size, given.num_steps
     vocab_size = given.vocab_size
     if min(hidden_size, batch_size, num_steps, vocab_size) < 1:
         raise ValueError("expected sizes of at least 1")
     if given.quick:
         hidden_size, batch_size, num_steps, vocab_size = 32, 8, 64, 50_000
-    app.prepare_jax()
+    prepare_jax()
     rows = {cell: of_layer(cell, batch_size, num_steps, hidden_size) for cell in ("rnn", "gru", "lstm")}
     rows["softmax"] = of_softmax(batch_size * num_steps, hidden_size, vocab_size)
     rows["window"] = of_window(batch_size, num_steps, hidden_size)
     ratios = {name: row["plain"] / row["fast"] for name, row in rows.items()}
     for name, row in rows.items():
         fast, plain = (row[kind] / 2**20 for kind in ("fast", "plain"))
-        app.say(f"{name:<8} {fast:9.1f} MiB, plain {plain:9.1f} MiB: {ratios[name]:.2f} times less")
+        say(f"{name:<8} {fast:9.1f} MiB, plain {plain:9.1f} MiB: {ratios[name]:.2f} times less")
     found = {"hardware": hardware(), "versions": versions("jax", "jaxlib"), "ratios": ratios, "bytes": rows}
     publish(found, given.output)
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

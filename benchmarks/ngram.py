@@ -12,8 +12,6 @@ writes an ARPA file, lmseq its tables. Every figure that both give is compared b
 the other's time divided by ours; of memory, ours divided by theirs. The last line is a JSON object.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import json
 import math
 import re
@@ -28,6 +26,9 @@ import numpy as np
 from absl import flags
 
 from benchmarks.measure import hardware, publish, run_process, timed
+from experiments.frame.command import main_with_flags
+from experiments.frame.console import say
+from experiments.frame.start import prepare_jax
 from lmseq.config.knobs import at_least
 
 flags.DEFINE_integer("words", 1_000_000, "words of the training text that is made")
@@ -76,24 +77,24 @@ def make_text(path: Path, num_words: int, seed: int) -> None:
 
 def prepare(folder: Path) -> None:
     """train.txt, valid.txt and test.txt, of the corpus or made; `<unk>` spelled so that the tool takes it."""
-    if app.FLAGS.corpus:
-        from experiments.text.texts import read_raw
-        from lmseq.data.text import prepare_corpus
+    if flags.FLAGS.corpus:
+        from experiments.text.loading import read_raw
+        from lmseq.data.tokens import prepare_corpus
 
-        corpus = prepare_corpus(read_raw(app.FLAGS.corpus), whole_words=True)
+        corpus = prepare_corpus(read_raw(flags.FLAGS.corpus), whole_words=True)
         for split in ("train", "valid", "test"):
             text = getattr(corpus, split).replace("<unk>", "<rare>")
             (folder / f"{split}.txt").write_text(text, encoding="utf-8")
         return
-    make_text(folder / "train.txt", app.FLAGS.words, app.FLAGS.seed)
-    make_text(folder / "valid.txt", min(HELD_OUT, app.FLAGS.words), app.FLAGS.seed + 1)
+    make_text(folder / "train.txt", flags.FLAGS.words, flags.FLAGS.seed)
+    make_text(folder / "valid.txt", min(HELD_OUT, flags.FLAGS.words), flags.FLAGS.seed + 1)
     (folder / "test.txt").write_bytes((folder / "valid.txt").read_bytes())
 
 
 def estimate(folder: Path, lmplz: str | None) -> dict[str, Any]:
     """Whole processes, interleaved: seconds, memory, and that the numbers of n-grams are the same."""
-    order, rows = app.FLAGS.order, {"ours": [], "theirs": []}
-    for turn in range(app.FLAGS.rounds):
+    order, rows = flags.FLAGS.order, {"ours": [], "theirs": []}
+    for turn in range(flags.FLAGS.rounds):
         command = [
             sys.executable,
             "-m",
@@ -104,12 +105,12 @@ def estimate(folder: Path, lmplz: str | None) -> dict[str, Any]:
             "--discount_fallback",
             "--kenlm_compat",
             "--by_order=false",
-            f"--memory={app.FLAGS.memory}",
+            f"--memory={flags.FLAGS.memory}",
             f"--workdir={folder / f'run{turn}'}",
         ]
         rows["ours"].append(run_process(command))
         if lmplz:
-            command = [lmplz, "-o", str(order), "-S", app.FLAGS.their_memory, "--discount_fallback"]
+            command = [lmplz, "-o", str(order), "-S", flags.FLAGS.their_memory, "--discount_fallback"]
             command += ["--text", str(folder / "train.txt"), "--arpa", str(folder / "theirs.arpa")]
             rows["theirs"].append(run_process(command))
     summary = json.loads(rows["ours"][0].output.splitlines()[-1])
@@ -119,12 +120,12 @@ def estimate(folder: Path, lmplz: str | None) -> dict[str, Any]:
             found["seconds"][side] = statistics.median(run.seconds for run in runs)
             found["peak_bytes"][side] = statistics.median(run.peak_bytes for run in runs)
             found[f"{side}_range"] = [min(run.seconds for run in runs), max(run.seconds for run in runs)]
-            app.say(
+            say(
                 f"estimate, {side:<8}{found['seconds'][side]:>8.2f} s   "
                 f"{found['peak_bytes'][side] / 2**20:,.0f} MB"
             )
     found["seconds"]["to_tables"] = summary["seconds_to_tables"]
-    app.say(f"          of it, text to tables {summary['seconds_to_tables']:.2f} s")
+    say(f"          of it, text to tables {summary['seconds_to_tables']:.2f} s")
     if lmplz:
         with (folder / "theirs.arpa").open("rb") as file:
             head = file.read(1000).decode(errors="replace")
@@ -136,7 +137,7 @@ def estimate(folder: Path, lmplz: str | None) -> dict[str, Any]:
 
 def exchange(folder: Path) -> dict[str, Any]:
     """Seconds to write our ARPA file and to read the tool's, and that both say the same to 2e-6 in log10."""
-    from lmseq.data.text import Vocab
+    from lmseq.data.tokens import Vocab
     from lmseq.ngram.arpa import LN10, read_arpa, write_arpa
     from lmseq.ngram.storage import load_tables
     from lmseq.ngram.words import spell_words
@@ -159,7 +160,7 @@ def exchange(folder: Path) -> dict[str, Any]:
     if not largest <= TOLERANCE:
         raise ArithmeticError(f"expected the same log10 to {TOLERANCE}, got a difference of {largest:.3g}")
     for name, spent in seconds.items():
-        app.say(f"{name:<24}{spent:8.3f} s")
+        say(f"{name:<24}{spent:8.3f} s")
     return {"seconds": seconds, "largest_difference": largest}
 
 
@@ -174,7 +175,7 @@ def scoring(folder: Path) -> dict[str, Any]:
     from lmseq.ngram.storage import load_tables
     from lmseq.ngram.words import look_up, spell_words
 
-    rounds = app.FLAGS.rounds
+    rounds = flags.FLAGS.rounds
     tables, more = load_tables(folder / "run0" / "tables.npz")
     vocab = json.loads((folder / "run0" / "vocab.json").read_text())["tokens"]
     words = [word.encode() for word in spell_words(vocab, more["word_of"], tables.vocab_size)]
@@ -213,7 +214,7 @@ def scoring(folder: Path) -> dict[str, Any]:
     speeds |= theirs_by_query(folder, log10, predicted) | theirs_by_package(folder, log10, text)
     speeds |= by_nltk(folder)
     for name, speed in speeds.items():
-        app.say(f"{name:<24}{speed:>14,.0f} tokens/s")
+        say(f"{name:<24}{speed:>14,.0f} tokens/s")
     return {"tokens_per_second": speeds, "log10_total": log10}
 
 
@@ -224,7 +225,7 @@ def theirs_by_query(folder: Path, expected: float, predicted: int) -> dict[str, 
         return {}
     run_process([build, "probing", str(folder / "theirs.arpa"), str(folder / "theirs.bin")])
     seconds = []
-    for _ in range(app.FLAGS.rounds):
+    for _ in range(flags.FLAGS.rounds):
         idle = run_process([query, "-v", "summary", str(folder / "theirs.bin")])
         busy = run_process([query, "-v", "summary", str(folder / "theirs.bin")], folder / "valid.txt")
         seconds.append(busy.seconds - idle.seconds)
@@ -249,7 +250,7 @@ def theirs_by_package(folder: Path, expected: float, text: bytes) -> dict[str, f
     if abs(total - expected) > 1e-5 * abs(expected):
         raise ArithmeticError(f"expected the package's score {total}, got {expected}")
     number = sum(len(line.split()) + 1 for line in lines)
-    spent = [timed(lambda: [model.score(line) for line in lines])[0] for _ in range(app.FLAGS.rounds)]
+    spent = [timed(lambda: [model.score(line) for line in lines])[0] for _ in range(flags.FLAGS.rounds)]
     return {"kenlm_one_sentence": number / statistics.median(spent)}
 
 
@@ -262,7 +263,7 @@ def by_nltk(folder: Path) -> dict[str, float]:
         return {}
     with (folder / "train.txt").open(encoding="utf-8") as file:
         sentences = [line.split() for line, _ in zip(file, range(4000), strict=False)]
-    order = app.FLAGS.order
+    order = flags.FLAGS.order
     model = KneserNeyInterpolated(order)
     model.fit(*padded_everygram_pipeline(order, sentences))
     words = [word for sentence in sentences for word in sentence][:NLTK_WORDS]
@@ -291,30 +292,28 @@ def ratios_of(found: dict[str, Any]) -> dict[str, float]:
 
 
 def main() -> int:
-    at_least(1, words=app.FLAGS.words, order=app.FLAGS.order, rounds=app.FLAGS.rounds)
-    at_least(0, seed=app.FLAGS.seed)
+    at_least(1, words=flags.FLAGS.words, order=flags.FLAGS.order, rounds=flags.FLAGS.rounds)
+    at_least(0, seed=flags.FLAGS.seed)
     lmplz = which("lmplz")
     if not lmplz:
-        app.say(
-            "lmplz is not on the PATH (how to build it: kheafield.com/code/kenlm): lmseq is measured alone"
-        )
-    app.prepare_jax()
+        say("lmplz is not on the PATH (how to build it: kheafield.com/code/kenlm): lmseq is measured alone")
+    prepare_jax()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(folder)
         found: dict[str, Any] = {
             "hardware": hardware(),
-            "text": app.FLAGS.corpus or f"{app.FLAGS.words} words",
+            "text": flags.FLAGS.corpus or f"{flags.FLAGS.words} words",
         }
         found["estimate"] = estimate(folder, lmplz)
-        if not app.FLAGS.estimate_only:
+        if not flags.FLAGS.estimate_only:
             if sum(found["estimate"]["num_ngrams"]) <= MOST_EXCHANGED:
                 found["exchange"] = exchange(folder)
             found["scoring"] = scoring(folder)
     found = {"ratios": ratios_of(found), **found}
-    publish(found, app.FLAGS.output)
+    publish(found, flags.FLAGS.output)
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

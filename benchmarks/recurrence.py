@@ -12,14 +12,15 @@ is a C++ compiler), `flax` that by Flax's layers under autodiff. With a GPU all 
 cuDNN. The last line is a JSON object with `ratios`.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
 from benchmarks.measure import Peer, Spread, Steps, hardware, interleaved, publish, versions
+from experiments.frame.command import main_with_flags
+from experiments.frame.console import say
+from experiments.frame.start import native_folder, prepare_jax
 
 
 class Work(NamedTuple):
@@ -98,12 +99,14 @@ def draw_tokens(work: Work, seed: int) -> np.ndarray:
 
 def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") -> Steps:
     """Ours."""
-    app.prepare_jax()
+    prepare_jax()
     import jax.numpy as jnp
+
     from lmseq.models.interface import bind
     from lmseq.models.recurrent import RecurrentLanguageModel
+    from lmseq.recurrence.cells import cell_named
 
-    weights = draw_weights(work, seed)
+    cell, weights = cell_named(work.cell), draw_weights(work, seed)
     params = {
         "embedding": weights.embedding,
         "output_kernel": weights.output_kernel,
@@ -113,11 +116,11 @@ def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") ->
         params[f"input_kernel_{layer}"] = weights.input_kernels[layer]
         params[f"input_bias_{layer}"] = weights.input_biases[layer]
         params[f"recurrent_kernel_{layer}"] = weights.recurrent_kernels[layer]
-        if work.cell == "gru":
+        if cell.has_bias:
             params[f"recurrent_bias_{layer}"] = weights.recurrent_biases[layer]
     module = RecurrentLanguageModel(
         vocab_size=work.vocab_size,
-        cell=work.cell,
+        cell=cell,
         hidden_size=work.hidden_size,
         num_layers=work.num_layers,
         embedding_size=work.hidden_size,
@@ -130,8 +133,9 @@ def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") ->
 
 def flax_steps(work: Work, precision: str, seed: int) -> Steps:
     """Flax's `nn.RNN`, in the training step that lmseq's models are trained by."""
-    app.prepare_jax()
+    prepare_jax()
     import jax
+
     from benchmarks.flax_peer import FlaxLanguageModel, flax_params
     from lmseq.models.interface import bind
 
@@ -144,6 +148,7 @@ def dispatches(model: Any, params: Any, tokens: np.ndarray) -> Steps:
     """Dispatches of some steps each, all on the same windows, from zero states."""
     import jax
     import jax.numpy as jnp
+
     from lmseq.config.training import TrainConfig
     from lmseq.data.partition import Plan
     from lmseq.training.optimizer import make_optimizer
@@ -179,6 +184,7 @@ def dispatches(model: Any, params: Any, tokens: np.ndarray) -> Steps:
 def torch_steps(work: Work, precision: str, seed: int) -> Steps:
     """PyTorch's modules, eager; bfloat16 by autocast, weights in float32."""
     import contextlib
+
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -250,7 +256,7 @@ def compare(
         losses = {}
         for side, precision in sides:
             label = side if precision == "float32" else f"{side}_bf16"
-            peer = Peer(BUILDERS[side], work, precision, app.FLAGS.seed)
+            peer = Peer(BUILDERS[side], work, precision, flags.FLAGS.seed)
             peers[label], losses[label] = peer, peer.ask("losses", FIRST)
         for label, found in losses.items():
             tolerance = TOLERANCE["bfloat16" if label.endswith("bf16") else "float32"]
@@ -269,7 +275,7 @@ def show(name: str, work: Work, spreads: dict[str, Spread]) -> None:
     tokens = work.batch_size * work.num_steps
     for label, spread in spreads.items():
         against = spreads["torch_bf16" if label.endswith("bf16") else "torch"]
-        app.say(
+        say(
             f"{name:<16} {label:<11} {1e3 * spread.median:8.2f} ms [{1e3 * spread.least:.2f}, "
             f"{1e3 * spread.most:.2f}]  {tokens / spread.median / 1e3:7.1f}k tokens/s  "
             f"{against.median / spread.median:5.2f}"
@@ -280,31 +286,31 @@ def compile_loops() -> bool:
     """Whether the compiled loops are there, or could be made."""
     from lmseq.recurrence import native
 
-    folder = app.native_folder()
+    folder = native_folder()
     try:
         if not native.library_path(folder).exists():
-            app.say("compiling the loops of recurrent layers")
+            say("compiling the loops of recurrent layers")
             native.compile_library(folder)
     except (ValueError, OSError) as error:
-        app.say(f"without compiled loops: {error}")
+        say(f"without compiled loops: {error}")
         return False
     return True
 
 
 def main() -> int:
-    names = [name.strip() for name in app.FLAGS.works.split(",")]
+    names = [name.strip() for name in flags.FLAGS.works.split(",")]
     unknown = [name for name in names if name not in WORKS]
     if unknown:
         raise ValueError(f"expected --works out of {', '.join(WORKS)}, got {unknown[0]!r}")
-    rounds, seconds, quick = app.FLAGS.rounds, app.FLAGS.seconds, app.FLAGS.quick
-    if rounds < 1 or not 0 < seconds < 1e3 or app.FLAGS.seed < 0:
+    rounds, seconds, quick = flags.FLAGS.rounds, flags.FLAGS.seconds, flags.FLAGS.quick
+    if rounds < 1 or not 0 < seconds < 1e3 or flags.FLAGS.seed < 0:
         raise ValueError("expected rounds of at least 1, seconds of a turn above 0, a seed of at least 0")
     sides = [("torch", "float32"), ("lmseq", "float32")]
     compiled = "torch" in versions("torch") and compile_loops()  # without it, there is nothing to compare
     if not quick:
-        sides += [("scan", "float32")] * (app.FLAGS.scan and compiled)
-        sides += [("flax", "float32")] * app.FLAGS.flax
-        sides += [("torch", "bfloat16"), ("lmseq", "bfloat16")] * app.FLAGS.bf16
+        sides += [("scan", "float32")] * (flags.FLAGS.scan and compiled)
+        sides += [("flax", "float32")] * flags.FLAGS.flax
+        sides += [("torch", "bfloat16"), ("lmseq", "bfloat16")] * flags.FLAGS.bf16
     rows = {
         name: compare(name, WORKS[name], sides, 1 if quick else rounds, 0.3 if quick else seconds)
         for name in names
@@ -318,9 +324,9 @@ def main() -> int:
         if "lmseq_bf16" in medians:
             ratios[f"{name}_bf16"] = medians["torch_bf16"] / medians["lmseq_bf16"]
     found = {"hardware": hardware(), "versions": versions("jax", "jaxlib", "flax", "torch")}
-    publish(found | {"compiled_loops": compiled, "ratios": ratios, "rows": rows}, app.FLAGS.output)
+    publish(found | {"compiled_loops": compiled, "ratios": ratios, "rows": rows}, flags.FLAGS.output)
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

@@ -10,14 +10,15 @@ tokens per second divided by PyTorch's: of one stream by the faster of its two l
 `nn.LSTM`. The last line is a JSON object with `ratios`.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 from typing import Any
 
 import numpy as np
 from absl import flags
 
 from benchmarks.measure import Peer, Steps, hardware, interleaved, publish, versions
+from experiments.frame.command import main_with_flags
+from experiments.frame.console import numbers, say
+from experiments.frame.start import prepare_jax
 
 flags.DEFINE_string("streams", "1,256", "numbers of streams")
 flags.DEFINE_integer("num_tokens", 256, "tokens of each stream in one call")
@@ -51,16 +52,19 @@ def draw_weights(hidden_size: int, vocab_size: int, seed: int) -> dict[str, np.n
 
 def lmseq_tokens(streams: int, num_tokens: int, hidden_size: int, vocab_size: int, seed: int) -> Steps:
     """Ours: one jitted scan for all streams."""
-    app.prepare_jax()
+    prepare_jax()
     import itertools
+
     import jax
     import jax.numpy as jnp
+
     from lmseq.generation import sample_streams
     from lmseq.models.interface import bind
     from lmseq.models.recurrent import RecurrentLanguageModel
+    from lmseq.recurrence.cells.lstm import LSTM
 
     module = RecurrentLanguageModel(
-        vocab_size=vocab_size, cell="lstm", hidden_size=hidden_size, embedding_size=hidden_size
+        vocab_size=vocab_size, cell=LSTM, hidden_size=hidden_size, embedding_size=hidden_size
     )
     model, keys = bind(module), itertools.count()
     params = jax.device_put(draw_weights(hidden_size, vocab_size, seed))
@@ -139,10 +143,10 @@ def compare(shape: Shape, rounds: int, seconds: float) -> dict[str, Any]:
     rates = {name: [1.0 / x for x in spread] for name, spread in spreads.items()}
     for name, (median, most, least) in rates.items():
         spread = f"[{least / 1e3:.1f}, {most / 1e3:.1f}]"
-        app.say(f"{shape[0]:>4} streams {name:<9} {median / 1e3:8.1f}k tokens/s {spread}")
+        say(f"{shape[0]:>4} streams {name:<9} {median / 1e3:8.1f}k tokens/s {spread}")
     others = rates["nn.LSTM"][0] if shape[0] > 1 else max(rates["nn.LSTM"][0], rates["LSTMCell"][0])
     ratio = rates["lmseq"][0] / others
-    app.say(f"{shape[0]:>4} streams: {ratio:.1f} times")
+    say(f"{shape[0]:>4} streams: {ratio:.1f} times")
     return {
         "streams": shape[0],
         "ratio": ratio,
@@ -153,8 +157,8 @@ def compare(shape: Shape, rounds: int, seconds: float) -> dict[str, Any]:
 
 
 def main() -> int:
-    given = app.FLAGS
-    counts = app.numbers(given.streams, "streams")
+    given = flags.FLAGS
+    counts = numbers(given.streams, "streams")
     sizes = given.num_tokens, given.hidden_size, given.vocab_size, given.seed
     if min(*sizes[:3], given.rounds) < 1 or given.seed < 0 or not 0 < given.seconds < 1e3:
         raise ValueError("expected sizes and rounds of at least 1, a seed of at least 0, seconds above 0")
@@ -171,4 +175,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

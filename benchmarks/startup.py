@@ -8,8 +8,6 @@ there. The seconds are those of `seconds_to_first_step`, which counts from the p
 the first dispatch. The last line is a JSON object with `seconds`, medians.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import json
 import os
 import statistics
@@ -20,6 +18,8 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks.measure import hardware, publish, run_process, versions, wait_until_idle
+from experiments.frame.command import main_with_flags
+from experiments.frame.console import say
 
 flags.DEFINE_string("corpus", "python_docs", "what is trained on")
 flags.DEFINE_string("model", "gru", "the model that is trained")
@@ -32,14 +32,19 @@ NAMES = ["corpus", "model", "rounds", "quick", "output"]
 def first_step(folder: Path, name: str, *more: str) -> float:
     """Seconds to the first dispatch of ten steps of a training in a new folder."""
     command = [sys.executable, "-m", "experiments.train_lm", f"--workdir={folder / name}"]
-    command += [f"--corpus={app.FLAGS.corpus}", f"--model={app.FLAGS.model}", "--num_train_steps=60", *more]
+    command += [
+        f"--corpus={flags.FLAGS.corpus}",
+        f"--model={flags.FLAGS.model}",
+        "--num_train_steps=60",
+        *more,
+    ]
     wait_until_idle()
     run_process([*command, "--steps_per_dispatch=10", "--horizon_origins=1", "--horizon_samples=1"])
     return json.loads((folder / name / "summary.json").read_text())["seconds_to_first_step"]
 
 
 def main() -> int:
-    rounds = 1 if app.FLAGS.quick else app.FLAGS.rounds
+    rounds = 1 if flags.FLAGS.quick else flags.FLAGS.rounds
     if rounds < 1:
         raise ValueError(f"expected rounds of at least 1, got {rounds}")
     seconds: dict[str, list[float]] = {"help": [], "first": [], "again": [], "without": []}
@@ -52,15 +57,15 @@ def main() -> int:
             os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "programs")
             os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
             seconds["first"].append(first_step(folder, "first"))
-            if not app.FLAGS.quick:
+            if not flags.FLAGS.quick:
                 seconds["again"].append(first_step(folder, "again"))
                 seconds["without"].append(first_step(folder, "without", "--nocompilation_cache"))
-        app.say(f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in seconds.items() if v))
+        say(f"round {number + 1}: " + ", ".join(f"{k} {v[-1]:.2f} s" for k, v in seconds.items() if v))
     medians = {kind: statistics.median(values) for kind, values in seconds.items() if values}
     found = {"hardware": hardware(), "versions": versions("jax", "jaxlib", "flax"), "seconds": medians}
-    publish(found | {"all": seconds}, app.FLAGS.output)
+    publish(found | {"all": seconds}, flags.FLAGS.output)
     return 0
 
 
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main_with_flags(main, __doc__, NAMES)

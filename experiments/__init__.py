@@ -1,1 +1,5 @@
-"""One script an experiment: `python -m experiments.NAME --workdir=DIR`."""
+"""Experiments: a script each, and folders of what they share."""
+
+import time
+
+STARTED = time.monotonic()  # before anything else is imported, so that seconds count from the process's start

@@ -9,81 +9,67 @@ Seeds, and settings that are only numbers, of train_lm and predict_series are tr
 other cell is a process. What is done stays done: the same command goes on where it was stopped or killed.
 """
 
-from experiments.frame import app  # first: it notes the time
-
-import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from absl import flags
-
-from experiments.ablation import design
-from experiments.ablation.design import AblationConfig, Design, Setting
-from lmseq.config import knobs
-
-flags.DEFINE_string(
-    "workdir", None, "folder of the ablation: created, continued or, when finished, reprinted"
-)
-flags.DEFINE_string("metrics", "", "columns that are shown, separated by commas; empty: those that suit")
-flags.DEFINE_string(
-    "compare", "", "a setting, such as 'tau=4', that all others are compared with, seed by seed"
-)
-flags.DEFINE_enum("best", "least", ["least", "most"], "whether little or much of the first metric is good")
-flags.DEFINE_bool("retry_failed", False, "run cells again that failed before")
-flags.DEFINE_bool("dry_run", False, "print cells, programs and costs, and write nothing")
-NAMES = app.define_all_flags(AblationConfig)
-REPORT = ["metrics", "compare", "best", "retry_failed", "dry_run"]
+from experiments.ablation.design import Design, SweepConfig, find_setting, read_design
+from experiments.frame.experiment import Call, Experiment, main
+from lmseq.config.knobs import knob
 
 
-def run(design: Design, workdir: Path, reference: Setting | None) -> int:
+@dataclass(frozen=True)
+class TableOptions:
+    """What is shown of an ablation."""
+
+    metrics: str = knob("", "columns that are shown, separated by commas; empty: those that suit")
+    compare: str = knob("", "a setting, such as 'tau=4', that all others are compared with, seed by seed")
+    best: Literal["least", "most"] = knob("least", "whether little or much of the first metric is good")
+    retry_failed: bool = knob(False, "run cells again that failed before")
+    dry_run: bool = knob(False, "print cells, programs and costs, and write nothing")
+
+
+def check(config: SweepConfig) -> SweepConfig:
+    """ValueError for the first thing that is wrong with the sweep."""
+    read_design(config)
+    return config
+
+
+def dry_run(call: Call) -> int | None:
+    """Print what the ablation would cost, where that is asked for."""
+    design = read_design(call.config)
+    if call.options.compare:
+        find_setting(design, call.options.compare)
+    if not call.options.dry_run:
+        return None
+    from experiments.ablation import costs
+
+    print(costs.plan(design, call.keep_programs))
+    return 0
+
+
+def run(call: Call, workdir: Path, design: Design) -> dict[str, Any]:
     """Run what is missing, with the tables written after every group; then the picture and the summary."""
-    from experiments.ablation import running, tables
+    from experiments.ablation import stages
 
-    def write(done: dict[str, Any]) -> tuple[tables.Found, list[str], str]:
-        found = tables.found_of(design, done)
-        metrics = tables.choose_metrics(found, app.FLAGS.metrics)
-        return found, metrics, tables.write_all(workdir, found, metrics, reference)
-
-    done = running.run_cells(design, workdir, app.FLAGS.retry_failed, write)
-    found, metrics, text = write(done)
-    draw(workdir, found, metrics)
-    app.say(text.rstrip())
-    summary = tables.summary(found, metrics, app.FLAGS.best)
-    seconds = sum(record["seconds"] for record in done.values())
-    app.finish(workdir, summary | {"seconds": seconds, "wall_seconds": app.seconds()})
-    return int(summary["num_failed"] == summary["num_cells"])
+    return stages.run(workdir, design, call)
 
 
-def draw(workdir: Path, found: Any, metrics: list[str]) -> None:
-    """ablation.png, where any metric is a number."""
-    from experiments.ablation.curves import panels_of
-    from lmseq import plotting
-
-    panels = panels_of(found.rows, found.names, metrics)
-    if panels:
-        plotting.save_figure(plotting.draw_panels(panels), workdir / "ablation.png")
-
-
-def main() -> int:
-    config = knobs.from_flat(app.values(NAMES), AblationConfig)
-    plan = design.read_design(config)
-    reference = design.find_setting(plan, app.FLAGS.compare) if app.FLAGS.compare else None
-    if app.FLAGS.dry_run:
-        from experiments.ablation import costs
-
-        print(costs.plan(plan))
-        return 0
-    if not app.FLAGS.workdir:
-        raise ValueError("expected --workdir=DIR, the folder that the ablation is written to")
-    workdir = Path(app.FLAGS.workdir)
-    with app.opened(workdir, config, plan.facts(), "ablation.json") as finished:
-        again = any(app.FLAGS[name].present for name in REPORT)
-        if finished is not None and not again:
-            print(finished)
-            summary = json.loads(finished)
-            return int(summary["num_failed"] == summary["num_cells"])
-        return run(plan, workdir, reference)
-
+EXPERIMENT = Experiment(
+    module="experiments.ablate",
+    doc=__doc__,
+    config=SweepConfig,
+    options=TableOptions,
+    check=check,
+    without_workdir=dry_run,
+    num_devices=None,
+    prepare=lambda call: read_design(call.config),
+    facts_file="ablation.json",
+    run=run,
+    status=lambda summary: int(summary["num_failed"] == summary["num_cells"]),
+    runs_again=lambda call: bool(call.given & set(TableOptions.__dataclass_fields__)),
+    workdir_help="folder of the ablation: created, continued or, when finished, reprinted",
+)
 
 if __name__ == "__main__":
-    app.run(main, __doc__, ["workdir", *NAMES, *REPORT])
+    main(EXPERIMENT)

@@ -7,19 +7,14 @@ that stand: loss through several own steps, scheduled sampling, noise on inputs,
 several steps at once. Each is trained from the same seeds; the table has 95 % intervals over them.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
-from lmseq.config import knobs
-from lmseq.config import series as series_config
+from experiments.frame.experiment import Call, Experiment, main
+from lmseq.config import knobs, series
 from lmseq.config.knobs import knob
-from lmseq.config.series import ObjectiveConfig, SeriesConfig
 
 
 @dataclass(frozen=True)
@@ -30,74 +25,46 @@ class SeedsConfig:
 
 
 @dataclass(frozen=True)
-class CompareConfig(SeriesConfig):
+class CompareConfig(series.SeriesConfig):
     """A run on a series, several times."""
 
     seeds: SeedsConfig = field(default_factory=SeedsConfig)
 
 
-flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
-NAMES = [name for name in app.define_all_flags(CompareConfig) if name != "objective"]
-
-
-def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The table: RMSE at each horizon, with intervals, the least in each column marked."""
-    from experiments.series.forecasts import HORIZONS
-    from experiments.frame.measuring import flat, interval
-    from experiments.series.remedies import OBJECTIVES
-
-    summary: dict[str, Any] = {}
-    shown = [k for k in HORIZONS if k <= len(records[0]["rmse"])]
-    found = {
-        (objective, k): interval([r["rmse"][k - 1] for r in records if r["objective"] == objective])
-        for objective in OBJECTIVES
-        for k in shown
-    }
-    least = {k: min(OBJECTIVES, key=lambda objective: found[objective, k].mean) for k in shown}
-    app.say(f"{'RMSE, k steps ahead':<22}" + "".join(f"{k:>30}" for k in shown))
-    for objective in OBJECTIVES:
-        cells = (f"{found[objective, k]}{'*' if least[k] == objective else ' '}" for k in shown)
-        app.say(f"{objective:<22}" + "".join(f"{cell:>30}" for cell in cells))
-        for k in shown:
-            summary |= flat(f"{objective}_rmse_at_{k}", found[objective, k])
-    return summary | {f"least_at_{k}": objective for k, objective in least.items()}
-
-
-def main() -> int:
-    if not app.FLAGS.workdir:
-        raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    config = knobs.from_flat(app.values(NAMES), CompareConfig)
-    series_config.check(dataclasses.replace(config, objective=ObjectiveConfig()))
-    series_config.check_objective(config.objective)
+def check(config: CompareConfig) -> CompareConfig:
+    """ValueError for a setting out of range."""
+    series.check(dataclasses.replace(config, objective=series.ObjectiveConfig()))
+    series.check_objective(config.objective)
     knobs.at_least(2, num_ahead=config.objective.num_ahead, num_seeds=config.seeds.num_seeds)
-    if not series_config.trains(config):
+    if not series.trains(config):
         raise ValueError(f"expected a model that is trained step by step, got {config.model.model}")
-    workdir = Path(app.FLAGS.workdir)
-    app.prepare_jax(config.train.host_devices)
-    from experiments.frame.measuring import measured
-    from experiments.series.remedies import ErrorCurves, OBJECTIVES
-    from experiments.series.prepared import model_of, prepare
-    from lmseq import plotting
-    from lmseq.training.memory import check_memory
-    from lmseq.training.sharding import check_batch, make_mesh
+    return config
 
-    # The longest segments are those of several steps ahead.
-    longest = dataclasses.replace(config.objective, objective="unrolled")
-    prepared = prepare(dataclasses.replace(config, objective=longest))
-    check_batch(make_mesh(), config.data.batch_size)
-    check_memory(model_of(config, prepared))
-    with app.opened(workdir, config, prepared.facts(), "series.json") as finished:
-        if finished is not None:
-            print(finished)
-            return 0
-        seeds = range(config.train.seed, config.train.seed + config.seeds.num_seeds)
-        units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
-        records = list(measured(workdir, units, ErrorCurves(config, prepared)))
-        title = f"{prepared.series.name}: {config.model.model}"
-        plotting.save_figure(plotting.objectives(records, title), workdir / "objectives.png")
-        app.finish(workdir, {"series": prepared.series.name, **judge(records), "wall_seconds": app.seconds()})
-    return 0
 
+def prepare(call: Call) -> Any:
+    """The series; the longest segments are those of several steps ahead."""
+    from experiments.series import remedies
+
+    return remedies.prepare(call.config)
+
+
+def run(call: Call, workdir: Path, prepared: Any) -> dict[str, Any]:
+    """Train with each objective from each seed, compare, draw."""
+    from experiments.series import remedies
+
+    return remedies.compare(workdir, call.config, prepared)
+
+
+EXPERIMENT = Experiment(
+    module="experiments.compare_objectives",
+    doc=__doc__,
+    config=CompareConfig,
+    left_out=("objective",),
+    check=check,
+    prepare=prepare,
+    facts_file="series.json",
+    run=run,
+)
 
 if __name__ == "__main__":
-    app.run(main, __doc__, ["workdir", *NAMES])
+    main(EXPERIMENT)

@@ -7,33 +7,44 @@ it says --backend=scan. Then the loops are timed beside XLA's: a layer forward a
 steps of 32 rows. The last line is a JSON object with the library and `milliseconds`.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import json
 import statistics
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from absl import flags
+from experiments.frame.command import KEEP_PROGRAMS, Command, main
+from experiments.frame.console import say
+from experiments.frame.flags import Given
+from experiments.frame.start import native_folder, prepare_jax, seconds
+from lmseq.config.knobs import knob
 
-flags.DEFINE_string("compiler", "", "the C++ compiler to use; by default c++, g++ or clang++")
+
+@dataclass(frozen=True)
+class NativeOptions:
+    """How the loops are compiled."""
+
+    compiler: str = knob("", "the C++ compiler to use; by default c++, g++ or clang++")
+
+
 HIDDEN, BATCH, STEPS, ROUNDS = 256, 32, 64, 9
 
 
-def layer_gradient(kind: str, backend: str) -> Callable[[], Any]:
+def layer_gradient(cell: Any, backend: str) -> Callable[[], Any]:
     """One layer forward and backward, compiled and run once."""
     import jax
     import jax.numpy as jnp
-    from lmseq.recurrence.cells import NUM_GATES, Recurrent, init_state
+
+    from lmseq.recurrence.cells.cell import Recurrent
     from lmseq.recurrence.unrolled import unroll_layer
 
     kernel_key, x_key = jax.random.split(jax.random.key(0))
-    gates, state = NUM_GATES[kind] * HIDDEN, init_state(kind, BATCH, HIDDEN)
+    gates, state = cell.num_gates * HIDDEN, cell.init_state(BATCH, HIDDEN)
     kernel = jax.random.normal(kernel_key, (HIDDEN, gates)) / HIDDEN**0.5
     xs = jax.random.normal(x_key, (STEPS, BATCH, gates))
 
     def loss(kernel, xs):
-        return jnp.sum(unroll_layer(kind, Recurrent(kernel), state, xs, backend=backend)[1] ** 2)
+        return jnp.sum(unroll_layer(cell, Recurrent(kernel), state, xs, backend=backend)[1] ** 2)
 
     slopes = jax.jit(jax.grad(loss, argnums=(0, 1)))
     jax.block_until_ready(slopes(kernel, xs))
@@ -42,33 +53,38 @@ def layer_gradient(kind: str, backend: str) -> Callable[[], Any]:
 
 def timings() -> dict[str, float]:
     """Milliseconds of each cell by each of the two, taking turns; medians."""
+    from lmseq.recurrence.cells import CELLS
+
     found = {}
-    for kind in ("rnn", "gru", "lstm"):
-        works = {name: layer_gradient(kind, name) for name in ("scan", "native")}
+    for cell in (cell for cell in CELLS if cell.native is not None):
+        works = {name: layer_gradient(cell, name) for name in ("scan", "native")}
         taken: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(ROUNDS):
             for name, work in works.items():
-                start = app.seconds()
+                start = seconds()
                 work()
-                taken[name].append(1e3 * (app.seconds() - start))
+                taken[name].append(1e3 * (seconds() - start))
         scan, native = (statistics.median(each) for each in taken.values())
-        app.say(f"{kind:<4} {native:6.1f} ms, {scan:.1f} ms by XLA's loops")
-        found |= {f"{kind}_native": native, f"{kind}_scan": scan}
+        say(f"{cell.name:<4} {native:6.1f} ms, {scan:.1f} ms by XLA's loops")
+        found |= {f"{cell.name}_native": native, f"{cell.name}_scan": scan}
     return found
 
 
-def main() -> int:
+def act(options: NativeOptions, given: Given) -> int:
+    """Compile, load, time."""
     from lmseq.recurrence import native
 
-    app.prepare_jax()
-    path = native.library_path(app.native_folder())
+    prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
+    path = native.library_path(native_folder())
     if not native.is_loaded():  # there is none yet, or it is damaged
-        app.say("compiling (about ten seconds)")
-        native.load(native.compile_library(path.parent, app.FLAGS.compiler or None))
-    app.say(f"{path}")
+        say("compiling (about ten seconds)")
+        native.load(native.compile_library(path.parent, options.compiler or None))
+    say(f"{path}")
     print(json.dumps({"library": str(path), "milliseconds": timings()}))
     return 0
 
 
+COMMAND = Command(__doc__, NativeOptions, act)
+
 if __name__ == "__main__":
-    app.run(main, __doc__, ["compiler"])
+    main(COMMAND)

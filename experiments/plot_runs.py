@@ -8,48 +8,50 @@ A run is a folder of an ablation, whose cells are the rows, or of any script her
 and the figures of its summary. The column `run` has the folders' names.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from absl import flags
-
-from experiments.ablation import design, tables
+from experiments.ablation import records, tables
 from experiments.ablation.tables import Row, refuse_missing
+from experiments.frame.command import Command, main
+from experiments.frame.flags import Given
+from lmseq.config.knobs import knob
 from lmseq.files import read_json
 from lmseq.training.metrics import read_records
 
-flags.DEFINE_string("runs", "", "folders of ablations or runs, separated by commas")
-flags.DEFINE_string("x", "", "column along the horizontal axis")
-flags.DEFINE_string("y", "", "columns of figures, separated by commas; a panel each")
-flags.DEFINE_string("by", "", "columns, separated by commas; a curve for each combination of their values")
-flags.DEFINE_string(
-    "curves", "", "instead of --x and --y: figures of metrics.jsonl, such as train_loss,valid_loss"
-)
-flags.DEFINE_enum("log", "auto", ["auto", "none", "x", "y", "xy"], "which axes are logarithmic")
-flags.DEFINE_string("out", "", "the picture, FILE.png")
-flags.DEFINE_string("workdir", "", "instead of --out: a folder, for runs.png in it")
-NAMES = ["runs", "x", "y", "by", "curves", "log", "out", "workdir"]
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """What is drawn, and where it is written."""
+
+    runs: str = knob("", "folders of ablations or runs, separated by commas")
+    x: str = knob("", "column along the horizontal axis")
+    y: str = knob("", "columns of figures, separated by commas; a panel each")
+    by: str = knob("", "columns, separated by commas; a curve for each combination of their values")
+    curves: str = knob("", "instead of --x and --y: figures of metrics.jsonl, such as train_loss,valid_loss")
+    log: Literal["auto", "none", "x", "y", "xy"] = knob("auto", "which axes are logarithmic")
+    out: str = knob("", "the picture, FILE.png")
+    workdir: str = knob("", "instead of --out: a folder, for runs.png in it")
 
 
-def listed(flag: str) -> list[str]:
-    """The parts of a flag that commas separate."""
-    return [part.strip() for part in app.FLAGS[flag].value.split(",") if part.strip()]
+def parts_of(text: str) -> list[str]:
+    """The parts of a text that commas separate."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def read_run(folder: Path) -> list[Row]:
+def read_run(folder: Path, must_be_finished: bool) -> list[Row]:
     """The rows of an ablation's folder, or the one of a run's. Raises ValueError for other folders.
 
     Of a run, what is plain in its config and its summary; only curves can be had of an unfinished one.
     """
-    if (folder / design.LEDGER).exists():
+    if (folder / records.LEDGER).exists():
         return ablation_rows(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no run and no ablation: it has no config.json")
-    if not (folder / "summary.json").is_file() and not app.FLAGS.curves:
+    if not (folder / "summary.json").is_file() and must_be_finished:
         raise ValueError(f"{folder} is no finished run: it has no summary.json")
     row: Row = {}
     for path in (folder / "config.json", folder / "summary.json"):
@@ -65,7 +67,7 @@ def ablation_rows(folder: Path) -> list[Row]:
     facts = read_json(folder / "ablation.json") if (folder / "ablation.json").exists() else {}
     fixed = facts.get("fixed", {}) if isinstance(facts, dict) else {}
     rows = []
-    for record in design.read_ledger(folder).values():
+    for record in records.read_ledger(folder).values():
         flags_given = fixed | record["setting"]
         row = {**record["figures"], **tables.typed(flags_given, list(flags_given)), "seed": record["seed"]}
         rows.append(row | {"run": folder.name, "folder": folder / "cells" / record["cell"]})
@@ -74,14 +76,14 @@ def ablation_rows(folder: Path) -> list[Row]:
     return rows
 
 
-def read_rows(folders: Sequence[str]) -> list[Row]:
+def read_rows(folders: Sequence[str], must_be_finished: bool) -> list[Row]:
     """The rows of all folders; ValueError for one that is missing or holds no run."""
     if not folders:
         raise ValueError("expected --runs=FOLDER,FOLDER,...")
     for folder in folders:
         if not Path(folder).is_dir():
             raise ValueError(f"there is no folder {folder}")
-    return [row for folder in folders for row in read_run(Path(folder))]
+    return [row for folder in folders for row in read_run(Path(folder), must_be_finished)]
 
 
 def compared(rows: list[Row], x: str, ys: list[str], by: list[str], log: str | None) -> list[Any]:
@@ -104,9 +106,10 @@ def learning(rows: list[Row], names: list[str], by: list[str], log: str | None) 
 
     steps = []
     for row in rows:
-        records = read_records(row["folder"] / "metrics.jsonl")
+        recorded = read_records(row["folder"] / "metrics.jsonl")
         cell = row["folder"].name if row["folder"].parent.name == "cells" else row["run"]
-        steps += [{**row, **record, "run": cell} for record in records]
+        fixed = {name: value for name, value in row.items() if name not in names}  # a summary has them too
+        steps += [{**fixed, **record, "run": cell} for record in recorded]
     if not steps:
         raise ValueError("none of the runs has records of steps; of an ablation, cells with --separate have")
     there = sorted({name for row in steps for name, value in row.items() if tables.is_number(value)})
@@ -121,18 +124,19 @@ def learning(rows: list[Row], names: list[str], by: list[str], log: str | None) 
     return [panel._replace(title=panel.ylabel) for panel in plain] if not by else plain
 
 
-def main() -> int:
-    if bool(app.FLAGS.out) == bool(app.FLAGS.workdir):
+def act(options: PlotOptions, given: Given) -> int:
+    """Read the runs, draw, print."""
+    if bool(options.out) == bool(options.workdir):
         raise ValueError("expected --out=FILE.png or --workdir=DIR")
-    out = Path(app.FLAGS.out) if app.FLAGS.out else Path(app.FLAGS.workdir) / "runs.png"
+    out = Path(options.out) if options.out else Path(options.workdir) / "runs.png"
     if out.suffix != ".png":
         raise ValueError(f"expected --out to end in .png, got {out}")
-    names, ys, by = listed("curves"), listed("y"), listed("by")
-    if bool(names) == bool(app.FLAGS.x and ys) or (names and (app.FLAGS.x or ys)):
+    names, ys, by = parts_of(options.curves), parts_of(options.y), parts_of(options.by)
+    if bool(names) == bool(options.x and ys) or (names and (options.x or ys)):
         raise ValueError("expected --x and --y, or --curves")
-    log = {"auto": None, "none": ""}.get(app.FLAGS.log, app.FLAGS.log)
-    rows = read_rows(listed("runs"))
-    panels = learning(rows, names, by, log) if names else compared(rows, app.FLAGS.x, ys, by, log)
+    log = {"auto": None, "none": ""}.get(options.log, options.log)
+    rows = read_rows(parts_of(options.runs), must_be_finished=not names)
+    panels = learning(rows, names, by, log) if names else compared(rows, options.x, ys, by, log)
     from lmseq import plotting
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -142,5 +146,7 @@ def main() -> int:
     return 0
 
 
+COMMAND = Command(__doc__, PlotOptions, act)
+
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main(COMMAND)

@@ -8,87 +8,39 @@ origin of the test part, and stands beside the mean, persistence, the season, th
 series has one, the error that is theoretically least. Interrupted runs continue, bit for bit.
 """
 
-from experiments.frame import app  # first: it notes the time
-
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from experiments.frame import presets
-from lmseq.config import knobs
-from lmseq.config import series as series_config
-from lmseq.config.series import SeriesConfig
-
-flags.DEFINE_string("workdir", None, "folder of the run: created, continued or, when finished, reprinted")
-app.define_presets(presets.PREDICT_SERIES)
-NAMES = app.define_all_flags(SeriesConfig)
+from experiments.frame.experiment import Call, Experiment, main
+from lmseq.config import series
 
 
-def fit(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> Any:
-    """What the training leaves."""
-    from experiments.frame import training
-    from experiments.series.prepared import evaluate
-    from lmseq.data.partition import sliding
-    from lmseq.training.job import Batches, Job
-    from lmseq.training.objectives import make_objective, segment_length
+def prepare(call: Call) -> Any:
+    """The series and the model, checked for fit."""
+    from experiments.series import stages
 
-    job = Job(
-        model,
-        prepared.train,
-        config.train,
-        Batches(config.data.batch_size, segment_length(config), sliding),
-        make_objective(config),
-        workdir,
-        partial(evaluate, prepared, model),
-    )
-    return training.run(job, f"{config.model.model}, {config.objective.objective}", "row")
+    return stages.prepare(call.config)
 
 
-def run(config: SeriesConfig, workdir: Path, prepared: Any, model: Any) -> int:
-    """The stages of a run: fit or train, forecast from everywhere, draw, sum up."""
-    import jax
+def run(call: Call, workdir: Path, prepared: Any) -> dict[str, Any]:
+    """Fit or train, forecast from everywhere, draw, sum up."""
+    from experiments.series import stages
 
-    from experiments.series import forecasts
-    from experiments.series.prepared import fit_at_once
-    from lmseq.training.state import split_key
-
-    if series_config.trains(config):
-        params = fit(config, workdir, prepared, model).params
-        key = split_key(config.train.seed).after
-    else:
-        params = fit_at_once(config, prepared, model)
-        key = jax.random.key(config.train.seed)
-    judged = forecasts.judge(config, prepared, model, params)
-    forecasts.tell(config, prepared, judged)
-    forecasts.draw(config, workdir, prepared, model, params, judged, key)
-    app.finish(workdir, forecasts.summary(config, prepared, params, judged))
-    return 0
+    return stages.run(workdir, prepared)
 
 
-def main() -> int:
-    if not app.FLAGS.workdir:
-        raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    config = series_config.check(
-        knobs.from_flat(app.values(NAMES, app.preset_of(presets.PREDICT_SERIES)), SeriesConfig)
-    )
-    workdir = Path(app.FLAGS.workdir)
-    app.prepare_jax(config.train.host_devices)
-    from experiments.series.prepared import model_of, prepare
-    from lmseq.training.memory import check_memory
-    from lmseq.training.sharding import check_batch, make_mesh
-
-    prepared = prepare(config)
-    model = model_of(config, prepared)
-    check_batch(make_mesh(), config.data.batch_size)
-    check_memory(model)
-    with app.opened(workdir, config, prepared.facts(), "series.json") as finished:
-        if finished is not None:
-            print(finished)
-            return 0
-        return run(config, workdir, prepared, model)
-
+EXPERIMENT = Experiment(
+    module="experiments.predict_series",
+    doc=__doc__,
+    config=series.SeriesConfig,
+    presets=presets.PREDICT_SERIES,
+    check=series.check,
+    prepare=prepare,
+    facts=lambda prepared: prepared.series.facts(),
+    facts_file="series.json",
+    run=run,
+)
 
 if __name__ == "__main__":
-    app.run(main, __doc__, ["workdir", "preset", *NAMES])
+    main(EXPERIMENT)

@@ -7,37 +7,41 @@ The first token counts: its probability is the model's before it has seen anythi
 ranked, the most probable per character first. The last line is a JSON object.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from absl import flags
 
-from lmseq.config.knobs import MOST_UNITS, at_least
+from experiments.frame.command import KEEP_PROGRAMS, Command, main
+from experiments.frame.console import listed, say
+from experiments.frame.flags import Given
+from experiments.frame.start import prepare_jax
+from lmseq.config.knobs import MOST_UNITS, at_least, knob
 from lmseq.data.corpora import read_text
-from lmseq.data.text import normalize_text
-
-flags.DEFINE_string("run", None, "folder of a run of train_lm or train_ngram, or an ARPA file")
-flags.DEFINE_enum(
-    "checkpoint", "latest", ["latest", "best"], "the last parameters, or the best by validation"
-)
-flags.DEFINE_multi_string("text", [], "a text to score; give it several times to rank several")
-flags.DEFINE_string("file", None, "a UTF-8 file to score, as one stream")
-flags.DEFINE_bool("per_token", False, "list each token with its log-probability in nats")
-flags.DEFINE_integer("num_steps", 256, "inputs of a window; sets speed and memory, not the figure")
-flags.DEFINE_integer("batch_size", 32, "strips scored in parallel; sets speed and memory, not the figure")
-NAMES = ["run", "checkpoint", "text", "file", "per_token", "num_steps", "batch_size"]
+from lmseq.data.tokens import normalize_text
 
 
-def read_texts() -> list[str]:
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is scored, under which model."""
+
+    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file")
+    checkpoint: Literal["latest", "best"] = knob("latest", "the last parameters, or the best by validation")
+    text: tuple[str, ...] = knob((), "a text to score; give it several times to rank several")
+    file: str = knob("", "a UTF-8 file to score, as one stream")
+    per_token: bool = knob(False, "list each token with its log-probability in nats")
+    num_steps: int = knob(256, "inputs of a window; sets speed and memory, not the figure")
+    batch_size: int = knob(32, "strips scored in parallel; sets speed and memory, not the figure")
+
+
+def read_texts(options: ScoreOptions) -> list[str]:
     """What the flags name; one of --text and --file, and nothing that is empty."""
-    if bool(app.FLAGS.text) == bool(app.FLAGS.file):
-        got = "both" if app.FLAGS.file else "neither"
+    if bool(options.text) == bool(options.file):
+        got = "both" if options.file else "neither"
         raise ValueError(f"expected either --text (once or more) or --file, got {got}")
-    texts = [read_text(Path(app.FLAGS.file))] if app.FLAGS.file else app.FLAGS.text
+    texts = [read_text(Path(options.file))] if options.file else list(options.text)
     try:
         "".join(texts).encode()
     except UnicodeEncodeError:
@@ -47,7 +51,7 @@ def read_texts() -> list[str]:
     return texts
 
 
-def score(run: Any, text: str) -> dict[str, Any]:
+def score(run: Any, text: str, options: ScoreOptions) -> dict[str, Any]:
     """Figures of one text, in nats unless the name says otherwise; prints its tokens when asked to."""
     from lmseq import runs, scoring
 
@@ -62,18 +66,18 @@ def score(run: Any, text: str) -> dict[str, Any]:
         of_words = {"num_unknown": int(unseen.sum()), "perplexity_known": perplexity}
     else:
         log_probs = scoring.score_stream(
-            run.model, run.params, ids, num_steps=app.FLAGS.num_steps, batch_size=app.FLAGS.batch_size
+            run.model, run.params, ids, num_steps=options.num_steps, batch_size=options.batch_size
         )
     if not runs.is_proper(run):
-        app.say("stupid back-off gives scores, not probabilities: compare them with its own only")
-    if app.FLAGS.per_token:
+        say("stupid back-off gives scores, not probabilities: compare them with its own only")
+    if options.per_token:
         for token, log_prob in zip(run.vocab.token_strings(ids), log_probs, strict=True):
             print(f"{log_prob:10.4f}  {token}")
     nll = -float(log_probs.sum(dtype=np.float64))
     num_chars = len(normalize_text(text, run.vocab.normalize))
     unknown = run.vocab.unknown(text)
     if unknown:
-        app.say(f"scored as {run.vocab.token_strings([0])[0]}: {app.listed(unknown)}")
+        say(f"scored as {run.vocab.token_strings([0])[0]}: {listed(unknown)}")
     return {
         "text": text if len(text) <= 60 else text[:57] + "...",
         "log_likelihood": -nll,
@@ -84,25 +88,30 @@ def score(run: Any, text: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    if not app.FLAGS.run:
+def act(options: ScoreOptions, given: Given) -> None:
+    """Score, rank, print."""
+    if not options.run:
         raise ValueError("expected --run=PATH, the folder of a trained model or an ARPA file")
-    texts = read_texts()
-    at_least(1, MOST_UNITS, **app.values(["num_steps", "batch_size"]))
-    app.prepare_jax()
+    texts = read_texts(options)
+    at_least(1, MOST_UNITS, num_steps=options.num_steps, batch_size=options.batch_size)
+    prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
     from experiments.text.evaluate import load_run
 
-    run = load_run(app.FLAGS.run, app.FLAGS.checkpoint)
-    scores = sorted((score(run, text) for text in texts), key=lambda figures: figures["bits_per_char"])
+    run = load_run(options.run, options.checkpoint)
+    scores = sorted(
+        (score(run, text, options) for text in texts), key=lambda figures: figures["bits_per_char"]
+    )
     print("rank  nats        tokens  perplexity  bits/char  text")
     for rank, figures in enumerate(scores, 1):
         print(
             f"{rank:>4}  {figures['log_likelihood']:<10.4f}{figures['num_tokens']:>8,}"
             f"{figures['perplexity']:>12.4f}{figures['bits_per_char']:>11.4f}  {figures['text']!r}"
         )
-    where = {"run": str(app.FLAGS.run), "step": run.step}
+    where = {"run": str(options.run), "step": run.step}
     print(json.dumps(where | (scores[0] if len(scores) == 1 else {"texts": scores})), flush=True)
 
 
+COMMAND = Command(__doc__, ScoreOptions, act)
+
 if __name__ == "__main__":
-    app.run(main, __doc__, NAMES)
+    main(COMMAND)

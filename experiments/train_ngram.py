@@ -7,71 +7,41 @@ The run is scored and sampled from as a neural one is; --write_arpa writes it fo
 stands between blanks, and a line is a sentence; characters, bytes and sub-words are one sentence.
 """
 
-from experiments.frame import app  # first: it notes the time
-
-import resource
-import shutil
-import time
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from experiments.frame import presets
-from lmseq.config import knobs
-from lmseq.config import counts as counts_config
-from lmseq.config.counts import NgramConfig
-
-flags.DEFINE_string("workdir", None, "folder of the run: created, or, when finished, reprinted")
-app.define_presets(presets.TRAIN_NGRAM)
-NAMES = app.define_all_flags(NgramConfig)
+from experiments.frame.experiment import Call, Experiment, main
+from lmseq.config import counts
 
 
-def main() -> int:
-    if not app.FLAGS.workdir:
-        raise ValueError("expected --workdir=DIR, the folder that the run is written to")
-    config = counts_config.check(
-        knobs.from_flat(app.values(NAMES, app.preset_of(presets.TRAIN_NGRAM)), NgramConfig)
-    )
-    workdir = Path(app.FLAGS.workdir)
-    from experiments.counts.counted import load_counted
-
-    start = time.monotonic()
-    counted = load_counted(config.text)
-    reading = time.monotonic() - start
-    with app.opened(workdir, config, counted.facts(), "corpus.json") as finished:
-        if finished is not None:
-            print(finished)
-            return 0
-        return run(config, workdir, counted, reading)
-
-
-def run(config: NgramConfig, workdir: Path, counted: Any, reading: float) -> int:
-    """The stages of a run: count, estimate, save, evaluate, compare orders, draw, sum up."""
+def prepare(call: Call) -> Any:
+    """The marked sentences of the text."""
     from experiments.counts import stages
 
-    memory = counts_config.memory_bytes(config.count)
-    scratch = workdir / ".scratch" if memory else None
-    shutil.rmtree(workdir / ".scratch", ignore_errors=True)  # of a run that was interrupted
-    try:
-        made = stages.make(config, counted, workdir, scratch)
-        seconds = {"reading": reading, **made.seconds}
-        app.say("   ".join(f"{name} {spent:.2f} s" for name, spent in seconds.items()))
-        figures = stages.figures(made.tables, counted)
-        rows = stages.by_order(config, counted, made, figures, scratch)
-        stages.draw(config, workdir, counted, rows)
-        if config.count.write_arpa:
-            stages.write(workdir, counted, made.tables)
-        summary = stages.summary(config, counted, made, rows) | figures
-        summary |= {f"seconds_{name}": spent for name, spent in seconds.items()}
-        summary["seconds_to_tables"] = sum(seconds.values())
-        summary["peak_memory_bytes"] = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        summary["wall_seconds"] = app.seconds()
-    finally:
-        shutil.rmtree(workdir / ".scratch", ignore_errors=True)
-    app.finish(workdir, summary)
-    return 0
+    return stages.prepare(call.config, call.given)
 
+
+def run(call: Call, workdir: Path, prepared: Any) -> dict[str, Any]:
+    """Count, estimate, save, score, compare orders, draw, sum up."""
+    from experiments.counts import stages
+
+    return stages.run(call.config, workdir, prepared)
+
+
+EXPERIMENT = Experiment(
+    module="experiments.train_ngram",
+    doc=__doc__,
+    config=counts.NgramConfig,
+    presets=presets.TRAIN_NGRAM,
+    check=counts.check,
+    num_devices=None,
+    prepare=prepare,
+    facts=lambda prepared: prepared.counted.facts(),
+    facts_file="corpus.json",
+    run=run,
+    workdir_help="folder of the run: created, or, when finished, reprinted",
+)
 
 if __name__ == "__main__":
-    app.run(main, __doc__, ["workdir", "preset", *NAMES])
+    main(EXPERIMENT)

@@ -2,21 +2,36 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename: a reader sees the old file or the new, never half."""
-    temporary = path.with_name(f".{path.name}.tmp")
+@contextmanager
+def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """An open file that takes the place of `path` when the block ends: a reader sees the old or the new one.
+
+    mode: `w` for UTF-8 text, `wb` for bytes. What is written goes to a temporary file in the same folder, is
+    brought to disk, and is then renamed. Where the block raises, the old file stays and the new one is gone.
+    """
+    # The process's number, so that two processes that write the same file do not write into one another.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    as_text = {"encoding": "utf-8", "newline": "\n"} if mode == "w" else {}
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open(mode, **as_text) as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all (see `replacing`)."""
+    with replacing(path) as file:
+        file.write(text)
 
 
 def read_text(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Models as they lie on disk: a neural run, the run of a count model, an ARPA file of any tool."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,10 +10,12 @@ from jaxtyping import Bool, Float, Int
 
 from lmseq.config.counts import NgramConfig
 from lmseq.config.knobs import from_json
-from lmseq.config.mixture import MixConfig
+from lmseq.config.language_model import LanguageModelConfig, check
+from lmseq.config.mixture import MixtureConfig
 from lmseq.contract import Model
-from lmseq.data.text import EOS, UNK, Vocab, normalize_text
+from lmseq.data.tokens import EOS, UNK, Vocab, normalize_text
 from lmseq.files import read_json, read_text
+from lmseq.models.build import build_model
 from lmseq.models.interface import BoundModel
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
 from lmseq.models.ngram import put_tables
@@ -23,9 +26,20 @@ from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID
 from lmseq.ngram.storage import load_tables
 from lmseq.ngram.words import look_up, spell_words
 from lmseq.training import checkpoint
-from lmseq.training.checkpoint import Run
+from lmseq.types import Params
 
 TABLES, MIXTURE = "tables.npz", "mixture.json"
+
+
+class Run(NamedTuple):
+    """A model and all that is needed to use it; `step` is that of parameters trained in steps."""
+
+    config: LanguageModelConfig | NgramConfig | MixtureConfig | None
+    vocab: Vocab
+    model: Model
+    params: Params
+    step: int | None = None
+    tables: BackoffTables | None = None
 
 
 def load_run(
@@ -38,23 +52,44 @@ def load_run(
 ) -> Run:
     """The model of a run's folder, or of an ARPA file, whose text is words, a sentence a line.
 
-    which: the `latest` or `best` checkpoint of a neural run. memory, begin and progress are `read_arpa`'s.
-    Raises ValueError when there is no model, or what there is is damaged.
+    which: the `latest` or `best` checkpoint of a neural run, by validation loss. memory, begin and progress
+    are `read_arpa`'s. Raises ValueError when there is no model, or what there is is damaged.
     """
     path = Path(path)
     if path.is_file():
-        arpa = read_arpa(path, begin=begin, progress=progress, memory=memory)
-        if EOS in arpa.words:
-            raise ValueError(
-                f"{path} has {EOS} as a word, which stands for the end of a line here: rename it"
-            )
-        vocab = Vocab("word", tokens=(UNK, *arpa.words, EOS))
-        words = range(FIRST_WORD_ID, FIRST_WORD_ID + len(arpa.words))
-        return _count_run(arpa.tables, np.array([UNK_ID, *words, EOS_ID]), vocab)
+        return _arpa_run(path, memory, begin, progress)
     if (path / MIXTURE).is_file():
         return _mixture_run(path)
-    if not (path / TABLES).is_file():
-        return checkpoint.load_run(path, which)
+    return _tables_run(path) if (path / TABLES).is_file() else _neural_run(path, which)
+
+
+def _arpa_run(path: Path, memory: int, begin: Begin, progress: Progress) -> Run:
+    """A model of any tool: its words, an unknown word and the end of a line are the symbols."""
+    arpa = read_arpa(path, begin=begin, progress=progress, memory=memory)
+    if EOS in arpa.words:
+        raise ValueError(f"{path} has {EOS} as a word, which stands for the end of a line here: rename it")
+    vocab = Vocab("word", tokens=(UNK, *arpa.words, EOS))
+    words = range(FIRST_WORD_ID, FIRST_WORD_ID + len(arpa.words))
+    return _count_run(arpa.tables, np.array([UNK_ID, *words, EOS_ID]), vocab)
+
+
+def _neural_run(path: Path, which: str) -> Run:
+    """A model rebuilt from its own config, with parameters from a checkpoint; nothing else is read."""
+    for name in ("config.json", "vocab.json"):
+        if not (path / name).is_file():
+            raise ValueError(
+                f"expected a language model in {path}, but it has no {name}: train one, or name another"
+            )
+    config = check(from_json(read_text(path / "config.json"), LanguageModelConfig))
+    vocab = Vocab.from_json(read_text(path / "vocab.json"))
+    # The loops that it was trained by may not be there, and make no difference.
+    model = build_model(replace(config.model, backend="auto"), len(vocab))
+    params, step = checkpoint.load_params(path, model, which)
+    return Run(config, vocab, model, params, step)
+
+
+def _tables_run(path: Path) -> Run:
+    """A count model of ours."""
     for name in ("config.json", "vocab.json"):
         if not (path / name).is_file():
             raise ValueError(
@@ -112,7 +147,7 @@ def is_recurrent(model: Model) -> bool:
 
 def _mixture_run(path: Path) -> Run:
     """The models that a mixture names, which must be what they were when it was fitted."""
-    config = from_json(read_text(path / "config.json"), MixConfig)
+    config = from_json(read_text(path / "config.json"), MixtureConfig)
     try:
         fitted = read_json(path / MIXTURE)
         places = [(place["path"], place["params_digest"]) for place in fitted["runs"]]
@@ -124,7 +159,7 @@ def _mixture_run(path: Path) -> Run:
         raise ValueError(f"{path / MIXTURE} is damaged: mix again") from None
     found = []
     for place, params_digest in places:
-        run = load_run(place, config.mixture.checkpoint)
+        run = load_run(place, config.checkpoint)
         if checkpoint.digest(run.params) != params_digest:
             raise ValueError(f"{place} is not what {path} was mixed from: mix again")
         found.append(run)

@@ -59,7 +59,7 @@ Prediction = LogProbs | Normal  # of the next element, one a row
 
 
 class Windows(NamedTuple):
-    """Windows of a series and what follows each: features (W, tau[, D]), labels (W[, horizon][, D])."""
+    """Windows of a series and what follows each: features `(W, tau[, D])`, labels `(W[, horizon][, D])`."""
 
     features: Float[Array | np.ndarray, "..."]
     labels: Float[Array | np.ndarray, "..."]

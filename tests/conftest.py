@@ -5,7 +5,7 @@ from pathlib import Path
 
 # Before JAX is imported. Later flags win, so a device count of the caller's own gives way.
 XLA_FLAGS = ["--xla_force_host_platform_device_count=8"]
-# As experiments.app.prepare_jax does: jax 0.10 waits for ever in some programs otherwise.
+# As experiments.frame.start.prepare_jax does: jax 0.10 waits for ever in some programs otherwise.
 XLA_FLAGS.append("--xla_cpu_enable_concurrency_optimized_scheduler=false")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread an operation
     XLA_FLAGS.append("--xla_cpu_multi_thread_eigen=false")

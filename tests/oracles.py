@@ -7,6 +7,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jaxtyping import Array, Int
 
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
@@ -19,6 +20,8 @@ from lmseq.models.ngram import put_tables
 from lmseq.models.sources import put_source
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, count_ngrams, mark_sentences
 from lmseq.ngram.smoothing import epsilon, modified_kneser_ney
+from lmseq.recurrence.cells import CELLS
+from lmseq.recurrence.cells.cell import Cell, GateSteps, LayerState, Recurrent
 from lmseq.training.loop import PlanStream
 from lmseq.types import Carry, LogProbs, Params, PRNGKey
 
@@ -108,12 +111,27 @@ def text_plans(config: LanguageModelConfig, num_tokens: int) -> PlanStream:
     )
 
 
+every_cell = pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+
+
+def cell_inputs(
+    cell: Cell, time: int, batch: int, hidden: int, seed: int = 0, dtype: type = np.float32
+) -> tuple[Recurrent | None, LayerState, GateSteps]:
+    """Weights that keep a state in bounds, a state that is not zero, and projected inputs (T, B, G * H)."""
+    rng, gates = np.random.default_rng(seed), cell.num_gates * hidden
+
+    def draw(*shape: int) -> Array:
+        return jnp.asarray(rng.normal(size=shape).astype(dtype))
+
+    weights = None
+    if cell.has_kernel:
+        weights = Recurrent(draw(hidden, gates) / hidden**0.5, draw(hidden) if cell.has_bias else None)
+    state = jax.tree.map(lambda leaf: draw(*leaf.shape), cell.init_state(batch, hidden))
+    return weights, state, draw(time, batch, gates)
+
+
 KINDS: dict[str, ModelConfig] = {
-    "rnn": ModelConfig(model="rnn", hidden_size=5),
-    "gru": ModelConfig(model="gru", hidden_size=5),
-    "lstm": ModelConfig(model="lstm", hidden_size=5),
-    "mingru": ModelConfig(model="mingru", hidden_size=5),
-    "minlstm": ModelConfig(model="minlstm", hidden_size=5),
+    **{cell.name: ModelConfig(model=cell.name, hidden_size=5) for cell in CELLS},
     "mlp": ModelConfig(model="mlp", hidden_size=6, num_layers=2, embedding_size=4, tau=3),
     "linear": ModelConfig(model="linear", embedding_size=4, tau=3),
     "gru, two layers, embedding": ModelConfig(model="gru", hidden_size=5, num_layers=2, embedding_size=2),

@@ -5,6 +5,8 @@ import io
 import re
 import tokenize
 import tomllib
+from collections.abc import Collection, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ FLOORS = (
     (
         "lmseq/types.py",
         "lmseq/files.py",
+        "lmseq/config/kinds.py",
         "lmseq/config/knobs.py",
         "lmseq/config/text.py",
         "lmseq/config/training.py",
@@ -27,15 +30,20 @@ FLOORS = (
     ),
     (
         "lmseq/data/corpora.py",
-        "lmseq/data/series.py",
+        "lmseq/data/tokens.py",
+        "lmseq/data/texts.py",
+        "lmseq/data/series_types.py",
+        "lmseq/data/synthetic.py",
         "lmseq/data/series_files.py",
+        "lmseq/data/series.py",
         "lmseq/data/sources.py",
-        "lmseq/data/text.py",
         "lmseq/data/windows.py",
         "lmseq/data/partition.py",
         "lmseq/ngram/counts.py",
         "lmseq/ngram/words.py",
+        "lmseq/ngram/corpus.py",
         "lmseq/ngram/backoff.py",
+        "lmseq/ngram/interpolation.py",
         "lmseq/ngram/smoothing.py",
         "lmseq/ngram/arpa.py",
         "lmseq/ngram/storage.py",
@@ -45,7 +53,12 @@ FLOORS = (
         "lmseq/strips.py",
         "lmseq/scoring.py",
         "lmseq/layers.py",
-        "lmseq/recurrence/cells.py",
+        "lmseq/recurrence/activations.py",
+        "lmseq/recurrence/cells/cell.py",
+        "lmseq/recurrence/cells/rnn.py",
+        "lmseq/recurrence/cells/gru.py",
+        "lmseq/recurrence/cells/lstm.py",
+        "lmseq/recurrence/cells/minimal.py",
         "lmseq/recurrence/native.py",
         "lmseq/recurrence/derivative.py",
         "lmseq/recurrence/linear.py",
@@ -83,9 +96,32 @@ FLOORS = (
         "lmseq/rollout.py",
         "lmseq/errors.py",
         "lmseq/generation.py",
+        "lmseq/labels.py",
         "lmseq/plotting.py",
         "lmseq/runs.py",
     ),
+)
+# A room of experiments/ imports the library, the rooms before it, and its own files, but never in a circle.
+# The scripts stand in two rows: those that are experiments, and those that are made of experiments.
+ROOMS = (
+    ("experiments/__init__.py",),
+    ("experiments/frame/",),
+    ("experiments/text/",),
+    ("experiments/counts/",),
+    ("experiments/series/",),
+    ("experiments/claims/",),
+    (
+        "experiments/train_lm.py",
+        "experiments/train_ngram.py",
+        "experiments/predict_series.py",
+        "experiments/compare_objectives.py",
+        "experiments/mix_models.py",
+        "experiments/score_text.py",
+        "experiments/sample_text.py",
+        "experiments/native.py",
+    ),
+    ("experiments/ablation/",),
+    ("experiments/ablate.py", "experiments/plot_runs.py"),
 )
 MAY_NOT_IMPORT_TRAINING = ("lmseq/rollout.py", "lmseq/errors.py", "lmseq/generation.py")
 ABOVE_THE_LIBRARY = {"experiments", "benchmarks", "tests"}
@@ -227,6 +263,112 @@ def test_file_keeps_to_the_house(file):
     assert not found, "\n" + "\n".join(found)
 
 
+def room_of(file: str) -> int | None:
+    """The row of ROOMS that a file of experiments/ belongs to; None of one that has no room."""
+    return next((row for row, starts in enumerate(ROOMS) if file.startswith(starts)), None)
+
+
+def experiment_file(dotted: str, files: Collection[str]) -> str | None:
+    """The file under experiments/ that a dotted name lives in."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        stem = "/".join(parts[:length])
+        found = next((file for file in (f"{stem}.py", f"{stem}/__init__.py") if file in files), None)
+        if found:
+            return found
+    return None
+
+
+def room_violations(sources: Mapping[str, str]) -> list[str]:
+    """What is wrong with the imports among files of experiments/, of their sources by name."""
+    found, arrows = [], {}
+    for file, source in sources.items():
+        if room_of(file) is None:
+            found.append(f"{file}: has no room (ROOMS in tests/test_architecture.py): give it one")
+            continue
+        targets = {
+            experiment_file(dotted, sources)
+            for _, _, dotted in imported_names(file, ast.parse(source, filename=file))
+            if dotted.split(".")[0] == "experiments"
+        }
+        arrows[file] = {target for target in targets if target and target != file}
+        found += [
+            f"{file}: imports {target}, of a room that does not come before it"
+            for target in sorted(arrows[file])
+            if room_of(target) > room_of(file) or (room_of(target) == room_of(file) and is_script(file))
+        ]
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        found.append(f"files that import each other: {' -> '.join(error.args[1])}")
+    return found
+
+
+def is_script(file: str) -> bool:
+    """Whether a file stands directly in experiments/."""
+    return file.count("/") == 1 and not file.endswith("__init__.py")
+
+
+EXPERIMENT_SOURCES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "experiments").rglob("*.py"))
+}
+
+
+def test_the_rooms_of_experiments():
+    found = room_violations(EXPERIMENT_SOURCES)
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_a_listing_of_experiments_shows_scripts_alone():
+    scripts = [file for file in EXPERIMENT_SOURCES if is_script(file)]
+    assert scripts and all("__main__" in EXPERIMENT_SOURCES[file] for file in scripts)
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"experiments/frame/start.py": "from experiments.text import report"}, "does not come before it"),
+        ({"experiments/train_lm.py": "from experiments import score_text"}, "does not come before it"),
+        ({"experiments/claims/size.py": "from experiments.ablation import design"}, "before it"),
+        ({"experiments/helpers.py": ""}, "has no room"),
+        (
+            {
+                "experiments/frame/start.py": "from experiments.frame import flags",
+                "experiments/frame/flags.py": "from experiments.frame.start import seconds",
+            },
+            "import each other",
+        ),
+    ],
+)
+def test_catches_in_experiments(changed, complaint):
+    found = room_violations(EXPERIMENT_SOURCES | changed)
+    assert found and any(complaint in line for line in found)
+
+
+def endings(names: Collection[str]) -> list[tuple[str, str]]:
+    """Pairs of names of which one is the other with an ending: claim and claims, count and counted."""
+    names = sorted(names)
+    return [
+        (left, right)
+        for left in names
+        for right in names
+        if left != right and re.fullmatch(re.escape(left.removesuffix("e")) + r"(s|es|ed|ing)", right)
+    ]
+
+
+@pytest.mark.parametrize("folder", sorted({str(Path(file).parent) for file in [*EXPERIMENT_SOURCES, *FILES]}))
+def test_names_of_a_folder_differ_by_more_than_an_ending(folder):
+    assert endings(path.stem for path in (ROOT / folder).iterdir() if path.name != "__pycache__") == []
+
+
+def test_endings_are_found():
+    assert endings(["claim", "claims", "ablate", "ablating", "texts"]) == [
+        ("ablate", "ablating"),
+        ("claim", "claims"),
+    ]
+
+
 def test_there_are_files_to_check():
     assert "lmseq/types.py" in FILES
     assert len(set(sum(FLOORS, ()))) == sum(len(files) for files in FLOORS), "a file is in the table twice"
@@ -263,13 +405,13 @@ def test_lets_pass(file, statement):
         ("lmseq/contract.py", "from lmseq import *", "does not come before it"),
         ("lmseq/contract.py", "import lmseq", "does not come before it"),
         ("lmseq/contract.py", "import lmseq.contract", "does not come before it"),
-        ("lmseq/data/text.py", "from lmseq import data", "does not come before it"),
+        ("lmseq/data/tokens.py", "from lmseq import data", "does not come before it"),
         ("lmseq/training/train_step.py", "from lmseq.training.loop import train", "does not come before it"),
         ("lmseq/types.py", "from lmseq.secret import x", "not in the table"),
         ("lmseq/rollout.py", "from lmseq.training.state import TrainState", "may not know of training"),
         ("lmseq/generation.py", "from lmseq import training", "may not know of training"),
-        ("lmseq/recurrence/cells.py", "import flax.linen as nn", "only lmseq/models/ knows Flax"),
-        ("lmseq/recurrence/cells.py", "from flax import linen", "only lmseq/models/ knows Flax"),
+        ("lmseq/recurrence/cells/cell.py", "import flax.linen as nn", "only lmseq/models/ knows Flax"),
+        ("lmseq/recurrence/cells/cell.py", "from flax import linen", "only lmseq/models/ knows Flax"),
         ("lmseq/plotting.py", "from experiments import train_lm", "stands above the library"),
         ("lmseq/config/knobs.py", "from absl import flags", "uses absl.flags"),
         ("lmseq/config/knobs.py", "import absl.flags", "uses absl.flags"),

@@ -14,10 +14,11 @@ import pytest
 from lmseq.config.knobs import to_json
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.config.training import TrainConfig
-from lmseq.data.text import build_vocab
+from lmseq.data.tokens import build_vocab
 from lmseq.models.build import build_model
+from lmseq.runs import load_run
 from lmseq.training import checkpoint
-from lmseq.training.checkpoint import Progress, digest, load_run
+from lmseq.training.checkpoint import Progress, digest
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.sharding import make_mesh, training_sharding
 from lmseq.training.state import LoopState, init_training

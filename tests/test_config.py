@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from lmseq.config import knobs
 from lmseq.config.knobs import from_flat
-from lmseq.config.language_model import LanguageModelConfig, check
+from lmseq.config.language_model import LanguageModelConfig, ModelKind, check
 from lmseq.data.corpora import RawCorpus
-from lmseq.data.text import build_vocab, prepare_corpus
+from lmseq.data.tokens import build_vocab, prepare_corpus
 from lmseq.models.build import build_model
 from lmseq.training.loop import dispatches
 from lmseq.training.optimizer import make_optimizer
@@ -336,7 +336,7 @@ SEEN = {
     "batch_size": (plan_of, BATCH, (4, 5)),
     "num_steps": (plan_of, BATCH, (8, 9)),
     "seed": (plan_of, BATCH, (0, 1)),
-    "model": (parameters_of, small(), ("rnn", "gru", "lstm", "mingru", "minlstm", "mlp", "linear")),
+    "model": (parameters_of, small(), get_args(ModelKind)),
     "hidden_size": (parameters_of, small(), (6, 7)),
     "num_layers": (parameters_of, small(), (1, 2)),
     "embedding_size": (parameters_of, small(), (0, 6, 5)),

@@ -63,7 +63,6 @@ def server():
 
 
 def test_the_table_is_whole():
-    assert set(CORPORA) == {"python_docs", "time_machine", "tiny_shakespeare", "ptb"}
     for name, info in CORPORA.items():
         assert info.name == name and info.licence and info.source and info.expected
         assert set(info.files) in (set(), {"all"}, set(SPLITS))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmseq.ngram import counts
+from lmseq.ngram import counts, smoothing
 from lmseq.ngram.counts import BOS_ID, UNK_ID, Column, adjusted_counts, count_ngrams, group, mark_sentences
 from tests.ngrams import ByDefinition, V, marked, ngrams_of, sentences, spelled
 
@@ -92,5 +92,5 @@ def test_an_empty_column(tmp_path):
 
 
 def test_unigram_probabilities():
-    log_probs = counts.unigram_log_probs(np.array([0, 0, 0, 2]), 4)
+    log_probs = smoothing.unigram_log_probs(np.array([0, 0, 0, 2]), 4)
     np.testing.assert_allclose(np.exp(log_probs), [4 / 8, 1 / 8, 2 / 8, 1 / 8], rtol=1e-14)

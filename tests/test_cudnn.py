@@ -15,7 +15,8 @@ from lmseq.config.language_model import LanguageModelConfig, ModelConfig, check
 from lmseq.layers import affine
 from lmseq.models.build import build_model
 from lmseq.recurrence import cudnn, unrolled
-from lmseq.recurrence.cells import LstmState, Recurrent
+from lmseq.recurrence.cells.cell import Recurrent
+from lmseq.recurrence.cells.lstm import LSTM, LstmState
 
 T, B, D, H, V = 6, 3, 5, 4, 11
 EXACT, FAST = (lax.Precision.HIGHEST,) * 2, (lax.Precision.HIGH,) * 2
@@ -53,7 +54,7 @@ def layer(seed=0, dtype=np.float32):
 
 def by_scan(kernel, bias, recurrent, hidden, cell, xs):
     state, weights = LstmState(hidden, cell), Recurrent(recurrent)
-    return unrolled.unroll_layer("lstm", weights, state, affine(xs, kernel, bias), backend="scan")
+    return unrolled.unroll_layer(LSTM, weights, state, affine(xs, kernel, bias), backend="scan")
 
 
 def by_cudnn(kernel, bias, recurrent, hidden, cell, xs):
@@ -142,19 +143,19 @@ def test_what_it_has_not_goes_by_the_loops(kernel):
 
 
 def test_auto_leaves_it_where_a_batch_or_members_are_shared_out(kernel, monkeypatch):
-    assert unrolled.takes_cudnn("lstm", "float32", "auto")
+    assert unrolled.takes_cudnn(LSTM, "float32", "auto")
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    assert not unrolled.takes_cudnn("lstm", "float32", "auto")
+    assert not unrolled.takes_cudnn(LSTM, "float32", "auto")
 
 
 def test_without_a_gpu_it_is_not_there():
     if jax.default_backend() == "gpu":
         pytest.skip("there is a GPU")
     assert not cudnn.is_there()
-    assert not unrolled.takes_cudnn("lstm", "float32", "auto")
+    assert not unrolled.takes_cudnn(LSTM, "float32", "auto")
     for precision, reason in (("float32", "needs a GPU"), ("bfloat16", "takes float32 or tf32")):
         with pytest.raises(ValueError, match=f"backend cudnn {reason}"):
-            unrolled.takes_cudnn("lstm", precision, "cudnn")
+            unrolled.takes_cudnn(LSTM, precision, "cudnn")
 
 
 @pytest.mark.parametrize("fault", [None, "wrong", "raises"])

@@ -8,38 +8,33 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from lmseq.recurrence import cells, derivative, unrolled
-from lmseq.recurrence.cells import LstmState, Recurrent
+from lmseq.recurrence import derivative, unrolled
+from lmseq.recurrence.cells import CELLS
+from lmseq.recurrence.cells.lstm import LSTM
+from tests.oracles import cell_inputs
 
 H = 5
-KINDS = ["rnn", "gru", "lstm"]
+every_derivative = pytest.mark.parametrize(
+    "cell", [cell for cell in CELLS if cell.derivative is not None], ids=lambda cell: cell.name
+)
 
 
-def inputs(kind, batch, time, hidden=H, dtype=np.float64):
+def inputs(cell, batch, time, hidden=H, dtype=np.float64):
     """Weights, a state that is not zero, and projected inputs (T, B, G * H)."""
-    rng = np.random.default_rng(batch + time)
-    gates = cells.NUM_GATES[kind] * hidden
-
-    def draw(*shape):
-        return jnp.asarray(rng.normal(size=shape).astype(dtype))
-
-    weights = Recurrent(0.5 * draw(hidden, gates), draw(hidden) if kind == "gru" else None)
-    state = draw(batch, hidden)
-    state = LstmState(state, draw(batch, hidden)) if kind == "lstm" else state
-    return weights, state, draw(time, batch, gates)
+    return cell_inputs(cell, time, batch, hidden, batch + time, dtype)
 
 
-def reference(kind, weights, state, xs):
+def reference(cell, weights, state, xs):
     """Autodiff's way: the scan, of any number of layers' worth of steps."""
-    states = unrolled.scan_states(kind, weights, state, xs)
-    return jax.tree.map(lambda leaf: leaf[-1], states), cells.output(states)
+    states = unrolled.scan_states(cell, weights, state, xs)
+    return jax.tree.map(lambda leaf: leaf[-1], states), cell.output(states)
 
 
-def fast(kind, weights, state, xs):
-    return unrolled.unroll_layer(kind, weights, state, xs)
+def fast(cell, weights, state, xs):
+    return unrolled.unroll_layer(cell, weights, state, xs)
 
 
-def loss(unroll, kind, weights, masked, reset):
+def loss(unroll, cell, weights, masked, reset):
     """Of every output where the mask holds and of the last state; a reset replaces the initial state."""
     rng = np.random.default_rng(0)
 
@@ -51,7 +46,7 @@ def loss(unroll, kind, weights, masked, reset):
         for recurrent in layers:
             if outputs is not None:
                 xs = jnp.concatenate([outputs] * (xs.shape[-1] // outputs.shape[-1]), axis=-1)
-            last, outputs = unroll(kind, recurrent, state, xs)
+            last, outputs = unroll(cell, recurrent, state, xs)
             total += sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(last))
         weight = weights if not masked else weights * (rng.random(weights.shape) < 0.5)
         return total + jnp.sum(weight * outputs**2)
@@ -59,17 +54,17 @@ def loss(unroll, kind, weights, masked, reset):
     return value
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_derivative
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("time", [1, 2, 7, 64])
 @pytest.mark.parametrize("case", ["plain", "masked", "reset", "two layers"])
-def test_gradients_are_those_of_the_scan(kind, batch, time, case):
+def test_gradients_are_those_of_the_scan(cell, batch, time, case):
     with jax.enable_x64(True):
-        weights, state, xs = inputs(kind, batch, time)
+        weights, state, xs = inputs(cell, batch, time)
         layers = [weights] * (2 if case == "two layers" else 1)
         scale = jnp.asarray(np.random.default_rng(1).normal(size=(time, batch, H)))
         found, expected = (
-            jax.jit(jax.value_and_grad(loss(unroll, kind, scale, case == "masked", case == "reset")))(
+            jax.jit(jax.value_and_grad(loss(unroll, cell, scale, case == "masked", case == "reset")))(
                 (layers, state, xs)
             )
             for unroll in (fast, reference)
@@ -77,24 +72,24 @@ def test_gradients_are_those_of_the_scan(kind, batch, time, case):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_those_of_differences(kind):
+@every_derivative
+def test_gradients_are_those_of_differences(cell):
     with jax.enable_x64(True):
-        unroll = jax.jit(lambda *args: fast(kind, *args))
-        check_grads(unroll, inputs(kind, 2, 4), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
+        unroll = jax.jit(lambda *args: fast(cell, *args))
+        check_grads(unroll, inputs(cell, 2, 4), order=1, modes=["rev"], atol=1e-6, rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_products_keep_a_float32_state_near(kind):
-    weights, state, xs = inputs(kind, 3, 64, hidden=32, dtype=np.float32)
+@every_derivative
+def test_bfloat16_products_keep_a_float32_state_near(cell):
+    weights, state, xs = inputs(cell, 3, 64, hidden=32, dtype=np.float32)
     weights = weights._replace(kernel=weights.kernel / 4)
     scale = jnp.asarray(np.random.default_rng(1).normal(size=(64, 3, 32)), jnp.float32)
 
     def value(precision):
-        def unroll(kind, weights, state, xs):
-            return unrolled.unroll_layer(kind, weights, state, xs, precision)
+        def unroll(cell, weights, state, xs):
+            return unrolled.unroll_layer(cell, weights, state, xs, precision)
 
-        return jax.value_and_grad(loss(unroll, kind, scale, False, False))(([weights], state, xs))
+        return jax.value_and_grad(loss(unroll, cell, scale, False, False))(([weights], state, xs))
 
     (rough, rough_slopes), (exact, slopes) = value("bfloat16"), value("float32")
     assert rough.dtype == jnp.float32
@@ -121,23 +116,21 @@ def products_in_loops(program: str, shape: tuple[int, int]) -> int:
     return sum(len(made.findall(bodies[name])) for name in inside)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_no_loop_accumulates_a_weight_gradient(kind):
+@every_derivative
+def test_no_loop_accumulates_a_weight_gradient(cell):
     hidden = 24
-    args = inputs(kind, 3, 9, hidden, np.float32)
+    args = inputs(cell, 3, 9, hidden, np.float32)
     scale = jnp.ones((9, 3, hidden))
-    shape = (hidden, cells.NUM_GATES[kind] * hidden)
+    shape = (hidden, cell.num_gates * hidden)
     counts = []
     for unroll in (fast, reference):
-        step = jax.jit(jax.grad(loss(unroll, kind, scale, False, False)))
+        step = jax.jit(jax.grad(loss(unroll, cell, scale, False, False)))
         counts.append(products_in_loops(step.lower(([args[0]], *args[1:])).compile().as_text(), shape))
     assert counts[0] == 0 < counts[1]
 
 
 def test_the_forward_pass_alone_keeps_nothing():
-    args = inputs("lstm", 3, 9, 24, np.float32)
-    program = (
-        jax.jit(lambda *args: derivative.unroll("lstm", "float32", "scan", *args)).lower(*args).as_text()
-    )
+    args = inputs(LSTM, 3, 9, 24, np.float32)
+    program = jax.jit(lambda *args: derivative.unroll(LSTM, "float32", "scan", *args)).lower(*args).as_text()
     assert "9x3x96" in program  # the inputs
     assert program.count("dynamic_update_slice") == 1  # the outputs

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lmseq import errors, rollout
 from lmseq.config.series import SeriesModelConfig
-from lmseq.data.series import ar_optimal_rmse, autoregression
+from lmseq.data.synthetic import ar_optimal_rmse, autoregression
 from lmseq.models.build import build_series_model
 from tests.test_series_models import BASELINES, FITTED, D, advance, readout, small
 

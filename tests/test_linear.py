@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmseq.recurrence import cells, linear, unrolled
+from lmseq.recurrence import linear, unrolled
+from lmseq.recurrence.cells.minimal import MINGRU, MINLSTM
 
 H = 4
 few = settings(max_examples=12)  # each new shape is compiled anew
@@ -15,19 +16,19 @@ FORMS = ["scan", "associative", "chunked", "auto"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("kind", ["mingru", "minlstm"])
+@pytest.mark.parametrize("cell", [MINGRU, MINLSTM], ids=lambda cell: cell.name)
 @few
 @given(
     time=st.sampled_from([1, 2, 7, 32, 40]),
     seed=st.integers(0, 100),
     scale=st.sampled_from([1.0, 10.0, 60.0]),
 )
-def test_every_form_is_the_scan_of_the_cell(kind, form, time, seed, scale):
+def test_every_form_is_the_scan_of_the_cell(cell, form, time, seed, scale):
     rng = np.random.default_rng(seed)
-    xs = jnp.asarray(scale * rng.normal(size=(time, 2, cells.NUM_GATES[kind] * H)), jnp.float32)
+    xs = jnp.asarray(scale * rng.normal(size=(time, 2, cell.num_gates * H)), jnp.float32)
     start = jnp.asarray(rng.normal(size=(2, H)), jnp.float32)
-    found = linear.linear_states(*cells.linear_coefficients(kind, xs), start, form)
-    expected = unrolled.scan_states(kind, None, start, xs)
+    found = linear.linear_states(*cell.coefficients(xs), start, form)
+    expected = unrolled.scan_states(cell, None, start, xs)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * scale)
 
 

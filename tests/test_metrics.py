@@ -1,56 +1,14 @@
-"""Records: written whole or not at all, each step once, readable by TensorBoard."""
+"""Records: each step once, readable by TensorBoard."""
 
 import json
 import math
 import struct
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
-from lmseq.files import write_text
 from lmseq.training.metrics import MetricsWriter, read_records
-
-# Whole files
-
-
-def test_write_text_replaces(tmp_path):
-    path = tmp_path / "config.json"
-    write_text(path, "old")
-    write_text(path, "new é\n")
-    assert path.read_text(encoding="utf-8") == "new é\n"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
-    path = tmp_path / "config.json"
-    write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "new, half of which can be written \ud800")
-    assert path.read_text(encoding="utf-8") == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_reader_never_sees_half(tmp_path, monkeypatch):
-    """Until the new text is all on disk, the name stands for the old one."""
-    path = tmp_path / "config.json"
-    write_text(path, "old")
-    seen = []
-
-    def look(descriptor):
-        seen.append((path.read_text(encoding="utf-8"), [p.name for p in tmp_path.iterdir() if p != path]))
-        raise OSError("the disk is full")
-
-    monkeypatch.setattr("os.fsync", look)
-    with pytest.raises(OSError, match="full"):
-        write_text(path, "new")
-    [(text, others)] = seen
-    assert text == "old" and len(others) == 1 and others[0].startswith(".")
-    assert list(tmp_path.iterdir()) == [path] and path.read_text(encoding="utf-8") == "old"
-
-
-# Records
 
 
 def lines(*records) -> str:

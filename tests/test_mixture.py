@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from lmseq import scoring
-from lmseq.models.mixture import Mixture, fit_weights, with_cache
-from lmseq.recurrence import cells
+from lmseq.models.mixture import SHARPNESSES, Mixture, fit_cache, fit_weights, with_cache
 from tests.oracles import small
 
 V = 3
@@ -74,7 +73,7 @@ def test_a_cache_by_its_definition(neural, size):
     xs = stream(20)
     carry, states, expected = model.init_carry(params, 1), [], []
     for t, x in enumerate(xs):
-        state = np.asarray(cells.output(carry[-1])[0], np.float64)
+        state = np.asarray(model.module.cell.output(carry[-1])[0], np.float64)
         prob = np.exp(np.asarray(model.readout(params, carry)[0], np.float64))[x]
         if t:
             lately = range(max(0, t - size), t)
@@ -86,3 +85,17 @@ def test_a_cache_by_its_definition(neural, size):
         carry = model.update(params, carry, jnp.array([x]))
     found = scoring.score_stream(cache, cached, xs, num_steps=4, batch_size=2)
     np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("neural", [False, True])
+def test_no_other_cache_fits_better(neural):
+    model, params = small("gru")
+    ids = np.repeat(stream(30), 4)  # where what came lately comes again
+    fitted = fit_cache(model, params, ids, 10, V, neural=neural)
+    assert fitted.sharpness in (SHARPNESSES if neural else (1.0,)) and 0.0 < fitted.weight < 1.0
+    assert float(fitted.params.weight) == pytest.approx(fitted.weight)
+    least = -scoring.score_stream(fitted.model, fitted.params, ids).mean()
+    for sharpness in SHARPNESSES if neural else (1.0,):
+        for weight in np.linspace(0.05, 0.95, 7):
+            other = fitted.params._replace(weight=jnp.array(weight), sharpness=jnp.array(sharpness))
+            assert least <= -scoring.score_stream(fitted.model, other, ids).mean() + 1e-5

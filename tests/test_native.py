@@ -12,12 +12,17 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
-from lmseq.recurrence import cells, native, unrolled
-from lmseq.recurrence.cells import LstmState, Recurrent
+from lmseq.recurrence import native, unrolled
+from lmseq.recurrence.cells import CELLS
+from lmseq.recurrence.cells.gru import GRU
+from lmseq.recurrence.cells.lstm import LSTM
 from lmseq.training.sharding import make_mesh
+from tests.oracles import cell_inputs
 from tests.scripts import SMALL, Scripts
 
-KINDS = ["rnn", "gru", "lstm"]
+every_loop = pytest.mark.parametrize(
+    "cell", [cell for cell in CELLS if cell.native is not None], ids=lambda cell: cell.name
+)
 shapes = {"time": st.integers(1, 5), "batch": st.integers(1, 30), "hidden": st.integers(1, 70)}
 
 
@@ -41,18 +46,10 @@ def half_precision(library):
         pytest.skip("this processor has no bfloat16 products")
 
 
-def draw(kind, time, batch, hidden, seed=0):
+def draw(cell, time, batch, hidden, seed=0):
     """Weights, a state that is not zero, inputs (T, B, G * H), and weights of the outputs."""
-    rng = np.random.default_rng(seed)
-    gates = cells.NUM_GATES[kind] * hidden
-
-    def normal(*shape):
-        return rng.normal(size=shape).astype(np.float32)
-
-    weights = Recurrent(normal(hidden, gates) / hidden**0.5, normal(hidden) if kind == "gru" else None)
-    state = normal(batch, hidden)
-    state = LstmState(state, normal(batch, hidden)) if kind == "lstm" else state
-    return weights, state, normal(time, batch, gates), normal(time, batch, hidden)
+    scale = np.random.default_rng(seed + 1).normal(size=(time, batch, hidden)).astype(np.float32)
+    return *jax.tree.map(np.array, cell_inputs(cell, time, batch, hidden, seed)), scale
 
 
 def value(run, scale, weights, state, xs):
@@ -60,86 +57,86 @@ def value(run, scale, weights, state, xs):
     return jnp.sum(scale * outputs) + sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(last))
 
 
-def by(kind, backend, precision="float32"):
+def by(cell, backend, precision="float32"):
     @jax.jit
     def run(weights, state, xs):
-        return unrolled.unroll_layer(kind, weights, state, xs, precision, backend)
+        return unrolled.unroll_layer(cell, weights, state, xs, precision, backend)
 
     return run
 
 
-def reference(kind):
+def reference(cell):
     @jax.jit
     def run(weights, state, xs):
-        states = unrolled.scan_states(kind, weights, state, xs)
-        return jax.tree.map(lambda leaf: leaf[-1], states), cells.output(states)
+        states = unrolled.scan_states(cell, weights, state, xs)
+        return jax.tree.map(lambda leaf: leaf[-1], states), cell.output(states)
 
     return run
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_loop
 @settings(max_examples=8)
 @given(**shapes, seed=st.integers(0, 99))
 @example(time=64, batch=32, hidden=256, seed=0)
 @example(time=3, batch=1, hidden=16, seed=0)
 @example(time=2, batch=25, hidden=33, seed=0)
-def test_outputs_are_those_of_the_scan(library, kind, time, batch, hidden, seed):
-    *arguments, _ = draw(kind, time, batch, hidden, seed)
+def test_outputs_are_those_of_the_scan(library, cell, time, batch, hidden, seed):
+    *arguments, _ = draw(cell, time, batch, hidden, seed)
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tuple(arguments))
-        expected = reference(kind)(*exact)
-    found = by(kind, "native")(*arguments)
+        expected = reference(cell)(*exact)
+    found = by(cell, "native")(*arguments)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=5e-6), found, expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_loop
 @settings(max_examples=8)
 @given(**shapes, seed=st.integers(0, 99))
 @example(time=64, batch=32, hidden=256, seed=0)
 @example(time=1, batch=3, hidden=32, seed=0)
-def test_gradients_are_those_of_the_scan(library, kind, time, batch, hidden, seed):
-    *arguments, scale = draw(kind, time, batch, hidden, seed)
+def test_gradients_are_those_of_the_scan(library, cell, time, batch, hidden, seed):
+    *arguments, scale = draw(cell, time, batch, hidden, seed)
     with jax.enable_x64(True):
         exact = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tuple(arguments))
-        expected = jax.grad(partial(value, reference(kind), np.asarray(scale, np.float64)), (0, 1, 2))(*exact)
-    found = jax.grad(partial(value, by(kind, "native"), scale), (0, 1, 2))(*arguments)
+        expected = jax.grad(partial(value, reference(cell), np.asarray(scale, np.float64)), (0, 1, 2))(*exact)
+    found = jax.grad(partial(value, by(cell, "native"), scale), (0, 1, 2))(*arguments)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * max(1.0, np.abs(theirs).max()))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@every_loop
 @pytest.mark.parametrize("hidden", [7, 32, 65])
-def test_bfloat16_products_are_those_of_the_scan(half_precision, kind, hidden):
-    *arguments, scale = draw(kind, 6, 5, hidden)
+def test_bfloat16_products_are_those_of_the_scan(half_precision, cell, hidden):
+    *arguments, scale = draw(cell, 6, 5, hidden)
     # Sums in another order move a state by a last digit, and now and then what it is rounded to.
     for function in (
-        lambda backend: by(kind, backend, "bfloat16")(*arguments),
-        lambda backend: jax.grad(partial(value, by(kind, backend, "bfloat16"), scale), (0, 1, 2))(*arguments),
+        lambda backend: by(cell, backend, "bfloat16")(*arguments),
+        lambda backend: jax.grad(partial(value, by(cell, backend, "bfloat16"), scale), (0, 1, 2))(*arguments),
     ):
         for ours, theirs in zip(*(jax.tree.leaves(function(b)) for b in ("native", "scan")), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=0.01 * max(1.0, np.abs(theirs).max()))
-    rough, exact = (by(kind, "native", precision)(*arguments)[1] for precision in ("bfloat16", "float32"))
+    rough, exact = (by(cell, "native", precision)(*arguments)[1] for precision in ("bfloat16", "float32"))
     assert not np.array_equal(rough, exact)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_number_of_threads_changes_no_bit(library, kind, monkeypatch):
+@every_loop
+def test_the_number_of_threads_changes_no_bit(library, cell, monkeypatch):
     monkeypatch.setattr(native, "_num_threads", lambda: 1)
-    *arguments, scale = draw(kind, 5, 64, 200)
+    *arguments, scale = draw(cell, 5, 64, 200)
     results = []
     for threads in (1, 2, 3, 8):
         monkeypatch.setattr(native, "_num_threads", lambda threads=threads: threads)
-        slopes = jax.grad(partial(value, by(kind, "native"), scale), (0, 1, 2))(*arguments)
-        results.append(jax.tree.map(np.asarray, (slopes, by(kind, "native")(*arguments))))
+        slopes = jax.grad(partial(value, by(cell, "native"), scale), (0, 1, 2))(*arguments)
+        results.append(jax.tree.map(np.asarray, (slopes, by(cell, "native")(*arguments))))
     for other in results[1:]:
         jax.tree.map(np.testing.assert_array_equal, results[0], other)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_row_is_the_same_in_any_batch(library, kind):
-    weights, state, xs, _ = draw(kind, 4, 19, 40)
-    run = by(kind, "native")
+@every_loop
+def test_a_row_is_the_same_in_any_batch(library, cell):
+    weights, state, xs, _ = draw(cell, 4, 19, 40)
+    run = by(cell, "native")
     whole = run(weights, state, xs)[1]
     for size in (1, 2, 7, 12):
         part = run(weights, jax.tree.map(lambda leaf, size=size: leaf[:size], state), xs[:, :size])[1]
@@ -148,8 +145,8 @@ def test_a_row_is_the_same_in_any_batch(library, kind):
 
 def test_programs_beside_each_other_do_not_wait_for_each_other(library, monkeypatch):
     monkeypatch.setattr(native, "_num_threads", lambda: 3)
-    *arguments, scale = draw("lstm", 20, 64, 128)
-    slopes = jax.jit(jax.grad(partial(value, by("lstm", "native"), scale), (0, 1, 2)))
+    *arguments, scale = draw(LSTM, 20, 64, 128)
+    slopes = jax.jit(jax.grad(partial(value, by(LSTM, "native"), scale), (0, 1, 2)))
     expected = jax.tree.map(np.asarray, slopes(*arguments))
     wrong = []
 
@@ -168,21 +165,21 @@ def test_programs_beside_each_other_do_not_wait_for_each_other(library, monkeypa
     assert not wrong
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_not_a_number_or_very_large_goes_through(library, kind):
-    weights, state, xs, _ = draw(kind, 3, 4, 20)
+@every_loop
+def test_what_is_not_a_number_or_very_large_goes_through(library, cell):
+    weights, state, xs, _ = draw(cell, 3, 4, 20)
     xs[1, 2] = np.nan
     xs[:, 3] = 1e30
-    outputs = by(kind, "native")(weights, state, xs)[1]
+    outputs = by(cell, "native")(weights, state, xs)[1]
     assert np.isnan(outputs[1:, 2]).all()
     assert np.isfinite(np.delete(outputs, 2, axis=1)).all()
-    np.testing.assert_allclose(outputs, by(kind, "scan")(weights, state, xs)[1], atol=5e-6)
+    np.testing.assert_allclose(outputs, by(cell, "scan")(weights, state, xs)[1], atol=5e-6)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_transformations_of_a_program_keep_its_meaning(library, kind):
-    weights, state, xs, scale = draw(kind, 4, 6, 20)
-    run = by(kind, "native")
+@every_loop
+def test_transformations_of_a_program_keep_its_meaning(library, cell):
+    weights, state, xs, scale = draw(cell, 4, 6, 20)
+    run = by(cell, "native")
     plain = partial(value, run, scale)
     expected = jax.grad(plain)(weights, state, xs)
     again = jax.grad(jax.checkpoint(plain))(weights, state, xs)
@@ -196,12 +193,12 @@ def test_transformations_of_a_program_keep_its_meaning(library, kind):
 
 
 def test_no_steps_and_no_rows(library):
-    weights, state, xs, _ = draw("lstm", 3, 4, 8)
-    last, outputs = by("lstm", "native")(weights, state, xs[:0])
+    weights, state, xs, _ = draw(LSTM, 3, 4, 8)
+    last, outputs = by(LSTM, "native")(weights, state, xs[:0])
     assert outputs.shape == (0, 4, 8)
     jax.tree.map(np.testing.assert_array_equal, last, state)
     nobody = jax.tree.map(lambda leaf: leaf[:0], state)
-    assert by("lstm", "native")(weights, nobody, xs[:, :0])[1].shape == (3, 0, 8)
+    assert by(LSTM, "native")(weights, nobody, xs[:, :0])[1].shape == (3, 0, 8)
 
 
 def calls(run, *arguments, **shardings):
@@ -209,39 +206,39 @@ def calls(run, *arguments, **shardings):
 
 
 def test_auto_takes_them_where_a_program_has_its_device_to_itself(library, monkeypatch):
-    *arguments, _ = draw("lstm", 3, 8, 8)
-    assert jax.device_count() > 1 and not calls(by("lstm", "auto"), *arguments)
+    *arguments, _ = draw(LSTM, 3, 8, 8)
+    assert jax.device_count() > 1 and not calls(by(LSTM, "auto"), *arguments)
     mesh = make_mesh(jax.devices()[:2])
     everywhere = jax.tree.map(lambda _: PartitionSpec(), tuple(arguments))
     alone = jax.shard_map(
-        by("lstm", "auto"), mesh=mesh, in_specs=everywhere, out_specs=PartitionSpec(), check_vma=False
+        by(LSTM, "auto"), mesh=mesh, in_specs=everywhere, out_specs=PartitionSpec(), check_vma=False
     )
     assert calls(alone, *arguments)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert calls(by("lstm", "auto"), *arguments)
-    assert not calls(by("lstm", "scan"), *arguments)
+    assert calls(by(LSTM, "auto"), *arguments)
+    assert not calls(by(LSTM, "scan"), *arguments)
     with jax.enable_x64(True):
         assert not calls(
-            by("lstm", "auto"), *jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tuple(arguments))
+            by(LSTM, "auto"), *jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tuple(arguments))
         )
 
 
 def test_a_shared_batch_is_still_right(library):
-    weights, state, xs, _ = draw("lstm", 3, 8, 8)
+    weights, state, xs, _ = draw(LSTM, 3, 8, 8)
     mesh = make_mesh(jax.devices()[:2])
     rows = NamedSharding(mesh, PartitionSpec(None, "batch"))
-    found = jax.jit(by("lstm", "native"))(weights, state, jax.device_put(xs, rows))
-    expected = by("lstm", "native")(weights, state, xs)
+    found = jax.jit(by(LSTM, "native"))(weights, state, jax.device_put(xs, rows))
+    expected = by(LSTM, "native")(weights, state, xs)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_without_a_library_they_are_not_taken(monkeypatch):
     monkeypatch.setattr(native._Loaded, "library", None)
-    *arguments, _ = draw("gru", 3, 4, 8)
+    *arguments, _ = draw(GRU, 3, 4, 8)
     with pytest.raises(ValueError, match="they are not there: `make native` compiles them"):
-        by("gru", "native")(*arguments)
+        by(GRU, "native")(*arguments)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert "custom_call" not in jax.jit(by("gru", "auto")).lower(*arguments).as_text()
+    assert "custom_call" not in jax.jit(by(GRU, "auto")).lower(*arguments).as_text()
 
 
 def test_a_processor_without_bfloat16_says_so(library, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 from lmseq import runs
 from lmseq.data.corpora import read_corpus
-from lmseq.data.text import build_vocab
+from lmseq.data.tokens import build_vocab
 from lmseq.ngram.arpa import read_arpa
 from tests.scripts import SMALL, refusal
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmseq.config.knobs import from_flat
-from lmseq.config.series import SeriesConfig, check, num_direct
+from lmseq.config.series import SeriesConfig, check, num_direct, segment_length
 from lmseq.data.partition import sliding, take_batch
 from lmseq.models.build import build_series_model
 from lmseq.training import objectives
@@ -193,7 +193,7 @@ def test_a_segment_has_what_its_objective_needs_and_no_more(name, ahead):
     config = make(settings)
     if name in ("unrolled", "direct"):
         check(config)
-    length, objective = objectives.segment_length(config), objectives.make_objective(config)
+    length, objective = segment_length(config), objectives.make_objective(config)
     assert length == TAU - 1 + N + (ahead - 1 if name in ("unrolled", "direct") else 0)
     model = build_series_model(config.model, D, num_direct=num_direct(config))
     params = drawn(jax.eval_shape(model.init, jax.random.key(0)))

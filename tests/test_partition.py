@@ -17,7 +17,7 @@ from lmseq.data.partition import (
     sequential_partitioning,
     take_batch,
 )
-from lmseq.data.text import build_vocab
+from lmseq.data.tokens import build_vocab
 
 KINDS = ("random", "sequential")
 TEXT = "the time machine by h g wells"

@@ -11,8 +11,9 @@ import pytest
 
 from lmseq.config import knobs
 from lmseq.config.knobs import from_flat
-from lmseq.config.series import SeriesConfig, check, num_direct, trains
+from lmseq.config.series import SYNTHETIC, SeriesConfig, check, num_direct, segment_length, trains
 from lmseq.data.partition import sliding
+from lmseq.data.series import prepare
 from lmseq.models.build import build_series_model
 from lmseq.training import objectives
 from tests.test_config import attributes_read, updates_of
@@ -120,15 +121,20 @@ def forecast_of(config: SeriesConfig):
 
 def trained_on(config: SeriesConfig):
     """The loss of an objective at the end of the training, and the length of its segments."""
-    length, model = objectives.segment_length(config), model_of(config)
+    length, model = segment_length(config), model_of(config)
     params = drawn(jax.eval_shape(model.init, jax.random.key(0)))
     objective, last = objectives.make_objective(config), config.train.num_train_steps
     return length, loss_of(objective, model, params, take(length), last)
 
 
 def plan_of(config: SeriesConfig):
-    size = objectives.segment_length(config)
+    size = segment_length(config)
     return [leaf.tolist() for leaf in sliding(60, size, config.data.batch_size, config.train.seed, 0)]
+
+
+def prepared_as(config: SeriesConfig):
+    prepared = prepare(config)
+    return prepared.facts(), prepared.series.period
 
 
 TINY = {"hidden_size": 5, "tau": 4}
@@ -154,6 +160,12 @@ SEEN = {
     "num_ahead": (trained_on, TINY | {"objective": "unrolled"}, (2, 3)),
     "sampling_rate": (trained_on, TINY | {"objective": "scheduled_sampling"}, (0.0, 1.0)),
     "input_noise": (trained_on, TINY | {"objective": "input_noise"}, (0.0, 0.1, 0.2)),
+    "series": (prepared_as, {}, SYNTHETIC),
+    "num_points": (prepared_as, {}, (500, 600)),
+    "coefficients": (prepared_as, {"series": "ar"}, ("", "0.5", "0.6,0.1")),
+    "period": (prepared_as, {}, (0, 5, 7)),
+    "valid_fraction": (prepared_as, {}, (0.0, 0.1)),
+    "test_fraction": (prepared_as, {}, (0.3, 0.4)),
     "optimizer": (updates_of, SHORT | {"weight_decay": 0.1}, ("sgd", "adam", "adamw")),
     "learning_rate": (updates_of, SHORT, (0.01, 0.02)),
     "schedule": (updates_of, SHORT | {"warmup_steps": 1}, ("constant", "cosine", "inverse")),
@@ -166,10 +178,10 @@ SEEN = {
 }
 # Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
 READ_BY_SCRIPTS = set(
-    "series columns time_column missing num_points coefficients period valid_fraction test_fraction "
     "max_horizon num_paths keep_checkpoints target_loss host_devices eval_every checkpoint_every".split()
 )
 READ_BY_THE_LOOP = {"steps_per_dispatch"}  # tests/test_config.py shows it
+READ_WITH_FILES = {"columns", "time_column", "missing"}  # tests/test_series.py shows it
 
 
 @pytest.mark.parametrize("name", SEEN)
@@ -183,7 +195,12 @@ def test_no_dead_knob(name):
 
 
 def test_no_knob_is_left_out_and_scripts_read_the_rest():
-    assert set(SEEN) | READ_BY_SCRIPTS | READ_BY_THE_LOOP == set(FIELDS)
-    for names, folder in ((READ_BY_SCRIPTS, "experiments"), (READ_BY_THE_LOOP, "lmseq/training")):
+    assert set(SEEN) | READ_BY_SCRIPTS | READ_BY_THE_LOOP | READ_WITH_FILES == set(FIELDS)
+    readers = {
+        "experiments": READ_BY_SCRIPTS,
+        "lmseq/training": READ_BY_THE_LOOP,
+        "lmseq/data": READ_WITH_FILES,
+    }
+    for folder, names in readers.items():
         read = attributes_read(folder)
         assert {name for name in names if (SECTION_OF[name], name) in read} == names

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from functools import cache, partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 from scipy import stats
 
 from lmseq import contract, scoring
+from lmseq.config.kinds import CellKind
 from lmseq.config.series import BASELINES, SeriesModelConfig
 from lmseq.models.build import build_series_model
 from lmseq.models.linear import fit_least_squares
@@ -24,10 +26,7 @@ FITTED = {
     "mlp, residual, gelu": dataclasses.replace(MLP, tau=2, residual=True, activation="gelu"),
     "mlp, silu": dataclasses.replace(MLP, tau=1, activation="silu"),
     "linear": SeriesModelConfig(model="linear", tau=3),
-    **{
-        kind: SeriesModelConfig(model=kind, hidden_size=4, num_layers=2)
-        for kind in ("rnn", "gru", "lstm", "mingru", "minlstm")
-    },
+    **{kind: SeriesModelConfig(model=kind, hidden_size=4, num_layers=2) for kind in get_args(CellKind)},
 }
 KINDS = {
     **FITTED,

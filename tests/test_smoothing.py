@@ -3,12 +3,14 @@
 import math
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmseq.config.counts import CountConfig, Smoothing
 from lmseq.ngram import smoothing
 from lmseq.ngram.arpa import read_arpa
 from lmseq.ngram.backoff import score_words
@@ -303,3 +305,61 @@ def test_the_figures_of_ptb(data_dir):
     assert perplexity(sharing.tables, "test") == pytest.approx(142.890, abs=1e-3)
     trigrams = smoothing.modified_kneser_ney(counts[:3], kenlm_compat=True)
     assert perplexity(trigrams.tables, "test") == pytest.approx(148.281, abs=1e-3)
+
+
+# From a config
+
+MADE = {
+    "maximum_likelihood": smoothing.maximum_likelihood,
+    "epsilon": lambda counts: smoothing.epsilon(counts, [0.5, 2.0]),
+    "epsilon_unigram": lambda counts: smoothing.epsilon(counts, [0.5, 2.0], fallback="unigram"),
+    "absolute_discounting": lambda counts: smoothing.absolute_discounting(counts, discount_fallback=True),
+    "witten_bell": smoothing.witten_bell,
+    "kneser_ney": lambda counts: smoothing.kneser_ney(counts, discount_fallback=True),
+    "modified_kneser_ney": lambda counts: smoothing.modified_kneser_ney(
+        counts, discount_fallback=True, prune=[0, 0, 1][: len(counts)]
+    ),
+    "stupid_backoff": smoothing.stupid_backoff,
+}
+
+
+def test_each_smoothing_of_a_config_is_listed():
+    assert set(MADE) == set(get_args(Smoothing))
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_the_estimator_that_a_config_names(name):
+    counts = count_ngrams(marked([[3, 4, 5, 3], [4, 4, 3], []]), V, 3)
+    epsilons = "0.5,2" if name.startswith("epsilon") else ""
+    prune = "0,0,1" if name == "modified_kneser_ney" else ""
+    config = CountConfig(order=3, smoothing=name, discount_fallback=True, epsilons=epsilons, prune=prune)
+    for n in (3, 2):  # of as many orders as there are counts
+        found, expected = smoothing.estimate(config, counts[:n]), MADE[name](counts[:n])
+        np.testing.assert_array_equal(found.discounts, expected.discounts)
+        for table, other in zip(found.tables.orders, expected.tables.orders, strict=True):
+            for one, two in zip(table, other, strict=True):
+                np.testing.assert_array_equal(one, two)
+        assert (found.tables.fallback, found.tables.log_unseen) == (
+            expected.tables.fallback,
+            expected.tables.log_unseen,
+        )
+
+
+def test_epsilons_come_from_the_config_or_from_a_fit():
+    counts = count_ngrams(marked([[3, 4, 5, 3], [4, 4, 3], []]), V, 2)
+    config = CountConfig(order=2, smoothing="epsilon")
+    with pytest.raises(ValueError, match="give --epsilons, or pass what fit_epsilons finds"):
+        smoothing.estimate(config, counts)
+    fitted = smoothing.fit_epsilons(counts, marked([[3, 4], [5]]))
+    found = smoothing.estimate(config, counts, epsilons=fitted).tables
+    np.testing.assert_array_equal(
+        found.orders[1].log_prob, smoothing.epsilon(counts, fitted).tables.orders[1].log_prob
+    )
+
+
+def test_an_unknown_smoothing_is_refused():
+    counts = count_ngrams(marked([[3, 4]]), V, 2)
+    config = CountConfig()
+    object.__setattr__(config, "smoothing", "laplace")
+    with pytest.raises(ValueError, match=r"expected one of maximum_likelihood, .* got 'laplace'"):
+        smoothing.estimate(config, counts)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from experiments.frame import app
 from experiments.ablation import running, together
 from experiments.ablation.design import Cell, Design, label
 from experiments.ablation.tables import grid
+from experiments.frame.start import num_cores, prepare_jax
 from lmseq.models.interface import count_parameters
 
 FLOPS_A_TOKEN = 6  # and parameter: a product and a sum, forward once and backward twice (Kaplan et al. 2020)
@@ -35,12 +35,12 @@ def group_cost(group: together.Group) -> tuple[int, float] | str:
         return "not known"
     try:
         with together.quietly():
-            work = together.work_of(group.configs[:1])
+            work = together.work_of(together.Group(group.cells[:1], group.configs[:1]))
     except ValueError as error:
         return f"error: {error}"
     num_parameters = count_parameters(jax.eval_shape(work.model.init, jax.random.key(0)))
     config = group.configs[0]
-    tokens = config.train.num_train_steps * config.data.batch_size * work.num_steps
+    tokens = config.train.num_train_steps * config.data.batch_size * work.batches.num_steps
     return num_parameters, FLOPS_A_TOKEN * num_parameters * tokens * len(group.cells)
 
 
@@ -51,9 +51,9 @@ def groups_of(design: Design) -> list[together.Group]:
     return [together.Group([cell], None) for cell in design.cells()]
 
 
-def plan(design: Design) -> str:
+def plan(design: Design, keep_programs: bool) -> str:
     """The settings and their seeds, how they are run, and what that takes, as text."""
-    app.prepare_jax(app.num_cores())
+    prepare_jax(num_cores(), keep_programs)
     groups = groups_of(design)
     costs = [group_cost(group) for group in groups]
     by_cell = {cell.name: (n, cost) for n, cost in enumerate(costs) for cell in groups[n].cells}

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.ablation.tables import Row, estimate, is_number, samples, told
+from experiments.ablation.tables import Row, is_number, samples, told
+from experiments.frame.intervals import estimate
 from lmseq.plotting import Curve, Panel
 
 WIDE = 8  # from this ratio of the largest x to the least, the axis is logarithmic

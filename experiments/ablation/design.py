@@ -1,30 +1,34 @@
-"""What an ablation is made of: settings, seeds, the cells that they make, and the ledger of those done.
+"""What an ablation is made of: settings, seeds, and the cells that they make.
 
 A setting is values for some of an experiment's flags, kept as the text that a command line has; a cell is one
 setting with one seed.
 """
 
 import difflib
-import json
 import math
 import re
-import subprocess
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
+from experiments import compare_objectives, mix_models, predict_series, train_lm, train_ngram
+from experiments.claims import CLAIMS
+from experiments.frame.experiment import Experiment, flag_names
 from lmseq.config import knobs
 from lmseq.config.knobs import knob
-from lmseq.files import read_json, write_text
+from lmseq.files import read_json
 
-HERE = Path(__file__).parent.parent
-SCRIPT = '\nif __name__ == "__main__":\n'
-NOT_ABLATED = ("ablate", "plot_runs")
+EXPERIMENTS: tuple[Experiment, ...] = (
+    train_lm.EXPERIMENT,
+    train_ngram.EXPERIMENT,
+    predict_series.EXPERIMENT,
+    compare_objectives.EXPERIMENT,
+    mix_models.EXPERIMENT,
+    *CLAIMS,
+)
 OWN = ("workdir", "seed")  # flags of an experiment that its ablation gives itself
 MOST_CELLS = 100_000
-LEDGER = "cells.jsonl"
 
 Setting = dict[str, str]  # flag names to the text of their values
 
@@ -33,7 +37,7 @@ Setting = dict[str, str]  # flag names to the text of their values
 class SweepConfig:
     """Which cells there are."""
 
-    experiment: str = knob("train_lm", "script under experiments/ that is run: train_lm, predict_series, ...")
+    experiment: str = knob("train_lm", "what is run: train_lm, predict_series, a claim, ...")
     sweep: str = knob("", "grid of settings: 'hidden_size=64,128 learning_rate=1e-3,3e-3', all combinations")
     settings: str = knob("", "instead of --sweep: a JSON file, a list of objects from flag names to values")
     fixed: str = knob("", "flags of every cell: 'corpus=tiny_shakespeare num_train_steps=500'")
@@ -42,13 +46,6 @@ class SweepConfig:
     separate: bool = knob(
         False, "a process and a run folder for each cell, also where many can be trained in one program"
     )
-
-
-@dataclass(frozen=True)
-class AblationConfig:
-    """All of an ablation."""
-
-    sweep: SweepConfig = field(default_factory=SweepConfig)
 
 
 class Cell(NamedTuple):
@@ -64,6 +61,7 @@ class Design(NamedTuple):
     """All cells, setting by setting; `names` of the flags that settings give; whether seeds are passed on."""
 
     config: SweepConfig
+    experiment: Experiment
     names: tuple[str, ...]
     settings: list[Setting]
     fixed: Setting
@@ -171,36 +169,30 @@ def _refuse_twice(settings: list[Setting], flag: str) -> None:
         seen.add(key)
 
 
-def known_flags(experiment: str) -> list[str]:
-    """The flags that an experiment's --help lists; ValueError where it is no experiment with a workdir."""
-    scripts = sorted(path.stem for path in HERE.glob("*.py") if SCRIPT in path.read_text(encoding="utf-8"))
-    scripts = [name for name in scripts if name not in NOT_ABLATED]
-    if experiment not in scripts:
-        near = difflib.get_close_matches(experiment, scripts, 1)
-        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(scripts)}"
-        raise ValueError(f"unknown experiment {experiment!r}: {hint}")
-    command = [sys.executable, "-m", f"experiments.{experiment}", "--help"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    names = re.findall(r"^  --(\w+)=", told, re.MULTILINE)
-    if "workdir" not in names:
-        raise ValueError(f"{experiment} has no --workdir to find its figures in: it cannot be ablated")
-    return names
+def experiment_named(name: str) -> Experiment:
+    """The experiment of that name; ValueError for a name that none has."""
+    found = next((each for each in EXPERIMENTS if each.name == name), None)
+    if found is None:
+        names = [each.name for each in EXPERIMENTS]
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names)}"
+        raise ValueError(f"unknown experiment {name!r}: {hint}")
+    return found
 
 
-def check_names(names: list[str], known: list[str], experiment: str) -> None:
+def check_names(names: list[str], known: list[str], experiment: Experiment) -> None:
     """ValueError for the first name that is no flag of the experiment, or that the ablation gives itself."""
     for name in names:
         if name in OWN:
             raise ValueError(f"--{name} of a cell is given by the ablation: see --first_seed, --seeds")
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean --{near[0]}?" if near else f"see python -m experiments.{experiment} --help"
-            raise ValueError(f"{experiment} has no flag --{name}: {hint}")
+            hint = f"did you mean --{near[0]}?" if near else f"see python -m {experiment.module} --help"
+            raise ValueError(f"{experiment.name} has no flag --{name}: {hint}")
 
 
-def read_design(whole: AblationConfig) -> Design:
+def read_design(config: SweepConfig) -> Design:
     """The cells that a config asks for. Raises ValueError for the first thing that is wrong with it."""
-    config = whole.sweep
     knobs.at_least(1, seeds=config.seeds)
     knobs.at_least(0, first_seed=config.first_seed)
     if bool(config.sweep.strip()) == bool(config.settings):
@@ -211,14 +203,15 @@ def read_design(whole: AblationConfig) -> Design:
     both = [name for name in names if name in fixed]
     if both:
         raise ValueError(f"{both[0]} is both fixed and varied: leave it out of --fixed")
-    known = known_flags(config.experiment)
-    check_names([*names, *fixed], known, config.experiment)
+    experiment = experiment_named(config.experiment)
+    known = flag_names(experiment)
+    check_names([*names, *fixed], known, experiment)
     has_seed = "seed" in known
     if not has_seed and (config.seeds > 1 or config.first_seed):
         raise ValueError(f"{config.experiment} has no --seed: give --seeds=1 and no --first_seed")
     if len(settings) * config.seeds > MOST_CELLS:
         raise ValueError(f"expected at most {MOST_CELLS:,} cells, got {len(settings) * config.seeds:,}")
-    return Design(config, names, settings, fixed, has_seed)
+    return Design(config, experiment, names, settings, fixed, has_seed)
 
 
 def find_setting(design: Design, text: str) -> Setting:
@@ -235,40 +228,3 @@ def find_setting(design: Design, text: str) -> Setting:
         told = "; ".join(label(setting) for setting in (found or design.settings)[:8])
         raise ValueError(f"expected --compare to match one setting, {text!r} matches {len(found)}: {told}")
     return found[0]
-
-
-# The ledger: a line of JSON a cell that is done.
-
-
-def read_ledger(workdir: Path) -> dict[str, dict[str, Any]]:
-    """The records of a folder by cell; lines that are none are left out, the last of a cell counts."""
-    path, found = workdir / LEDGER, {}
-    if not path.exists():
-        return found
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and {"cell", "setting", "seed", "figures", "error"} <= set(record):
-            found[record["cell"]] = record
-    return found
-
-
-def open_ledger(workdir: Path, kept: dict[str, dict[str, Any]]) -> TextIO:
-    """The ledger to append to, rewritten so that it holds whole lines only."""
-    write_text(workdir / LEDGER, "".join(json.dumps(record) + "\n" for record in kept.values()))
-    return (workdir / LEDGER).open("a", encoding="utf-8")
-
-
-def note(ledger: TextIO, record: dict[str, Any]) -> None:
-    """Append one record and flush it."""
-    ledger.write(json.dumps(record) + "\n")
-    ledger.flush()
-
-
-def record_of(cell: Cell, figures: dict[str, Any], error: str | None, seconds: float) -> dict[str, Any]:
-    """What the ledger says of a cell: the plain ones of its figures, or why it has none."""
-    plain = {name: value for name, value in figures.items() if isinstance(value, str | int | float | None)}
-    identity = {"cell": cell.name, "setting": cell.setting, "seed": cell.seed}
-    return {**identity, "figures": plain, "error": error, "seconds": seconds}

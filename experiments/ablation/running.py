@@ -10,37 +10,47 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.frame import app
-from experiments.ablation.design import Cell, Design
+from experiments import predict_series, train_lm
+from experiments.ablation.design import Cell, Design, label
+from experiments.ablation.records import note, open_ledger, read_ledger, record_of
+from experiments.frame.command import USER_ERRORS
+from experiments.frame.console import say
+from experiments.frame.start import num_cores, prepare_jax
+from experiments.frame.workdir import finished_summary
 
 Record = dict[str, Any]
 BUSY = "another process is at work in"  # what a script says that finds its folder locked
 
 
 def run_cells(
-    design: Design, workdir: Path, retry_failed: bool, progress: Callable[[dict[str, Record]], None]
+    design: Design,
+    workdir: Path,
+    progress: Callable[[dict[str, Record]], None],
+    *,
+    retry_failed: bool = False,
+    keep_programs: bool = True,
 ) -> dict[str, Record]:
     """Run what the ledger lacks, and note each cell there when it is done; returns all records by name.
 
     `progress` is shown the records after every group. With `retry_failed`, cells that failed are run again.
     """
-    done = design.read_ledger(workdir)
+    done = read_ledger(workdir)
     if retry_failed:
         done = {name: record for name, record in done.items() if not record["error"]}
     num_cells = len(design.settings) * design.config.seeds
     if done:
-        app.say(f"{len(done)} of {num_cells} cells are done already")
-    with design.open_ledger(workdir, done) as ledger:
-        for cells, records in groups_to_run(design, workdir, done):
+        say(f"{len(done)} of {num_cells} cells are done already")
+    with open_ledger(workdir, done) as ledger:
+        for cells, records in groups_to_run(design, workdir, done, keep_programs):
             begun = time.monotonic()
             for record in records:
-                design.note(ledger, record)
+                note(ledger, record)
                 done[record["cell"]] = record
             told = "" if len(cells) == 1 else f" and {len(cells) - 1} more"
             errors = [done[cell.name]["error"] for cell in cells if done[cell.name]["error"]]
             remark = f", {len(errors)} failed: {errors[0]}" if errors else ""
-            app.say(
-                f"{len(done)}/{num_cells} cells  {design.label(cells[0].setting)} seed={cells[0].seed}"
+            say(
+                f"{len(done)}/{num_cells} cells  {label(cells[0].setting)} seed={cells[0].seed}"
                 f"{told}, {time.monotonic() - begun:.1f} s{remark}"
             )
             progress(done)
@@ -48,7 +58,7 @@ def run_cells(
 
 
 def groups_to_run(
-    design: Design, workdir: Path, done: dict[str, Record]
+    design: Design, workdir: Path, done: dict[str, Record], keep_programs: bool
 ) -> Iterator[tuple[list[Cell], Iterator[Record]]]:
     """Cells that are missing, in the groups that they are run in, with what runs them."""
     if not can_be_together(design):
@@ -58,7 +68,7 @@ def groups_to_run(
         return
     # A part of an accelerator's memory is left to cells that run as processes.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    app.prepare_jax(app.num_cores())
+    prepare_jax(num_cores(), keep_programs)
     from experiments.ablation import together
 
     for group in together.groups(design):
@@ -73,7 +83,9 @@ def groups_to_run(
 
 def can_be_together(design: Design) -> bool:
     """Whether some cells may be trained in one program: only then JAX is needed here."""
-    return design.config.experiment in ("train_lm", "predict_series") and not design.config.separate
+    return (
+        design.experiment in (train_lm.EXPERIMENT, predict_series.EXPERIMENT) and not design.config.separate
+    )
 
 
 def run_group(design: Design, group: Any, workdir: Path) -> Iterator[Record]:
@@ -95,15 +107,15 @@ def run_group(design: Design, group: Any, workdir: Path) -> Iterator[Record]:
         for place, step in bad.items():
             why = f"the loss or its gradient is not finite at step {step}: lower learning_rate or clip_norm"
             spent = (time.monotonic() - begun) / len(group.cells)
-            yield design.record_of(group.cells[place], {}, why, spent)
+            yield record_of(group.cells[place], {}, why, spent)
         rest = [place for place in range(len(group.cells)) if place not in bad]
         if rest:
             left = [group.cells[place] for place in rest], [group.configs[place] for place in rest]
             yield from run_group(design, together.Group(*left), workdir)
-    except (*app.USER_ERRORS, RuntimeError) as error:
+    except (*USER_ERRORS, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        app.say(f"not in one program: {' '.join(str(error).split())[:200]}")
+        say(f"not in one program: {' '.join(str(error).split())[:200]}")
         yield from run_apart(design, [cell for cell in group.cells if cell.name not in done], workdir)
 
 
@@ -112,14 +124,14 @@ def run_apart(design: Design, cells: list[Cell], workdir: Path) -> Iterator[Reco
     for cell in cells:
         begun = time.monotonic()
         figures, error = run_script(design, cell, workdir / "cells" / cell.name)
-        yield design.record_of(cell, figures, error, time.monotonic() - begun)
+        yield record_of(cell, figures, error, time.monotonic() - begun)
 
 
 def command_of(design: Design, cell: Cell, folder: Path) -> list[str]:
     """The command line of a cell."""
     flags = cell.flags | ({"seed": str(cell.seed)} if design.has_seed else {})
     given = [f"--{name}={value}" for name, value in {**flags, "workdir": str(folder)}.items()]
-    return [sys.executable, "-m", f"experiments.{design.config.experiment}", *given]
+    return [sys.executable, "-m", design.experiment.module, *given]
 
 
 def run_script(design: Design, cell: Cell, folder: Path) -> tuple[dict[str, Any], str | None]:
@@ -140,9 +152,9 @@ def run_script(design: Design, cell: Cell, folder: Path) -> tuple[dict[str, Any]
         lines = text.splitlines() or ["it said nothing"]
         if status != 2 or BUSY not in text:
             break
-        app.say(f"waiting: {lines[-1].removeprefix('error: ')}")
+        say(f"waiting: {lines[-1].removeprefix('error: ')}")
         time.sleep(5.0)
-    finished = app.finished_summary(folder)
+    finished = finished_summary(folder)
     if finished is not None and status in (0, 1):  # 1: a claim that fails has figures too
         return json.loads(finished), None
     how = f"ended by signal {-status}: " if status < 0 else ""
@@ -164,6 +176,6 @@ def _wait(process: subprocess.Popen) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if asked:
-        app.say("interrupted; the same command goes on from here")
+        say("interrupted; the same command goes on from here")
         sys.exit(128 + asked[0])
     return status

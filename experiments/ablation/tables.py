@@ -7,29 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from experiments.ablation.design import Design, Setting, label, read_value
+from experiments.frame.intervals import estimate, standard_error
 from lmseq.files import write_text
 
 Row = dict[str, Any]
 DEFAULTS = {"train_lm": ("test_loss", "valid_loss"), "predict_series": ("one_step_rmse", "rmse_at_16")}
 ENDINGS = ("_loss", "_rmse", "verdict")
-
-
-class Estimate(NamedTuple):
-    """A mean over seeds, its standard error and 95 % interval; nan where there are too few samples."""
-
-    mean: float = math.nan
-    error: float = math.nan
-    low: float = math.nan
-    high: float = math.nan
-
-    def __str__(self) -> str:
-        told = f"{self.mean:.4g}"
-        if not math.isnan(self.error):
-            told += f" ± {self.error:.2g} [{self.low:.4g}, {self.high:.4g}]"
-        return told
 
 
 class Found(NamedTuple):
@@ -83,16 +67,11 @@ def numeric_columns(found: Found) -> list[str]:
     return [name for name, values in known.items() if values and all(map(is_number, values))]
 
 
-def estimate(samples: Sequence[float]) -> Estimate:
-    """Mean and, of two samples or more, standard error and Student's interval; nan of none."""
-    from experiments.frame.measuring import interval
-
-    if len(samples) < 2:
-        return Estimate(float(samples[0])) if len(samples) else Estimate()
-    with np.errstate(invalid="ignore", over="ignore"):
-        error = float(np.std(samples, ddof=1) / math.sqrt(len(samples)))
-        inside = interval(samples)
-    return Estimate(inside.mean, error, inside.low, inside.high)
+def told_interval(samples: Sequence[float]) -> str:
+    """Mean, standard error and interval, `2 ± 0.58 [-0.48, 4.5]`; of one sample the mean alone."""
+    mean, low, high = estimate(samples)
+    spread = f" ± {standard_error(samples):.2g} [{low:.4g}, {high:.4g}]" if len(samples) > 1 else ""
+    return f"{mean:.4g}{spread}"
 
 
 def samples(rows: Sequence[Row], name: str) -> list[float]:
@@ -135,7 +114,8 @@ def summarise(found: Found) -> list[Row]:
         row = dict(zip(found.names, key, strict=True))
         row |= {"num_seeds": len(cells) - failed, "num_failed": failed}
         for name in names:
-            mean, error, low, high = estimate(samples(cells, name))
+            found_samples = samples(cells, name)
+            (mean, low, high), error = estimate(found_samples), standard_error(found_samples)
             row |= {name: mean, f"{name}_stderr": error, f"{name}_low": low, f"{name}_high": high}
         rows.append(row)
     return rows
@@ -155,7 +135,7 @@ def pair(found: Found, reference: Row) -> list[Row]:
         for name in names:
             known = [values for values in (samples(two, name) for two in pairs) if len(values) == 2]
             more = [mine - its for mine, its in known]
-            mean, _, low, high = estimate(more)
+            mean, low, high = estimate(more)
             row |= {name: mean, f"{name}_low": low, f"{name}_high": high, f"{name}_pairs": len(more)}
         rows.append(row)
     return rows
@@ -164,7 +144,7 @@ def pair(found: Found, reference: Row) -> list[Row]:
 def entry(cells: Sequence[Row], metric: str) -> str:
     """A metric of a setting in a Markdown table; of texts, how often each comes."""
     if numbers := samples(cells, metric):
-        return str(estimate(numbers))
+        return told_interval(numbers)
     texts = Counter(str(row[metric]) for row in cells if row.get(metric) is not None)
     return ", ".join(f"{text} ({count})" for text, count in texts.items()) or "-"
 

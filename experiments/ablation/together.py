@@ -4,40 +4,44 @@ What is computed for a cell equals, to rounding, what the script alone computes 
 """
 
 import contextlib
-import dataclasses
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from absl import flags
 
-from experiments.frame import app, presets
-from experiments.ablation.design import Cell, Design, Setting, record_of
+from experiments import predict_series, train_lm
+from experiments.ablation.design import Cell, Design
+from experiments.ablation.records import record_of
+from experiments.frame.command import USER_ERRORS
+from experiments.frame.experiment import Experiment, call_from_texts
 from experiments.frame.progress import steps_bar
-from lmseq.config import knobs, language_model
+from experiments.series import forecasts
+from experiments.series.loading import load
+from experiments.text import report, stages
+from experiments.text.loading import load_texts
+from lmseq.config import knobs
 from lmseq.config import series as series_config
 from lmseq.config.language_model import LanguageModelConfig
+from lmseq.config.series import SeriesConfig, segment_length
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
-from lmseq.data.partition import check_stream, sliding
-from lmseq.models.interface import bind, count_parameters
-from lmseq.config.series import SeriesConfig
+from lmseq.data.partition import sliding
+from lmseq.models.build import model_of
+from lmseq.models.interface import bind
 from lmseq.training import ensemble, train_step
 from lmseq.training.fit import fit_members
 from lmseq.training.job import Batches
 from lmseq.training.memory import check_memory
-from lmseq.training.objectives import scheduled_sampling, teacher_forcing
+from lmseq.training.objectives import make_objective, scheduled_sampling, teacher_forcing
 from lmseq.training.optimizer import Number
-from lmseq.training.state import split_key
 from lmseq.types import Params, Stream
 
 Config = LanguageModelConfig | SeriesConfig
-KINDS: dict[str, type] = {"train_lm": LanguageModelConfig, "predict_series": SeriesConfig}
+TOGETHER = (train_lm.EXPERIMENT, predict_series.EXPERIMENT)
 # What only a run of its own can do: checkpoints, evaluations on the way, a batch shared by devices.
 APART = ("host_devices", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
 
@@ -62,49 +66,27 @@ class Work(NamedTuple):
     figures: Callable[[Config, Params], dict[str, Any]]
 
 
-def config_of(kind: type, texts: Setting, seed: int) -> Config:
-    """The checked config of flags as texts. Raises ValueError for the first that it cannot hold.
-
-    Of a preset, the settings stand where the flags say nothing, as in the scripts.
-    """
-    known = presets.PREDICT_SERIES if kind is SeriesConfig else presets.TRAIN_LM
-    preset = {each.__name__: each for each in known}.get(texts.get("preset", "none"))
-    if preset is None:
-        raise ValueError(f"unknown preset {texts['preset']!r}")
-    parsers = {int: flags.IntegerParser(), float: flags.FloatParser(), bool: flags.BooleanParser()}
-    fields = [knob for section in knobs.sections(kind).values() for knob in dataclasses.fields(section)]
-    kinds = {knob.name: str if get_args(knob.type) else knob.type for knob in fields}
-    given = {name: text for name, text in texts.items() if name != "preset"}
-    values = {
-        name: text if kinds[name] is str else parsers[kinds[name]].parse(text) for name, text in given.items()
-    }
-    config = knobs.from_flat({**preset(), **values, "seed": seed}, kind)
-    return series_config.check(config) if kind is SeriesConfig else language_model.check(config)
-
-
 def groups(design: Design) -> list[Group]:
     """All cells in groups: those that one program can train, and every other by itself."""
-    experiment, found = design.config.experiment, {}
-    kind = None if design.config.separate else KINDS.get(experiment)
+    found: dict[str, tuple[list[Cell], list[Config | None]]] = {}
     for cell in design.cells():
-        config = kind and _config(kind, cell)
-        key = cell.name if config is None else structure(config)
-        cells, known = found.setdefault(key, ([], []))
+        config = None if design.config.separate else config_of(design.experiment, cell)
+        group = cell.name if config is None else structure(config)
+        cells, known = found.setdefault(group, ([], []))
         cells.append(cell)
         known.append(config)
     return [Group(cells, None if None in known else known) for cells, known in found.values()]
 
 
-def _config(kind: type, cell: Cell) -> Config | None:
-    """The config of a cell that can be trained with others; None of one that is left to its script."""
-    known = {knob.name for section in knobs.sections(kind).values() for knob in dataclasses.fields(section)}
-    if set(cell.flags) - known - {"preset"} or set(cell.flags) & set(APART):
+def config_of(experiment: Experiment, cell: Cell) -> Config | None:
+    """The checked config of a cell that can be trained with others; None where its script runs it."""
+    if experiment not in TOGETHER or set(cell.flags) & set(APART):
         return None
     try:
-        config = config_of(kind, cell.flags, cell.seed)
-    except ValueError:
+        config = call_from_texts(experiment, {**cell.flags, "seed": str(cell.seed)}).config
+    except (ValueError, flags.Error):
         return None  # the script says what is wrong
-    return config if kind is LanguageModelConfig or series_config.trains(config) else None
+    return config if isinstance(config, LanguageModelConfig) or series_config.trains(config) else None
 
 
 def structure(config: Config) -> str:
@@ -161,7 +143,7 @@ def run_together(group: Group) -> Iterator[dict[str, Any]]:
     """Train the cells of a group in one program, and judge each. Raises what its training raises."""
     begun = time.monotonic()
     with quietly():
-        work = work_of(group.configs)
+        work = work_of(group)
     check_memory(work.model, len(group.cells))
     found = train_together(group.configs, work)
     share = (time.monotonic() - begun) / len(group.cells)
@@ -170,7 +152,7 @@ def run_together(group: Group) -> Iterator[dict[str, Any]]:
         try:
             with quietly():
                 figures = work.figures(config, params)
-        except app.USER_ERRORS as failure:
+        except USER_ERRORS as failure:
             error = " ".join(str(failure).split())
         spent = share + time.monotonic() - begun
         yield record_of(cell, figures | ({} if error else {"wall_seconds": spent}), error, spent)
@@ -183,80 +165,38 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def work_of(known: Sequence[Config]) -> Work:
-    """Data, model and judge of configs that are alike but for seeds and numbers."""
-    return series_work(known) if isinstance(known[0], SeriesConfig) else text_work(known[0])
+def work_of(group: Group) -> Work:
+    """Data, model and figures of configs that are alike but for seeds and numbers."""
+    first = group.configs[0]
+    if isinstance(first, SeriesConfig):
+        return series_work(group.configs)
+    return text_work(first, frozenset(group.cells[0].flags))
 
 
 def series_work(known: Sequence[SeriesConfig]) -> Work:
     """As `predict_series` has it: every seed generates a series of its own."""
-    from experiments.series import forecasts
-    from experiments.series.prepared import model_of, prepare
-    from lmseq.training.objectives import make_objective, segment_length
-
-    prepared = {each.train.seed: prepare(each) for each in {c.train.seed: c for c in known}.values()}
-    config, first = known[0], prepared[known[0].train.seed]
-    model, length = model_of(config, first), segment_length(config)
+    loaded = {each.train.seed: load(each) for each in {c.train.seed: c for c in known}.values()}
+    config, first = known[0], loaded[known[0].train.seed]
+    model = model_of(config, first)
 
     def figures(config: SeriesConfig, params: Params) -> dict[str, Any]:
-        mine = prepared[config.train.seed]
-        judged = forecasts.judge(config, mine, model, params)
-        return forecasts.summary(config, mine, params, judged)
+        return forecasts.summary(forecasts.forecast(config, loaded[config.train.seed], model, params))
 
-    streams = [each.train for each in prepared.values()]
-    batches = Batches(config.data.batch_size, length, sliding)
+    streams = [each.train for each in loaded.values()]
+    batches = Batches(config.data.batch_size, segment_length(config), sliding)
     return Work(model, streams, batches, make_objective(config), figures)
 
 
-@cache
-def read_texts(data: TextConfig) -> Any:
-    """The texts of a config, read once for all groups."""
-    from experiments.text.texts import load_texts, read_raw
-
-    given, default = (data.valid_fraction, data.test_fraction), TextConfig()
-    if given != (default.valid_fraction, default.test_fraction):
-        if "all" not in read_raw(data.corpus).parts:
-            raise ValueError(f"{data.corpus} has parts of its own: fractions do nothing")
-    return load_texts(data)
+read_texts = cache(load_texts)  # once for all groups
 
 
-def text_work(config: LanguageModelConfig) -> Work:
+def text_work(config: LanguageModelConfig, given: frozenset[str]) -> Work:
     """As `train_lm` has it: one text for all."""
-    from lmseq.models.build import build_model
+    text = {name: getattr(config.data, name) for name in TextConfig.__dataclass_fields__}
+    prepared = stages.prepare(config, read_texts(TextConfig(**text), given))
 
-    data = config.data
-    text = {knob.name: getattr(data, knob.name) for knob in dataclasses.fields(TextConfig)}
-    texts = read_texts(TextConfig(**text))
-    if not texts.ids["valid"].size:
-        raise ValueError("expected a validation text: valid_fraction must be above 0")
-    check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
-    model = build_model(config.model, len(texts.vocab))
-    batches = Batches(data.batch_size, data.num_steps, data.partition)
-    figures = partial(text_figures, texts, model)
-    return Work(model, [texts.ids["train"]], batches, train_step.window_loss, figures)
+    def figures(config: LanguageModelConfig, params: Params) -> dict[str, Any]:
+        return report.figures(prepared._replace(config=config), params)
 
-
-def text_figures(texts: Any, model: Model, config: LanguageModelConfig, params: Params) -> dict[str, Any]:
-    """Those of `report.conclude` that the parameters and the seed fix, without pictures and counts."""
-    from experiments.text import report
-    from experiments.text.evaluate import Subject, split_figures
-    from lmseq.training.checkpoint import digest
-
-    subject = Subject(config, Path(), texts, model)
-    unigram = report.unigram_figures(subject)["loss"]
-    horizon_key, _ = jax.random.split(split_key(config.train.seed).after)
-    horizon = report.k_step_log_probs(subject, params, unigram, horizon_key)
-    ahead = [k for k in report.HORIZONS if k <= horizon.shape[1]]
-    return {
-        "corpus": config.data.corpus,
-        "level": config.data.level,
-        "model": config.model.model,
-        "num_parameters": count_parameters(params),
-        "vocab_size": len(texts.vocab),
-        "num_train_steps": config.train.num_train_steps,
-        **split_figures(subject, params, "valid"),
-        **split_figures(subject, params, "test"),
-        **{f"loss_at_{k}": -float(horizon[:, k - 1].mean()) for k in ahead},
-        "unigram_loss": unigram,
-        "params_digest": digest(jax.tree.map(np.asarray, params)),
-    }
+    stream = prepared.texts.ids["train"]
+    return Work(prepared.model, [stream], stages.batches_of(config), train_step.window_loss, figures)

@@ -7,18 +7,19 @@ passage sum to one; the score of a text is the same for every cut into windows a
 perplexities of uniform, unigram, count and neural models stand on one chart.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.claims.claim import Claim, run
-from experiments.text.texts import corpora_here
+from experiments.claims.claim import make_claim
+from experiments.frame.experiment import main
+from experiments.text.loading import corpora_here
 from lmseq.config import knobs
+from lmseq.config.knobs import knob
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.text import TextConfig
-from lmseq.config.knobs import knob
 
 CUTS = ((7, 1), (64, 8), (1000, 3))  # num_steps and batch_size of a score
 PASSAGE = 12  # tokens before the continuations
@@ -41,13 +42,6 @@ class ChainConfig:
     seed: int = knob(0, "first seed")
 
 
-@dataclass(frozen=True)
-class ChainRun:
-    """All of the experiment."""
-
-    chain: ChainConfig = field(default_factory=ChainConfig)
-
-
 def names_of(config: ChainConfig) -> list[str]:
     """The corpora, each once."""
     if config.corpora == "here":
@@ -58,9 +52,8 @@ def names_of(config: ChainConfig) -> list[str]:
     return names
 
 
-def check(whole: ChainRun) -> ChainRun:
+def check(config: ChainConfig) -> ChainConfig:
     """ValueError for a setting out of range."""
-    config = whole.chain
     names_of(config)
     if config.level not in ("char", "byte"):
         raise ValueError(f"expected level char or byte, got {config.level!r}")
@@ -69,7 +62,7 @@ def check(whole: ChainRun) -> ChainRun:
     knobs.at_least(2, 20, most_order=config.most_order)
     knobs.at_least(1, knobs.MOST_UNITS, hidden_size=config.hidden_size)
     knobs.at_least(0, seed=config.seed)
-    return whole
+    return config
 
 
 class Fitted(NamedTuple):
@@ -82,8 +75,9 @@ class Fitted(NamedTuple):
 
 def fit(config: ChainConfig, texts: Any) -> list[Fitted]:
     """Counts of the best order, and the nets."""
-    from experiments.text.text_models import fit_counts, fit_neural
+    from experiments.text.text_models import fit_neural
     from lmseq.models.build import build_model
+    from lmseq.models.ngram import fit_counts
 
     counts = fit_counts(texts, config.most_order)
     fitted = [Fitted(f"{counts.order}-gram", counts.model, [counts.params])]
@@ -132,15 +126,15 @@ def largest_cut(fitted: Fitted, ids: np.ndarray) -> float:
 
 def corpus_figures(config: ChainConfig, name: str) -> dict[str, Any]:
     """Deviations, and losses in nats of each model on the validation text, by seed."""
-    from experiments.text.texts import load_texts
-    from lmseq.ngram import counts
+    from experiments.text.loading import load_texts
     from lmseq import scoring
+    from lmseq.ngram import smoothing
 
     texts = load_texts(TextConfig(corpus=name, level=config.level))
     valid, vocab_size = texts.ids["valid"], len(texts.vocab)
     if valid.size < 10 * PASSAGE:
         raise ValueError(f"expected a validation text of at least {10 * PASSAGE} tokens, got {valid.size}")
-    unigram = counts.unigram_log_probs(texts.ids["train"], vocab_size)[valid]
+    unigram = smoothing.unigram_log_probs(texts.ids["train"], vocab_size)[valid]
     found: dict[str, Any] = {
         "vocab_size": vocab_size,
         "losses": {"uniform": [float(np.log(vocab_size))], "unigram": [-float(unigram.mean())]},
@@ -156,11 +150,12 @@ def corpus_figures(config: ChainConfig, name: str) -> dict[str, Any]:
     return found
 
 
-def measure(whole: ChainRun, workdir: Path) -> dict[str, Any]:
+def measure(config: ChainConfig, workdir: Path) -> dict[str, Any]:
     """Every corpus, then what the claim says of each."""
-    from experiments.frame.measuring import Check, exact, flat, interval, judged, measured
+    from experiments.claims.verdicts import Check, conclude
+    from experiments.frame.intervals import exact, flat, interval
+    from experiments.frame.ledger import measured
 
-    config = whole.chain
     units = [{"corpus": name} for name in names_of(config)]
     records = list(measured(workdir, units, lambda unit: corpus_figures(config, unit["corpus"])))
     summary, checks = {}, []
@@ -179,7 +174,7 @@ def measure(whole: ChainRun, workdir: Path) -> dict[str, Any]:
                 gain = interval(losses["unigram"][0] - np.array(found)) if len(found) > 1 else None
                 checks.append(Check(what, gain or exact(losses["unigram"][0] - found[0]), low=0.0))
     draw(records, workdir)
-    return {**summary, **judged(checks)}
+    return {**summary, **conclude(checks)}
 
 
 def draw(records: list[dict[str, Any]], workdir: Path) -> None:
@@ -203,23 +198,25 @@ def draw(records: list[dict[str, Any]], workdir: Path) -> None:
     plotting.save_figure(plotting.draw_panels(panels), workdir / CLAIM.pictures[0])
 
 
-def facts(whole: ChainRun) -> dict[str, Any]:
+def facts(config: ChainConfig) -> dict[str, Any]:
     """The characters of each text."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
-    return {"corpora": [corpus_facts(name) for name in names_of(whole.chain)]}
+    return {"corpora": [corpus_facts(name) for name in names_of(config)]}
 
 
-CLAIM = Claim(
-    "By the chain rule all continuations sum to one, and a score does not depend on the cut.",
-    ("perplexity.png",),
-    ChainRun,
-    {"corpora": "python_docs", "num_train_steps": 400, "num_passages": 3, "num_seeds": 2},
-    check,
-    facts,
-    measure,
+CLAIM = make_claim(
+    module="experiments.claims.chain_rule",
+    doc=__doc__,
+    sentence="By the chain rule all continuations sum to one, and a score does not depend on the cut.",
+    pictures=("perplexity.png",),
+    config=ChainConfig,
+    quick={"corpora": "python_docs", "num_train_steps": 400, "num_passages": 3, "num_seeds": 2},
+    check=check,
+    facts=facts,
+    measure=measure,
 )
 
 
 if __name__ == "__main__":
-    run(CLAIM, __doc__)
+    main(CLAIM)

@@ -8,19 +8,20 @@ small recurrent net, and the fourth one worse. What each remedy buys is in the p
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.claims.claim import Claim, run
+from experiments.claims.claim import make_claim
+from experiments.frame.experiment import main
 from lmseq.config import knobs
-from lmseq.config.language_model import ModelConfig
 from lmseq.config import series as series_config
-from lmseq.config.text import TextConfig
 from lmseq.config.knobs import knob
+from lmseq.config.language_model import ModelConfig
 from lmseq.config.series import SeriesConfig, SeriesDataConfig
+from lmseq.config.text import TextConfig
 
 NUM_BLOCKS = 20  # of the validation text, whose means an interval is made of
 DROPOUT = 0.3
@@ -45,16 +46,8 @@ class GrowthConfig:
     seed: int = knob(0, "first seed")
 
 
-@dataclass(frozen=True)
-class GrowthRun:
-    """All of the experiment."""
-
-    growth: GrowthConfig = field(default_factory=GrowthConfig)
-
-
-def check(whole: GrowthRun) -> GrowthRun:
+def check(config: GrowthConfig) -> GrowthConfig:
     """ValueError for a setting out of range."""
-    config = whole.growth
     knobs.at_least(2, num_seeds=config.num_seeds, text_steps=config.text_steps)
     knobs.at_least(2, series_steps=config.series_steps, order=config.order)
     knobs.at_least(2, 64, far=config.far, text_far=config.text_far)
@@ -62,7 +55,7 @@ def check(whole: GrowthRun) -> GrowthRun:
     knobs.at_least(1, knobs.MOST_DRAWS, num_samples=config.num_samples)
     knobs.at_least(1, knobs.MOST_UNITS, hidden_size=config.hidden_size)
     series_config.check(series_settings(config))
-    return whole
+    return config
 
 
 def series_settings(config: GrowthConfig) -> SeriesConfig:
@@ -79,7 +72,7 @@ def series_settings(config: GrowthConfig) -> SeriesConfig:
 
 def prepared_series(config: GrowthConfig) -> Any:
     """The series, long enough for every objective: the longest segments are those of several steps ahead."""
-    from experiments.series.prepared import prepare
+    from experiments.series.loading import prepare
 
     settings = series_settings(config)
     longest = dataclasses.replace(settings.objective, objective="unrolled")
@@ -88,10 +81,11 @@ def prepared_series(config: GrowthConfig) -> Any:
 
 def text_figures(config: GrowthConfig) -> dict[str, Any]:
     """Losses of counts and of a recurrent net: by block of the text, and k steps ahead by origin."""
-    from experiments.text.text_models import fit_counts, fit_neural
-    from experiments.text.texts import load_texts
+    from experiments.text.loading import load_texts
+    from experiments.text.text_models import fit_neural
     from lmseq import scoring
     from lmseq.models.build import build_model
+    from lmseq.models.ngram import fit_counts
 
     texts = load_texts(TextConfig(corpus=config.corpus))
     valid = texts.ids["valid"]
@@ -127,12 +121,12 @@ def steps_ahead(config: GrowthConfig, model: Any, params: Any, tokens: np.ndarra
     )
 
 
-def measure(whole: GrowthRun, workdir: Path) -> dict[str, Any]:
+def measure(config: GrowthConfig, workdir: Path) -> dict[str, Any]:
     """Error curves of the series by objective and seed, and losses of the text."""
-    from experiments.frame.measuring import judged, measured
-    from experiments.series.remedies import ErrorCurves, OBJECTIVES
+    from experiments.claims.verdicts import conclude
+    from experiments.frame.ledger import measured
+    from experiments.series.remedies import OBJECTIVES, ErrorCurves
 
-    config = whole.growth
     curves = ErrorCurves(series_settings(config), prepared_series(config))
     seeds = range(config.seed, config.seed + config.num_seeds)
     units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
@@ -145,12 +139,13 @@ def measure(whole: GrowthRun, workdir: Path) -> dict[str, Any]:
     summary, checks = series_checks(config, rmse)
     more, more_checks = text_checks(config, of_text)
     draw(config, rmse, of_text, workdir)
-    return {**summary, **more, **judged([*checks, *more_checks])}
+    return {**summary, **more, **conclude([*checks, *more_checks])}
 
 
 def series_checks(config: GrowthConfig, rmse: dict[str, np.ndarray]) -> tuple[dict[str, Any], list[Any]]:
     """RMSE by objective: teacher forcing leads at one step and is behind `unrolled` at `far` steps."""
-    from experiments.frame.measuring import Check, flat, interval
+    from experiments.claims.verdicts import Check
+    from experiments.frame.intervals import flat, interval
 
     far = min(config.far, rmse["unrolled"].shape[1])
     summary: dict[str, Any] = {}
@@ -169,7 +164,8 @@ def series_checks(config: GrowthConfig, rmse: dict[str, np.ndarray]) -> tuple[di
 
 def text_checks(config: GrowthConfig, found: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """Counts are better at the next character, the net at the one `text_far` ahead."""
-    from experiments.frame.measuring import Check, flat, interval
+    from experiments.claims.verdicts import Check
+    from experiments.frame.intervals import flat, interval
 
     ahead = {name: np.array(found[name]["ahead"]) for name in ("counts", "gru")}
     blocks = {name: np.array(found[name]["blocks"]) for name in ("counts", "gru")}
@@ -188,7 +184,7 @@ def text_checks(config: GrowthConfig, found: dict[str, Any]) -> tuple[dict[str, 
 
 def draw(config: GrowthConfig, rmse: dict[str, np.ndarray], of_text: dict[str, Any], workdir: Path) -> None:
     """error_growth.png: RMSE(k) of the series by objective, L(k) of the text by model."""
-    from experiments.frame.measuring import interval
+    from experiments.frame.intervals import interval
     from lmseq import plotting
     from lmseq.plotting import Curve, Panel
 
@@ -225,23 +221,25 @@ def draw(config: GrowthConfig, rmse: dict[str, np.ndarray], of_text: dict[str, A
     plotting.save_figure(plotting.draw_panels(panels), workdir / CLAIM.pictures[0])
 
 
-def facts(whole: GrowthRun) -> dict[str, Any]:
+def facts(config: GrowthConfig) -> dict[str, Any]:
     """The text and the series, both read, so that what is missing is said before anything is written."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
-    return {**corpus_facts(whole.growth.corpus), **prepared_series(whole.growth).facts()}
+    return {**corpus_facts(config.corpus), **prepared_series(config).facts()}
 
 
-CLAIM = Claim(
-    "The loss of one step ranks models otherwise than their errors several steps ahead.",
-    ("error_growth.png",),
-    GrowthRun,
-    {"num_seeds": 4, "series_steps": 800, "text_steps": 800, "num_origins": 512},
-    check,
-    facts,
-    measure,
+CLAIM = make_claim(
+    module="experiments.claims.error_growth",
+    doc=__doc__,
+    sentence="The loss of one step ranks models otherwise than their errors several steps ahead.",
+    pictures=("error_growth.png",),
+    config=GrowthConfig,
+    quick={"num_seeds": 4, "series_steps": 800, "text_steps": 800, "num_origins": 512},
+    check=check,
+    facts=facts,
+    measure=measure,
 )
 
 
 if __name__ == "__main__":
-    run(CLAIM, __doc__)
+    main(CLAIM)

@@ -8,18 +8,18 @@ are cut, takes it to that of a model that knows no order at all: the mean for a 
 distribution for a text. Both are measured from several seeds, with 95 % intervals.
 """
 
-from experiments.frame import app  # first: it notes the time
-
-from collections.abc import Callable
 import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.claims.claim import Claim, run
+from experiments.claims.claim import make_claim
+from experiments.frame.console import say
+from experiments.frame.experiment import main
 from lmseq.config import knobs
 from lmseq.config.knobs import knob
 
@@ -39,13 +39,6 @@ class OrderConfig:
     num_train_steps: int = knob(1200, "optimiser steps of each training")
     hidden_size: int = knob(64, "units of the text's recurrent net and of the series' perceptron")
     seed: int = knob(0, "first seed")
-
-
-@dataclass(frozen=True)
-class IidOrSequenceConfig:
-    """All of the experiment."""
-
-    order: OrderConfig = field(default_factory=OrderConfig)
 
 
 BATCH_SIZE, NUM_STEPS, TAU, TEST_SHARE = 32, 32, 16, 0.2
@@ -118,10 +111,10 @@ class Domain:
 
 def unigram_loss(train: np.ndarray, test: np.ndarray) -> float:
     """Test loss of a text's frequencies, in nats a character."""
-    from lmseq.ngram import counts
+    from lmseq.ngram import smoothing
 
     vocab_size = int(max(train.max(), test.max())) + 1
-    return -float(counts.unigram_log_probs(train, vocab_size)[test].mean())
+    return -float(smoothing.unigram_log_probs(train, vocab_size)[test].mean())
 
 
 def mean_loss(train: np.ndarray, test: np.ndarray) -> float:
@@ -131,11 +124,11 @@ def mean_loss(train: np.ndarray, test: np.ndarray) -> float:
 
 def build_domains(config: OrderConfig) -> dict[str, Domain]:
     """The text and the series, each with its model."""
-    from experiments.text.texts import read_raw
+    from experiments.text.loading import read_raw
     from lmseq.config.language_model import ModelConfig
-    from lmseq.data.text import build_vocab
-    from lmseq.models.build import build_model, build_series_model
     from lmseq.config.series import SeriesModelConfig
+    from lmseq.data.tokens import build_vocab
+    from lmseq.models.build import build_model, build_series_model
     from lmseq.training.objectives import teacher_forcing
     from lmseq.training.train_step import window_loss
 
@@ -163,7 +156,8 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
     examples must lose nothing (interval within SAME on either side of 0) and scrambled time nearly all
     (interval above WORTHLESS).
     """
-    from experiments.frame.measuring import Check, exact, flat, interval, judged
+    from experiments.claims.verdicts import Check, conclude
+    from experiments.frame.intervals import exact, flat, interval
 
     summary: dict[str, Any] = {}
     checks = []
@@ -180,7 +174,7 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
             # Scrambled data have an orderless loss of their own; what is left of order is measured by it.
             "time scrambled": 1 - (orderless["time scrambled"] - loss["time scrambled"]) / worth,
         }
-        app.say(f"{domain}, nats; what knows no order is trained and tested on the same data:")
+        say(f"{domain}, nats; what knows no order is trained and tested on the same data:")
         for condition in CONDITIONS:
             name = f"{domain}_{condition.replace(' ', '_')}"
             found = interval(loss[condition])
@@ -190,7 +184,7 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
                 share = interval(lost[condition])
                 summary |= flat(f"{name}_share_lost", share)
                 told = f"   share of what order is worth that is lost: {share}"
-            app.say(f"  {condition:<18} loss {found}   without order {orderless[condition].mean():.4f}{told}")
+            say(f"  {condition:<18} loss {found}   without order {orderless[condition].mean():.4f}{told}")
         summary[f"{domain}_orderless_loss"] = float(orderless["as it is"].mean())
         lasting = interval(lost["examples permuted"])
         checks += [
@@ -204,25 +198,24 @@ def judge(records: list[dict[str, Any]]) -> dict[str, Any]:
                 low=WORTHLESS,
             ),
         ]
-    return {**summary, **judged(checks)}
+    return {**summary, **conclude(checks)}
 
 
-def check(whole: IidOrSequenceConfig) -> IidOrSequenceConfig:
+def check(config: OrderConfig) -> OrderConfig:
     """ValueError for a setting out of range."""
-    config = whole.order
     knobs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
     knobs.at_least(1, hidden_size=config.hidden_size, num_tokens=config.num_tokens)
     knobs.at_least(20 * BATCH_SIZE, num_points=config.num_points)
     knobs.at_least(0, seed=config.seed)
-    return whole
+    return config
 
 
-def measure(whole: IidOrSequenceConfig, workdir: Path) -> dict[str, Any]:
+def measure(config: OrderConfig, workdir: Path) -> dict[str, Any]:
     """Losses of each domain under each condition."""
-    from experiments.frame.measuring import measured
+    from experiments.claims import disorder_figure
+    from experiments.frame.ledger import measured
     from lmseq import plotting
 
-    config = whole.order
     domains = build_domains(config)
     seeds = range(config.seed, config.seed + config.num_seeds)
     units = [{"domain": d, "condition": c, "seed": s} for d in domains for c in CONDITIONS for s in seeds]
@@ -231,31 +224,34 @@ def measure(whole: IidOrSequenceConfig, workdir: Path) -> dict[str, Any]:
         return domains[unit["domain"]].losses(unit["condition"], unit["seed"])
 
     summary = judge(list(measured(workdir, units, losses)))
-    plotting.save_figure(plotting.order(summary, CONDITIONS), workdir / "order.png")
+    panels = disorder_figure.panels(summary, CONDITIONS)
+    plotting.save_figure(plotting.draw_panels(panels), workdir / "order.png")
     return summary
 
 
-def facts(whole: IidOrSequenceConfig) -> dict[str, Any]:
+def facts(config: OrderConfig) -> dict[str, Any]:
     """The text."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
-    found, needed = corpus_facts(whole.order.corpus), 10 * BATCH_SIZE * NUM_STEPS
-    used = min(found["characters"], whole.order.num_tokens)
+    found, needed = corpus_facts(config.corpus), 10 * BATCH_SIZE * NUM_STEPS
+    used = min(found["characters"], config.num_tokens)
     if used < needed:
         raise ValueError(f"expected a text of at least {needed} characters, got {used}")
     return found
 
 
-CLAIM = Claim(
-    "Training examples may be shuffled, the time inside a sequence may not.",
-    ("order.png",),
-    IidOrSequenceConfig,
-    {"num_seeds": 3, "num_train_steps": 600},
-    check,
-    facts,
-    measure,
+CLAIM = make_claim(
+    module="experiments.claims.iid_or_sequence",
+    doc=__doc__,
+    sentence="Training examples may be shuffled, the time inside a sequence may not.",
+    pictures=("order.png",),
+    config=OrderConfig,
+    quick={"num_seeds": 3, "num_train_steps": 600},
+    check=check,
+    facts=facts,
+    measure=measure,
 )
 
 
 if __name__ == "__main__":
-    run(CLAIM, __doc__)
+    main(CLAIM)

@@ -3,7 +3,7 @@
     python -m experiments.size --workdir=runs/size
     python -m experiments.size --level=word --workdir=runs/size_words
 
-Counts (modified Kneser-Ney of every order, whole and without what is rare) and recurrent nets of several
+Counts (modified Kneser-Ney of every order, config and without what is rare) and recurrent nets of several
 widths are on one picture: perplexity on the test text against the bytes of the model, all numbers in 32 bits.
 The counts taken for each size are the best on the test text itself, and between two sizes their loss is taken
 to fall along a line in ln bytes: both favour counts. The claim has two halves: each net is better than
@@ -11,20 +11,21 @@ counts of its size; the largest counts are better than each net. Nets that are t
 lose the first half.
 """
 
-from experiments.frame import app  # first: it notes the time
-
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from experiments.claims.claim import Claim, run
+from experiments.claims.claim import make_claim
 from experiments.claims.frontier import bytes_for, frontier, least_loss
+from experiments.frame.console import numbers
+from experiments.frame.experiment import main
 from lmseq.config import knobs
+from lmseq.config.kinds import CellKind
+from lmseq.config.knobs import knob
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.text import TextConfig
-from lmseq.config.knobs import knob
 
 PRUNED = (0, 1, 2, 4, 8, 16, 32, 64)  # n-grams from order 2 on that occur at most so often are left out
 
@@ -36,33 +37,23 @@ class SizeConfig:
     corpus: str = knob("python_docs", "text, as in train_lm")
     level: Literal["char", "word"] = knob("char", "what a token is; words that occur once are <unk>")
     most_order: int = knob(8, "highest order of the counts")
-    cell: str = knob("gru", "recurrent cell")
+    cell: CellKind = knob("gru", "recurrent cell")
     hidden_sizes: str = knob("16,32,64,128", "units of the recurrent nets, ascending")
     num_train_steps: int = knob(6000, "optimiser steps of each training")
     num_seeds: int = knob(4, "trainings of each net; at least 2")
     seed: int = knob(0, "first seed")
 
 
-@dataclass(frozen=True)
-class SizeRun:
-    """All of the experiment."""
-
-    size: SizeConfig = field(default_factory=SizeConfig)
-
-
-def check(whole: SizeRun) -> SizeRun:
+def check(config: SizeConfig) -> SizeConfig:
     """ValueError for a setting out of range."""
-    config = whole.size
-    sizes = app.numbers(config.hidden_sizes, "hidden_sizes")
+    sizes = numbers(config.hidden_sizes, "hidden_sizes")
     if sorted(set(sizes)) != sizes:
         raise ValueError(f"expected hidden_sizes in ascending order, each once, got {sizes}")
     knobs.at_least(1, knobs.MOST_UNITS, **{f"hidden_size_{size}": size for size in sizes})
     knobs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
     knobs.at_least(2, 20, most_order=config.most_order)
     knobs.at_least(0, seed=config.seed)
-    if config.cell not in ("rnn", "gru", "lstm", "mingru", "minlstm"):
-        raise ValueError(f"expected cell rnn, gru, lstm, mingru or minlstm, got {config.cell!r}")
-    return whole
+    return config
 
 
 def count_losses(counts: Any, counted: Any, order: int) -> list[dict[str, Any]]:
@@ -101,20 +92,19 @@ def net_losses(config: SizeConfig, texts: Any, hidden_size: int) -> dict[str, An
     return {"bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(found[0])), "losses": losses}
 
 
-def measure(whole: SizeRun, workdir: Path) -> dict[str, Any]:
+def measure(config: SizeConfig, workdir: Path) -> dict[str, Any]:
     """Bytes and losses of counts and of nets."""
-    from experiments.counts.counted import from_texts
-    from experiments.frame.measuring import measured
-    from experiments.text.texts import load_texts
+    from experiments.frame.ledger import measured
+    from experiments.text.loading import load_texts
+    from lmseq.ngram.corpus import from_texts
     from lmseq.ngram.counts import count_ngrams
 
-    config = whole.size
     least = 2 if config.level == "word" else 1
     texts = load_texts(TextConfig(corpus=config.corpus, level=config.level, min_count=least))
     counted = from_texts(texts)
     counts = count_ngrams(counted.streams["train"], counted.num_words, config.most_order)
     units = [{"order": order} for order in range(1, config.most_order + 1)]
-    units += [{"hidden_size": size} for size in app.numbers(config.hidden_sizes, "hidden_sizes")]
+    units += [{"hidden_size": size} for size in numbers(config.hidden_sizes, "hidden_sizes")]
 
     def figures(unit: dict[str, Any]) -> dict[str, Any]:
         if "order" in unit:
@@ -129,7 +119,8 @@ def judge(
     config: SizeConfig, of_counts: list[dict[str, Any]], of_nets: list[dict[str, Any]], workdir: Path
 ) -> dict[str, Any]:
     """The nets' losses beside the counts' at the same bytes, the picture, and the verdict."""
-    from experiments.frame.measuring import Check, flat, interval, judged
+    from experiments.claims.verdicts import Check, conclude
+    from experiments.frame.intervals import flat, interval
 
     rows = [row for record in of_counts for row in record["rows"]]
     sizes, losses = frontier([row["bytes"] for row in rows], [row["loss"] for row in rows])
@@ -156,7 +147,7 @@ def judge(
         rest = interval(losses[-1] - np.array(record["losses"]))
         checks.append(Check(f"least loss of counts of any size minus that of {name}", rest, high=0.0))
     draw(config, of_counts, (sizes, losses), of_nets, workdir)
-    return {**summary, **judged(checks)}
+    return {**summary, **conclude(checks)}
 
 
 def draw(
@@ -167,17 +158,17 @@ def draw(
     workdir: Path,
 ) -> None:
     """size.png: perplexity against bytes, without the unigrams, which are far off."""
-    from experiments.frame.measuring import interval
+    from experiments.frame.intervals import interval
     from lmseq import plotting
     from lmseq.plotting import Curve, Panel
 
-    unigrams, *whole = [record["rows"][0] for record in of_counts]
+    unigrams, *config = [record["rows"][0] for record in of_counts]
     sizes, losses = (array[best[1] < unigrams["loss"]] for array in best)
     mean, low, high = np.exp(np.array([interval(record["losses"]) for record in of_nets])).T
-    orders = f"counts, whole, orders 2 to {config.most_order}"
+    orders = f"counts, config, orders 2 to {config.most_order}"
     curves = [
         Curve("counts, the best pruned ones", sizes, np.exp(losses), style="-"),
-        Curve(orders, [row["bytes"] for row in whole], np.exp([row["loss"] for row in whole]), style="o"),
+        Curve(orders, [row["bytes"] for row in config], np.exp([row["loss"] for row in config]), style="o"),
         Curve(
             f"{config.cell}, {config.hidden_sizes.replace(',', ', ')} units",
             [record["bytes"] for record in of_nets],
@@ -198,24 +189,28 @@ def draw(
     plotting.save_figure(plotting.draw_panels([panel]), workdir / CLAIM.pictures[0])
 
 
-def facts(whole: SizeRun) -> dict[str, Any]:
+def facts(config: SizeConfig) -> dict[str, Any]:
     """The text."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
-    return {**corpus_facts(whole.size.corpus), "level": whole.size.level}
+    return {**corpus_facts(config.corpus), "level": config.level}
 
 
-CLAIM = Claim(
-    "Of models of equal size, a small recurrent net predicts a text better than counts; large counts do "
-    "best.",
-    ("size.png",),
-    SizeRun,
-    {"hidden_sizes": "32,64", "num_train_steps": 5000, "num_seeds": 3},
-    check,
-    facts,
-    measure,
+CLAIM = make_claim(
+    module="experiments.claims.size",
+    doc=__doc__,
+    sentence=(
+        "Of models of equal size, a small recurrent net predicts a text better than counts; large counts do "
+        "best."
+    ),
+    pictures=("size.png",),
+    config=SizeConfig,
+    quick={"hidden_sizes": "32,64", "num_train_steps": 5000, "num_seeds": 3},
+    check=check,
+    facts=facts,
+    measure=measure,
 )
 
 
 if __name__ == "__main__":
-    run(CLAIM, __doc__)
+    main(CLAIM)

@@ -8,16 +8,18 @@ tau, and a recurrent net, are trained on samples of it and scored on others.
 """
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.claims.claim import Claim, run
+from experiments.claims.claim import make_claim
+from experiments.frame.experiment import main
 from lmseq.config import knobs
-from lmseq.config.language_model import ModelConfig
+from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import knob
+from lmseq.config.language_model import ModelConfig
 from lmseq.data import sources
 
 NEAR = 0.01  # of H_tau: as near as a model must come to it
@@ -34,32 +36,22 @@ class TruncationConfig:
     num_seeds: int = knob(4, "samples and trainings; at least 2")
     num_train_steps: int = knob(2000, "optimiser steps of each training")
     hidden_size: int = knob(128, "units of the perceptrons and of the recurrent net")
-    cell: str = knob("gru", "recurrent cell")
+    cell: CellKind = knob("gru", "recurrent cell")
     seed: int = knob(0, "fixes the chain; the samples have this seed and those that follow")
 
 
-@dataclass(frozen=True)
-class TruncationRun:
-    """All of the experiment."""
-
-    truncation: TruncationConfig = field(default_factory=TruncationConfig)
-
-
-def check(whole: TruncationRun) -> TruncationRun:
+def check(config: TruncationConfig) -> TruncationConfig:
     """ValueError for a setting out of range."""
-    config = whole.truncation
     knobs.at_least(1, 12, order=config.order)
     knobs.at_least(2, 256, vocab_size=config.vocab_size)
     knobs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
     knobs.at_least(50_000, 10**7, num_tokens=config.num_tokens)
     knobs.at_least(1, knobs.MOST_UNITS, hidden_size=config.hidden_size)
     knobs.at_least(0, seed=config.seed)
-    if config.cell not in ("rnn", "gru", "lstm", "mingru", "minlstm"):
-        raise ValueError(f"expected cell rnn, gru, lstm, mingru or minlstm, got {config.cell!r}")
     if config.vocab_size ** (config.order + 1) > 2**18:
         raise ValueError("expected a chain of at most 2^18 probabilities: a smaller order or vocab_size")
     make_chain(config)
-    return whole
+    return config
 
 
 def make_chain(config: TruncationConfig) -> sources.MarkovChain:
@@ -68,12 +60,11 @@ def make_chain(config: TruncationConfig) -> sources.MarkovChain:
     return sources.random_chain(rng, config.vocab_size, config.order, config.concentration)
 
 
-def measure(whole: TruncationRun, workdir: Path) -> dict[str, Any]:
+def measure(config: TruncationConfig, workdir: Path) -> dict[str, Any]:
     """Losses by model and tau, beside the least that is possible on the same tokens."""
     from experiments.claims import known_sources
-    from experiments.frame.measuring import measured
+    from experiments.frame.ledger import measured
 
-    config = whole.truncation
     chain = make_chain(config)
     seeds = range(config.seed, config.seed + config.num_seeds)
     streams = known_sources.samples(chain, seeds, config.num_tokens)
@@ -106,7 +97,8 @@ def judge(
     A loss differs from H_tau also by the chance of the test tokens. That is the same for the best possible
     predictor on those tokens, so the excess is the difference from it.
     """
-    from experiments.frame.measuring import Check, exact, flat, interval, judged
+    from experiments.claims.verdicts import Check, conclude
+    from experiments.frame.intervals import exact, flat, interval
 
     summary: dict[str, Any] = {f"exact_h_{tau}": float(h) for tau, h in enumerate(entropies)}
     summary["exact_rate"] = float(entropies[-1])
@@ -123,7 +115,7 @@ def judge(
     least = min(check.found.high for check in checks)
     checks.append(Check("the least upper end of these intervals: none is below H_tau", exact(least), low=0.0))
     draw(config, workdir, curves, entropies)
-    return {**summary, **judged(checks)}
+    return {**summary, **conclude(checks)}
 
 
 def draw(config: TruncationConfig, workdir: Path, curves: dict[str, Any], entropies: np.ndarray) -> None:
@@ -153,21 +145,25 @@ def draw(config: TruncationConfig, workdir: Path, curves: dict[str, Any], entrop
     plotting.save_figure(plotting.draw_panels([panel]), workdir / CLAIM.pictures[0])
 
 
-def facts(whole: TruncationRun) -> dict[str, Any]:
+def facts(config: TruncationConfig) -> dict[str, Any]:
     """The chain is fixed by the config."""
-    return {"source": "random Markov chain", "order": whole.truncation.order}
+    return {"source": "random Markov chain", "order": config.order}
 
 
-CLAIM = Claim(
-    "Cross-entropy falls with tau to H_tau and never below it; a hidden state reaches the entropy rate.",
-    ("truncation.png",),
-    TruncationRun,
-    {"num_train_steps": 1500, "num_tokens": 450_000},
-    check,
-    facts,
-    measure,
+CLAIM = make_claim(
+    module="experiments.claims.truncation",
+    doc=__doc__,
+    sentence=(
+        "Cross-entropy falls with tau to H_tau and never below it; a hidden state reaches the entropy rate."
+    ),
+    pictures=("truncation.png",),
+    config=TruncationConfig,
+    quick={"num_train_steps": 1500, "num_tokens": 450_000},
+    check=check,
+    facts=facts,
+    measure=measure,
 )
 
 
 if __name__ == "__main__":
-    run(CLAIM, __doc__)
+    main(CLAIM)

@@ -12,13 +12,14 @@ logarithmic scale, from --first_rank to the last n-gram that occurs at least --l
 are over parts of the text of equal length, each with ranks of its own; the picture has the whole text's fit.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from experiments.claims.claim import Claim, run
+from experiments.claims.claim import make_claim
+from experiments.frame.experiment import main
 from lmseq.config import knobs
 from lmseq.config.knobs import knob
 
@@ -38,24 +39,17 @@ class ZipfConfig:
     least_count: int = knob(2, "occurrences of the last n-gram of the fits")
 
 
-@dataclass(frozen=True)
-class ZipfRun:
-    """All of the experiment."""
-
-    zipf: ZipfConfig = field(default_factory=ZipfConfig)
-
-
-def check(whole: ZipfRun) -> ZipfRun:
+def check(config: ZipfConfig) -> ZipfConfig:
     """ValueError for a setting out of range."""
-    knobs.at_least(2, 1000, num_parts=whole.zipf.num_parts)
-    knobs.at_least(1, first_rank=whole.zipf.first_rank, least_count=whole.zipf.least_count)
-    return whole
+    knobs.at_least(2, 1000, num_parts=config.num_parts)
+    knobs.at_least(1, first_rank=config.first_rank, least_count=config.least_count)
+    return config
 
 
 def read_words(config: ZipfConfig) -> np.ndarray:
     """The words of the text as numbers, in order; of a corpus with parts, those of its training part."""
-    from experiments.text.texts import read_raw
-    from lmseq.data.text import normalize_text
+    from experiments.text.loading import read_raw
+    from lmseq.data.tokens import normalize_text
 
     parts = read_raw(config.corpus).parts
     words = normalize_text(parts.get("all") or parts["train"], config.normalize).split()
@@ -93,11 +87,12 @@ def fits(words: np.ndarray, config: ZipfConfig) -> dict[str, list[float]]:
     return found
 
 
-def measure(whole: ZipfRun, workdir: Path) -> dict[str, Any]:
+def measure(config: ZipfConfig, workdir: Path) -> dict[str, Any]:
     """Exponents by n of the whole text and of each part, the picture, and the verdict."""
-    from experiments.frame.measuring import Check, exact, flat, interval, judged, measured
+    from experiments.claims.verdicts import Check, conclude
+    from experiments.frame.intervals import exact, flat, interval
+    from experiments.frame.ledger import measured
 
-    config = whole.zipf
     words = read_words(config)
     parts = np.array_split(words, config.num_parts)
     units = [{"part": part} for part in range(config.num_parts + 1)]  # 0: the whole
@@ -120,10 +115,10 @@ def measure(whole: ZipfRun, workdir: Path) -> dict[str, Any]:
             f"r_squared_{n}_parts": float(np.mean([record["r_squared"][place] for record in of_parts])),
             f"last_rank_{n}_whole": of_whole["last_rank"][place],
         }
-        what = f"R^2 of the fit of {n}-grams, whole text"
+        what = f"R^2 of the fit of {n}-grams, config text"
         checks.append(Check(what, exact(of_whole["r_squared"][place]), low=LEAST_FIT))
     draw(config, words, of_whole, found, workdir)
-    return {**summary, **judged(checks)}
+    return {**summary, **conclude(checks)}
 
 
 def draw(
@@ -165,24 +160,28 @@ def draw(
     plotting.save_figure(plotting.draw_panels(panels), workdir / CLAIM.pictures[0])
 
 
-def facts(whole: ZipfRun) -> dict[str, Any]:
+def facts(config: ZipfConfig) -> dict[str, Any]:
     """The text."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
-    return corpus_facts(whole.zipf.corpus)
+    return corpus_facts(config.corpus)
 
 
-CLAIM = Claim(
-    "The frequency of words falls as a power of rank, with an exponent near 1, and that of longer n-grams "
-    "with smaller ones.",
-    ("zipf.png",),
-    ZipfRun,
-    {},
-    check,
-    facts,
-    measure,
+CLAIM = make_claim(
+    module="experiments.claims.zipf",
+    doc=__doc__,
+    sentence=(
+        "The frequency of words falls as a power of rank, with an exponent near 1, and that of longer "
+        "n-grams with smaller ones."
+    ),
+    pictures=("zipf.png",),
+    config=ZipfConfig,
+    quick={},
+    check=check,
+    facts=facts,
+    measure=measure,
 )
 
 
 if __name__ == "__main__":
-    run(CLAIM, __doc__)
+    main(CLAIM)

@@ -1,11 +1,12 @@
 """The stages of a count model's run: from marked sentences to tables, figures, pictures and an ARPA file."""
 
 import math
+import resource
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,23 +14,61 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from experiments.frame import app
-from experiments.counts.counted import Counted
+from experiments.counts.loading import load_counted
+from experiments.frame.console import say
 from lmseq import scoring
 from lmseq.config import counts as counts_config
-from lmseq.data.text import UNK
+from lmseq.config.counts import NgramConfig
+from lmseq.data.tokens import UNK
+from lmseq.files import write_text
 from lmseq.ngram import arpa, smoothing
 from lmseq.ngram.backoff import BackoffTables, score_words
+from lmseq.ngram.corpus import Counted
 from lmseq.ngram.counts import BOS_ID, UNK_ID, OrderCounts, count_ngrams
-from lmseq.ngram.smoothing import Smoothed
 from lmseq.ngram.storage import save_tables
 from lmseq.ngram.words import spell_words
-from lmseq.config.counts import NgramConfig
-from lmseq.files import write_text
 
 BYTES_A_PAIR = 64  # while n-grams are sorted
 BYTES_A_WORD = 20  # of the training text: its ids, their ranks before and after, and what is being sorted
 UNK_WORD = "<unk-word>"  # how <unk>, where the text has it as a word, is written beside the tables' own
+
+
+class PreparedCounts(NamedTuple):
+    """The text that is counted, and the seconds that reading it took."""
+
+    counted: Counted
+    reading: float
+
+
+def prepare(config: NgramConfig, given: Set[str]) -> PreparedCounts:
+    """Read, split and number the text."""
+    begun = time.monotonic()
+    return PreparedCounts(load_counted(config.text, given), time.monotonic() - begun)
+
+
+def run(config: NgramConfig, workdir: Path, prepared: PreparedCounts) -> dict[str, Any]:
+    """Count, estimate, save, score, compare orders, draw; the summary."""
+    counted, memory = prepared.counted, counts_config.memory_bytes(config.count)
+    scratch = workdir / ".scratch"
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was interrupted
+    try:
+        made = make(config, counted, workdir, scratch if memory else None)
+        spent = {"reading": prepared.reading, **made.seconds}
+        say("   ".join(f"{name} {each:.2f} s" for name, each in spent.items()))
+        found = figures(made.tables, counted)
+        rows = by_order(config, counted, made, found, scratch if memory else None)
+        draw(config, workdir, counted, rows)
+        if config.count.write_arpa:
+            write(workdir, counted, made.tables)
+        return {
+            **summary(config, counted, made, rows),
+            **found,
+            **{f"seconds_{name}": each for name, each in spent.items()},
+            "seconds_to_tables": sum(spent.values()),
+            "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        }
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 class Made(NamedTuple):
@@ -50,24 +89,21 @@ def make(config: NgramConfig, counted: Counted, workdir: Path, scratch: Path | N
         nonlocal start
         seconds[name], start = time.monotonic() - start, time.monotonic()
 
+    stream, memory = counted.streams["train"], counts_config.memory_bytes(count)
     if scratch:
-        needed = BYTES_A_WORD * counted.streams["train"].size
-        if counts_config.memory_bytes(count) < needed:
+        needed = BYTES_A_WORD * stream.size
+        if memory < needed:
             raise ValueError(
-                f"counting {counted.streams['train'].size:,} words takes {needed / 2**20:.0f}M at least: "
-                "give --memory more"
+                f"counting {stream.size:,} words takes {needed / 2**20:.0f}M at least: give --memory more"
             )
         scratch.mkdir()
-    at_once = counts_config.memory_bytes(count) // (8 * BYTES_A_PAIR)
-    # The training text is not looked at again, and may be as large as all that comes of it.
-    stream = counted.streams.pop("train")
+    at_once = memory // (8 * BYTES_A_PAIR)
     counts = count_ngrams(stream, counted.num_words, count.order, folder=scratch, at_once=at_once)
-    del stream
     lap("counting")
     epsilons = counts_config.epsilons(count) or _fitted(config, counted, counts)
     if not counts_config.epsilons(count) and epsilons:
         lap("fitting")
-    smoothed = estimate(config, counts, epsilons, scratch)
+    smoothed = smoothing.estimate(count, counts, epsilons=epsilons, folder=scratch)
     lap("smoothing")
     write_text(workdir / "vocab.json", counted.vocab.to_json())
     save_tables(workdir / "tables.npz", smoothed.tables, word_of=counted.word_of)
@@ -84,36 +120,6 @@ def _fitted(config: NgramConfig, counted: Counted, counts: Sequence[OrderCounts]
         )
     fallback = "unigram" if config.count.smoothing == "epsilon_unigram" else "shorter"
     return smoothing.fit_epsilons(counts, counted.streams["valid"], fallback=fallback)
-
-
-def estimate(
-    config: NgramConfig, counts: Sequence[OrderCounts], epsilons: Sequence[float], folder: Path | None
-) -> Smoothed:
-    """The model that the config names, of as many orders as there are counts."""
-    count = config.count
-    match count.smoothing:
-        case "maximum_likelihood":
-            return smoothing.maximum_likelihood(counts)
-        case "epsilon" | "epsilon_unigram":
-            fallback = "shorter" if count.smoothing == "epsilon" else "unigram"
-            return smoothing.epsilon(counts, epsilons[: len(counts)], fallback=fallback)
-        case "absolute_discounting":
-            return smoothing.absolute_discounting(counts, discount_fallback=count.discount_fallback)
-        case "witten_bell":
-            return smoothing.witten_bell(counts)
-        case "kneser_ney":
-            return smoothing.kneser_ney(counts, discount_fallback=count.discount_fallback)
-        case "stupid_backoff":
-            return smoothing.stupid_backoff(counts)
-        case _:
-            return smoothing.modified_kneser_ney(
-                counts,
-                interpolate_unigrams=count.interpolate_unigrams,
-                discount_fallback=count.discount_fallback,
-                kenlm_compat=count.kenlm_compat,
-                prune=counts_config.thresholds(count)[: len(counts)],
-                folder=folder,
-            )
 
 
 def figures(tables: BackoffTables, counted: Counted) -> dict[str, Any]:
@@ -150,23 +156,25 @@ def by_order(
     The discounts of a lower order may be undefined where the model's are not: there they fall back.
     """
     rows = []
-    lenient = replace(config, count=replace(config.count, discount_fallback=True))
+    lenient = replace(config.count, discount_fallback=True)
     unit = "perplexity" if counted.vocab.level == "word" else "bits_per_char"
-    app.say(f"order      n-grams        bytes   valid {unit.replace('_', ' ')}")
+    say(f"order      n-grams        bytes   valid {unit.replace('_', ' ')}")
     for n in range(1 if config.count.by_order else config.count.order, config.count.order + 1):
         tables, found = made.tables, whole
         if n < config.count.order:
             folder = scratch and scratch / f"order{n}"
             if folder:
                 folder.mkdir()
-            tables = estimate(lenient, made.counts[:n], made.epsilons, folder).tables
+            tables = smoothing.estimate(
+                lenient, made.counts[:n], epsilons=made.epsilons, folder=folder
+            ).tables
             found = figures(tables, counted)
             if folder:
                 shutil.rmtree(folder)
         row = {"order": n, "num_ngrams": tables.num_ngrams, "num_bytes": tables.num_bytes, **found}
         rows.append(row)
         shown = row.get(f"valid_{unit}")
-        app.say(
+        say(
             f"{n:>5}{sum(row['num_ngrams']):>13,}{row['num_bytes']:>13,}   "
             + (f"{shown:.3f}" if shown else "-")
         )
@@ -181,6 +189,7 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
         row for row in rows if row.get(f"valid_{unit}") is not None and math.isfinite(row[f"valid_{unit}"])
     ]
     if len(scored) > 1:
+        from experiments.counts import orders_figure
         from lmseq import plotting
 
         title = f"{counted.name}: {config.count.smoothing.replace('_', ' ')}"
@@ -189,7 +198,7 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
             for split in ("valid", "test")
             if scored[0].get(f"{split}_{unit}") is not None
         }
-        figure = plotting.orders(
+        figure = orders_figure.draw_orders(
             [row["order"] for row in scored],
             losses,
             [row["num_bytes"] for row in scored],
@@ -198,10 +207,10 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
         )
         plotting.save_figure(figure, workdir / "orders.png")
         names.insert(0, "orders.png")
-    app.say(f"{workdir}: {'  '.join(names)}")
+    say(f"{workdir}: {'  '.join(names)}")
     prompt = shlex.quote(_some_word(counted))
-    app.say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
-    app.say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")
+    say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
+    say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")
 
 
 def _some_word(counted: Counted) -> str:
@@ -215,11 +224,11 @@ def write(workdir: Path, counted: Counted, tables: BackoffTables) -> None:
     names = [UNK_WORD if name == UNK else name for name in names]
     words = spell_words(names, counted.word_of, counted.num_words)
     if UNK_WORD in words:
-        app.say(f"{UNK} is a word of the text: written {UNK_WORD}, beside the {UNK} of unknown words")
+        say(f"{UNK} is a word of the text: written {UNK_WORD}, beside the {UNK} of unknown words")
     total = sum(tables.num_ngrams)
     with tqdm(total=total, unit=" n-grams", disable=not sys.stderr.isatty(), leave=False) as bar:
         arpa.write_arpa(workdir / "model.arpa", tables, words, bar.update)
-    app.say(f"{workdir / 'model.arpa'}: {total:,} n-grams")
+    say(f"{workdir / 'model.arpa'}: {total:,} n-grams")
 
 
 def summary(config: NgramConfig, counted: Counted, made: Made, rows: list[dict[str, Any]]) -> dict[str, Any]:

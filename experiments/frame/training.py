@@ -8,15 +8,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.frame import app
+from experiments.frame.command import StoppedError
+from experiments.frame.console import say
+from experiments.frame.start import seconds
 from lmseq.config.training import TrainConfig
 from lmseq.training.fit import Begun, Trained, train
 from lmseq.training.job import Job
 from lmseq.training.watch import Record
-
-
-class Stopped(SystemExit):
-    """A signal ended the training, and all is saved; the exit status is 128 + the signal's number."""
 
 
 class Signals:
@@ -53,10 +51,10 @@ class Lines:
     def begin(self, begun: Begun) -> None:
         """Where the training begins."""
         for line in begun.skipped:
-            app.say(line)
+            say(line)
         if begun.step:
-            app.say(f"continuing from step {begun.step}")
-        app.say(f"{self._description}, {begun.num_parameters:,} parameters")
+            say(f"continuing from step {begun.step}")
+        say(f"{self._description}, {begun.num_parameters:,} parameters")
         self._begun, self._best = begun, begun.progress.best_valid_loss
         self._bar.update(begun.step)
 
@@ -64,7 +62,7 @@ class Lines:
         """What was recorded after a dispatch."""
         if not self._said_first:
             self._said_first = True
-            app.say(f"first {record['step'] - self._begun.step} steps after {app.seconds():.1f} s")
+            say(f"first {record['step'] - self._begun.step} steps after {seconds():.1f} s")
         if "valid_loss" in record:
             self._evaluated(record)
         best = "-" if self._best is None else f"{self._best:.3f}"
@@ -77,20 +75,20 @@ class Lines:
         if loss is not None and (self._best is None or loss < self._best):
             self._best = loss
         valid = "" if loss is None else f"  valid {loss:.3f}"
-        seconds = self._begun.progress.seconds + app.seconds()
-        app.say(
+        spent = self._begun.progress.seconds + seconds()
+        say(
             f"step {record['step']}/{self._train.num_train_steps}  train {record['train_loss']:.3f}{valid} "
-            f"nats/{self._unit}  {record['tokens_per_second'] / 1e3:,.0f}k tokens/s  {seconds:.1f} s"
+            f"nats/{self._unit}  {record['tokens_per_second'] / 1e3:,.0f}k tokens/s  {spent:.1f} s"
             + (f"\n    {json.dumps(record['sample'], ensure_ascii=False)}" if "sample" in record else "")
         )
 
 
 def run(job: Job, description: str, unit: str) -> Trained:
-    """Train from the newest checkpoint to the end, and show it; raises Stopped when a signal ends it.
+    """Train from the newest checkpoint to the end, and show it; raises StoppedError when a signal ends it.
 
     unit: what an element of the stream is called. Seconds count from the start of the process.
     """
-    job = job._replace(clock=app.seconds)
+    job = job._replace(clock=seconds)
     with closing(Signals()) as signals, closing(Lines(job.train, description, unit)) as lines:
         trained = train(
             job,
@@ -100,6 +98,6 @@ def run(job: Job, description: str, unit: str) -> Trained:
         )
     if trained.stopped:
         step = trained.records[-1]["step"]
-        app.say(f"stopped at step {step}, saved; the same command goes on from here")
-        raise Stopped(128 + signals.number)
+        say(f"stopped at step {step}, saved; the same command goes on from here")
+        raise StoppedError(signals.number)
     return trained

@@ -6,73 +6,88 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.frame import app
-from experiments.series.prepared import Prepared, log_density
+from experiments.frame.console import say
+from experiments.series.evaluate import log_density
 from lmseq import errors, plotting, rollout
 from lmseq.config import series as series_config
+from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model
+from lmseq.data.series import Prepared
+from lmseq.errors import ErrorCurve
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.interface import count_parameters
-from lmseq.errors import ErrorCurve
-from lmseq.config.series import SeriesConfig
 from lmseq.training.checkpoint import digest
 from lmseq.types import Params, PRNGKey
 
 HORIZONS = (1, 4, 16, 64)
 
 
-class Judged(NamedTuple):
-    """Forecasts of the test part in the units of the series, and the errors of all that is compared.
+class Forecasts(NamedTuple):
+    """A fitted model, its forecasts of the test part in the units of the series, and errors of all compared.
 
     points: (O, K, D) from every origin with K points after it; one_step: (N, D) of every test point; free:
-    (N, D) from the split; rival_rmse: of the baselines one step ahead, over every test point.
+    (N, D) from the split; curves: the errors by horizon of the model and of each baseline; baseline_rmse: of
+    the baselines one step ahead, over every test point; oracle: (K,), the least RMSE that can be expected,
+    where it is known; log_density: nats a time step of the test part, of a model with a density.
     """
 
+    config: SeriesConfig
+    series: Prepared
+    model: Model
+    params: Params
     points: np.ndarray
     one_step: np.ndarray
     free: np.ndarray
     curves: dict[str, ErrorCurve]
-    rival_rmse: dict[str, float]
+    baseline_rmse: dict[str, float]
     oracle: np.ndarray | None
     log_density: float | None
 
+    @property
+    def name(self) -> str:
+        """The kind of the model."""
+        return self.config.model.model
 
-def judge(config: SeriesConfig, prepared: Prepared, model: Model, params: Params) -> Judged:
+
+def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Params) -> Forecasts:
     """Forecast the test part from every origin, one step ahead and freely; and so do the baselines."""
-    values, start = prepared.values, prepared.split.test_start
-    horizon = longest_horizon(config, prepared)
-    targets = rollout.k_step_targets(prepared.series.observed(), max_horizon=horizon, first_origin=start)
+    values, first = series.values, series.split.test_start
+    horizon = longest_horizon(config, series)
+    targets = rollout.k_step_targets(series.series.observed(), max_horizon=horizon, first_origin=first)
 
     def points_of(model: Model, params: Params, horizon: int) -> np.ndarray:
-        points = rollout.k_step_points(model, params, values, max_horizon=horizon, first_origin=start)
-        return prepared.scaler.undo(np.asarray(points))
+        points = rollout.k_step_points(model, params, values, max_horizon=horizon, first_origin=first)
+        return series.scaler.undo(np.asarray(points))
 
     points = points_of(model, params, horizon)
-    rivals = baselines(values.shape[1], prepared.series.period, prepared.split.train_end)
+    rivals = baselines(values.shape[1], series.series.period, series.split.train_end)
     curves = {config.model.model: errors.error_curve(points, targets)}
     for name, rival in rivals.items():
         curves[name] = errors.error_curve(points_of(rival, {}, horizon), targets)
-    actual = prepared.series.observed()[start:]
-    rival_rmse = {name: rmse(points_of(rival, {}, 1)[:, 0], actual) for name, rival in rivals.items()}
-    free = rollout.free_run(model, params, values[:start], num_steps=len(values) - start)
-    oracle = prepared.series.oracle_rmse
+    actual = series.series.observed()[first:]
+    free = rollout.free_run(model, params, values[:first], num_steps=len(values) - first)
+    oracle = series.series.oracle_rmse
     density = None
     if config.model.head == "normal" and config.model.model not in series_config.BASELINES:
-        density = log_density(prepared, model, params, start, len(values))
-    return Judged(
+        density = log_density(series, model, params, first, len(values))
+    return Forecasts(
+        config,
+        series,
+        model,
+        params,
         points,
         points_of(model, params, 1)[:, 0],
-        prepared.scaler.undo(np.asarray(free)),
+        series.scaler.undo(np.asarray(free)),
         curves,
-        rival_rmse,
+        {name: rmse(points_of(rival, {}, 1)[:, 0], actual) for name, rival in rivals.items()},
         None if oracle is None else oracle(horizon),
         density,
     )
 
 
-def longest_horizon(config: SeriesConfig, prepared: Prepared) -> int:
+def longest_horizon(config: SeriesConfig, series: Prepared) -> int:
     """At most half of the test part, so that even the furthest horizon is seen from many origins."""
-    return min(config.forecast.max_horizon, max(1, (len(prepared.values) - prepared.split.test_start) // 2))
+    return min(config.forecast.max_horizon, max(1, (len(series.values) - series.split.test_start) // 2))
 
 
 def baselines(num_features: int, period: int, num_train: int) -> dict[str, Model]:
@@ -88,22 +103,21 @@ def rmse(points: np.ndarray, targets: np.ndarray) -> float:
     return float(np.sqrt(np.nanmean((points - targets) ** 2)))
 
 
-def tell(config: SeriesConfig, prepared: Prepared, judged: Judged) -> None:
+def tell(found: Forecasts) -> None:
     """A table of RMSE(k), and the sentence that it comes to."""
-    horizon = judged.points.shape[1]
+    horizon = found.points.shape[1]
     shown = [k for k in HORIZONS if k <= horizon]
-    app.say(
+    say(
         f"{'RMSE, k steps ahead':<22}" + "".join(f"{k:>10}" for k in shown) + "   better than the mean at k ="
     )
-    rows = {f"{name}": curve.rmse for name, curve in judged.curves.items()}
-    if judged.oracle is not None:
-        rows["least that is expected"] = judged.oracle
-    level = judged.curves["mean"].rmse
+    rows = {f"{name}": curve.rmse for name, curve in found.curves.items()}
+    if found.oracle is not None:
+        rows["least that is expected"] = found.oracle
+    level = found.curves["mean"].rmse
     for name, curve in rows.items():
-        figures = "".join(f"{curve[k - 1]:>10.4g}" for k in shown)
-        app.say(f"{name:<22}{figures}   {horizons(curve < level)}")
-    name = config.model.model
-    app.say(sentence(name, judged.curves[name].rmse, level, judged.curves["persistence"].rmse))
+        told = "".join(f"{curve[k - 1]:>10.4g}" for k in shown)
+        say(f"{name:<22}{told}   {horizons(curve < level)}")
+    say(sentence(found.name, found.curves[found.name].rmse, level, found.curves["persistence"].rmse))
 
 
 def horizons(holds: np.ndarray) -> str:
@@ -122,72 +136,80 @@ def sentence(name: str, curve: np.ndarray, mean: np.ndarray, persistence: np.nda
     return f"{name} beats the mean at k = {over_mean}, persistence at k = {over_persistence}, of {curve.size}"
 
 
-def draw(
-    config: SeriesConfig,
-    workdir: Path,
-    prepared: Prepared,
-    model: Model,
-    params: Params,
-    judged: Judged,
-    key: PRNGKey,
-) -> None:
+def draw(workdir: Path, found: Forecasts, key: PRNGKey) -> None:
     """forecast.png, the series with its forecasts, and error_curve.png, with oracle and baselines."""
-    start, name = prepared.split.test_start, config.model.model
-    seen = prepared.values[:start]
-    title = f"{prepared.series.name}: {name}, tau = {config.model.tau}"
-    band = None
-    if judged.log_density is not None and not isinstance(model, rollout.DirectModel):
-        num_steps = min(config.forecast.max_horizon, len(prepared.values) - start)
-        paths = rollout.sample_paths(
-            key, model, params, seen, num_paths=config.forecast.num_paths, num_steps=num_steps
-        )
-        band = np.quantile(prepared.scaler.undo(np.asarray(paths)), [0.05, 0.95], axis=0)
+    series, first = found.series, found.series.split.test_start
+    title = f"{series.series.name}: {found.name}, tau = {found.config.model.tau}"
     figure = plotting.forecast(
-        prepared.series.values, start, judged.one_step, judged.free, judged.points, band, HORIZONS, title
+        series.series.values,
+        first,
+        found.one_step,
+        found.free,
+        found.points,
+        _band(found, key),
+        HORIZONS,
+        title,
+        times=series.series.times,
+        ylabel=series.series.columns[0],
     )
     plotting.save_figure(figure, workdir / "forecast.png")
-    figure = plotting.error_curves(judged.curves, name, judged.oracle, title)
+    figure = plotting.error_curves(found.curves, found.name, found.oracle, title)
     plotting.save_figure(figure, workdir / "error_curve.png")
     names = "forecast.png  error_curve.png"
-    if prepared.series.lyapunov is not None:
-        figure = plotting.error_growth(judged.curves[name], prepared.series.lyapunov, title)
+    if series.series.lyapunov is not None:
+        figure = plotting.error_growth(found.curves[found.name], series.series.lyapunov, title)
         plotting.save_figure(figure, workdir / "error_growth.png")
         names += "  error_growth.png"
-    app.say(f"{workdir}: {names}  summary.json")
+    say(f"{workdir}: {names}  summary.json")
 
 
-def summary(config: SeriesConfig, prepared: Prepared, params: Params, judged: Judged) -> dict[str, Any]:
+def _band(found: Forecasts, key: PRNGKey) -> np.ndarray | None:
+    """The 5 % and 95 % quantiles of sampled trajectories, (2, N, D), of a model with a density."""
+    if found.log_density is None or isinstance(found.model, rollout.DirectModel):
+        return None
+    wanted, first = found.config.forecast, found.series.split.test_start
+    paths = rollout.sample_paths(
+        key,
+        found.model,
+        found.params,
+        found.series.values[:first],
+        num_paths=wanted.num_paths,
+        num_steps=min(wanted.max_horizon, len(found.series.values) - first),
+    )
+    return np.quantile(found.series.scaler.undo(np.asarray(paths)), [0.05, 0.95], axis=0)
+
+
+def summary(found: Forecasts) -> dict[str, Any]:
     """The figures, in the units of the series."""
-    name = config.model.model
-    curve, actual = judged.curves[name], prepared.series.observed()[prepared.split.test_start :]
-    horizon, persistence = judged.points.shape[1], judged.curves["persistence"].rmse
+    name, series = found.name, found.series
+    curve, actual = found.curves[name], series.series.observed()[series.split.test_start :]
+    horizon, persistence = found.points.shape[1], found.curves["persistence"].rmse
     at = [k for k in HORIZONS if k <= horizon]
-    oracle = {} if judged.oracle is None else {f"oracle_rmse_at_{k}": float(judged.oracle[k - 1]) for k in at}
-    phase = errors.growth_phase(curve.log_error) if prepared.series.lyapunov else slice(0, 0)
+    oracle = {} if found.oracle is None else {f"oracle_rmse_at_{k}": float(found.oracle[k - 1]) for k in at}
+    phase = errors.growth_phase(curve.log_error) if series.series.lyapunov else slice(0, 0)
     return {
-        "series": prepared.series.name,
+        "series": series.series.name,
         "model": name,
-        "objective": config.objective.objective,
-        "num_parameters": count_parameters(params),
-        "num_origins": len(judged.points),
-        "one_step_rmse": rmse(judged.one_step, actual),
+        "objective": found.config.objective.objective,
+        "num_parameters": count_parameters(found.params),
+        "num_origins": len(found.points),
+        "one_step_rmse": rmse(found.one_step, actual),
         **{f"rmse_at_{k}": float(curve.rmse[k - 1]) for k in at},
         **{f"mae_at_{k}": float(curve.mae[k - 1]) for k in at},
         **{f"relative_to_persistence_at_{k}": float(curve.rmse[k - 1] / persistence[k - 1]) for k in at},
         **oracle,
-        "free_running_rmse": rmse(judged.free, actual),
-        **{f"{rival}_rmse": value for rival, value in judged.rival_rmse.items()},
+        "free_running_rmse": rmse(found.free, actual),
+        **{f"{rival}_rmse": value for rival, value in found.baseline_rmse.items()},
         **{
-            f"{rival}_rmse_at_{k}": float(judged.curves[rival].rmse[k - 1])
-            for rival in judged.curves
+            f"{rival}_rmse_at_{k}": float(found.curves[rival].rmse[k - 1])
+            for rival in found.curves
             if rival != name
             for k in at
         },
-        "last_horizon_below_mean": errors.last_horizon_below(curve.rmse, judged.curves["mean"].rmse),
+        "last_horizon_below_mean": errors.last_horizon_below(curve.rmse, found.curves["mean"].rmse),
         "error_growth_per_step": errors.growth_per_step(curve.log_error, phase),
         "rmse_growth_per_step": errors.growth_per_step(np.log(curve.rmse), phase),
-        "lyapunov_per_step": prepared.series.lyapunov,
-        "log_density": judged.log_density,
-        "params_digest": digest(jax.tree.map(np.asarray, params)),
-        "wall_seconds": app.seconds(),
+        "lyapunov_per_step": series.series.lyapunov,
+        "log_density": found.log_density,
+        "params_digest": digest(jax.tree.map(np.asarray, found.params)),
     }

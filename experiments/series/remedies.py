@@ -1,18 +1,27 @@
 """Error curves of models that are trained with each remedy against the accumulation of errors."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 
-from experiments.series.forecasts import longest_horizon
-from experiments.series.prepared import Prepared, model_of
-from lmseq import errors, rollout
+from experiments.frame.console import say
+from experiments.frame.intervals import flat, interval
+from experiments.frame.ledger import measured
+from experiments.series import objectives_figure
+from experiments.series.forecasts import HORIZONS, longest_horizon
+from experiments.series.loading import load
+from lmseq import errors, plotting, rollout
+from lmseq.config.series import ObjectiveConfig, SeriesConfig, segment_length
 from lmseq.data.partition import sliding
-from lmseq.config.series import ObjectiveConfig, SeriesConfig
+from lmseq.data.series import Prepared
+from lmseq.models.build import model_of
 from lmseq.training.fit import fit
 from lmseq.training.job import Batches
-from lmseq.training.objectives import make_objective, segment_length
+from lmseq.training.memory import check_memory
+from lmseq.training.objectives import make_objective
+from lmseq.training.sharding import check_batch, make_mesh
 
 OBJECTIVES = get_args(ObjectiveConfig.__dataclass_fields__["objective"].type)
 
@@ -44,3 +53,42 @@ class ErrorCurves:
         config = dataclasses.replace(self._config, objective=chosen)
         self._model, self._objective = model_of(config, self._prepared), make_objective(config)
         self._batches = Batches(config.data.batch_size, segment_length(config), sliding)
+
+
+def prepare(config: SeriesConfig) -> Prepared:
+    """The series, long enough for the longest segments: those of several steps ahead."""
+    longest = dataclasses.replace(config.objective, objective="unrolled")
+    prepared = load(dataclasses.replace(config, objective=longest))
+    check_batch(make_mesh(), config.data.batch_size)
+    check_memory(model_of(config, prepared))
+    return prepared
+
+
+def compare(workdir: Path, config: Any, prepared: Prepared) -> dict[str, Any]:
+    """Train with each objective from each seed; the table, the picture, the summary."""
+    seeds = range(config.train.seed, config.train.seed + config.seeds.num_seeds)
+    units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
+    records = list(measured(workdir, units, ErrorCurves(config, prepared)))
+    title = f"{prepared.series.name}: {config.model.model}"
+    panel = objectives_figure.panel(records, title)
+    plotting.save_figure(plotting.draw_panels([panel]), workdir / "objectives.png")
+    return {"series": prepared.series.name, **table(records)}
+
+
+def table(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """The table: RMSE at each horizon, with intervals, the least in each column marked."""
+    summary: dict[str, Any] = {}
+    shown = [k for k in HORIZONS if k <= len(records[0]["rmse"])]
+    found = {
+        (objective, k): interval([r["rmse"][k - 1] for r in records if r["objective"] == objective])
+        for objective in OBJECTIVES
+        for k in shown
+    }
+    least = {k: min(OBJECTIVES, key=lambda objective: found[objective, k].mean) for k in shown}
+    say(f"{'RMSE, k steps ahead':<22}" + "".join(f"{k:>30}" for k in shown))
+    for objective in OBJECTIVES:
+        cells = (f"{found[objective, k]}{'*' if least[k] == objective else ' '}" for k in shown)
+        say(f"{objective:<22}" + "".join(f"{cell:>30}" for cell in cells))
+        for k in shown:
+            summary |= flat(f"{objective}_rmse_at_{k}", found[objective, k])
+    return summary | {f"least_at_{k}": objective for k, objective in least.items()}

@@ -2,57 +2,55 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from experiments.text.texts import Texts
 from lmseq import generation, runs, scoring
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.contract import Model
+from lmseq.data.texts import Texts
+from lmseq.runs import Run
 from lmseq.sampling import Decoding
-from lmseq.training.checkpoint import Run
 from lmseq.training.state import split_key
 from lmseq.types import Params, PRNGKey
 
 SAMPLE = Decoding(temperature=0.8)
 
 
-class Subject(NamedTuple):
-    """What is judged: a model of texts."""
+class PreparedText(NamedTuple):
+    """The config, the texts and the model of a run."""
 
     config: LanguageModelConfig
-    workdir: Path
     texts: Texts
     model: Model
 
 
-def split_figures(subject: Subject, params: Params, split: str) -> dict[str, float | None]:
+def split_figures(prepared: PreparedText, params: Params, split: str) -> dict[str, float | None]:
     """Loss, perplexity and bits per character of a split, scored as one stream; None of an empty one."""
-    ids = subject.texts.ids[split]
+    ids = prepared.texts.ids[split]
     if not ids.size:
         return {f"{split}_{name}": None for name in ("loss", "perplexity", "bits_per_char")}
-    log_probs = scoring.score_stream(subject.model, params, ids)
+    log_probs = scoring.score_stream(prepared.model, params, ids)
     nll = -float(log_probs.sum(dtype=np.float64))
-    figures = scoring.loss_figures(nll, ids.size, subject.texts.num_chars(split))
+    figures = scoring.loss_figures(nll, ids.size, prepared.texts.num_chars(split))
     return {f"{split}_{name}": value for name, value in figures.items()}
 
 
-def sample_text(subject: Subject, params: Params, key: PRNGKey, num_tokens: int) -> str:
+def sample_text(prepared: PreparedText, params: Params, key: PRNGKey, num_tokens: int) -> str:
     """A continuation of the first token of the validation text, that token included."""
-    prompt = subject.texts.ids["valid"][:1]
-    tokens = generation.generate(key, subject.model, params, prompt, num_tokens=num_tokens, decoding=SAMPLE)
-    return subject.texts.vocab.decode(np.concatenate([prompt, np.asarray(tokens)]))
+    prompt = prepared.texts.ids["valid"][:1]
+    tokens = generation.generate(key, prepared.model, params, prompt, num_tokens=num_tokens, decoding=SAMPLE)
+    return prepared.texts.vocab.decode(np.concatenate([prompt, np.asarray(tokens)]))
 
 
-def evaluate(subject: Subject, params: Params, step: int) -> dict[str, Any]:
+def evaluate(prepared: PreparedText, params: Params, step: int) -> dict[str, Any]:
     """Validation figures and a sample."""
-    key = split_key(subject.config.train.seed).sample
-    sample = sample_text(subject, params, jax.random.fold_in(key, step), 160)
-    return {**split_figures(subject, params, "valid"), "sample": sample}
+    key = split_key(prepared.config.train.seed).sample
+    sample = sample_text(prepared, params, jax.random.fold_in(key, step), 160)
+    return {**split_figures(prepared, params, "valid"), "sample": sample}
 
 
 def describe(model: ModelConfig) -> str:

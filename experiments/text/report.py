@@ -2,18 +2,20 @@
 
 import shlex
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.frame import app
-from experiments.text.text_models import fit_counts
-from experiments.text.evaluate import SAMPLE, Subject, sample_text, split_figures
+from experiments.frame import start
+from experiments.frame.console import say
+from experiments.text.evaluate import SAMPLE, PreparedText, sample_text, split_figures
 from lmseq import plotting, rollout, scoring
-from lmseq.ngram import counts
 from lmseq.models.interface import count_parameters
+from lmseq.models.ngram import fit_counts
+from lmseq.ngram import smoothing
 from lmseq.training.checkpoint import digest
 from lmseq.training.fit import Trained
 from lmseq.training.metrics import read_records
@@ -24,70 +26,97 @@ HORIZONS = (1, 4, 16, 64)
 MOST_ORDER = 8  # of the count models tried
 
 
-def conclude(subject: Subject, trained: Trained) -> dict[str, Any]:
-    """Evaluate the final parameters, print, draw, and return the summary."""
-    params, progress, config = trained.params, trained.progress, subject.config
-    unigram, counts = unigram_figures(subject), best_counts(subject)
-    figures = split_figures(subject, params, "valid") | split_figures(subject, params, "test")
-    _print_table(subject, params, unigram, counts, figures, progress.seconds)
+def conclude(prepared: PreparedText, workdir: Path, trained: Trained) -> dict[str, Any]:
+    """Score the final parameters, print, draw, and return the summary."""
+    params, progress, config = trained.params, trained.progress, prepared.config
+    unigram, counts = unigram_figures(prepared), best_counts(prepared)
+    losses = split_losses(prepared, params)
+    _print_table(prepared, params, unigram, counts, losses, progress.seconds)
     horizon_key, sample_key = jax.random.split(split_key(config.train.seed).after)
-    horizon = k_step_log_probs(subject, params, unigram["loss"], horizon_key)
-    app.say(f"sample (temperature {SAMPLE.temperature}): {sample_text(subject, params, sample_key, 400)}")
-    _draw(subject, unigram["loss"], horizon)
+    horizon = k_step_log_probs(prepared, params, unigram["loss"], horizon_key)
+    say(f"sample (temperature {SAMPLE.temperature}): {sample_text(prepared, params, sample_key, 400)}")
+    _draw(prepared, workdir, unigram["loss"], horizon)
+    return {
+        **fixed_figures(prepared, params, losses, unigram["loss"], horizon),
+        "best_valid_loss": progress.best_valid_loss,
+        "best_step": progress.best_step,
+        "horizon_origins": config.report.horizon_origins,
+        "horizon_samples": config.report.horizon_samples,
+        "count_order": counts["order"],
+        "count_loss": counts["loss"],
+        "tokens_per_second": trained.tokens_per_second,
+        "seconds_to_first_step": trained.seconds_to_first_step,
+        "seconds_to_target_loss": progress.seconds_to_target_loss,
+        "wall_seconds": trained.seconds_before + start.seconds(),
+    }
+
+
+def figures(prepared: PreparedText, params: Params) -> dict[str, Any]:
+    """What of the summary the parameters and the seed fix, without counts and pictures."""
+    unigram, losses = unigram_figures(prepared)["loss"], split_losses(prepared, params)
+    horizon_key, _ = jax.random.split(split_key(prepared.config.train.seed).after)
+    horizon = k_step_log_probs(prepared, params, unigram, horizon_key)
+    return fixed_figures(prepared, params, losses, unigram, horizon)
+
+
+def split_losses(prepared: PreparedText, params: Params) -> dict[str, float | None]:
+    """Loss, perplexity and bits per character of the validation and the test text."""
+    return split_figures(prepared, params, "valid") | split_figures(prepared, params, "test")
+
+
+def fixed_figures(
+    prepared: PreparedText,
+    params: Params,
+    losses: dict[str, float | None],
+    unigram_loss: float,
+    horizon: np.ndarray,
+) -> dict[str, Any]:
+    """The model, its losses and its horizon, as entries of a summary."""
+    config = prepared.config
     return {
         "corpus": config.data.corpus,
         "level": config.data.level,
         "model": config.model.model,
         "num_parameters": count_parameters(params),
-        "vocab_size": len(subject.texts.vocab),
+        "vocab_size": len(prepared.texts.vocab),
         "num_train_steps": config.train.num_train_steps,
-        **figures,
-        "best_valid_loss": progress.best_valid_loss,
-        "best_step": progress.best_step,
+        **losses,
         **{f"loss_at_{k}": _loss_at(horizon, k) for k in HORIZONS},
-        "horizon_origins": config.report.horizon_origins,
-        "horizon_samples": config.report.horizon_samples,
-        "unigram_loss": unigram["loss"],
-        "count_order": counts["order"],
-        "count_loss": counts["loss"],
-        "params_digest": digest(params),
-        "tokens_per_second": trained.tokens_per_second,
-        "seconds_to_first_step": trained.seconds_to_first_step,
-        "seconds_to_target_loss": progress.seconds_to_target_loss,
-        "wall_seconds": trained.seconds_before + app.seconds(),
+        "unigram_loss": unigram_loss,
+        "params_digest": digest(jax.tree.map(np.asarray, params)),
     }
 
 
-def unigram_figures(subject: Subject) -> dict[str, float]:
+def unigram_figures(prepared: PreparedText) -> dict[str, float]:
     """Loss and bits per character of the validation text under the training text's unigram model."""
-    texts = subject.texts
-    log_probs = counts.unigram_log_probs(texts.ids["train"], len(texts.vocab))[texts.ids["valid"]]
+    texts = prepared.texts
+    log_probs = smoothing.unigram_log_probs(texts.ids["train"], len(texts.vocab))[texts.ids["valid"]]
     return scoring.loss_figures(-float(log_probs.sum()), log_probs.size, texts.num_chars("valid"))
 
 
-def best_counts(subject: Subject) -> dict[str, Any]:
+def best_counts(prepared: PreparedText) -> dict[str, Any]:
     """Figures of the best count model of the training text, on the validation text."""
     start = time.monotonic()
-    best, valid = fit_counts(subject.texts, MOST_ORDER), subject.texts.ids["valid"]
+    best, valid = fit_counts(prepared.texts, MOST_ORDER), prepared.texts.ids["valid"]
     seconds = time.monotonic() - start
     # Scored under the contract, as everything else: the same tokens, no end that has to be predicted.
     nll = -float(scoring.score_stream(best.model, best.params, valid).sum(dtype=np.float64))
-    figures = scoring.loss_figures(nll, valid.size, subject.texts.num_chars("valid"))
+    figures = scoring.loss_figures(nll, valid.size, prepared.texts.num_chars("valid"))
     return {**figures, "num_bytes": best.num_bytes, "order": best.order, "seconds": seconds}
 
 
 def _print_table(
-    subject: Subject,
+    prepared: PreparedText,
     params: Params,
     unigram: dict[str, float],
     counts: dict[str, Any],
-    figures: dict[str, Any],
+    losses: dict[str, Any],
     seconds: float,
 ) -> None:
     """The model on the validation text, beside what knows nothing and what counts."""
-    vocab_size, valid = len(subject.texts.vocab), subject.texts.ids["valid"]
+    vocab_size, valid = len(prepared.texts.vocab), prepared.texts.ids["valid"]
     uniform = scoring.loss_figures(
-        valid.size * float(np.log(vocab_size)), valid.size, subject.texts.num_chars("valid")
+        valid.size * float(np.log(vocab_size)), valid.size, prepared.texts.num_chars("valid")
     )
     num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     rows = [
@@ -101,27 +130,27 @@ def _print_table(
             counts["seconds"],
         ),
         (
-            subject.config.model.model,
-            figures["valid_loss"],
-            figures["valid_bits_per_char"],
+            prepared.config.model.model,
+            losses["valid_loss"],
+            losses["valid_bits_per_char"],
             num_bytes,
             seconds,
         ),
     ]
-    app.say(f"{'validation':<14}{'nats/' + subject.config.data.level:>10}  bits/char       bytes  seconds")
+    say(f"{'validation':<14}{'nats/' + prepared.config.data.level:>10}  bits/char       bytes  seconds")
     for name, loss, bits, size, spent in rows:
-        app.say(f"{name:<14}{loss:>10.3f}{bits:>11.3f}{size:>12,}{spent:>9.1f}")
+        say(f"{name:<14}{loss:>10.3f}{bits:>11.3f}{size:>12,}{spent:>9.1f}")
 
 
-def k_step_log_probs(subject: Subject, params: Params, unigram_loss: float, key: PRNGKey) -> np.ndarray:
+def k_step_log_probs(prepared: PreparedText, params: Params, unigram_loss: float, key: PRNGKey) -> np.ndarray:
     """By origin and k = 1 ..., on the validation text, as far ahead as it allows; (0, 0) of one token."""
-    valid, settings = subject.texts.ids["valid"], subject.config.report
+    valid, settings = prepared.texts.ids["valid"], prepared.config.report
     longest = min(max(HORIZONS), valid.size // 2)
     if not longest:
         return np.zeros((0, 0))
     log_probs = rollout.k_step_log_probs(
         key,
-        subject.model,
+        prepared.model,
         params,
         jnp.asarray(valid),
         max_horizon=longest,
@@ -129,7 +158,7 @@ def k_step_log_probs(subject: Subject, params: Params, unigram_loss: float, key:
         num_samples=settings.horizon_samples,
     )
     shown = "   ".join(f"{k}: {_loss_at(log_probs, k):.2f}" for k in HORIZONS if k <= longest)
-    app.say(
+    say(
         f"k steps ahead:  {shown}   (unigram {unigram_loss:.2f}; "
         f"{settings.horizon_samples} samples an origin)"
     )
@@ -140,19 +169,19 @@ def _loss_at(log_probs: np.ndarray, k: int) -> float | None:
     return -float(log_probs[:, k - 1].mean()) if k <= log_probs.shape[1] else None
 
 
-def _draw(subject: Subject, unigram_loss: float, horizon: np.ndarray) -> None:
+def _draw(prepared: PreparedText, workdir: Path, unigram_loss: float, horizon: np.ndarray) -> None:
     """loss.png and, where there is one, horizon.png."""
-    config, workdir = subject.config, subject.workdir
-    title = f"{subject.texts.corpus.name}: {config.model.model}, {config.model.hidden_size} units"
+    config = prepared.config
+    title = f"{prepared.texts.corpus.name}: {config.model.model}, {config.model.hidden_size} units"
     records = read_records(workdir / "metrics.jsonl")
     names = ["loss.png"]
     plotting.save_figure(plotting.learning_curve(records, unigram_loss, title), workdir / "loss.png")
     if horizon.size:
         names.append("horizon.png")
         plotting.save_figure(plotting.horizon_curve(horizon, unigram_loss, title), workdir / "horizon.png")
-    app.say(f"{workdir}: {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")
-    vocab, words = subject.texts.vocab, subject.texts.corpus.valid.split()[1:]  # the first may be cut
+    say(f"{workdir}: {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")
+    vocab, words = prepared.texts.vocab, prepared.texts.corpus.valid.split()[1:]  # the first may be cut
     known = (w for w in words if w.isalpha() and 3 <= len(w) <= 20 and not vocab.unknown(w))
     prompt = shlex.quote(next(known, ""))
-    app.say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
-    app.say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")
+    say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
+    say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")

@@ -20,7 +20,9 @@ def knob(default: Any, meaning: str) -> Any:
 
 
 def sections(kind: type) -> dict[str, Any]:
-    """Each section of a config class by name, with its defaults."""
+    """The sections of a config class by name, with defaults; a class of knobs is one section, named ""."""
+    if all("help" in each.metadata for each in dataclasses.fields(kind)):
+        return {"": kind()}
     return {section.name: section.default_factory() for section in dataclasses.fields(kind)}
 
 
@@ -41,7 +43,7 @@ def from_flat(values: dict[str, Any], kind: type[Config]) -> Config:
         unknown = next(iter(rest))
         near = difflib.get_close_matches(unknown, known, 1)
         raise ValueError(f"unknown setting {unknown!r}" + (f", did you mean {near[0]!r}?" if near else ""))
-    return kind(**filled)
+    return filled[""] if "" in filled else kind(**filled)
 
 
 def _typed(knob_field: dataclasses.Field, value: Any) -> Any:
@@ -59,6 +61,8 @@ def _typed(knob_field: dataclasses.Field, value: Any) -> Any:
 
 def to_flat(config: Any) -> dict[str, Any]:
     """Field names to values, over all sections."""
+    if "" in sections(type(config)):
+        return dataclasses.asdict(config)
     return {k: v for section in dataclasses.asdict(config).values() for k, v in section.items()}
 
 

@@ -3,11 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lmseq.config.kinds import COMPILED_CELLS, CUDNN_CELLS, CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob, pick
 from lmseq.config.text import TextConfig, check_text
 from lmseq.config.training import TrainConfig, check_train, idle_in_training
 
-ModelKind = Literal["rnn", "gru", "lstm", "mingru", "minlstm", "mlp", "linear"]
+ModelKind = Literal[CellKind, "mlp", "linear"]
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _check_pairs(config: LanguageModelConfig) -> None:
         raise ValueError(
             f"backend {model.backend} is for one device: it needs host_devices=1, or choose auto"
         )
-    if model.backend == "cudnn" and model.model != "lstm":
+    if model.backend == "cudnn" and model.model not in CUDNN_CELLS:
         raise ValueError(f"backend cudnn is for model lstm, got {model.model}: give backend auto")
     windowed = model.model in ("mlp", "linear")
     if model.tie_embeddings and (windowed or model.embedding_size != model.hidden_size):
@@ -125,6 +126,6 @@ def _check_idle(config: LanguageModelConfig) -> None:
         (model, "dropout_kind", not windowed and model.dropout > 0, "a recurrent model's dropout"),
         (model, "precision", not windowed, "recurrent models"),
         (model, "recompute_steps", not windowed, "recurrent models"),
-        (model, "backend", model.model in ("rnn", "gru", "lstm"), "models rnn, gru and lstm"),
+        (model, "backend", model.model in COMPILED_CELLS, "models rnn, gru and lstm"),
         *idle_in_training(config.train),
     )

@@ -1,9 +1,9 @@
 """A mixture of language models."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from lmseq.config.knobs import knob
+from lmseq.config.knobs import MOST_UNITS, at_least, knob
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,10 @@ class MixtureConfig:
     cache_size: int = knob(0, "latest tokens in a cache around each model; 0: no cache")
 
 
-@dataclass(frozen=True)
-class MixConfig:
-    """All of a mixture's run."""
-
-    mixture: MixtureConfig = field(default_factory=MixtureConfig)
+def check(config: MixtureConfig) -> MixtureConfig:
+    """Return the config, or raise ValueError for too few runs or a cache of no possible size."""
+    at_least(0, MOST_UNITS, cache_size=config.cache_size)
+    named = [path for path in config.runs.split(",") if path.strip()]
+    if len(named) < 2 and not (named and config.cache_size):
+        raise ValueError("expected --runs=DIR,DIR, two or more, or one with --cache_size")
+    return config

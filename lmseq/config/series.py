@@ -4,15 +4,19 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
+from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob
 from lmseq.config.training import TrainConfig, check_train, idle_in_training
 
-SeriesModelKind = Literal[
-    "mlp", "linear", "rnn", "gru", "lstm", "mingru", "minlstm", "mean", "persistence", "seasonal", "drift"
-]
+SeriesModelKind = Literal["mlp", "linear", CellKind, "mean", "persistence", "seasonal", "drift"]
 SYNTHETIC = ("noisy_sine", "ar", "logistic", "mackey_glass", "lorenz", "trend_and_season")
 BUNDLED = ("sunspots", "co2", "nile", "elnino")
 BASELINES = ("mean", "persistence", "seasonal", "drift")
+
+
+def _either(names: tuple[str, ...]) -> str:
+    """Names as one writes a choice."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 @dataclass(frozen=True)
@@ -21,8 +25,7 @@ class SeriesDataConfig:
 
     series: str = knob(
         "noisy_sine",
-        "noisy_sine, ar, logistic, mackey_glass, lorenz or trend_and_season; sunspots, co2, nile or elnino "
-        "(with statsmodels); or a CSV file",
+        f"{_either(SYNTHETIC)}; {_either(BUNDLED)} (with statsmodels); or a CSV file",
     )
     columns: str = knob("", "columns of a CSV file, a,b,...; empty: all but --time_column")
     time_column: str = knob("", "column of a CSV file with times, checked for order and gaps")
@@ -105,6 +108,13 @@ def trains(config: SeriesConfig) -> bool:
 def num_direct(config: SeriesConfig) -> int:
     """How many steps ahead the head predicts at once."""
     return config.objective.num_ahead if config.objective.objective == "direct" else 1
+
+
+def segment_length(config: SeriesConfig) -> int:
+    """Inputs of a segment: tau - 1 read only, n origins, and what targets further ahead need."""
+    chosen = config.objective
+    ahead = chosen.num_ahead if chosen.objective in ("unrolled", "direct") else 1
+    return config.model.tau - 1 + config.data.num_steps + ahead - 1
 
 
 def is_file(data: SeriesDataConfig) -> bool:

@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Int
 from lmseq.types import Batch, Stream
 
 PartitionKind = Literal["random", "sequential"]
-Starts = Int[np.ndarray, "steps batch"] | Int[Array, "steps batch"]
 
 
 class Plan(NamedTuple):

@@ -1,183 +1,54 @@
-"""Time series: synthetic ones with known oracles; chronological split, standardisation."""
+"""The series of a run: read or generated, split by time, standardised by its training part."""
 
-import math
-from collections.abc import Callable
-from typing import NamedTuple
+import hashlib
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy import linalg, signal
+from jaxtyping import Float
 
-Values = Float[np.ndarray, "time feature"]
+from lmseq.config.series import (
+    BUNDLED,
+    SYNTHETIC,
+    SeriesConfig,
+    is_file,
+    num_direct,
+    segment_length,
+    trains,
+)
+from lmseq.data.series_files import bundled, read_csv
+from lmseq.data.series_types import Series, Values
+from lmseq.data.synthetic import GENERATORS, autoregression
 
 
-class Series(NamedTuple):
-    """D variables at T equally spaced times, float64 on the host: a float32 cannot hold the last digits
-    of a large level, and `Scaler.apply` makes float32 of what is left once the level is gone.
+def load_series(config: SeriesConfig) -> Series:
+    """Read or generate what the config names; the config's training seed fixes what is random in it.
 
-    period: steps of a season, for the seasonal baseline; 0 where there is none.
-    oracle_rmse: the least RMSE of a prediction k = 1 ... K steps ahead, from K, in the series' units.
-    lyapunov: mean growth of ln |error| per step of a chaotic system, nats.
-    filled: which values were missing and stand there by a policy; they are never scored. (T, D), or None.
+    Raises ValueError for a name that is neither a synthetic series nor a bundled one nor a path, and as
+    `read_csv`, `bundled` and the generators do.
     """
-
-    name: str
-    columns: tuple[str, ...]
-    values: Values
-    period: int = 0
-    oracle_rmse: Callable[[int], Float[np.ndarray, "horizon"]] | None = None
-    lyapunov: float | None = None
-    filled: Bool[np.ndarray, "time feature"] | None = None
-
-    def observed(self) -> Values:
-        """The values, NaN where they were missing."""
-        return self.values if self.filled is None else np.where(self.filled, np.nan, self.values)
-
-
-# Synthetic
+    data = config.data
+    if is_file(data):
+        columns = tuple(name.strip() for name in data.columns.split(",") if name.strip())
+        return read_csv(Path(data.series), columns, data.time_column, data.missing)
+    if data.series in BUNDLED:
+        return bundled(data.series, data.missing)
+    if data.series not in GENERATORS:
+        known = ", ".join((*SYNTHETIC, *BUNDLED))
+        raise ValueError(f"unknown series {data.series!r}: expected one of {known}, or a CSV file")
+    generate = GENERATORS[data.series]
+    if data.coefficients and generate is autoregression:
+        generate = partial(generate, coefficients=read_coefficients(data.coefficients))
+    return generate(np.random.default_rng(config.train.seed), data.num_points)
 
 
-def _constant(level: float) -> Callable[[int], np.ndarray]:
-    return lambda horizon: np.full(horizon, level)
-
-
-def noisy_sine(rng: np.random.Generator, num_points: int = 1000, noise_scale: float = 0.2) -> Series:
-    """x_t = sin(0.01 t) + noise_scale * N(0, 1), t = 1 ... T; the noise is the floor at every horizon."""
-    t = np.arange(1, num_points + 1)
-    values = np.sin(0.01 * t) + noise_scale * rng.normal(size=num_points)
-    return Series("noisy_sine", ("x",), values[:, None], 628, _constant(noise_scale))
-
-
-def trend_and_season(rng: np.random.Generator, num_points: int = 1000, noise_scale: float = 0.1) -> Series:
-    """x_t = 0.002 t + sin(2 pi t / 24) + 0.5 sin(2 pi t / 168) + noise_scale * N(0, 1)."""
-    t = np.arange(1, num_points + 1)
-    season = np.sin(2 * np.pi * t / 24) + 0.5 * np.sin(2 * np.pi * t / 168)
-    values = 0.002 * t + season + noise_scale * rng.normal(size=num_points)
-    return Series("trend_and_season", ("x",), values[:, None], 24, _constant(noise_scale))
-
-
-def check_stable(coefficients: np.ndarray) -> np.ndarray:
-    """phi_1 ... phi_p; ValueError unless all roots of z^p - sum_j phi_j z^(p-j) are below 1 in size."""
-    phi = np.atleast_1d(np.asarray(coefficients, np.float64))
-    if phi.ndim != 1 or not phi.size or not np.isfinite(phi).all():
-        raise ValueError(
-            f"expected finite coefficients phi_1, phi_2, ... of an AR process, got {coefficients}"
-        )
-    largest = np.abs(np.roots(np.concatenate([[1.0], -phi]))).max(initial=0.0)
-    if largest >= 1.0 - 1e-9:
-        raise ValueError(
-            f"expected coefficients of a stable AR process, whose roots are all smaller than 1, got "
-            f"{', '.join(f'{value:g}' for value in phi)} with a root of size {largest:.6g}"
-        )
-    return phi
-
-
-def random_coefficients(rng: np.random.Generator, order: int) -> Float[np.ndarray, "order"]:
-    """Stable AR coefficients from partial autocorrelations drawn uniformly from (-0.9, 0.9).
-
-    The Durbin-Levinson recursion maps (-1, 1)^p onto the stable region (Barndorff-Nielsen and Schou 1973).
-    """
-    phi = np.zeros(0)
-    for partial_correlation in rng.uniform(-0.9, 0.9, order):
-        phi = np.append(phi - partial_correlation * phi[::-1], partial_correlation)
-    return phi
-
-
-def ar_optimal_rmse(
-    coefficients: Float[np.ndarray, "order"], noise_scale: float, horizon: int
-) -> Float[np.ndarray, "horizon"]:
-    """RMSE of the best k-step prediction, k = 1 ... K: s sqrt(sum_{j<k} psi_j^2), psi impulse response."""
-    impulse = np.zeros(horizon)
-    impulse[0] = 1.0
-    psi = signal.lfilter([1.0], np.concatenate([[1.0], -np.asarray(coefficients, np.float64)]), impulse)
-    return noise_scale * np.sqrt(np.cumsum(psi**2))
-
-
-def autoregression(
-    rng: np.random.Generator, num_points: int, coefficients: np.ndarray, noise_scale: float = 1.0
-) -> Series:
-    """x_t = sum_j phi_j x_{t-j} + noise_scale * N(0, 1), begun in its stationary law.
-
-    Raises ValueError for coefficients that are not stable.
-    """
-    phi = check_stable(coefficients)
-    order = phi.size
-    companion = np.vstack([phi, np.eye(order - 1, order)])
-    shock = np.zeros((order, order))
-    shock[0, 0] = noise_scale**2
-    covariance = linalg.solve_discrete_lyapunov(companion, shock)
-    root = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) * np.eye(order))
-    past = root @ rng.normal(size=order)  # newest first
-    denominator = np.concatenate([[1.0], -phi])
-    state = signal.lfiltic([1.0], denominator, past)
-    noise = noise_scale * rng.normal(size=num_points)
-    values = signal.lfilter([1.0], denominator, noise, zi=state)[0]
-    return Series(
-        "ar", ("x",), values[:, None], 0, lambda horizon: ar_optimal_rmse(phi, noise_scale, horizon)
-    )
-
-
-def logistic_map(rng: np.random.Generator, num_points: int = 1000) -> Series:
-    """x_{t+1} = 4 x_t (1 - x_t) from a uniform start; chaotic, Lyapunov exponent ln 2."""
-    values = np.empty(num_points)
-    x = float(rng.uniform(0.1, 0.9))
-    for t in range(num_points):
-        values[t] = x
-        x = 4.0 * x * (1.0 - x)
-    return Series("logistic", ("x",), values[:, None], lyapunov=math.log(2.0))
-
-
-def _runge_kutta(slope: Callable[[np.ndarray], np.ndarray], x: np.ndarray, step: float) -> np.ndarray:
-    k1 = slope(x)
-    k2 = slope(x + 0.5 * step * k1)
-    k3 = slope(x + 0.5 * step * k2)
-    k4 = slope(x + step * k3)
-    return x + step / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
-
-
-def mackey_glass(rng: np.random.Generator, num_points: int = 1000, delay: int = 17) -> Series:
-    """dx/dt = 0.2 x(t - 17) / (1 + x(t - 17)^10) - 0.1 x(t), a value each time unit (Mackey and Glass 1977).
-
-    Fourth-order Runge-Kutta with step 0.1; the delayed value at half a step is the mean of its neighbours.
-    The history is 1.2 plus a little noise from `rng`; the first 1,000 units are thrown away.
-    """
-    per_unit, transient = 10, 1000
-    step, lag = 1.0 / per_unit, delay * per_unit
-    path = np.empty(lag + 1 + per_unit * (transient + num_points))
-    path[: lag + 1] = 1.2 + 0.05 * rng.normal()
-    x = path[lag]
-    for t in range(lag, path.size - 1):
-        old, new = path[t - lag], path[t - lag + 1]
-        inflows = [0.2 * d / (1.0 + d**10) for d in (old, 0.5 * (old + new), new)]
-        k1 = inflows[0] - 0.1 * x
-        k2 = inflows[1] - 0.1 * (x + 0.5 * step * k1)
-        k3 = inflows[1] - 0.1 * (x + 0.5 * step * k2)
-        k4 = inflows[2] - 0.1 * (x + step * k3)
-        x = path[t + 1] = x + step / 6.0 * (k1 + 2.0 * k2 + 2.0 * k3 + k4)
-    values = path[lag + 1 + per_unit * transient :: per_unit][:num_points]
-    return Series("mackey_glass", ("x",), values[:, None])
-
-
-LORENZ_STEP = 0.02
-
-
-def lorenz(rng: np.random.Generator, num_points: int = 2000) -> Series:
-    """x' = 10 (y - x), y' = x (28 - z) - y, z' = x y - 8 z / 3 (Lorenz 1963), a value each 0.02 time units.
-
-    Fourth-order Runge-Kutta with step 0.005 from a random start near (1, 1, 20), 20 units thrown away.
-    The Lyapunov exponent, 0.9056 per time unit (Sprott 2003), is 0.0181 a step.
-    """
-
-    def slope(x: np.ndarray) -> np.ndarray:
-        return np.array([10.0 * (x[1] - x[0]), x[0] * (28.0 - x[2]) - x[1], x[0] * x[1] - 8.0 / 3.0 * x[2]])
-
-    inner, transient = 4, 1000
-    x, values = np.array([1.0, 1.0, 20.0]) + rng.normal(size=3), np.empty((num_points, 3))
-    for t in range(-transient, num_points):
-        for _ in range(inner):
-            x = _runge_kutta(slope, x, LORENZ_STEP / inner)
-        values[max(t, 0)] = x
-    return Series("lorenz", ("x", "y", "z"), values, lyapunov=0.9056 * LORENZ_STEP)
+def read_coefficients(text: str) -> np.ndarray:
+    """Numbers separated by commas, float64; ValueError for anything else."""
+    try:
+        return np.array([float(part) for part in text.split(",")])
+    except ValueError:
+        raise ValueError(f"expected --coefficients=phi_1,phi_2,... as numbers, got {text!r}") from None
 
 
 # Splits and units
@@ -226,3 +97,70 @@ def fit_scaler(train: Values, columns: tuple[str, ...]) -> Scaler:
             f"column {name!r} is constant in the training part: it cannot be standardised; leave it out"
         )
     return Scaler(mean, scale)
+
+
+# From a config to values
+
+
+class Prepared(NamedTuple):
+    """A series, its parts, and its values (T, D) standardised by the training part, float32."""
+
+    series: Series
+    split: SeriesSplit
+    scaler: Scaler
+    values: Values
+
+    @property
+    def train(self) -> Values:
+        """The standardised values of the training part."""
+        return self.values[: self.split.train_end]
+
+    def facts(self) -> dict[str, Any]:
+        """What a model is trained on: name, columns, parts, and SHA-256 of the values."""
+        return {
+            "series": self.series.name,
+            "columns": list(self.series.columns),
+            "points": len(self.values),
+            "train_points": self.split.train_end,
+            "test_points": len(self.values) - self.split.test_start,
+            "sha256": hashlib.sha256(np.ascontiguousarray(self.series.values).tobytes()).hexdigest(),
+        }
+
+
+def least_points(config: SeriesConfig, num_features: int) -> int:
+    """How long a training part must be: a segment and a target, or a window for each weight to solve for."""
+    if trains(config):
+        return segment_length(config) + 1
+    if config.model.model == "linear":
+        tau = config.model.tau
+        return tau * num_features + 1 + tau + num_direct(config) - 1
+    return 2
+
+
+def prepare(config: SeriesConfig) -> Prepared:
+    """Load, check, split and standardise what the config names.
+
+    Raises ValueError as `load_series`, `split_series` and `fit_scaler` do, where a part is too short for the
+    model, and where interpolated values would tell the model what comes.
+    """
+    data = config.data
+    loaded = load_series(config)
+    if data.period:
+        loaded = loaded._replace(period=data.period)
+    num_points = len(loaded.values)
+    split = split_series(num_points, data.valid_fraction, data.test_fraction)
+    needed, num_test = least_points(config, loaded.values.shape[1]), num_points - split.test_start
+    if num_test < 2 or split.train_end < needed:
+        raise ValueError(
+            f"expected at least {needed} points to train on (tau, num_steps and what lies ahead) and 2 to "
+            f"test on, got {split.train_end} and {num_test} of {loaded.name}: give a longer series, a "
+            "smaller tau, num_steps or num_ahead, or other fractions"
+        )
+    ahead = loaded.filled is not None and loaded.filled[max(0, split.train_end - 1) :].any()
+    if data.missing == "interpolate" and ahead:
+        raise ValueError(
+            f"{loaded.name} has missing values after the training part, where --missing=interpolate would "
+            "tell the model what comes: choose --missing=previous"
+        )
+    scaler = fit_scaler(loaded.values[: split.train_end], loaded.columns)
+    return Prepared(loaded, split, scaler, scaler.apply(loaded.values))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 
-from lmseq.data.series import Series, Values
+from lmseq.data.series_types import Series, Values
 
 Missing = Literal["error", "previous", "interpolate"]
 
@@ -34,11 +34,20 @@ def bundled(name: str, missing: Missing = "error") -> Series:
     table = {"sunspots": sunspots, "co2": co2, "nile": nile, "elnino": elnino}[name].load().data
     if name == "elnino":  # a row a year, a column a month
         values = np.asarray(table)[:, 1:].astype(np.float64).reshape(-1)
+        years = np.asarray(table["YEAR"]).astype(int)
+        times = (_years(years)[:, None].astype("datetime64[M]") + np.arange(12)).reshape(-1)
     else:
         values = np.asarray(table[_COLUMNS[name]], np.float64)
+        column = {"sunspots": "YEAR", "nile": "year"}.get(name)
+        times = np.asarray(table.index) if column is None else _years(np.asarray(table[column]).astype(int))
     values = values[:, None]
     whole = fill_missing(values, missing, (name,))
-    return Series(name, (name,), whole, _PERIODS[name], filled=np.isnan(values))
+    return Series(name, (name,), whole, _PERIODS[name], filled=np.isnan(values), times=times)
+
+
+def _years(years: Int[np.ndarray, "time"]) -> Shaped[np.ndarray, "time"]:
+    """datetime64 in years."""
+    return (years - 1970).astype("datetime64[Y]")
 
 
 # Files
@@ -115,6 +124,15 @@ def _time(cell: str, row: int, column: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def _as_dates(cells: Sequence[str], seconds: Float[np.ndarray, "time"]) -> Shaped[np.ndarray, "time"]:
+    """datetime64 to the millisecond of ISO dates; of plain numbers, the numbers."""
+    try:
+        float(cells[0])
+    except ValueError:
+        return np.round(1000 * seconds).astype(np.int64).astype("datetime64[ms]")
+    return seconds
+
+
 def check_times(times: Float[np.ndarray, "time"], column: str, rows: Sequence[int]) -> None:
     """Raise ValueError unless times increase by steps of much the same size (months and leap years pass)."""
     if not np.isfinite(times).all():
@@ -188,8 +206,11 @@ def read_csv(
         raise ValueError(f"{path} has no column beside the time {time_column!r}")
     lines, places = [line for line, _ in rows], [header.index(name) for name in chosen]
     values = np.array([[_number(row[i], line, header[i]) for i in places] for line, row in rows])
+    times = None
     if time_column:
         at = header.index(time_column)
-        check_times(np.array([_time(row[at], line, time_column) for line, row in rows]), time_column, lines)
+        seconds = np.array([_time(row[at], line, time_column) for line, row in rows])
+        check_times(seconds, time_column, lines)
+        times = _as_dates([row[at] for _, row in rows], seconds)
     whole = fill_missing(values, missing, chosen, lines)
-    return Series(path.stem, chosen, whole, filled=np.isnan(values))
+    return Series(path.stem, chosen, whole, filled=np.isnan(values), times=times)

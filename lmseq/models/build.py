@@ -2,13 +2,20 @@
 
 from typing import get_args
 
+import jax
+
+from lmseq.config.kinds import CellKind
 from lmseq.config.language_model import ModelConfig, ModelKind
-from lmseq.config.series import SeriesModelConfig, SeriesModelKind
+from lmseq.config.series import BASELINES, SeriesConfig, SeriesModelConfig, SeriesModelKind, num_direct
 from lmseq.contract import Model
+from lmseq.data.series import Prepared
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.interface import bind, bind_direct
+from lmseq.models.linear import fit_least_squares
 from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
 from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel
+from lmseq.recurrence.cells import cell_named
+from lmseq.types import Params
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> Model:
@@ -17,10 +24,10 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
     Raises ValueError for a kind that does not exist.
     """
     match config.model:
-        case "rnn" | "gru" | "lstm" | "mingru" | "minlstm":
+        case name if name in get_args(CellKind):
             module = RecurrentLanguageModel(
                 vocab_size=vocab_size,
-                cell=config.model,
+                cell=cell_named(name),
                 hidden_size=config.hidden_size,
                 num_layers=config.num_layers,
                 embedding_size=config.embedding_size,
@@ -56,9 +63,9 @@ def build_series_model(
     """
     values = {"num_features": num_features, "head": config.head, "num_direct": num_direct}
     match config.model:
-        case "rnn" | "gru" | "lstm" | "mingru" | "minlstm":
+        case name if name in get_args(CellKind):
             module = RecurrentSeriesModel(
-                cell=config.model, hidden_size=config.hidden_size, num_layers=config.num_layers, **values
+                cell=cell_named(name), hidden_size=config.hidden_size, num_layers=config.num_layers, **values
             )
         case "mlp" | "linear":
             module = MarkovSeriesModel(
@@ -83,3 +90,26 @@ def build_series_model(
             kinds = ", ".join(get_args(SeriesModelKind))
             raise ValueError(f"expected one of {kinds} as model, got {config.model!r}")
     return bind_direct(module) if num_direct > 1 else bind(module)
+
+
+def model_of(config: SeriesConfig, prepared: Prepared) -> Model:
+    """The model that the config names, for the variables and the season that the series has.
+
+    Raises ValueError as `build_series_model` does.
+    """
+    return build_series_model(
+        config.model,
+        prepared.values.shape[1],
+        num_direct=num_direct(config),
+        period=prepared.series.period,
+    )
+
+
+def fit_at_once(config: SeriesConfig, prepared: Prepared, model: Model) -> Params:
+    """Parameters of a model that needs no steps: those of least squares for `linear`, a baseline's own.
+
+    model: what `model_of` makes of the same config. Raises ValueError as `fit_least_squares` does.
+    """
+    if config.model.model in BASELINES:
+        return model.init(jax.random.key(0))
+    return fit_least_squares(prepared.train, config.model.tau, config.model.head, num_direct(config))

@@ -3,6 +3,7 @@
 Each is one more model under the contract, whose carry is a tuple of carries.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Model, StepModel, check_key
-from lmseq.recurrence import cells
+from lmseq.scoring import score_stream
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
 
@@ -247,7 +248,7 @@ class NeuralCache(Cache):
     """
 
     def _features(self, carry: Carry, num_dims: int = 1) -> Float[Array, "*dims feature"]:
-        return cells.output(carry[-1])
+        return self.model.module.cell.output(carry[-1])
 
 
 def with_cache(
@@ -256,3 +257,49 @@ def with_cache(
     """The model and its parameters behind a cache whose weight and sharpness are not fitted yet."""
     cache = (NeuralCache if neural else Cache)(model, size, vocab_size)
     return cache, CacheParams(params, jnp.array(0.1), jnp.array(0.3 if neural else 1.0))
+
+
+SHARPNESSES = (0.03, 0.1, 0.3, 1.0)  # of a neural cache, which are tried
+
+
+class FittedCache(NamedTuple):
+    """A model behind a cache, its parameters, and what was fitted of them."""
+
+    model: Cache
+    params: CacheParams
+    weight: float
+    sharpness: float
+
+
+def fit_cache(
+    model: Model,
+    params: Params,
+    ids: Int[np.ndarray, "time"],
+    size: int,
+    vocab_size: int,
+    *,
+    neural: bool,
+) -> FittedCache:
+    """The model behind a cache of the last `size` tokens that makes held-out ids (T,) likeliest.
+
+    The weight is fitted by EM, as `fit_weights` does it; of a neural cache the sharpness is the best of
+    SHARPNESSES, of another it is 1. neural: see `with_cache`. Raises ValueError as `fit_weights` does.
+    """
+    alone, best, least = _scores(model, params, ids), None, math.inf
+    for sharpness in SHARPNESSES if neural else (1.0,):
+        cached_model, start = with_cache(model, params, size, vocab_size, neural=neural)
+        half = start._replace(weight=jnp.array(0.5), sharpness=jnp.array(sharpness))
+        # Half the cache and half the model: what is not the model's is the cache's.
+        cached = 2.0 * np.exp(_scores(cached_model, half, ids)) - np.exp(alone)
+        with np.errstate(divide="ignore"):
+            pair = np.array([alone, np.log(np.maximum(cached, 0.0))])
+        weight = float(fit_weights(pair)[1])
+        loss = -np.logaddexp(np.log1p(-weight) + pair[0], np.log(weight) + pair[1]).mean()
+        if best is None or loss < least:
+            least = loss
+            best = FittedCache(cached_model, half._replace(weight=jnp.array(weight)), weight, sharpness)
+    return best
+
+
+def _scores(model: Model, params: Params, ids: Int[np.ndarray, "time"]) -> Float[np.ndarray, "time"]:
+    return score_stream(model, params, ids).astype(np.float64)

@@ -10,10 +10,13 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import StepModel, check_key, unroll_by_carries
-from lmseq.ngram.backoff import OUTSIDE, UNSEEN, BackoffTables, Fallback, OrderTable
-from lmseq.ngram.counts import BOS_ID, EOS_ID, UNK_ID
-from lmseq.types import Carry, LogProbs, PRNGKey, TokenBatch, TokenLogProbs
+from lmseq.contract import Model, StepModel, check_key, unroll_by_carries
+from lmseq.data.texts import Texts
+from lmseq.ngram.backoff import OUTSIDE, UNSEEN, BackoffTables, Fallback, OrderTable, score_words
+from lmseq.ngram.corpus import from_texts
+from lmseq.ngram.counts import BOS_ID, EOS_ID, UNK_ID, count_ngrams, longest_sentence
+from lmseq.ngram.smoothing import modified_kneser_ney
+from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
 Ranks = Int[Array, "*dims"]  # of an n-gram in its table, or UNSEEN, or OUTSIDE
 
@@ -254,3 +257,38 @@ def _on_device(table: OrderTable) -> DeviceTable:
 
     kinds = (jnp.int32, jnp.int32, jnp.float32, jnp.float32)
     return DeviceTable(*map(put, table, kinds))
+
+
+# Fitting
+
+
+class Counts(NamedTuple):
+    """A count model under the contract, its order, and the bytes of its tables in memory."""
+
+    model: Model
+    params: Params
+    order: int
+    num_bytes: int
+
+
+def fit_counts(texts: Texts, most_order: int, least_order: int = 2) -> Counts:
+    """Modified Kneser-Ney on the training text, of the first order that one more does not make better.
+
+    Better is judged by the validation text. Orders from `least_order` to `most_order` are tried, as far as
+    there are sentences so long; where an order's discounts are undefined it has 0.5, 1 and 1.5. Raises
+    ValueError for an empty training text.
+    """
+    counted = from_texts(texts)
+    stream = counted.streams["train"]
+    counts = count_ngrams(stream, counted.num_words, min(most_order, longest_sentence(stream)))
+    best: tuple[float, BackoffTables] | None = None
+    for n in range(min(least_order, len(counts)), len(counts) + 1):
+        tables = modified_kneser_ney(counts[:n], discount_fallback=True).tables
+        nll = -float(score_words(tables, counted.streams["valid"]).sum())
+        if best and nll >= best[0]:
+            break
+        best = nll, tables
+    tables = best[1]
+    has_unknown = counted.vocab.level in ("char", "word")
+    model, params = put_tables(tables, counted.word_of, has_unknown=has_unknown)
+    return Counts(model, params, len(tables.orders), tables.num_bytes)

@@ -7,14 +7,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lmseq.contract import Predictions, batch_major, check_key
 from lmseq.layers import Precision, affine, drop, has_dropout, lookup, softmax_log_probs
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
-from lmseq.recurrence import cells, cudnn
-from lmseq.recurrence.cells import NUM_GATES, CellKind, LayerState, LstmState, Recurrent
+from lmseq.recurrence import cudnn
+from lmseq.recurrence.cells.cell import Cell, LayerState, Recurrent
 from lmseq.recurrence.unrolled import Backend, scan_states, takes_cudnn, unroll_layer
 from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey, TokenLogProbs
 
@@ -22,11 +22,11 @@ SMALL_VOCABULARY = 512
 DropoutKind = Literal["fresh", "variational"]
 Carry = tuple[LayerState, ...]
 TimeFirst = Int[Array, "time batch"] | Float[Array, "time batch feature"]
-LayerCarries = Float[Array, "batch time hidden"] | LstmState  # after each of T steps
+LayerCarries = PyTree[Float[Array, "batch time hidden"]]  # after each of T steps
 
 
 class RecurrentStack(SequenceModule):
-    """tanh RNN, GRU, LSTM, minGRU or minLSTM layers; the carry is a tuple of their states.
+    """Layers of one recurrent cell; the carry is a tuple of their states.
 
     What stands below the first layer and above the last is a subclass's. Dropout acts on the outputs of every
     layer, between layers and before the readout (Zaremba et al. 2014): a fresh mask at each step, or one mask
@@ -36,7 +36,7 @@ class RecurrentStack(SequenceModule):
     anew (gradient checkpointing; Chen et al. 2016). The loops over time are those of `backend`.
     """
 
-    cell: CellKind
+    cell: Cell
     hidden_size: int
     num_layers: int = 1
     dropout: float | Float[Array, ""] = 0.0
@@ -61,7 +61,7 @@ class RecurrentStack(SequenceModule):
 
     def _declare_layers(self, input_width: int) -> None:
         """Packed kernels, one row of gates a layer."""
-        gates = NUM_GATES[self.cell] * self.hidden_size
+        gates = self.cell.num_gates * self.hidden_size
         inputs = [input_width] + [self.hidden_size] * (self.num_layers - 1)
         kernel = nn.initializers.lecun_normal()
         self.input_kernels = [
@@ -73,35 +73,32 @@ class RecurrentStack(SequenceModule):
         self.recurrent = [self._declare_recurrent(i, gates) for i in range(self.num_layers)]
 
     def _init_bias(self, key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "gates"]:
-        """Zeros, but a forget gate that starts open where the cell has one (packed i, f, g, o)."""
-        bias = jnp.zeros(shape)
-        if self.cell == "lstm":
-            bias = bias.at[self.hidden_size : 2 * self.hidden_size].set(1.0)
-        return bias
+        """Zeros, or for each gate the number at which the cell has its bias start."""
+        if not self.cell.input_bias:
+            return jnp.zeros(shape)
+        return jnp.repeat(jnp.asarray(self.cell.input_bias), self.hidden_size)
 
     def _declare_recurrent(self, layer: int, gates: int) -> Recurrent | None:
-        """The weights inside the loop; the linear recurrences have none."""
-        if self.cell in ("mingru", "minlstm"):
+        """The weights inside the loop, of a cell that has any."""
+        if not self.cell.has_kernel:
             return None
         # One orthogonal block a gate: powers of it neither explode nor vanish (Saxe et al. 2014).
         block = nn.initializers.orthogonal()
 
         def blocks(key: PRNGKey, shape: tuple[int, int]) -> Float[Array, "hidden gates"]:
             draw = partial(block, shape=(self.hidden_size,) * 2)
-            by_gate = jax.vmap(draw)(jax.random.split(key, NUM_GATES[self.cell]))
+            by_gate = jax.vmap(draw)(jax.random.split(key, self.cell.num_gates))
             return jnp.swapaxes(by_gate, 0, 1).reshape(shape)
 
         weights = self.param(f"recurrent_kernel_{layer}", blocks, (self.hidden_size, gates))
         bias = None
-        if self.cell == "gru":
+        if self.cell.has_bias:
             bias = self.param(f"recurrent_bias_{layer}", nn.initializers.zeros, (self.hidden_size,))
         return Recurrent(weights, bias)
 
     def init_carry(self, batch_size: int) -> Carry:
-        """The zero state of every layer."""
-        return tuple(
-            cells.init_state(self.cell, batch_size, self.hidden_size) for _ in range(self.num_layers)
-        )
+        """The initial state of every layer: zeros, unless the cell has its own."""
+        return tuple(self.cell.init_state(batch_size, self.hidden_size) for _ in range(self.num_layers))
 
     def _project(
         self, layer: int, xs: Float[Array, "*dims hidden"], precision: Precision = "float32"
@@ -116,20 +113,20 @@ class RecurrentStack(SequenceModule):
         projected, states = self._project_inputs(x), []
         for layer, state in enumerate(carry):
             if layer:
-                projected = self._project(layer, cells.output(states[-1]))
-            states.append(cells.cell_step(self.cell, self.recurrent[layer], state, projected))
+                projected = self._project(layer, self.cell.output(states[-1]))
+            states.append(self.cell.step(self.recurrent[layer], state, projected, "float32"))
         return tuple(states)
 
     def readout(self, carry: Carry) -> Prediction:
         """The prediction from the top layer's output."""
-        return self._predict(cells.output(carry[-1]))
+        return self._predict(self.cell.output(carry[-1]))
 
     def carries(self, carry: Carry, xs: Elements) -> tuple[LayerCarries, ...]:
         """Layer by layer, the state after every step."""
         projected, states = self._project_inputs(jnp.swapaxes(xs, 0, 1)), []
         for layer, state in enumerate(carry):
             if layer:
-                projected = self._project(layer, cells.output(states[-1]))
+                projected = self._project(layer, self.cell.output(states[-1]))
             states.append(scan_states(self.cell, self.recurrent[layer], state, projected))
         return batch_major(tuple(states))
 
@@ -288,4 +285,4 @@ class RecurrentSeriesModel(RecurrentStack, kw_only=True):
 
     def readout_direct(self, carry: Carry) -> Normal:
         """The next K values at once, (B, K, D)."""
-        return self.value_head.direct(cells.output(carry[-1]))
+        return self.value_head.direct(self.cell.output(carry[-1]))

@@ -13,10 +13,12 @@ r"""ARPA files, the format in which tools exchange back-off models.
 """
 
 import gzip
+import io
 import math
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from lmseq.files import replacing
 from lmseq.ngram.backoff import BackoffTables, OrderTable
 from lmseq.ngram.counts import BOS_ID, CHUNK, FIRST_WORD_ID
 
@@ -73,10 +76,11 @@ def write_arpa(
         raise ValueError(
             f"expected words without blanks in them, got {bad!r}: an ARPA file separates by blanks"
         )
-    unfinished = path.with_name(f".{path.name}.unfinished{'.gz' if path.suffix == '.gz' else ''}")
-    with (gzip.open if path.suffix == ".gz" else open)(
-        unfinished, "wt", encoding="utf-8", newline="\n"
-    ) as file:
+    with ExitStack() as files:
+        file = files.enter_context(replacing(path, "wb" if path.suffix == ".gz" else "w"))
+        if path.suffix == ".gz":
+            packed = files.enter_context(gzip.GzipFile(path.name, "wb", fileobj=file))
+            file = files.enter_context(io.TextIOWrapper(packed, encoding="utf-8", newline="\n"))
         file.write("\\data\\\n")
         file.writelines(f"ngram {n}={size}\n" for n, size in enumerate(tables.num_ngrams, start=1))
         spelled = _Spelling(tables, names)
@@ -87,7 +91,6 @@ def write_arpa(
                 file.writelines(_lines(table, part, spelled.of(n, part)))
                 progress(part.stop - part.start)
         file.write("\n\\end\\\n")
-    unfinished.rename(path)
 
 
 class _Spelling:

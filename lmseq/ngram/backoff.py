@@ -20,10 +20,9 @@ from jaxtyping import Float, Int
 from lmseq.ngram.counts import BOS_ID, LARGE, release
 
 Fallback = Literal["shorter", "unigram"]
-UNSEEN, OUTSIDE = (
-    -1,
-    -2,
-)  # instead of a rank: an n-gram that is not in the table; one longer than the sentence
+# Instead of a rank:
+UNSEEN = -1  # of an n-gram that is not in the table
+OUTSIDE = -2  # of one that is longer than the sentence up to there
 
 
 class OrderTable(NamedTuple):

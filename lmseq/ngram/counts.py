@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Int, Num
 from numpy.typing import DTypeLike
 
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2  # the first words of every count vocabulary: <unk>, <s>, </s>
@@ -259,9 +259,3 @@ def predicted(counts: Int[np.ndarray, "entry"], n: int) -> Int[np.ndarray, "entr
     counts = counts.copy()
     counts[BOS_ID] = 0
     return counts
-
-
-def unigram_log_probs(tokens: Int[np.ndarray, "time"], vocab_size: int) -> Float[np.ndarray, "vocab"]:
-    """log P(x) = log((n(x) + 1) / (N + V)), add-one so that no symbol is impossible, float64 (V,)."""
-    counts = np.bincount(tokens, minlength=vocab_size) + 1.0
-    return np.log(counts / counts.sum())

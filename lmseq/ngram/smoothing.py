@@ -1,38 +1,26 @@
 """From counts to probabilities: one function an estimator, all made by one interpolation.
 
-With a(hw) the count of a word w after a context h, and h' for h without its first word, each of them (but
-stupid back-off, which takes maximum likelihood and weights of its own) is
-
-    p(w | h) = (a(hw) - d(a(hw)) [seen]) / Z(h) + b(h) p(w | h')
-    Z(h) = sum_x a(hx) + e + t #(h)       b(h) = (sum_x d(a(hx)) + e + t #(h)) / Z(h)
-
-where #(h) words were seen after h: a discount d is taken from what was seen, or an amount e, or t for each
-distinct word, is added to what was not. Unigrams fall back to the uniform distribution over all words but
-`<s>`. Where nothing follows h in the table, b(h) = 1.
+In each docstring n(g) is how often an n-gram occurs, and h' is the context h without its first word. What
+the functions pass to `interpolate` is what an estimator takes from the words that were seen (d), or adds
+for those that were not (e, t); stupid back-off takes maximum likelihood and weights of its own.
+`estimate` calls the one that a config names.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import minimize
 
-from lmseq.ngram.backoff import OUTSIDE, BackoffTables, Fallback, OrderTable, find_ranks
-from lmseq.ngram.counts import (
-    BOS_ID,
-    CHUNK,
-    UNK_ID,
-    Column,
-    OrderCounts,
-    adjusted_counts,
-    predicted,
-    ranges,
-    release,
-)
+from lmseq.config.counts import CountConfig, Smoothing, thresholds
+from lmseq.config.counts import epsilons as given_epsilons
+from lmseq.ngram.backoff import OUTSIDE, BackoffTables, Fallback, find_ranks
+from lmseq.ngram.counts import BOS_ID, OrderCounts, adjusted_counts, predicted, ranges
+from lmseq.ngram.interpolation import Rule, interpolate
 
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)
 STUPID_WEIGHT = 0.4
@@ -43,130 +31,6 @@ class Smoothed(NamedTuple):
 
     tables: BackoffTables
     discounts: Float[np.ndarray, "order 3"]
-
-
-class Rule(NamedTuple):
-    """What an order takes from seen words or adds for unseen ones: d(1), d(2), d(3 and more); e; t."""
-
-    discounts: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    added: float = 0.0
-    added_per_word: float = 0.0
-
-
-class _Chunk(NamedTuple):
-    """Entries with all that have the same prefixes, and the prefixes [low, high) that they end."""
-
-    entries: slice
-    low: int
-    high: int
-
-
-def _chunks(prefix: Int[np.ndarray, "entry"], num_prefixes: int) -> Iterator[_Chunk]:
-    start = low = 0
-    while start < len(prefix):
-        last = prefix[min(start + CHUNK, len(prefix)) - 1]
-        stop = int(np.searchsorted(prefix, last, side="right"))
-        high = int(last) + 1 if stop < len(prefix) else num_prefixes
-        yield _Chunk(slice(start, stop), low, high)
-        start, low = stop, high
-    if low < num_prefixes:
-        yield _Chunk(slice(len(prefix), len(prefix)), low, num_prefixes)
-
-
-def interpolate(
-    counts: Sequence[OrderCounts],
-    taken: Iterable[Int[np.ndarray, "_"]],
-    rules: Sequence[Rule],
-    *,
-    interpolate_unigrams: bool = True,
-    fallback: Fallback = "shorter",
-    prune: Sequence[int] = (),
-    folder: Path | None = None,
-) -> BackoffTables:
-    """Tables of the module's formula: a from `taken`, d, e and t from a rule an order.
-
-    Without `interpolate_unigrams` all that unigrams leave goes to `<unk>`. prune: n-grams that occur at most
-    so often are left out, order by order, and their share goes to the back-off weight. With a folder the
-    tables are files there.
-    """
-    orders: list[OrderTable] = []
-    lower, unigram = np.zeros(0), np.zeros(0)
-    thresholds = _thresholds(prune, len(counts))
-    for n, (table, a, rule) in enumerate(zip(counts, taken, rules, strict=True), start=1):
-        below = 1 if n == 1 else len(counts[n - 2].word)
-        first = Column(folder, f"{n}.first")
-        prob, log_prob = Column(folder, f"{n}.prob", np.float64), Column(folder, f"{n}.log_prob", np.float64)
-        log_backoff = Column(folder, f"{n - 1}.log_backoff", np.float64)
-        for chunk in _chunks(table.prefix, below):
-            part, size = chunk.entries, chunk.high - chunk.low
-            place, number = table.prefix[part] - chunk.low, a[part]
-            seen = number > 0
-            discount = np.array([0.0, *rule.discounts])[np.minimum(number, 3)]
-            own = number - discount
-            freed = discount + rule.added_per_word * seen
-            if thresholds[n - 1]:
-                gone = table.count[part] <= thresholds[n - 1]
-                freed, own = freed + np.where(gone, own, 0.0), np.where(gone, 0.0, own)
-            children = np.bincount(place, minlength=size)
-            total = np.bincount(place, number + rule.added_per_word * seen, size) + rule.added
-            weight = (np.bincount(place, freed, size) + rule.added) / np.where(total > 0, total, 1.0)
-            weight[total == 0] = 1.0
-            if n == 1:
-                other = _below_unigrams(len(table.word), interpolate_unigrams)
-            else:
-                other = lower[table.suffix[part]] if fallback == "shorter" else unigram[table.word[part]]
-            found = own / np.where(total > 0, total, 1.0)[place] + weight[place] * other
-            with np.errstate(divide="ignore"):
-                log_prob.append(np.log(found))
-                log_backoff.append(np.log(weight))
-            prob.append(found)
-            first.append(part.start + np.cumsum(children) - children)
-        first.append(np.array([len(table.word)]))
-        weights = log_backoff.finish()
-        if n > 1:
-            orders[-1] = orders[-1]._replace(log_backoff=weights)
-        lower = prob.finish()
-        unigram = lower if n == 1 else unigram
-        release([*table, *(orders[-1] if orders else ()), lower])
-        orders.append(OrderTable(first.finish(), table.word, log_prob.finish(), np.zeros(0)))
-    tables = BackoffTables(tuple(orders), fallback=fallback)
-    return _pruned(tables, counts, thresholds) if any(thresholds) else tables
-
-
-def _below_unigrams(vocab_size: int, interpolate_unigrams: bool) -> Float[np.ndarray, "vocab"]:
-    """What unigrams fall back to: uniform over all words but `<s>`, or `<unk>` alone."""
-    base = np.zeros(vocab_size)
-    if interpolate_unigrams:
-        base[:] = 1.0 / (vocab_size - 1)
-        base[BOS_ID] = 0.0
-    else:
-        base[UNK_ID] = 1.0
-    return base
-
-
-def _thresholds(prune: Sequence[int], order: int) -> list[int]:
-    """One threshold an order, the last one going on; ValueError where they make no trie."""
-    given = [*prune, *[prune[-1] if prune else 0] * (order - len(prune))]
-    if len(given) > order or given[0] != 0 or sorted(given) != given:
-        raise ValueError(
-            f"expected pruning thresholds for orders 1 to {order}, 0 first and never falling, got "
-            f"{', '.join(map(str, prune))}: unigrams stay, and a shorter n-gram stays where a longer one does"
-        )
-    return given
-
-
-def _pruned(tables: BackoffTables, counts: Sequence[OrderCounts], thresholds: Sequence[int]) -> BackoffTables:
-    """The tables without n-grams that occur too rarely; contexts stay, being as frequent as what follows."""
-    orders, kept_below = [], np.ones(1, bool)
-    for table, count, threshold in zip(tables.orders, counts, thresholds, strict=True):
-        kept = count.count > threshold if threshold else np.ones(len(table.word), bool)
-        # Entries kept before each entry, looked up where each surviving prefix's entries begin.
-        before = np.append(0, np.cumsum(kept, dtype=np.int32))
-        first = np.append(before[table.first[:-1]][kept_below], before[-1]).astype(np.int32)
-        rest = (array[kept] if len(array) else array for array in table[1:])
-        orders.append(OrderTable(first, *rest))
-        kept_below = kept
-    return replace(tables, orders=tuple(orders))
 
 
 def _raw(counts: Sequence[OrderCounts]) -> Iterator[Int[np.ndarray, "entry"]]:
@@ -187,6 +51,12 @@ def counts_of_counts(
 
 
 # What is read from the text
+
+
+def unigram_log_probs(tokens: Int[np.ndarray, "time"], vocab_size: int) -> Float[np.ndarray, "vocab"]:
+    """log P(x) = log((n(x) + 1) / (N + V)), add-one so that no symbol is impossible, float64 (V,)."""
+    counts = np.bincount(tokens, minlength=vocab_size) + 1.0
+    return np.log(counts / counts.sum())
 
 
 def maximum_likelihood(counts: Sequence[OrderCounts]) -> Smoothed:
@@ -330,6 +200,55 @@ def stupid_backoff(counts: Sequence[OrderCounts], weight: float = STUPID_WEIGHT)
         table._replace(log_backoff=np.full(len(table.log_backoff), log_weight)) for table in tables.orders
     ]
     return _smoothed(replace(tables, orders=tuple(orders), log_unseen=log_weight))
+
+
+def estimate(
+    config: CountConfig,
+    counts: Sequence[OrderCounts],
+    *,
+    epsilons: Sequence[float] = (),
+    folder: Path | None = None,
+) -> Smoothed:
+    """The model that the config names, of as many orders as there are counts.
+
+    counts: of orders 1 ... N, as `count_ngrams` makes them; N need not be the config's order. epsilons: those
+    of an epsilon smoothing whose config gives none (see `fit_epsilons`); one for each order, more are left
+    out. folder: where the tables of modified Kneser-Ney are made as files; None: in memory. Raises ValueError
+    for a smoothing that does not exist, for an epsilon smoothing without epsilons, and for undefined
+    discounts unless `config.discount_fallback` is set.
+    """
+    match config.smoothing:
+        case "maximum_likelihood":
+            return maximum_likelihood(counts)
+        case "epsilon" | "epsilon_unigram":
+            chosen = given_epsilons(config) or epsilons
+            if not chosen:
+                raise ValueError(
+                    f"expected epsilons for smoothing {config.smoothing}, got none: give --epsilons, or "
+                    "pass what fit_epsilons finds"
+                )
+            fallback = "shorter" if config.smoothing == "epsilon" else "unigram"
+            return epsilon(counts, chosen[: len(counts)], fallback=fallback)
+        case "absolute_discounting":
+            return absolute_discounting(counts, discount_fallback=config.discount_fallback)
+        case "witten_bell":
+            return witten_bell(counts)
+        case "kneser_ney":
+            return kneser_ney(counts, discount_fallback=config.discount_fallback)
+        case "modified_kneser_ney":
+            return modified_kneser_ney(
+                counts,
+                interpolate_unigrams=config.interpolate_unigrams,
+                discount_fallback=config.discount_fallback,
+                kenlm_compat=config.kenlm_compat,
+                prune=thresholds(config)[: len(counts)],
+                folder=folder,
+            )
+        case "stupid_backoff":
+            return stupid_backoff(counts)
+        case _:
+            kinds = ", ".join(get_args(Smoothing))
+            raise ValueError(f"expected one of {kinds} as smoothing, got {config.smoothing!r}")
 
 
 def _smoothed(tables: BackoffTables, discounts: Sequence[Sequence[float]] | None = None) -> Smoothed:

@@ -1,6 +1,5 @@
 """One file for a count model: an uncompressed .npz whose arrays are mapped into memory, not read."""
 
-import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lmseq.files import replacing
 from lmseq.ngram.backoff import BackoffTables, OrderTable
 from lmseq.ngram.counts import release
 
@@ -17,7 +17,7 @@ DAMAGE = (zipfile.BadZipFile, KeyError, IndexError, ValueError, EOFError, Overfl
 
 
 def save_tables(path: Path, tables: BackoffTables, **more: np.ndarray) -> None:
-    """Write tables, and other arrays by name, under a temporary name that is then renamed."""
+    """Write tables, and other arrays by name, whole or not at all."""
     arrays: dict[str, Any] = {
         f"{field}_{n}": array
         for n, table in enumerate(tables.orders, start=1)
@@ -27,16 +27,11 @@ def save_tables(path: Path, tables: BackoffTables, **more: np.ndarray) -> None:
         "log_unseen": np.float64(tables.log_unseen),
         "fallback": np.int32(FALLBACKS.index(tables.fallback)),
     }
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, array in (arrays | more).items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
-                release([array])
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
+    with replacing(path, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in (arrays | more).items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+            release([array])
 
 
 def load_tables(path: Path, *, verify: bool = True) -> tuple[BackoffTables, dict[str, np.ndarray]]:
@@ -68,7 +63,7 @@ def load_tables(path: Path, *, verify: bool = True) -> tuple[BackoffTables, dict
 
 
 def _mapped(path: Path, verify: bool) -> dict[str, np.ndarray]:
-    """The arrays of an uncompressed .npz."""
+    """The arrays of an uncompressed .npz, each mapped where it lies: `np.load` maps .npy files only."""
     arrays = {}
     with zipfile.ZipFile(path) as archive:
         if verify and (bad := archive.testzip()):

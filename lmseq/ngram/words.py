@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from lmseq.data.tokens import WORD
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences
 
 LINE_END = b"\0"  # stands for a line's end among words, none of which can contain it
 RESERVED = (b"<s>", b"</s>")
 PIECE = 1 << 22  # bytes
-_BLANKS = re.compile(rb"[^ \t\r\0]+")
+_WORD = re.compile(WORD.pattern.encode())
 
 
 class NumberedText(NamedTuple):
@@ -51,7 +52,7 @@ def _split(piece: bytes) -> list[bytes]:
     """Words between spaces, tabs, carriage returns and NULs, and LINE_END for each line's end."""
     if b"\v" in piece or b"\f" in piece:  # which bytes.split takes for blanks
         lines = piece.split(b"\n")
-        words = [w for line in lines for w in (*_BLANKS.findall(line), LINE_END)]
+        words = [w for line in lines for w in (*_WORD.findall(line), LINE_END)]
         return words[:-1]
     if b"\0" in piece:
         piece = piece.replace(b"\0", b" ")

@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 from lmseq.contract import batch_major
 from lmseq.layers import Precision, affine
 from lmseq.recurrence import derivative
-from lmseq.recurrence.cells import LstmState, Recurrent
+from lmseq.recurrence.cells.cell import Recurrent
+from lmseq.recurrence.cells.lstm import LSTM, LstmState
 
 CHECKED_TO = 1e-4  # of a small layer's outputs and gradients, against the scan's
 
@@ -66,7 +67,7 @@ def is_there() -> bool:
 
     def by_scan(kernel, bias, recurrent, hidden, xs):
         state, projected = LstmState(hidden, 0.5 * hidden), affine(xs, kernel, bias)
-        return derivative.unroll("lstm", "float32", "scan", Recurrent(recurrent), state, projected)
+        return derivative.unroll(LSTM, "float32", "scan", Recurrent(recurrent), state, projected)
 
     def found(layer):
         def value(*arguments):

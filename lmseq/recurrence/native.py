@@ -2,7 +2,7 @@
 
 Optional: everything runs without them. `compile_library` needs a C++ compiler; `load` makes what it left
 known to JAX, for the rest of the process. The functions below equal the scans of
-`lmseq/recurrence/derivative.py`, whose formulas they follow, in float32.
+`lmseq/recurrence/derivative.py`, whose formulas they follow, in float32. They are for cells with a `native`.
 """
 
 import ctypes
@@ -14,31 +14,22 @@ import subprocess
 import tempfile
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import jaxlib
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
+from lmseq.files import replacing
 from lmseq.layers import Precision
-from lmseq.recurrence.cells import (
-    NUM_GATES,
-    CellKind,
-    GruGates,
-    LayerState,
-    LayerStates,
-    LstmState,
-    Recurrent,
-)
+from lmseq.recurrence.cells import CELLS
+from lmseq.recurrence.cells.cell import Cell, Deltas, GateSteps, LayerState, LayerStates, Recurrent, Steps
 
 SOURCES = Path(__file__).with_name("cpp")
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
 DIGEST_BYTES = hashlib.sha256().digest_size
 COMPILERS = ("c++", "g++", "clang++")
-KINDS: tuple[CellKind, ...] = ("rnn", "gru", "lstm")
-
-Steps = Float[Array, "time batch hidden"]
-Kept = tuple[LayerStates, GruGates | Float[Array, "time batch gates"] | tuple[()]]
 
 
 def library_path(folder: Path) -> Path:
@@ -76,9 +67,8 @@ def compile_library(folder: Path, compiler: str | None = None) -> Path:
             words = " ".join(found.stderr.split())[:500] or "it says nothing, and left no library"
             raise ValueError(f"{compiler} could not compile {SOURCES.name}/cells.cc: {words}")
         library = made.read_bytes()
-    partial_path = path.with_suffix(f".{os.getpid()}")
-    partial_path.write_bytes(library + hashlib.sha256(library).digest())
-    partial_path.replace(path)
+    with replacing(path, "wb") as file:
+        file.write(library + hashlib.sha256(library).digest())
     return path
 
 
@@ -101,8 +91,8 @@ def load(path: Path) -> None:
         return
     _check_whole(path)
     library = ctypes.CDLL(str(path))
-    for kind in KINDS:
-        for name in (f"lmseq_{kind}_forward", f"lmseq_{kind}_backward"):
+    for cell in (cell for cell in CELLS if cell.native is not None):
+        for name in (f"lmseq_{cell.name}_forward", f"lmseq_{cell.name}_backward"):
             try:
                 target = jax.ffi.pycapsule(getattr(library, name))
             except AttributeError as error:
@@ -125,64 +115,29 @@ def _num_threads() -> int:
     return max(cores // jax.local_device_count(), 1)
 
 
-def _call(name: str, shapes: list[tuple[int, ...]], precision: Precision, *arrays: Array) -> list[Array]:
+def _call(name: str, precision: Precision, shapes: list[tuple[int, ...]], *arrays: Array) -> list[Array]:
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     call = jax.ffi.ffi_call(f"lmseq_{name}", results, vmap_method="sequential")
     return call(*arrays, bfloat16=precision == "bfloat16", threads=_num_threads())
 
 
 def forward(
-    kind: CellKind,
-    precision: Precision,
-    weights: Recurrent,
-    state: LayerState,
-    xs: Float[Array, "time batch gates"],
-    keep: bool,
-) -> tuple[LayerState, Steps, Kept | None]:
+    cell: Cell, precision: Precision, weights: Recurrent, state: LayerState, xs: GateSteps, keep: bool
+) -> tuple[LayerState, Steps, tuple[LayerStates, Any] | None]:
     """Last state, outputs (T, B, H), and, if they are to be kept, all states and gates for `deltas`."""
-    time, batch, hidden = *xs.shape[:2], xs.shape[2] // NUM_GATES[kind]
-    steps, call = (time, batch, hidden), partial(_call, f"{kind}_forward")
-    match kind:
-        case "rnn":
-            (outputs,) = call([steps], precision, xs, weights.kernel, state)
-            return outputs[-1], outputs, (outputs, ())
-        case "gru":
-            some, one = ((time, batch, 2 * hidden), steps) if keep else ((0, 0, 0), (0, 0, 0))
-            bias = jnp.zeros(hidden) if weights.bias is None else weights.bias
-            *gates, outputs = call([some, one, one, steps], precision, xs, weights.kernel, bias, state)
-            return outputs[-1], outputs, (outputs, GruGates(*gates)) if keep else None
-        case _:
-            all_gates, all_cells = (xs.shape, steps) if keep else ((0, 0, 0), (1, batch, hidden))
-            gates, memory, outputs = call(
-                [all_gates, all_cells, steps], precision, xs, weights.kernel, state.hidden, state.cell
-            )
-            last = LstmState(outputs[-1], memory[-1])
-            return last, outputs, (LstmState(outputs, memory), gates) if keep else None
+    return cell.native.forward(partial(_call, f"{cell.name}_forward", precision), weights, state, xs, keep)
 
 
 def deltas(
-    kind: CellKind,
+    cell: Cell,
     precision: Precision,
     weights: Recurrent,
     initial: LayerState,
-    kept: Kept,
+    states: LayerStates,
+    kept: Any,
     d_last: LayerState,
     d_outputs: Steps,
-) -> tuple[Float[Array, "time batch gates"], Float[Array, "time batch gates"], LayerState]:
+) -> Deltas:
     """The gradients with respect to h U (for the GRU, h U + b), to the inputs, and to the initial state."""
-    (states, gates), transposed = kept, weights.kernel.T
-    call = partial(_call, f"{kind}_backward")
-    packed = (*d_outputs.shape[:2], weights.kernel.shape[1])
-    match kind:
-        case "rnn":
-            found, d_state = call([packed, d_last.shape], precision, transposed, states, d_outputs, d_last)
-            return found, found, d_state
-        case "gru":
-            before = transposed, *gates, states, initial
-            found, d_xs, d_state = call([packed, packed, d_last.shape], precision, *before, d_outputs, d_last)
-            return found, d_xs, d_state
-        case _:
-            before = transposed, gates, states.cell, initial.cell
-            shapes = [packed, d_last.hidden.shape, d_last.cell.shape]
-            found, *d_state = call(shapes, precision, *before, d_outputs, *d_last)
-            return found, found, LstmState(*d_state)
+    call = partial(_call, f"{cell.name}_backward", precision)
+    return cell.native.backward(call, weights.kernel.T, initial, states, kept, d_last, d_outputs)

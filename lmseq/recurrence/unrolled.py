@@ -9,58 +9,75 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from lmseq.layers import Precision
 from lmseq.recurrence import cudnn, derivative, native
-from lmseq.recurrence.cells import (
-    CellKind,
+from lmseq.recurrence.cells.cell import (
+    Cell,
     Gates,
+    GateSteps,
     LayerState,
     LayerStates,
     Recurrent,
-    cell_step,
-    linear_coefficients,
+    State,
+    Steps,
 )
 from lmseq.recurrence.linear import linear_states
 
 Backend = Literal["auto", "scan", "native", "cudnn"]
 
 
-def scan_states(
-    kind: CellKind,
-    weights: Recurrent | None,
-    state: LayerState,
-    xs: Float[Array, "time batch gates"],
-) -> LayerStates:
+def scan_states(cell: Cell, weights: Recurrent | None, state: LayerState, xs: GateSteps) -> LayerStates:
     """The definition: the state after each projected input of (T, B, G * H), every leaf (T, B, H)."""
 
     def step(state: LayerState, x: Gates) -> tuple[LayerState, LayerState]:
-        state = cell_step(kind, weights, state, x)
+        state = cell.step(weights, state, x, "float32")
         return state, state
 
     return lax.scan(step, state, xs)[1]
 
 
 def unroll_layer(
-    kind: CellKind,
+    cell: Cell,
     weights: Recurrent | None,
     state: LayerState,
-    xs: Float[Array, "time batch gates"],
+    xs: GateSteps,
     precision: Precision = "float32",
     backend: Backend = "auto",
-) -> tuple[LayerState, Float[Array, "time batch hidden"]]:
+) -> tuple[LayerState, Steps]:
     """Last state and outputs (T, B, H) of one layer, in a form that equals `scan_states` and is faster.
 
-    backend: whose loops a tanh RNN, GRU or LSTM runs in; scan, XLA's; native, those of `cpp/`, which
+    A linear recurrence takes the form that suits the device, a cell with a written-out derivative takes that,
+    and any other cell is the scan of its step, which JAX differentiates.
+
+    backend: whose loops a cell with compiled loops runs in; scan, XLA's; native, those of `cpp/`, which
     are for float32 on a CPU; auto, native ones where they are loaded and every program has its own device,
     as XLA cannot share their batch out; cudnn, for inputs that are projected already, is as auto. Raises
-    ValueError for native ones that are not loaded.
+    ValueError for native ones that are not loaded, or that the cell does not have.
+
+    auto is decided while JAX traces, by what is true of the process then: whether `native.load` was called
+    and how many devices there are. A program that was compiled before a change of these stays as it was.
     """
-    if kind in ("mingru", "minlstm"):
-        outputs = linear_states(*linear_coefficients(kind, xs), state)
+    if backend == "native" and cell.native is None:
+        raise ValueError(f"cell {cell.name} has no compiled loops: choose backend auto or scan")
+    if cell.coefficients is not None:
+        outputs = linear_states(*cell.coefficients(xs), state)
         return outputs[-1], outputs
-    return derivative.unroll(kind, precision, _loop(backend, xs, precision), weights, state, xs)
+    if cell.derivative is None:
+        return _scan_layer(cell, weights, state, xs, precision)
+    return derivative.unroll(cell, precision, _loop(cell, backend, xs, precision), weights, state, xs)
+
+
+def _scan_layer(
+    cell: Cell, weights: Recurrent | None, state: LayerState, xs: GateSteps, precision: Precision
+) -> tuple[LayerState, Steps]:
+    """The scan of the step, for the outputs alone; the kernel is not rounded, so that its gradient is not."""
+
+    def step(state: LayerState, x: Gates) -> tuple[LayerState, State]:
+        state = cell.step(weights, state, x, precision)
+        return state, cell.output(state)
+
+    return lax.scan(step, state, xs)
 
 
 def check_backend(backend: Backend, precision: Precision) -> None:
@@ -76,16 +93,16 @@ def check_backend(backend: Backend, precision: Precision) -> None:
         raise ValueError(f"backend cudnn {reason}: choose another, or backend auto")
 
 
-def takes_cudnn(kind: CellKind, precision: Precision, backend: Backend) -> bool:
-    """Whether a layer over inputs that are not projected yet is cuDNN's.
+def takes_cudnn(cell: Cell, precision: Precision, backend: Backend) -> bool:
+    """Whether a layer over inputs that are not projected yet is cuDNN's, which only some cells have.
 
-    auto: an LSTM in float32 or tf32, where a program has its GPU to itself: neither can XLA share the
+    auto: in float32 or tf32, where a program has its GPU to itself: neither can XLA share the
     kernel's batch out, nor can it run the members of an ensemble at once.
     """
     if backend == "cudnn":
         check_backend(backend, precision)
-        return kind == "lstm"
-    suits = backend == "auto" and kind == "lstm" and precision != "bfloat16"
+        return cell.cudnn
+    suits = backend == "auto" and cell.cudnn and precision != "bfloat16"
     return suits and jax.device_count() == 1 and not _within_shard() and cudnn.is_there()
 
 
@@ -94,11 +111,12 @@ def _within_shard() -> bool:
     return bool(jax.sharding.get_abstract_mesh().manual_axes)
 
 
-def _loop(backend: Backend, xs: Array, precision: Precision) -> derivative.Loop:
+def _loop(cell: Cell, backend: Backend, xs: GateSteps, precision: Precision) -> derivative.Loop:
+    """Compiled loops or XLA's, by the state of the process while JAX traces (see `unroll_layer`)."""
     if backend == "native":
         check_backend(backend, precision)
     if backend in ("auto", "cudnn"):
         alone = jax.device_count() == 1 or _within_shard()
-        suits = jax.default_backend() == "cpu" and xs.dtype == jnp.float32
+        suits = cell.native is not None and jax.default_backend() == "cpu" and xs.dtype == jnp.float32
         backend = "native" if native.is_loaded(precision) and suits and alone else "scan"
     return backend if len(xs) else "scan"

@@ -12,7 +12,6 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,15 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from lmseq.config.counts import NgramConfig
-from lmseq.config.knobs import from_json
-from lmseq.config.language_model import LanguageModelConfig, check
-from lmseq.config.mixture import MixConfig
 from lmseq.contract import Model
-from lmseq.data.text import Vocab
-from lmseq.files import read_text
-from lmseq.models.build import build_model
-from lmseq.ngram.backoff import BackoffTables
 from lmseq.training.state import LoopState, TrainState
 from lmseq.types import Params
 
@@ -78,7 +69,8 @@ def _sweep(folder: Path) -> None:
 class LatestAndBest(preservation_policy.PreservationPolicy):
     """Keeps the `keep` latest steps and the one of lowest validation loss.
 
-    `losses` are those of the steps that an earlier process saved; later ones come with their metrics.
+    `losses` are those of the steps that an earlier process saved; later ones come with their metrics. Orbax's
+    own `BestN` does not know the former, which stand in `progress` and not in a file of Orbax's metrics.
     """
 
     def __init__(self, keep: int, losses: dict[int, float]) -> None:
@@ -96,8 +88,12 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
 
 
 def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManager:
-    """Orbax's manager of DIR/checkpoints; for reading only unless `keep` says how many latest to keep."""
-    # Orbax logs dozens of lines for every save, and a traceback of what it raises anyway.
+    """Orbax's manager of DIR/checkpoints; for reading only unless `keep` says how many latest to keep.
+
+    From then on the loggers `absl` and `asyncio` of this process tell critical messages only: Orbax also
+    writes to them from its own threads, after a save has returned.
+    """
+    # Orbax tells dozens of lines of its life for every save, and a traceback of what it raises anyway.
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     folder = (workdir / "checkpoints").absolute()
@@ -256,37 +252,6 @@ def _set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
         (folder / f"{step}").rename(target)
     if steps:
         manager.reload()
-
-
-class Run(NamedTuple):
-    """A model and all that is needed to use it; `step` is that of parameters trained in steps."""
-
-    config: LanguageModelConfig | NgramConfig | MixConfig | None
-    vocab: Vocab
-    model: Model
-    params: Params
-    step: int | None = None
-    tables: BackoffTables | None = None
-
-
-def load_run(workdir: str | Path, which: str = "latest") -> Run:
-    """Rebuild a run's model from its own config and load its parameters, and nothing else, from disk.
-
-    which: `latest`, or `best` by validation loss. Raises ValueError when the folder is no run, has no
-    checkpoint, or the one asked for is damaged.
-    """
-    workdir = Path(workdir)
-    for name in ("config.json", "vocab.json"):
-        if not (workdir / name).is_file():
-            raise ValueError(
-                f"expected a language model in {workdir}, but it has no {name}: train one, or name another"
-            )
-    config = check(from_json(read_text(workdir / "config.json"), LanguageModelConfig))
-    vocab = Vocab.from_json(read_text(workdir / "vocab.json"))
-    # The loops that it was trained by may not be there, and make no difference.
-    model = build_model(replace(config.model, backend="auto"), len(vocab))
-    params, step = load_params(workdir, model, which)
-    return Run(config, vocab, model, params, step)
 
 
 class Loaded(NamedTuple):

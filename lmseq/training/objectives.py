@@ -140,13 +140,6 @@ def direct(
     return _mean_loss(carry, log_probs, jnp.ones(log_probs.shape, bool))
 
 
-def segment_length(config: SeriesConfig) -> int:
-    """Inputs of a segment: tau - 1 read only, n origins, and what targets further ahead need."""
-    chosen = config.objective
-    ahead = chosen.num_ahead if chosen.objective in ("unrolled", "direct") else 1
-    return config.model.tau - 1 + config.data.num_steps + ahead - 1
-
-
 def make_objective(config: SeriesConfig) -> Objective:
     """The objective that the config names."""
     chosen, tau = config.objective, config.model.tau

@@ -5,13 +5,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from experiments.text.text_models import fit_counts, fit_neural
-from experiments.text.texts import Texts, load_texts
 from experiments.claims.counting_walls.settings import CrossingConfig
+from experiments.text.loading import load_texts
+from experiments.text.text_models import fit_neural
 from lmseq import scoring
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.text import TextConfig
+from lmseq.data.texts import Texts
 from lmseq.models.build import build_model
+from lmseq.models.ngram import fit_counts
 
 Level = Literal["char", "word"]
 LEVELS: tuple[Level, ...] = ("char", "word")

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.frame.measuring import Interval, interval
+from experiments.frame.intervals import Interval, interval
 from lmseq.plotting import Curve, Panel
 
 Found = dict[str, list[dict[str, Any]]]
@@ -86,7 +86,7 @@ def _synonyms(records: list[dict[str, Any]], summary: dict[str, Any]) -> Panel:
     lost = [interval(record["kl"]) for record in records]
     within, between = summary["cosine_within"], summary["cosine_between"]
     return Panel(
-        "(c) a pair of words never seen, though its synonyms were\n"
+        "(c) pairs never seen, whose synonyms were\n"
         f"cosine of embeddings: {within:.2f} in a class, {between:.2f} across",
         "model",
         "nats lost against the truth, each time",
@@ -128,7 +128,7 @@ def _crossing(corpus: str, records: list[dict[str, Any]]) -> Panel:
         gaps = [interval(record["counts"] - np.array(record["gru"])) for record in mine]
         curves.append(with_intervals(label, [record["size"] for record in mine], gaps, style))
     return Panel(
-        f"(e) {corpus}: above 0 the recurrent net is better",
+        f"(e) {corpus}: above 0 the net is better",
         "training text, tokens",
         "loss of counts minus the net's, nats a token",
         curves,

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from experiments.claims import known_sources
-from experiments.frame.progress import steps_bar
 from experiments.claims.counting_walls.settings import GrammarConfig
+from experiments.frame.progress import steps_bar
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
@@ -131,12 +131,6 @@ class Synonyms:
             "kl": self._divergences([predictor(model, params) for params in found]),
             "cosines": [class_cosines(embedding, self._grammar.nouns) for embedding in embeddings],
         }
-
-    def share_unseen(self) -> float:
-        """Share of the pairs of a class that a sample lacks though it has both words, over all samples."""
-        grammar = self._grammar
-        missing = [len(unseen_pairs(stream, grammar)[0]) for stream in self._streams]
-        return float(np.mean(missing)) / (grammar.nouns.size * grammar.verbs.shape[1])
 
     def _divergences(self, fitted: Sequence[Predict]) -> list[float]:
         nouns = self._grammar.nouns.reshape(-1)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from experiments.frame import app
+from experiments.frame.console import numbers
 from lmseq.config import knobs
 from lmseq.config.knobs import knob
 
@@ -67,11 +67,11 @@ def check(whole: CountingWallsRun) -> CountingWallsRun:
     units = {"hidden_size": grammar.hidden_size, "tau": grammar.tau}
     units |= {"char_units": crossing.char_units, "word_units": crossing.word_units}
     knobs.at_least(1, knobs.MOST_UNITS // 2, **units)
-    distances = app.numbers(grammar.distances, "distances")
+    distances = numbers(grammar.distances, "distances")
     if sorted(set(distances)) != distances or distances[0] < 5:
         raise ValueError(f"expected distances of at least 5 in ascending order, each once, got {distances}")
     for name in ("char_sizes", "word_sizes"):
-        sizes = app.numbers(getattr(crossing, name), name)
+        sizes = numbers(getattr(crossing, name), name)
         if sorted(set(sizes)) != sizes or sizes[0] < 2048:
             raise ValueError(f"expected {name} of at least 2048 in ascending order, each once, got {sizes}")
     return whole

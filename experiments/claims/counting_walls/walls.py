@@ -9,15 +9,14 @@ subject is carried to its verb. On the text again: the loss of the best counts a
 amount of training text, and where, if anywhere, the net becomes the better one.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.claims.claim import Claim, run
+from experiments.claims.claim import make_claim
 from experiments.claims.counting_walls.settings import CountingWallsRun, check
+from experiments.frame.console import numbers
 
 ORDERS = (1, 2, 3, 4, 5)
 COUNT_MODELS = ("order_3", "order_4", "order_5")  # whose agreement is measured
@@ -30,13 +29,14 @@ def measure(whole: CountingWallsRun, workdir: Path) -> dict[str, Any]:
     """All walls, the picture, and the verdict."""
     from experiments.claims.counting_walls import crossing, figure
     from experiments.claims.counting_walls.grammar import Range, Synonyms
-    from experiments.counts.counted import load_counted
-    from experiments.frame.measuring import judged, measured
     from experiments.claims.counting_walls.text import text_figures
+    from experiments.claims.verdicts import conclude
+    from experiments.counts.loading import load_counted
+    from experiments.frame.ledger import measured
     from lmseq import plotting
     from lmseq.config.text import TextConfig
 
-    config, distances = whole.walls, app.numbers(whole.grammar.distances, "distances")
+    config, distances = whole.walls, numbers(whole.grammar.distances, "distances")
     counted = load_counted(TextConfig(corpus=config.corpus, level="word"))
     texts = {level: crossing.load_level(config.corpus, level) for level in crossing.LEVELS}
     synonyms = Synonyms(whole.grammar, config.seed)
@@ -62,7 +62,7 @@ def measure(whole: CountingWallsRun, workdir: Path) -> dict[str, Any]:
         summary, checks = summary | more, checks + more_checks
     panels = figure.panels(config.corpus, distances, found, summary)
     plotting.save_figure(plotting.draw_panels(panels), workdir / CLAIM.pictures[0])
-    return {**summary, **judged(checks)}
+    return {**summary, **conclude(checks)}
 
 
 def units(whole: CountingWallsRun, texts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def units(whole: CountingWallsRun, texts: dict[str, Any]) -> list[dict[str, Any]
     found += [{"wall": "synonyms", "model": model} for model in ("order_2", "order_3", "neural")]
     found += [{"wall": "range", "model": model} for model in ("truth", *COUNT_MODELS, "mlp", "gru")]
     for level, loaded in texts.items():
-        sizes = app.numbers(getattr(whole.crossing, f"{level}_sizes"), f"{level}_sizes")
+        sizes = numbers(getattr(whole.crossing, f"{level}_sizes"), f"{level}_sizes")
         available = int(loaded.ids["train"].size)
         found += [
             {"wall": "crossing", "level": level, "size": size} for size in measured_sizes(sizes, available)
@@ -89,7 +89,8 @@ Found = dict[str, list[dict[str, Any]]]
 
 def judge_zeros(whole: CountingWallsRun, found: Found) -> Judged:
     """Many held-out lines have probability zero from order 2 on, more at order 3; smoothed, none has."""
-    from experiments.frame.measuring import Check, exact, flat, interval
+    from experiments.claims.verdicts import Check
+    from experiments.frame.intervals import exact, flat, interval
 
     shares = np.array([record["maximum_likelihood"] for record in found["zeros"]])
     smoothed = np.array([record["smoothed"] for record in found["zeros"]])
@@ -105,7 +106,8 @@ def judge_zeros(whole: CountingWallsRun, found: Found) -> Judged:
 
 def judge_storage(whole: CountingWallsRun, found: Found) -> Judged:
     """Longer n-grams grow almost as the text does, and are few among all that are possible."""
-    from experiments.frame.measuring import Check, exact, flat, interval
+    from experiments.claims.verdicts import Check
+    from experiments.frame.intervals import exact, flat, interval
 
     text, *parts = found["storage"]
     exponents = np.array([record["exponents"] for record in parts])
@@ -126,7 +128,8 @@ def judge_storage(whole: CountingWallsRun, found: Found) -> Judged:
 
 def judge_synonyms(whole: CountingWallsRun, found: Found) -> Judged:
     """A net loses less than counts on pairs that were never seen; its embeddings know the classes."""
-    from experiments.frame.measuring import Check, flat, interval
+    from experiments.claims.verdicts import Check
+    from experiments.frame.intervals import flat, interval
 
     by_model = {record["model"]: record for record in found["synonyms"]}
     losses = {name: np.array(record["kl"]) for name, record in by_model.items()}
@@ -145,10 +148,11 @@ def judge_synonyms(whole: CountingWallsRun, found: Found) -> Judged:
 
 def judge_range(whole: CountingWallsRun, found: Found) -> Judged:
     """Counts guess at every distance, a window beyond its length; a hidden state knows at all."""
-    from experiments.frame.measuring import Check, exact, flat, interval
+    from experiments.claims.verdicts import Check
+    from experiments.frame.intervals import exact, flat, interval
 
     summary: dict[str, Any] = {}
-    checks, distances = [], np.array(app.numbers(whole.grammar.distances, "distances"))
+    checks, distances = [], np.array(numbers(whole.grammar.distances, "distances"))
     for record in found["range"]:
         name, by_seed = record["model"], np.array(record["agreement"])
         alone = len(by_seed) == 1  # the truth, which no seed moves
@@ -171,7 +175,8 @@ def judge_range(whole: CountingWallsRun, found: Found) -> Judged:
 def judge_crossing(whole: CountingWallsRun, found: Found) -> Judged:
     """Counts are better where there is least text; where the net overtakes is a figure, not a claim."""
     from experiments.claims.counting_walls.crossing import LEVELS, crossing
-    from experiments.frame.measuring import Check, flat, interval
+    from experiments.claims.verdicts import Check
+    from experiments.frame.intervals import flat, interval
 
     summary: dict[str, Any] = {}
     checks = []
@@ -191,18 +196,22 @@ def judge_crossing(whole: CountingWallsRun, found: Found) -> Judged:
 
 def facts(whole: CountingWallsRun) -> dict[str, Any]:
     """The text; the grammar is fixed by the config."""
-    from experiments.text.texts import corpus_facts
+    from experiments.text.loading import corpus_facts
 
     return {**corpus_facts(whole.walls.corpus), "source": "grammar of synonyms and agreement"}
 
 
-CLAIM = Claim(
-    "Counts give zero to what they never saw until they are smoothed, store n-grams almost as fast as the "
-    "text grows, know nothing of synonyms and forget what lies before their n-grams; on little text they are "
-    "still better than a recurrent net.",
-    ("counting_walls.png",),
-    CountingWallsRun,
-    {
+CLAIM = make_claim(
+    module="experiments.claims.counting_walls",
+    doc=__doc__,
+    sentence=(
+        "Counts give zero to what they never saw until they are smoothed, store n-grams almost as fast as "
+        "the text grows, know nothing of synonyms and forget what lies before their n-grams; on little text "
+        "they are still better than a recurrent net."
+    ),
+    pictures=("counting_walls.png",),
+    config=CountingWallsRun,
+    quick={
         "synonym_seeds": 5,
         "range_seeds": 3,
         "range_steps": 1500,
@@ -213,11 +222,7 @@ CLAIM = Claim(
         "char_units": 64,
         "crossing_seeds": 2,
     },
-    check,
-    facts,
-    measure,
+    check=check,
+    facts=facts,
+    measure=measure,
 )
-
-
-if __name__ == "__main__":
-    run(CLAIM, __doc__)

@@ -1,0 +1,1 @@
+"""Windows forget, hidden states need not: recall of a symbol seen L steps ago."""

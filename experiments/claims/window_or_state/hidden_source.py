@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from lmseq.config import knobs
-from lmseq.config.language_model import ModelConfig
 from lmseq.config.knobs import knob
+from lmseq.config.language_model import ModelConfig
 from lmseq.data import sources
 
 NEAR = 0.01  # of the entropy rate: as near as the recurrent net must come to it
@@ -85,7 +85,8 @@ class Source:
         The chance of the test tokens is the same for the truth: losses are compared as differences from it,
         to which the exact rate is added.
         """
-        from experiments.frame.measuring import Check, exact, flat, interval
+        from experiments.claims.verdicts import Check
+        from experiments.frame.intervals import exact, flat, interval
 
         bounds = sources.entropy_brackets(self._source, self._config.longest_window)
         rate = float(bounds.lower[-1] + bounds.upper[-1]) / 2

@@ -11,8 +11,6 @@ The same on a hidden Markov source, in nats: a model that sees tau tokens cannot
 known by enumeration; a recurrent net can, and comes near the exact entropy rate.
 """
 
-from experiments.frame import app  # first: it notes the time
-
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from experiments.claims.claim import make_claim
 from experiments.claims.window_or_state import hidden_source
-from experiments.claims.claim import Claim, run
 from experiments.claims.window_or_state.hidden_source import HiddenConfig
+from experiments.frame.console import numbers, say
 from lmseq.config import knobs
+from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import knob
 
 NUM_ITEMS, NUM_DISTRACTORS = 4, 2
@@ -39,7 +39,7 @@ class RecallConfig:
 
     lags: str = knob("2,4,8,16,32", "steps between an item and its recall, ascending")
     taus: str = knob("2,4,8,16,32", "window lengths of the perceptron")
-    cell: str = knob("gru", "recurrent cell that stands beside the windows")
+    cell: CellKind = knob("gru", "recurrent cell that stands beside the windows")
     hidden_size: int = knob(64, "units of either model")
     num_seeds: int = knob(4, "trainings of each model on each lag; at least 2")
     num_train_steps: int = knob(600, "optimiser steps of each training")
@@ -95,7 +95,7 @@ class Recall:
     """Measures one model on one lag from one seed; keeps what it compiled for the seeds that follow."""
 
     def __init__(self, config: RecallConfig) -> None:
-        self._config, self._trained_for = config, None
+        self._self._trained_for = None
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         """The share of wrong answers on blocks that were not trained on."""
@@ -150,11 +150,12 @@ class Recall:
 
 def judge(config: RecallConfig, records: list[dict[str, Any]]) -> tuple[dict[str, Any], list[Any]]:
     """Intervals of the error by lag and window, and what the claim says of each."""
-    from experiments.frame.measuring import Check, flat, interval
+    from experiments.claims.verdicts import Check
+    from experiments.frame.intervals import flat, interval
 
-    lags, taus = app.numbers(config.lags, "lags"), app.numbers(config.taus, "taus")
+    lags, taus = numbers(config.lags, "lags"), numbers(config.taus, "taus")
     summary, checks = {"chance_error": CHANCE}, []
-    app.say(f"{'error, L steps back':<20}" + "".join(f"{lag:>24}" for lag in lags))
+    say(f"{'error, L steps back':<20}" + "".join(f"{lag:>24}" for lag in lags))
     for tau in (*taus, 0):
         cells = []
         for lag in lags:
@@ -168,20 +169,18 @@ def judge(config: RecallConfig, records: list[dict[str, Any]]) -> tuple[dict[str
                 checks.append(Check(what, found, high=5 * MARGIN * CHANCE))
             summary |= flat(f"error_{name}_lag_{lag}", found)
             cells.append(f"{found!s:>24}")
-        app.say(f"{f'window, tau = {tau}' if tau else config.cell:<20}" + "".join(cells))
-    app.say(f"{'guessing':<20}" + "".join(f"{CHANCE:>24.4g}" for _ in lags))
+        say(f"{f'window, tau = {tau}' if tau else config.cell:<20}" + "".join(cells))
+    say(f"{'guessing':<20}" + "".join(f"{CHANCE:>24.4g}" for _ in lags))
     return summary, checks
 
 
 def check(whole: WindowOrStateConfig) -> WindowOrStateConfig:
     """ValueError for a setting out of range."""
     config = whole.recall
-    lags, taus = app.numbers(config.lags, "lags"), app.numbers(config.taus, "taus")
+    lags, taus = numbers(config.lags, "lags"), numbers(config.taus, "taus")
     for name, values in (("lags", lags), ("taus", taus)):
         if sorted(set(values)) != values:
             raise ValueError(f"expected {name} in ascending order, each once, got {values}")
-    if config.cell not in ("rnn", "gru", "lstm", "mingru", "minlstm"):
-        raise ValueError(f"expected cell rnn, gru, lstm, mingru or minlstm, got {config.cell!r}")
     knobs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
     knobs.at_least(1, hidden_size=config.hidden_size, batch_size=config.batch_size)
     knobs.at_least(config.batch_size, num_blocks=config.num_blocks)
@@ -194,11 +193,13 @@ def check(whole: WindowOrStateConfig) -> WindowOrStateConfig:
 
 def measure(whole: WindowOrStateConfig, workdir: Path) -> dict[str, Any]:
     """Recall by lag and window, then losses on the hidden Markov source."""
-    from experiments.frame.measuring import judged, measured
+    from experiments.claims.verdicts import conclude
+    from experiments.claims.window_or_state import recall_figure
+    from experiments.frame.ledger import measured
     from lmseq import plotting
 
     config = whole.recall
-    lags, taus = app.numbers(config.lags, "lags"), app.numbers(config.taus, "taus")
+    lags, taus = numbers(config.lags, "lags"), numbers(config.taus, "taus")
     seeds = range(config.seed, config.seed + config.num_seeds)
     units = [{"lag": lag, "tau": tau, "seed": s} for lag in lags for tau in (*taus, 0) for s in seeds]
     recalled, source = Recall(config), hidden_source.Source(config, whole.hidden)
@@ -208,16 +209,19 @@ def measure(whole: WindowOrStateConfig, workdir: Path) -> dict[str, Any]:
 
     records = list(measured(workdir, [*units, *source.units()], figures))
     summary, checks = judge(config, records[: len(units)])
-    plotting.save_figure(plotting.recall(summary, config.cell, lags, taus), workdir / "recall.png")
+    panel = recall_figure.panel(summary, config.cell, lags, taus)
+    plotting.save_figure(plotting.draw_panels([panel]), workdir / "recall.png")
     more, more_checks = source.judge(records[len(units) :], workdir / "hidden_source.png")
-    return {**summary, **more, **judged([*checks, *more_checks])}
+    return {**summary, **more, **conclude([*checks, *more_checks])}
 
 
-CLAIM = Claim(
-    "A window forgets what lies before it, whatever it is trained on; a hidden state need not.",
-    ("recall.png", "hidden_source.png"),
-    WindowOrStateConfig,
-    {
+CLAIM = make_claim(
+    module="experiments.claims.window_or_state",
+    doc=__doc__,
+    sentence="A window forgets what lies before it, whatever it is trained on; a hidden state need not.",
+    pictures=("recall.png", "hidden_source.png"),
+    config=WindowOrStateConfig,
+    quick={
         "lags": "4,16",
         "taus": "4,16",
         "num_seeds": 3,
@@ -225,11 +229,7 @@ CLAIM = Claim(
         "source_steps": 600,
         "num_tokens": 300_000,
     },
-    check,
-    lambda whole: {"task": "delayed recall", "items": NUM_ITEMS, "distractors": NUM_DISTRACTORS},
-    measure,
+    check=check,
+    facts=lambda whole: {"task": "delayed recall", "items": NUM_ITEMS, "distractors": NUM_DISTRACTORS},
+    measure=measure,
 )
-
-
-if __name__ == "__main__":
-    run(CLAIM, __doc__)

@@ -1,0 +1,349 @@
+"""Write README.md and the pages that show measured figures, from their templates and the records.
+
+    python -m docs.tools.figures          # write them
+    python -m docs.tools.figures --check  # exit status 1 if one is not what this would write
+
+A template (docs/templates/) is the page with `{{place:format}}` for each figure, `place` being the keys of a record
+in benchmarks/results/ joined by dots, and `{{name}}` for what a function below writes: a table, or the output of a
+command. Edit the template, never the page: a test compares them byte for byte.
+"""
+
+import argparse
+import json
+import math
+import re
+import statistics
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+TEMPLATES = ROOT / "docs" / "templates"
+FIELD = re.compile(r"\{\{([\w.]+)(?::([^{}]+))?\}\}")
+Row = tuple[Any, ...]
+
+
+def records() -> dict[str, Any]:
+    """Every record of a benchmark or of shown commands, by the name of its file."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("*.json"))
+    }
+
+
+def templates() -> list[Path]:
+    """The templates, by name."""
+    return sorted(TEMPLATES.rglob("*.md"))
+
+
+def target(template: Path) -> Path:
+    """The page that a template makes."""
+    name = template.relative_to(TEMPLATES)
+    return ROOT / name if name == Path("README.md") else ROOT / "docs" / name
+
+
+def render(text: str, found: dict[str, Any]) -> str:
+    """A template with its fields filled in. Raises KeyError, with the field, for one that is in no record."""
+    blocks = {block.__name__: block for block in BLOCKS}
+
+    def fill(field: re.Match) -> str:
+        place, how = field[1], field[2]
+        if place in blocks:
+            return blocks[place](found)
+        return format(look_up(found, place), how or "")
+
+    return FIELD.sub(fill, text)
+
+
+def look_up(found: Any, place: str) -> Any:
+    """What stands at `place`, keys joined by dots. Raises KeyError for a place that is not there."""
+    for key in place.split("."):
+        try:
+            found = found[int(key)] if isinstance(found, list) else found[key]
+        except (KeyError, IndexError, ValueError, TypeError):
+            raise KeyError(f"no figure at {place}: nothing at {key!r}") from None
+    return found
+
+
+def table(header: Row, rows: list[Row]) -> str:
+    """A Markdown table; every column but the first is aligned to the right."""
+    lines = ["| " + " | ".join(map(str, header)) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+# README
+
+
+def models_of_the_demo(found: dict[str, Any]) -> str:
+    """Counts, net and mixture on the test text of the demo: the one table of the README."""
+    shown = found["shown"]
+    demo, counts, mixed = (shown[name]["summary"] for name in ("demo", "counts", "mixed"))
+    net_bytes, net_seconds = 4 * demo["num_parameters"], demo["wall_seconds"]
+    rows = [
+        (
+            f"{counts['order']}-gram counts, modified Kneser-Ney",
+            f"{counts['test_bits_per_char']:.3f}",
+            f"{counts['num_bytes']:,}",
+            f"{counts['wall_seconds']:.1f}",
+        ),
+        (
+            f"recurrent net, {demo['model'].upper()}",
+            f"{demo['test_bits_per_char']:.3f}",
+            f"{net_bytes:,}",
+            f"{net_seconds:.1f}",
+        ),
+        (
+            "mixture of both",
+            f"{mixed['test_bits_per_char']:.3f}",
+            f"{counts['num_bytes'] + net_bytes:,}",
+            f"{counts['wall_seconds'] + net_seconds + mixed['wall_seconds']:.1f}",
+        ),
+    ]
+    return table(("model", "bits per character", "bytes", "seconds"), rows)
+
+
+def quickstart_sample(found: dict[str, Any]) -> str:
+    """What the quickstart printed."""
+    return "\n".join(found["shown"]["quickstart"]["lines"])
+
+
+# Outputs of commands
+
+
+def _told(found: dict[str, Any], name: str, first: str, number: int) -> str:
+    """`number` lines of what a command printed, from the one that begins with `first`."""
+    lines = found["shown"][name]["told"]
+    (start,) = [i for i, line in enumerate(lines) if line.startswith(first)][:1]
+    return "\n".join(lines[start : start + number])
+
+
+def demo_table(found: dict[str, Any]) -> str:
+    """The table at the end of the demo, with the losses k steps ahead."""
+    return _told(found, "demo", "validation", 6)
+
+
+def scored(found: dict[str, Any]) -> str:
+    """What score_text printed."""
+    return "\n".join(found["shown"]["score"]["lines"])
+
+
+def sampled(found: dict[str, Any]) -> str:
+    """What sample_text printed."""
+    return "\n".join(found["shown"]["sample"]["lines"])
+
+
+def sine_table(found: dict[str, Any]) -> str:
+    """RMSE by horizon of the noisy sine, with the sentence below it."""
+    return _told(found, "sine", "RMSE, k steps", 7)
+
+
+def ptb_table(found: dict[str, Any]) -> str:
+    """Perplexity by order on the Penn Treebank."""
+    return _told(found, "ptb", "order", 6)
+
+
+def mixture_table(found: dict[str, Any]) -> str:
+    """Weights and losses of the mixture of the demo with counts."""
+    lines = found["shown"]["mixed"]["told"]
+    (start,) = [i for i, line in enumerate(lines) if line.split()[:1] == ["weight"]]
+    return "\n".join(lines[start : start + 4])
+
+
+def tau_table(found: dict[str, Any]) -> str:
+    """What the ablation of tau printed."""
+    lines = found["shown"]["tau"]["told"]
+    (start,) = [i for i, line in enumerate(lines) if line.startswith("| tau")][:1]
+    return "\n".join(lines[start:])
+
+
+def minutes_of_the_demo(found: dict[str, Any]) -> str:
+    """Minutes that the demo takes with its environment made, rounded up to a half."""
+    halves = math.ceil(found["shown"]["demo"]["summary"]["wall_seconds"] / 30)
+    return f"{halves / 2:g}"
+
+
+# Benchmarks
+
+WORK = {
+    "rnn_char": "tanh RNN, 65 symbols, 256 units",
+    "gru_char": "GRU, the same",
+    "lstm_char": "LSTM, the same",
+    "lstm_char_large": "LSTM, 65 symbols, 2 layers of 512",
+    "lstm_ptb_small": "LSTM, 10,000 words, 2 layers of 200",
+    "lstm_ptb_medium": "LSTM, 10,000 words, 2 layers of 650",
+}
+
+
+def slowest_ratio(found: dict[str, Any]) -> str:
+    """The least of PyTorch's times divided by ours."""
+    return f"{min(found['recurrence']['ratios'][name] for name in WORK):.1f}"
+
+
+def fastest_ratio(found: dict[str, Any]) -> str:
+    """The largest of PyTorch's times divided by ours."""
+    return f"{max(found['recurrence']['ratios'][name] for name in WORK):.1f}"
+
+
+def training_table(found: dict[str, Any]) -> str:
+    """Tokens per second in training, and how PyTorch and Flax's layers compare."""
+    ratios, rows = found["recurrence"]["ratios"], []
+    for name, what in WORK.items():
+        row = found["recurrence"]["rows"][name]
+        tokens = row["work"]["batch_size"] * row["work"]["num_steps"]
+        speed = 1000 * tokens / statistics.median(row["milliseconds"]["lmseq"])
+        compared = (ratios[name + end] for end in ("", "_bf16", "_scan", "_flax"))
+        rows.append((what, f"{speed / 1000:.0f}k", *(f"{ratio:.2f}" for ratio in compared)))
+    header = (
+        "work",
+        "tokens/s",
+        "against PyTorch",
+        "bfloat16",
+        "without compiled loops",
+        "Flax's layers against PyTorch",
+    )
+    return table(header, rows)
+
+
+def ensembles_table(found: dict[str, Any]) -> str:
+    """Cost of trainings together."""
+    rows = [(row["members"], f"{row['cost']:.2f}") for row in found["ensembles"]["rows"]]
+    return table(("trainings", "cost"), rows)
+
+
+def ensembles_processes(found: dict[str, Any]) -> str:
+    """How many processes were compared with one program."""
+    (name,) = [name for name in found["ensembles"]["ratios"] if name.startswith("processes_")]
+    return name.removeprefix("processes_")
+
+
+def sampling_table(found: dict[str, Any]) -> str:
+    """Tokens per second in sampling."""
+    rows = []
+    for row in found["sampling"]["rows"]:
+        speeds = {name: statistics.median(values) for name, values in row["tokens_per_second"].items()}
+        ours, cell, layer = (f"{speeds[name] / 1000:,.0f}k" for name in ("lmseq", "LSTMCell", "nn.LSTM"))
+        rows.append((row["streams"], ours, cell, layer, f"{row['ratio']:.1f}"))
+    header = ("streams", "lmseq", "PyTorch, LSTMCell", "PyTorch, nn.LSTM", "against the faster")
+    return table(header, rows)
+
+
+def memory_table(found: dict[str, Any]) -> str:
+    """Bytes of gradients, ours and plain."""
+    rows = [
+        (
+            name,
+            *(f"{sizes[side] / 1e6:,.1f} MB" for side in ("fast", "plain")),
+            f"{sizes['plain'] / sizes['fast']:.2f}",
+        )
+        for name, sizes in found["memory"]["bytes"].items()
+    ]
+    return table(("work", "lmseq", "JAX alone", "ratio"), rows)
+
+
+def startup_table(found: dict[str, Any]) -> str:
+    """Seconds from the start of a process."""
+    seconds = found["startup"]["seconds"]
+    rows = [
+        ("`--help`", f"{seconds['help']:.2f}"),
+        ("first steps, nothing compiled yet", f"{seconds['first']:.1f}"),
+        ("first steps, started again", f"{seconds['again']:.1f}"),
+        ("first steps, without the cache", f"{seconds['without']:.1f}"),
+    ]
+    return table(("from process start to", "seconds"), rows)
+
+
+def backtest_table(found: dict[str, Any]) -> str:
+    """Forecasts beside darts'."""
+    rows = [
+        (
+            row["model"]
+            .replace("_", " ")
+            .replace("mlp large", "mlp, large")
+            .replace("lstm large", "lstm, large"),
+            f"{row['points']:,}",
+            f"{row['origins']:,}",
+            f"{row['darts_seconds']:.2f}",
+            f"{row['warm_ratio']:.1f}",
+            f"{row['cold_ratio']:.2f}",
+        )
+        for row in found["backtest"]["rows"]
+    ]
+    header = ("model", "points", "origins", "darts, s", "ratio without compilation", "with compilation")
+    return table(header, rows)
+
+
+def backtest_short(found: dict[str, Any]) -> str:
+    """The shortest series of the backtest."""
+    return f"{min(row['points'] for row in found['backtest']['rows']):,}"
+
+
+RATIOS = {
+    "estimate": "text to ARPA file",
+    "text_to_tables": "text to tables in memory",
+    "memory": "largest memory of text to ARPA file, ours divided by KenLM's",
+    "device_bulk_to_query_text": "scoring a whole text, against KenLM's `query`",
+    "numpy_one_sentence_to_kenlm_one_sentence": "scoring one sentence at a time, against its Python module",
+    "device_bulk_to_nltk": "scoring a whole text, against nltk",
+}
+
+
+def ngram_table(found: dict[str, Any]) -> str:
+    """Counts beside KenLM's and nltk's."""
+    texts = ("ngram_ptb", "ngram_20m", "ngram_100m")
+    rows = []
+    for key, what in RATIOS.items():
+        ratios = (found[text]["ratios"].get(key) for text in texts)
+        rows.append((what, *("" if ratio is None else f"{ratio:,.2f}" for ratio in ratios)))
+    return table(("", "Penn Treebank", "20 M words", "100 M words"), rows)
+
+
+BLOCKS: tuple[Callable[[dict[str, Any]], str], ...] = (
+    models_of_the_demo,
+    quickstart_sample,
+    demo_table,
+    scored,
+    sampled,
+    sine_table,
+    ptb_table,
+    mixture_table,
+    tau_table,
+    minutes_of_the_demo,
+    slowest_ratio,
+    fastest_ratio,
+    training_table,
+    ensembles_table,
+    ensembles_processes,
+    sampling_table,
+    memory_table,
+    startup_table,
+    backtest_table,
+    backtest_short,
+    ngram_table,
+)
+
+
+def main() -> int:
+    """Write the pages, or say which are not up to date."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit status 1 if a page is out of date"
+    )
+    check, found, stale = parser.parse_args().check, records(), []
+    for template in templates():
+        page, text = target(template), render(template.read_text(encoding="utf-8"), found)
+        if page.exists() and page.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(str(page.relative_to(ROOT)))
+        if not check:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(text, encoding="utf-8")
+    for name in stale:
+        print(f"{name} is not what its template gives: run make figures" if check else f"wrote {name}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""What is known of the cells that are done: a line of JSON each."""
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+from experiments.ablation.design import Cell
+from lmseq.files import write_text
+
+LEDGER = "cells.jsonl"
+
+
+def read_ledger(workdir: Path) -> dict[str, dict[str, Any]]:
+    """The records of a folder by cell; lines that are none are left out, the last of a cell counts."""
+    path, found = workdir / LEDGER, {}
+    if not path.exists():
+        return found
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and {"cell", "setting", "seed", "figures", "error"} <= set(record):
+            found[record["cell"]] = record
+    return found
+
+
+def open_ledger(workdir: Path, kept: dict[str, dict[str, Any]]) -> TextIO:
+    """The ledger to append to, rewritten so that it holds whole lines only."""
+    write_text(workdir / LEDGER, "".join(json.dumps(record) + "\n" for record in kept.values()))
+    return (workdir / LEDGER).open("a", encoding="utf-8")
+
+
+def note(ledger: TextIO, record: dict[str, Any]) -> None:
+    """Append one record and flush it."""
+    ledger.write(json.dumps(record) + "\n")
+    ledger.flush()
+
+
+def record_of(cell: Cell, figures: dict[str, Any], error: str | None, seconds: float) -> dict[str, Any]:
+    """What the ledger says of a cell: the plain ones of its figures, or why it has none."""
+    plain = {name: value for name, value in figures.items() if isinstance(value, str | int | float | None)}
+    identity = {"cell": cell.name, "setting": cell.setting, "seed": cell.seed}
+    return {**identity, "figures": plain, "error": error, "seconds": seconds}

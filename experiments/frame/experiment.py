@@ -1,0 +1,165 @@
+"""An experiment is a value: its config, what it prepares, and what it runs in a folder.
+
+`main` is the one way in. It reads the flags, checks the config, prepares the data, opens the folder, reprints
+a finished run or runs what is missing, and writes the summary.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from experiments.frame import start
+from experiments.frame.command import KEEP_PROGRAMS, attempt, end
+from experiments.frame.flags import (
+    Given,
+    Preset,
+    config_of,
+    define,
+    define_presets,
+    parse,
+    preset_named,
+)
+from experiments.frame.workdir import finish, opened
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """No flags beside those of the config."""
+
+
+class Call(NamedTuple):
+    """What was asked for.
+
+    The checked config; options that are no part of it; the names of the flags that were given; and whether
+    compiled programs are kept in the user's cache folder.
+    """
+
+    config: Any
+    options: Any
+    given: frozenset[str]
+    keep_programs: bool
+
+
+def _facts_of(prepared: Any) -> dict[str, Any]:
+    return prepared.facts()
+
+
+def _succeeded(summary: Mapping[str, Any]) -> int:
+    return 0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Experiment:
+    """What a script of a run consists of.
+
+    module: its name after `python -m`. doc: its help. config: a class of knobs, or of sections of them.
+    check: the config, or ValueError. prepare: the data and the model of a call. facts: what of them is noted
+    beside the run, in the file `facts_file`, and compared when it goes on. run: the work, of a call, a folder
+    and what was prepared; returns the summary. status: the exit status that a summary means.
+
+    options: knobs that are no part of the config, such as what to show. presets: named settings; quick:
+    settings under --quick. left_out: knobs of the config that are no flags. num_devices: how many devices JAX
+    gets; None where the experiment prepares JAX itself. runs_again: whether a call asks for a finished run to
+    be looked at again. without_workdir: work that needs no folder; the run goes on where it returns None.
+    """
+
+    module: str
+    doc: str
+    config: type
+    run: Callable[[Call, Path, Any], dict[str, Any]]
+    prepare: Callable[[Call], Any]
+    check: Callable[[Any], Any] = lambda config: config
+    facts: Callable[[Any], dict[str, Any]] = _facts_of
+    facts_file: str = "data.json"
+    status: Callable[[Mapping[str, Any]], int] = _succeeded
+    options: type = NoOptions
+    presets: Sequence[Preset] = ()
+    quick: Mapping[str, Any] | None = None
+    left_out: Sequence[str] = ()
+    num_devices: Callable[[Any], int] | None = lambda config: config.train.host_devices
+    runs_again: Callable[[Call], bool] = lambda call: False
+    without_workdir: Callable[[Call], int | None] = lambda call: None
+    workdir_help: str = "folder of the run: created, continued or, when finished, reprinted"
+
+    @property
+    def name(self) -> str:
+        """The last part of the module's name."""
+        return self.module.rsplit(".", 1)[-1]
+
+
+def define_flags(experiment: Experiment, found: flags.FlagValues) -> list[str]:
+    """All flags of an experiment; returns their names, in the order of its help."""
+    flags.DEFINE_string("workdir", None, experiment.workdir_help, flag_values=found)
+    names = ["workdir"]
+    if experiment.presets:
+        define_presets(experiment.presets, found)
+        names.append("preset")
+    if experiment.quick is not None:
+        meaning = "fewer seeds, fewer steps, less data; explicit flags win"
+        flags.DEFINE_bool("quick", False, meaning, flag_values=found)
+        names.append("quick")
+    names += define(experiment.config, found, experiment.left_out)
+    return names + define(experiment.options, found)
+
+
+def flag_names(experiment: Experiment) -> list[str]:
+    """The flags of an experiment."""
+    return define_flags(experiment, flags.FlagValues())
+
+
+def call_of(experiment: Experiment, given: Given) -> Call:
+    """The checked config and the options that flags ask for. Raises ValueError for the first mistake."""
+    defaults: Mapping[str, Any] = {}
+    if experiment.presets:
+        defaults = preset_named(experiment.presets, given.values["preset"])
+    if experiment.quick is not None and given.values["quick"]:
+        defaults = experiment.quick
+    config = experiment.check(config_of(experiment.config, given, defaults))
+    options = {name: given.values[name] for name in experiment.options.__dataclass_fields__}
+    return Call(config, experiment.options(**options), given.names, given.values.get(KEEP_PROGRAMS, True))
+
+
+def call_from_texts(experiment: Experiment, texts: Mapping[str, str]) -> Call:
+    """The same of flag names to the texts of their values. Raises ValueError or `flags.Error`."""
+    found = flags.FlagValues()
+    define_flags(experiment, found)
+    return call_of(experiment, parse(found, [f"--{name}={text}" for name, text in texts.items()]))
+
+
+def _act(experiment: Experiment, given: Given) -> int:
+    """The stages of every run."""
+    call = call_of(experiment, given)
+    done = experiment.without_workdir(call)
+    if done is not None:
+        return done
+    if not given.values["workdir"]:
+        raise ValueError("expected --workdir=DIR, the folder that the run is written to")
+    workdir = Path(given.values["workdir"])
+    if experiment.num_devices is not None:
+        start.prepare_jax(experiment.num_devices(call.config), call.keep_programs)
+    prepared = experiment.prepare(call)
+    with opened(workdir, call.config, experiment.facts(prepared), experiment.facts_file) as finished:
+        if finished is not None and not experiment.runs_again(call):
+            print(finished)
+            return experiment.status(json.loads(finished))
+        summary = {"wall_seconds": None, **experiment.run(call, workdir, prepared)}
+        summary["wall_seconds"] = summary.pop("wall_seconds") or start.seconds()  # the last of all
+        finish(workdir, summary)
+    return experiment.status(summary)
+
+
+def attempt_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:
+    """The exit status of an experiment with these arguments; 2 for a mistake, which is said in one line."""
+    found = flags.FlagValues()
+    names = define_flags(experiment, found)
+    return attempt(partial(_act, experiment), experiment.doc, found, names, arguments)
+
+
+def main(experiment: Experiment) -> None:
+    """What `python -m MODULE` does, to the end of the process."""
+    end(partial(attempt_experiment, experiment))

@@ -1,0 +1,89 @@
+"""The start of a process: its clock, its signals, its folders, and the settings of JAX."""
+
+import ctypes
+import ctypes.util
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from experiments import STARTED
+
+
+def seconds() -> float:
+    """Seconds since this process began to import."""
+    return time.monotonic() - STARTED
+
+
+def _interrupted(number: int, frame: object) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(128 + number)
+
+
+def end_at_signals() -> None:
+    """Let SIGINT and SIGTERM end the process with a word, until a training looks at them itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
+
+
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# With the scheduler that this turns off, XLA of jax 0.10 waits for ever in training steps of two wide
+# recurrent layers on a CPU; steps are as fast without it.
+XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+
+
+def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
+    """Settings that must stand before JAX's first use: virtual CPU devices, memory and programs kept.
+
+    glibc gives blocks of tens of megabytes back to the system after every step and asks for them again;
+    keeping them saves a quarter of a training step on a CPU. With `keep_programs`, compiled programs are
+    kept where JAX_COMPILATION_CACHE_DIR says, or else in the user's cache folder, where compiled loops of
+    recurrent layers are looked for too.
+    """
+    # The user's own come last, and win.
+    os.environ["XLA_FLAGS"] = f"{XLA_FLAG} {os.environ.get('XLA_FLAGS', '')}".strip()
+    libc_name = ctypes.util.find_library("c")
+    mallopt = getattr(ctypes.CDLL(libc_name), "mallopt", None) if libc_name else None
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", host_devices)
+    if not keep_programs:
+        jax.config.update("jax_enable_compilation_cache", False)
+    elif jax.config.jax_compilation_cache_dir is None:
+        folder = cache_folder() / "programs"
+        with suppress(OSError):  # without a place to write to, programs are compiled anew
+            folder.mkdir(parents=True, exist_ok=True)
+            jax.config.update("jax_compilation_cache_dir", str(folder))
+            # By default only what took a second is kept; a start compiles many smaller programs.
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    from lmseq.recurrence import native
+
+    with suppress(OSError):  # there is none, or it is damaged: XLA's loops do the same
+        native.load(native.library_path(native_folder()))
+
+
+def data_folders() -> tuple[Path | None, Path]:
+    """Where corpora are looked for: LMSEQ_DATA_DIR, then the user's cache folder."""
+    named = os.environ.get("LMSEQ_DATA_DIR")
+    return (Path(named) if named else None), cache_folder()
+
+
+def cache_folder() -> Path:
+    """The user's own folder for what can be had again."""
+    import pooch
+
+    return Path(pooch.os_cache("lmseq"))
+
+
+def native_folder() -> Path:
+    """Where `make native` leaves what it compiles."""
+    return cache_folder() / "native"

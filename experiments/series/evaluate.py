@@ -1,0 +1,26 @@
+"""How a model of a series is judged: the density of what came, and the loss of the validation part."""
+
+from typing import Any
+
+import numpy as np
+
+from lmseq import scoring
+from lmseq.contract import Model
+from lmseq.data.series import Prepared
+from lmseq.types import Params
+
+
+def log_density(prepared: Prepared, model: Model, params: Params, start: int, stop: int) -> float:
+    """Mean log-density in nats a time step of points start ... stop - 1, in the units of the series."""
+    known = ~np.isnan(prepared.series.observed()[start:stop]).any(axis=1)
+    log_probs = scoring.score_stream(model, params, prepared.values[:stop])[start:][known]
+    return float(log_probs.mean(dtype=np.float64)) - float(np.log(prepared.scaler.scale).sum())
+
+
+def evaluate(prepared: Prepared, model: Model, params: Params, step: int) -> dict[str, Any]:
+    """Loss of the validation part, of standardised values; None where there is no such part."""
+    first, last = prepared.split
+    if first == last:
+        return {"valid_loss": None}
+    log_probs = scoring.score_stream(model, params, prepared.values[:last])[first:]
+    return {"valid_loss": -float(log_probs.mean(dtype=np.float64))}

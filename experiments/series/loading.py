@@ -1,0 +1,16 @@
+"""The series of a run, and how long its parts are."""
+
+from experiments.frame.console import listed, say
+from lmseq.config.series import SeriesConfig
+from lmseq.data.series import Prepared, prepare
+
+
+def load(config: SeriesConfig) -> Prepared:
+    """Load, check, split and standardise what the config names, and say how much it is."""
+    prepared = prepare(config)
+    num_points, (train_end, test_start) = len(prepared.values), prepared.split
+    say(
+        f"{prepared.series.name}: {train_end:,} / {test_start - train_end:,} / {num_points - test_start:,} "
+        f"points (train / valid / test) of {listed(prepared.series.columns)}"
+    )
+    return prepared

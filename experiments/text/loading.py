@@ -1,0 +1,67 @@
+"""The texts of a run: where they are looked for, what flags may say of them, and how much there is."""
+
+from collections.abc import Iterable, Set
+from dataclasses import replace
+from typing import Any
+
+from experiments.frame.console import say
+from experiments.frame.start import data_folders
+from lmseq.config.text import TextConfig
+from lmseq.data import texts as data_texts
+from lmseq.data.corpora import CORPORA, CorpusFile, RawCorpus
+from lmseq.data.texts import Texts
+
+FRACTIONS = ("valid_fraction", "test_fraction")
+
+
+def folders() -> dict[str, Any]:
+    """Where corpora are looked for, as the functions of `lmseq.data.texts` take it."""
+    data_dir, cache_dir = data_folders()
+    return {"data_dir": data_dir, "cache_dir": cache_dir}
+
+
+def read_raw(corpus: str) -> RawCorpus:
+    """A named corpus, or a file or folder, as it was written."""
+    return data_texts.read_raw(corpus, **folders())
+
+
+def corpora_here() -> list[str]:
+    """The named corpora that can be read without a download."""
+    here = [folder for folder in data_folders() if folder]
+
+    def is_here(files: Iterable[CorpusFile]) -> bool:
+        return all(any((folder / file.filename).exists() for folder in here) for file in files)
+
+    return [name for name, info in CORPORA.items() if is_here(info.files.values())]
+
+
+def corpus_facts(corpus: str) -> dict[str, Any]:
+    """Name and characters of a text, which is read for it: what is missing is said before a run begins."""
+    return data_texts.corpus_facts(corpus, **folders())
+
+
+FRACTIONS = ("valid_fraction", "test_fraction")
+
+
+def check_fractions(text: TextConfig, given: Set[str]) -> TextConfig:
+    """The config; ValueError where given flags ask for fractions of a corpus that has parts of its own.
+
+    Fractions that no flag gave are a preset's, and meant for the preset's corpus: of such a one they are
+    left out.
+    """
+    if not data_texts.has_parts(text.corpus):
+        return text
+    if given & set(FRACTIONS):
+        raise ValueError(
+            f"{text.corpus} has parts of its own: --valid_fraction and --test_fraction do nothing"
+        )
+    return replace(text, **{flag: getattr(TextConfig, flag) for flag in FRACTIONS})
+
+
+def load_texts(text: TextConfig, given: Set[str] = frozenset()) -> Texts:
+    """Read, split and tokenise what the config names, and say how much it is."""
+    texts = data_texts.load_texts(check_fractions(text, given), **folders())
+    sizes = " / ".join(f"{ids.size:,}" for ids in texts.ids.values())
+    unit = "characters" if text.level == "char" else f"{text.level} tokens"
+    say(f"{texts.corpus.name}: {sizes} {unit} (train / valid / test), {len(texts.vocab)} symbols")
+    return texts

@@ -1,0 +1,61 @@
+"""The stages of a language model's run: text and model, training, and what is made of them."""
+
+from collections.abc import Set
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments.frame import training
+from experiments.text import evaluate
+from experiments.text.evaluate import PreparedText
+from experiments.text.loading import load_texts
+from lmseq.config.language_model import LanguageModelConfig
+from lmseq.data.partition import check_stream
+from lmseq.data.texts import Texts
+from lmseq.files import write_text
+from lmseq.models.build import build_model
+from lmseq.recurrence.unrolled import check_backend
+from lmseq.training.job import Batches, Job
+from lmseq.training.memory import check_memory
+from lmseq.training.sharding import check_batch, make_mesh
+
+
+def load(config: LanguageModelConfig, given: Set[str]) -> PreparedText:
+    """The text and the model of a config; `given` are the names of the flags that the user gave."""
+    check_backend(config.model.backend, config.model.precision)
+    return prepare(config, load_texts(config.data, given))
+
+
+def prepare(config: LanguageModelConfig, texts: Texts) -> PreparedText:
+    """The texts with the model that the config names. Raises ValueError where they do not fit each other."""
+    if not texts.ids["valid"].size:
+        raise ValueError("expected a validation text: valid_fraction must be above 0")
+    data = config.data
+    check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
+    check_batch(make_mesh(), data.batch_size)
+    model = build_model(config.model, len(texts.vocab))
+    check_memory(model)
+    return PreparedText(config, texts, model)
+
+
+def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
+    """Train and watch, evaluate, draw; the summary. Raises StoppedError when a signal stops the training."""
+    config, texts, model = prepared
+    write_text(workdir / "vocab.json", texts.vocab.to_json())
+    job = Job(
+        model,
+        texts.ids["train"],
+        config.train,
+        batches_of(config),
+        workdir=workdir,
+        evaluate=partial(evaluate.evaluate, prepared),
+    )
+    trained = training.run(job, evaluate.describe(config.model), config.data.level)
+    from experiments.text import report  # draws: slow to import, and not needed before
+
+    return report.conclude(prepared, workdir, trained)
+
+
+def batches_of(config: LanguageModelConfig) -> Batches:
+    """The windows of a batch."""
+    return Batches(config.data.batch_size, config.data.num_steps, config.data.partition)

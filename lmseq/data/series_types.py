@@ -1,0 +1,34 @@
+"""What a time series is: values at equally spaced times, and what is known of them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+
+Values = Float[np.ndarray, "time feature"]
+
+
+class Series(NamedTuple):
+    """D variables at T equally spaced times, float64 on the host: a float32 cannot hold the last digits
+    of a large level, and `Scaler.apply` makes float32 of what is left once the level is gone.
+
+    period: steps of a season, for the seasonal baseline; 0 where there is none.
+    oracle_rmse: the least RMSE of a prediction k = 1 ... K steps ahead, from K, in the series' units.
+    lyapunov: mean growth of ln |error| per step of a chaotic system, nats.
+    filled: which values were missing and stand there by a policy; they are never scored. (T, D), or None.
+    times: of each row, (T,) datetime64 in UTC or plain numbers, for pictures; None: steps are counted.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    values: Values
+    period: int = 0
+    oracle_rmse: Callable[[int], Float[np.ndarray, "horizon"]] | None = None
+    lyapunov: float | None = None
+    filled: Bool[np.ndarray, "time feature"] | None = None
+    times: Shaped[np.ndarray, "time"] | None = None
+
+    def observed(self) -> Values:
+        """The values, NaN where they were missing."""
+        return self.values if self.filled is None else np.where(self.filled, np.nan, self.values)

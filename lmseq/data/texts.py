@@ -1,0 +1,112 @@
+"""The text of a language model, ready to train on: corpus, vocabulary, and the ids of each split."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from lmseq.config.text import TextConfig
+from lmseq.data.corpora import CORPORA, RawCorpus, read_corpus
+from lmseq.data.tokens import Corpus, Vocab, build_vocab, prepare_corpus
+
+
+class Texts(NamedTuple):
+    """The corpus, the vocabulary of its training text, and the ids of train, valid and test, int32 (T,)."""
+
+    corpus: Corpus
+    vocab: Vocab
+    ids: dict[str, Int[np.ndarray, "_"]]
+
+    def num_chars(self, split: str) -> int:
+        """Characters of the normalised text of a split."""
+        return len(getattr(self.corpus, split))
+
+    def facts(self) -> dict[str, Any]:
+        """What a model is trained on: name, sizes, and SHA-256 of the normalised text of each split."""
+        splits = {
+            split: {
+                "characters": self.num_chars(split),
+                "tokens": ids.size,
+                "sha256": hashlib.sha256(getattr(self.corpus, split).encode()).hexdigest(),
+            }
+            for split, ids in self.ids.items()
+        }
+        return {"corpus": self.corpus.name, "symbols": len(self.vocab), **splits}
+
+
+def cache_folder() -> Path:
+    """The user's own folder for what can be downloaded again."""
+    import pooch
+
+    return Path(pooch.os_cache("lmseq"))
+
+
+def read_raw(corpus: str, *, data_dir: Path | None = None, cache_dir: Path | None = None) -> RawCorpus:
+    """A named corpus, or a file or folder, as it was written (see `read_corpus`, which says what raises).
+
+    The files of a named corpus are looked for in data_dir, then in cache_dir, where they are downloaded to if
+    they are in neither; None stands for `cache_folder()`.
+    """
+    if corpus in CORPORA and CORPORA[corpus].files:
+        cache_dir = cache_dir or cache_folder()
+    return read_corpus(corpus, data_dir=data_dir, cache_dir=cache_dir)
+
+
+def has_parts(corpus: str) -> bool:
+    """Whether a corpus comes in training, validation and test parts, as some named ones and folders do."""
+    if corpus in CORPORA:
+        return "train" in CORPORA[corpus].files
+    return Path(corpus).is_dir()
+
+
+def refuse_fractions(config: TextConfig, name: str) -> None:
+    """ValueError where a config has fractions other than the defaults; of a corpus that has parts, `name`."""
+    if (config.valid_fraction, config.test_fraction) != (TextConfig.valid_fraction, TextConfig.test_fraction):
+        raise ValueError(f"{name} has parts of its own: --valid_fraction and --test_fraction do nothing")
+
+
+def read_splits(config: TextConfig, *, data_dir: Path | None = None, cache_dir: Path | None = None) -> Corpus:
+    """The normalised training, validation and test text of what the config names; folders as `read_raw` has.
+
+    Raises ValueError as `read_corpus` and `prepare_corpus` do, and where a corpus with parts of its own
+    should be split by other fractions than the defaults.
+    """
+    raw = read_raw(config.corpus, data_dir=data_dir, cache_dir=cache_dir)
+    if "all" not in raw.parts:
+        refuse_fractions(config, raw.name)
+    return prepare_corpus(
+        raw,
+        normalize=config.normalize,
+        valid_fraction=config.valid_fraction,
+        test_fraction=config.test_fraction,
+        whole_words=config.level == "word",
+    )
+
+
+def load_texts(config: TextConfig, *, data_dir: Path | None = None, cache_dir: Path | None = None) -> Texts:
+    """Read, split and tokenise what the config names; the vocabulary is of the training text alone.
+
+    A named corpus is looked for in data_dir, then in cache_dir, and downloaded to cache_dir if it is in
+    neither; without cache_dir that is the user's cache folder. Raises ValueError as `read_splits` and
+    `build_vocab` do.
+    """
+    corpus = read_splits(config, data_dir=data_dir, cache_dir=cache_dir)
+    vocab = build_vocab(
+        corpus.train,
+        level=config.level,
+        normalize=config.normalize,
+        min_count=config.min_count,
+        bpe_vocab_size=config.bpe_vocab_size,
+    )
+    ids = {split: vocab.encode(getattr(corpus, split)) for split in ("train", "valid", "test")}
+    return Texts(corpus, vocab, ids)
+
+
+def corpus_facts(
+    corpus: str, *, data_dir: Path | None = None, cache_dir: Path | None = None
+) -> dict[str, Any]:
+    """Name and number of characters of a corpus, which is read for it; folders as `read_raw` has."""
+    parts = read_raw(corpus, data_dir=data_dir, cache_dir=cache_dir).parts
+    return {"corpus": corpus, "characters": sum(map(len, parts.values()))}

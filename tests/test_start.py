@@ -1,0 +1,49 @@
+"""What `experiments.frame.start` sets up before JAX's first use, seen from processes of their own."""
+
+import sys
+
+WIDE = """
+import sys
+from experiments.frame.start import prepare_jax
+prepare_jax(keep_programs="--nocompilation_cache" not in sys.argv)
+import jax, jax.numpy as jnp, numpy as np
+from lmseq.config.language_model import ModelConfig
+from lmseq.config.training import TrainConfig
+from lmseq.data.partition import Plan
+from lmseq.models.build import build_model
+from lmseq.training import optimizer, state, train_step
+model = build_model(ModelConfig(model="lstm", hidden_size=512, num_layers=2, embedding_size=512), 65)
+updates = optimizer.make_optimizer(TrainConfig())
+training = state.init_training_jit(jax.random.key(0), model, updates, 64)
+dispatch = train_step.make_dispatch(model, updates, 32)
+plan = Plan(np.zeros((3, 64), np.int32), np.full((3, 64), 32, np.int32), np.zeros(3, bool))
+_, metrics = dispatch(training, jnp.arange(33) % 65, plan, jax.random.key(1))
+print(np.isfinite(metrics.totals.nll).all(), jax.config.jax_compilation_cache_dir)
+"""
+
+
+def test_two_wide_layers_do_not_wait_for_ever(scripts):
+    """As the scheduler of jax 0.10 makes them do on a CPU, unless it is switched off."""
+    done = scripts.execute([sys.executable, "-c", WIDE])
+    assert done.stdout.startswith("True"), done.stderr
+
+
+SHOWN = """
+import sys
+from experiments.frame.start import prepare_jax
+prepare_jax(keep_programs="--nocompilation_cache" not in sys.argv)
+import jax
+print(jax.config.jax_enable_compilation_cache, jax.config.jax_compilation_cache_dir)
+print(jax.jit(lambda x: x + 1)(1))
+"""
+
+
+def test_programs_are_kept_unless_told_otherwise(scripts, tmp_path):
+    env = {k: v for k, v in scripts.env.items() if not k.startswith("JAX_COMPILATION_CACHE")}
+    env["XDG_CACHE_HOME"] = str(tmp_path)
+    off = scripts.execute([sys.executable, "-c", SHOWN, "--nocompilation_cache"], env=env)
+    assert off.stdout.splitlines()[0] == "False None", off.stderr
+    assert not list(tmp_path.iterdir())
+    on = scripts.execute([sys.executable, "-c", SHOWN], env=env)
+    assert on.stdout.splitlines()[0] == f"True {tmp_path / 'lmseq' / 'programs'}", on.stderr
+    assert list((tmp_path / "lmseq" / "programs").iterdir())
