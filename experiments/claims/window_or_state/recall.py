@@ -95,7 +95,7 @@ class Recall:
     """Measures one model on one lag from one seed; keeps what it compiled for the seeds that follow."""
 
     def __init__(self, config: RecallConfig) -> None:
-        self._self._trained_for = None
+        self._config, self._trained_for = config, None
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         """The share of wrong answers on blocks that were not trained on."""
