@@ -99,6 +99,7 @@ def main() -> None:
     found = read_json(RESULTS) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(asked.runs or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in asked.only or names:
             print(name, flush=True)
             found[name] = record(name, folder)

@@ -62,7 +62,7 @@ def page(found: Mapping[str, Mapping[str, Any]], commands: Mapping[str, str]) ->
 def write_page(
     folder: Path, workdir: Path, found: Mapping[str, Mapping[str, Any]], commands: Mapping[str, str]
 ) -> None:
-    """claims.md, claims.json of what it was made of, and the pictures of the runs under `workdir` in claims/."""
+    """claims.md, claims.json with its figures, and the pictures of the runs under `workdir` in claims/."""
     pictures = folder / "claims"
     pictures.mkdir(parents=True, exist_ok=True)
     write_text(folder / "claims.md", page(found, commands))
