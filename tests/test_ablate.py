@@ -1,20 +1,22 @@
 """Ablations: cells against single runs, going on after a kill, failures, tables, and pictures of runs."""
 
+import importlib.util
 import json
 import math
+import re
 import signal
 import time
 
 import pytest
 from absl.flags import Error
 
-from experiments import predict_series, train_lm
+from experiments import ablate, predict_series, train_lm
 from experiments.ablation import design, records, tables, together
 from experiments.ablation.tables import Found
 from experiments.frame import intervals
 from experiments.frame.experiment import call_from_texts
 from tests.pictures import is_drawn_on
-from tests.scripts import TIMINGS, refusal
+from tests.scripts import ROOT, TIMINGS, refusal
 
 SERIES = "num_points=300 num_train_steps=60 steps_per_dispatch=20 hidden_size=8 batch_size=16 max_horizon=16"
 TEXT = (
@@ -306,3 +308,27 @@ def test_structure_is_all_but_seeds_and_numbers():
     assert structure(0, clip_norm="0") != structure(0, clip_norm="1")
     assert structure(0, dropout="0.1") == structure(0, dropout="0.2") != structure(0)
     assert structure(0, hidden_size="8") != structure(0, hidden_size="16")
+
+
+def test_members_need_no_batch_that_the_devices_divide(text):
+    """A batch of 5 on eight devices: each has members of its own, and none shares a batch with another."""
+    texts = {**dict(part.split("=") for part in TEXT.split()), "corpus": str(text), "batch_size": "5"}
+    config = call_from_texts(train_lm.EXPERIMENT, texts).config
+    assert together.text_work(config, frozenset()).batches.batch_size == 5
+
+
+def test_the_experiments_are_all_that_have_a_folder():
+    """No list is kept by hand unchecked: every module with an experiment is there, under its own name."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "experiments").rglob("*.py")
+        if re.search(r"^(EXPERIMENT|CLAIM) = ", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    found = []
+    for module in modules:
+        there = vars(importlib.import_module(module))
+        experiment = there.get("EXPERIMENT") or there["CLAIM"]
+        found.append(experiment)
+        assert module == experiment.module or module.startswith(f"{experiment.module}."), module
+        assert importlib.util.find_spec(experiment.module) is not None
+    assert set(found) == {*design.EXPERIMENTS, ablate.EXPERIMENT}

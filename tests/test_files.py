@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lmseq.files import replacing, write_text
+from lmseq.files import locked, replacing, write_text
 from lmseq.ngram import smoothing
 from lmseq.ngram.arpa import write_arpa
 from lmseq.ngram.counts import FIRST_WORD_ID, count_ngrams
@@ -98,3 +98,14 @@ def test_a_reader_never_sees_half(tmp_path, monkeypatch, name):
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"old"
     WRITERS[name](path)
     assert list(tmp_path.iterdir()) == [path] and path.read_bytes() != b"old"
+
+
+def test_a_locked_folder_is_rid_of_what_a_kill_left(tmp_path):
+    (tmp_path / ".tables.npz.123.tmp").write_bytes(b"half")
+    (tmp_path / "kept.tmp").write_bytes(b"")
+    with locked(tmp_path):
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "kept.tmp"]
+        with pytest.raises(ValueError, match="another process is at work"), locked(tmp_path):
+            pass
+    with locked(tmp_path):
+        pass

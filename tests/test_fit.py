@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +15,13 @@ from lmseq.config.language_model import DataConfig, LanguageModelConfig, ModelCo
 from lmseq.config.series import SeriesModelConfig
 from lmseq.config.training import TrainConfig
 from lmseq.data.partition import sliding
+from lmseq.files import locked
 from lmseq.models.build import build_model, build_series_model
 from lmseq.training import fit as fitting
 from lmseq.training import loop, optimizer, sharding, state, train_step
 from lmseq.training.checkpoint import load_params
 from lmseq.training.fit import Fitted, fit, fit_members, train
-from lmseq.training.folder import FACTS
+from lmseq.training.folder import FACTS, described
 from lmseq.training.job import Batches, Job
 from lmseq.training.memory import check_memory
 from lmseq.training.objectives import teacher_forcing
@@ -113,7 +115,7 @@ def test_it_is_silent_and_writes_nothing(tmp_path, monkeypatch, capfd):
     assert not names(tmp_path)
     fit(GRU, STREAM, CONFIG, batches=BATCHES, workdir="run")
     assert capfd.readouterr() == ("", "")
-    assert names(tmp_path / "run") == {"checkpoints", "metrics.jsonl", "tensorboard", FACTS}
+    assert names(tmp_path / "run") == {".lock", "checkpoints", "metrics.jsonl", "tensorboard", FACTS}
 
 
 # Stopped and gone on with
@@ -175,13 +177,42 @@ def test_a_folder_of_another_training_is_refused(tmp_path):
     larger = build_model(ModelConfig(hidden_size=7, dropout=0.3), V)
     for model, stream, config, more, message in (
         (GRU, STREAM, other, {}, r"num_train_steps: 14 -> 15; seed: 0 -> 2\): choose another workdir"),
-        (larger, STREAM, CONFIG, {}, "num_parameters: "),
+        (larger, STREAM, CONFIG, {}, "model: "),
+        (build_model(ModelConfig(hidden_size=6, dropout=0.2), V), STREAM, CONFIG, {}, "model: "),
         (GRU, STREAM[:-1], CONFIG, {}, "stream: "),
+        (GRU, STREAM[::-1], CONFIG, {}, "stream_sha256: "),
+        (GRU, STREAM, CONFIG, {"objective": another_objective}, "objective: "),
         (GRU, STREAM, CONFIG, {"batches": BATCHES._replace(partition="random")}, "partition: 'sequential'"),
     ):
         with pytest.raises(ValueError, match=message):
             fit(model, stream, config, **{**given, **more})
     assert (tmp_path / "run" / FACTS).read_text() == before
+    (tmp_path / "run" / FACTS).write_text("[]")
+    with pytest.raises(ValueError, match="is damaged"):
+        fit(GRU, STREAM, CONFIG, **given)
+
+
+def another_objective(model, params, carry, batch, step):
+    return train_step.window_loss(model, params, carry, batch, step)
+
+
+@pytest.mark.parametrize("name", ["config.json", "checkpoints"])
+def test_a_folder_that_fit_did_not_begin_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ValueError, match="did not begin: choose another workdir"):
+        fit(GRU, STREAM, CONFIG, batches=BATCHES, workdir=tmp_path)
+    assert not (tmp_path / FACTS).exists()
+
+
+def test_a_folder_at_work_is_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="another process is at work in"):
+        fit(GRU, STREAM, CONFIG, batches=BATCHES, workdir=tmp_path)
+
+
+def test_what_two_processes_call_the_model_is_the_same():
+    """The text that a folder knows a model by holds no places in memory."""
+    assert " at 0x" in repr(GRU) and " at 0x" not in described(GRU)
+    assert described(partial(teacher_forcing, tau=2)) != described(partial(teacher_forcing, tau=3))
 
 
 # A model of one's own
@@ -277,6 +308,7 @@ MLP = build_series_model(SeriesModelConfig(model="mlp", tau=3, hidden_size=5), 2
         ),
         ({"config": dataclasses.replace(CONFIG, num_train_steps=2)}, "expected warmup_steps below"),
         ({"config": dataclasses.replace(CONFIG, learning_rate=-1.0)}, "expected a positive learning_rate"),
+        ({"model": Elman(V, [3])}, "expected a model and an objective that can be hashed"),
         ({"batches": Batches(8, 0)}, "expected num_steps and batch_size of at least 1"),
         ({"batches": Batches(12, 5)}, "expected a batch_size that 8 devices divide"),
         ({"batches": Batches(8, 5, "shuffled")}, "expected partition random or sequential, got 'shuffled'"),
@@ -325,9 +357,15 @@ def test_members_learn_from_streams_of_their_own():
     model = build_model(ModelConfig(hidden_size=8), 3)
     config = TrainConfig(learning_rate=0.05, num_train_steps=120, warmup_steps=5, steps_per_dispatch=30)
     streams, seen = [np.full(200, token, np.int32) for token in (1, 2)], []
-    found = fit_members(model, streams, config, (5, 9), batches=Batches(4, 8), on_dispatch=seen.append)
+    found = fit_members(model, streams, config, (5, 9), batches=Batches(4, 8), on_steps=seen.append)
     assert seen == [30, 60, 90, 120]
     for token, params in zip((1, 2), found, strict=True):
         carry = model.update(params, model.init_carry(params, 1), jnp.array([token]))
         log_probs = model.readout(params, carry)[0]
         assert int(np.argmax(log_probs)) == token and np.exp(log_probs[token]) > 0.8
+
+
+@pytest.mark.parametrize("streams", [[], [STREAM, STREAM], [STREAM, STREAM, STREAM[:-1]]])
+def test_streams_that_do_not_fit_the_seeds_are_refused(streams):
+    with pytest.raises(ValueError, match="one of the same shape for each of 3 seeds"):
+        fit_members(GRU, streams, CONFIG, (5, 9, 11), batches=BATCHES)

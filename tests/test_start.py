@@ -1,6 +1,12 @@
 """What `experiments.frame.start` sets up before JAX's first use, seen from processes of their own."""
 
+import os
+import signal
 import sys
+
+import pytest
+
+import experiments
 
 WIDE = """
 import sys
@@ -47,3 +53,31 @@ def test_programs_are_kept_unless_told_otherwise(scripts, tmp_path):
     on = scripts.execute([sys.executable, "-c", SHOWN], env=env)
     assert on.stdout.splitlines()[0] == f"True {tmp_path / 'lmseq' / 'programs'}", on.stderr
     assert list((tmp_path / "lmseq" / "programs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["python", "-m", "experiments.train_lm", "--help"], True),
+        (["python", "-W", "error", "-m", "benchmarks.startup"], True),
+        (["python", "-m", "pytest", "experiments.train_lm"], False),
+        (["python", "-c", "import experiments"], False),
+        (["python", "-m"], False),
+        (["python"], False),
+    ],
+)
+def test_only_scripts_take_signals(arguments, expected):
+    assert experiments._is_started(arguments) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_anything_has_begun_is_one_word(tmp_path, scripts, number):
+    """The script waits for ever for its text, which is a pipe that nobody writes to."""
+    text, workdir = tmp_path / "text.txt", tmp_path / "run"
+    os.mkfifo(text)
+    process = scripts.start("train_ngram", f"--corpus={text}", "--level=word", f"--workdir={workdir}")
+    with text.open("wb"):  # which waits until the script has opened it too
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (128 + number, "", "interrupted\n")
+    assert not workdir.exists()

@@ -32,8 +32,8 @@ def begin(workdir: Path, job: Job) -> None:
         else getattr(partition, "__name__", "a function"),
         "stream": f"{'tokens' if job.stream.ndim == 1 else 'values'} {job.stream.shape}",
         "stream_sha256": hashlib.sha256(np.ascontiguousarray(job.stream).tobytes()).hexdigest(),
-        "model": _described(job.model),
-        "objective": _described(job.objective),
+        "model": described(job.model),
+        "objective": described(job.objective),
     }
     path = workdir / FACTS
     if path.exists():
@@ -55,7 +55,7 @@ def begin(workdir: Path, job: Job) -> None:
     write_text(path, json.dumps(facts, indent=1) + "\n")
 
 
-def _described(value: object) -> str:
+def described(value: object) -> str:
     """The same text for the same model or objective in every process: without places in memory."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
