@@ -183,7 +183,7 @@ def main() -> int:
         import darts
     except ImportError:
         raise ValueError("darts is not installed: pip install -r benchmarks/requirements.txt") from None
-    prepare_jax()
+    prepare_jax(keep_programs=flags.FLAGS.compilation_cache)
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     from lmseq.data.synthetic import autoregression

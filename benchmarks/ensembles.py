@@ -156,7 +156,8 @@ def compare_processes(count: int) -> dict[str, float]:
 def train_here(seeds: str, shape: tuple[Any, ...]) -> int:
     """What a process of the comparison does."""
     chosen = tuple(int(seed) for seed in seeds.split(","))
-    prepare_jax(1 if len(chosen) == 1 or _accelerated() else (os.cpu_count() or 1))
+    num_devices = 1 if len(chosen) == 1 or _accelerated() else (os.cpu_count() or 1)
+    prepare_jax(num_devices, keep_programs=flags.FLAGS.compilation_cache)
     for _ in Setting(*shape, flags.FLAGS.process_steps).together(chosen):
         pass
     return 0

@@ -115,7 +115,7 @@ def main() -> int:
         raise ValueError("expected sizes of at least 1")
     if given.quick:
         hidden_size, batch_size, num_steps, vocab_size = 32, 8, 64, 50_000
-    prepare_jax()
+    prepare_jax(keep_programs=flags.FLAGS.compilation_cache)
     rows = {cell: of_layer(cell, batch_size, num_steps, hidden_size) for cell in ("rnn", "gru", "lstm")}
     rows["softmax"] = of_softmax(batch_size * num_steps, hidden_size, vocab_size)
     rows["window"] = of_window(batch_size, num_steps, hidden_size)

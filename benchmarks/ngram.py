@@ -297,7 +297,7 @@ def main() -> int:
     lmplz = which("lmplz")
     if not lmplz:
         say("lmplz is not on the PATH (how to build it: kheafield.com/code/kenlm): lmseq is measured alone")
-    prepare_jax()
+    prepare_jax(keep_programs=flags.FLAGS.compilation_cache)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(folder)

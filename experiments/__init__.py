@@ -1,5 +1,25 @@
 """Experiments: a script each, and folders of what they share."""
 
+import os
+import signal
+import sys
 import time
 
 STARTED = time.monotonic()  # before anything else is imported, so that seconds count from the process's start
+
+
+def _interrupted(number: int, frame: object) -> None:
+    os.write(2, b"interrupted\n")
+    os._exit(128 + number)
+
+
+def _is_started(arguments: list[str]) -> bool:
+    """Whether this process is `python -m` of a script of the project, and not one that imports it."""
+    places = [place for place, argument in enumerate(arguments[:-1]) if argument == "-m"]
+    return bool(places) and arguments[places[0] + 1].startswith(("experiments.", "benchmarks."))
+
+
+if _is_started(sys.orig_argv):
+    # Until a training looks at signals itself, one of them ends the process with a word.
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_number, _interrupted)

@@ -68,7 +68,7 @@ EXPERIMENT = Experiment(
     run=run,
     status=lambda summary: int(summary["num_failed"] == summary["num_cells"]),
     runs_again=lambda call: bool(call.given & set(TableOptions.__dataclass_fields__)),
-    workdir_help="folder of the ablation: created, continued or, when finished, reprinted",
+    noun="ablation",
 )
 
 if __name__ == "__main__":

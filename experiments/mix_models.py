@@ -39,7 +39,7 @@ EXPERIMENT = Experiment(
     facts=lambda prepared: prepared.noted,
     facts_file="corpus.json",
     run=run,
-    workdir_help="folder of the mixture: created, or, when finished, reprinted",
+    noun="mixture",
 )
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ EXPERIMENT = Experiment(
     facts=lambda prepared: prepared.series.facts(),
     facts_file="series.json",
     run=run,
+    metrics=(("one_step_rmse",), ("rmse_at_16",)),
 )
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ EXPERIMENT = Experiment(
     facts=lambda prepared: prepared.texts.facts(),
     facts_file="corpus.json",
     run=run,
+    metrics=(("test_loss", "valid_loss"),),
 )
 
 if __name__ == "__main__":

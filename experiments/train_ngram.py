@@ -40,7 +40,6 @@ EXPERIMENT = Experiment(
     facts=lambda prepared: prepared.counted.facts(),
     facts_file="corpus.json",
     run=run,
-    workdir_help="folder of the run: created, or, when finished, reprinted",
 )
 
 if __name__ == "__main__":

@@ -185,7 +185,7 @@ def scan_carries(model: Model, params: Params, carry: Carry, xs: Elements) -> Ca
 def unroll_by_carries(model: Model, params: Params, carry: Carry, xs: Elements) -> tuple[Carry, Predictions]:
     """`unroll` from `carries`: all B T predictions are read out at once, for models with small carries."""
     carries, num_rows = model.carries(params, carry, xs), xs.shape[0] * xs.shape[1]
-    # Not reshape(-1, ...): a model that remembers nothing has carries (B, T, 0).
+    # Not -1 for the number of rows: a carry may be empty, as that of unigrams is.
     rows = jax.tree.map(lambda leaf: leaf.reshape(num_rows, *leaf.shape[2:]), carries)
     predictions = model.readout(params, rows)
     last = jax.tree.map(lambda leaf: leaf[:, -1], carries)

@@ -1,8 +1,29 @@
 """The glossary of tensor kinds, and the small tuples that travel between floors.
 
-Dimensions are whole words in every annotation: `batch` B rows computed in parallel, `time` T steps,
-`vocab` V symbols, `feature` D input width, `hidden` H state width, `window` K or tau observations,
-`sample` S draws, `layer` L stacked layers. Arrays are batch-major: (batch, time, feature).
+Dimensions are whole words in every annotation. Arrays are batch-major: (batch, time, feature).
+
+Everywhere
+    `batch` B rows computed in parallel; `time` T steps; `vocab` V symbols; `feature` D values of a step, or
+    the width of a layer's input; `dims` any dimensions in front; `_` any one dimension.
+Models
+    `hidden` H units of a state; `gates` G H, all gates of a cell side by side; `window` the last tau
+    elements; `period` steps of a season; `input` width of an embedded window; `out` width of a product's
+    result; `rows` leading dimensions made one; `part` models of a mixture; `cached` C tokens of a cache;
+    `number` keys of the pieces of a window.
+Training
+    `steps` optimiser steps of a dispatch, or time steps of a forecast.
+Forecasts and samples
+    `origin` O places to predict from; `horizon` K steps ahead; `sample` S draws; `block` origins computed
+    together; `num_steps`, `num_tokens` as the argument of that name; `test` points of the test part.
+Pictures
+    `value` numbers drawn along an axis; `place` positions of labels on it.
+Counts
+    `entry` n-grams of one order; `below` the entries one order lower, and one more for the end; `order`
+    orders 1 ... N, or lags of an autoregression; `context` orders of a history, or contexts of a chain;
+    `word`, `words` words of the tables.
+Sources and texts
+    `state` hidden states; `contexts` m dimensions of V, the tokens before; `tau` windows of 0, 1, ... tokens;
+    `cls`, `number` classes and grammatical numbers of a grammar; `bytes`, `points` bytes and code points.
 """
 
 from typing import NamedTuple

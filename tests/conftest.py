@@ -40,5 +40,10 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="session")
 def scripts(tmp_path_factory) -> Scripts:
-    """Runs scripts; what they compile is kept for the session."""
-    return Scripts(tmp_path_factory.mktemp("cache"))
+    """Runs scripts; what they compile is kept for the session, and shared by all workers of it."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    cache = folder / "compiled"
+    cache.mkdir(exist_ok=True)
+    return Scripts(cache)

@@ -440,6 +440,20 @@ def test_catches_a_missing_docstring():
     assert violations("lmseq/types.py", "x = 1\n") == ["lmseq/types.py: has no module docstring"]
 
 
+DIMENSIONS = re.compile(r'\[(?:Array|np\.ndarray|Array \| np\.ndarray), "([^"]*)"\]')
+
+
+def test_the_glossary_names_every_dimension():
+    glossary = ast.get_docstring(ast.parse((ROOT / "lmseq/types.py").read_text(encoding="utf-8")))
+    known, unknown = set(re.findall(r"`(\w+)`", glossary)), {}
+    for file in FILES:
+        for dimensions in DIMENSIONS.findall((ROOT / file).read_text(encoding="utf-8")):
+            for name in (each.lstrip("*") for each in dimensions.split()):
+                if not name.isdecimal() and name != "..." and name not in known:
+                    unknown[name] = file
+    assert not unknown, f"explain in the docstring of lmseq/types.py: {unknown}"
+
+
 def test_requirements_and_the_extra_dev_agree():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lines = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8").splitlines()

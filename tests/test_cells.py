@@ -41,7 +41,7 @@ LEAKY = Cell("leaky", 1, leaky_step)
 def test_configs_name_the_cells_that_there_are():
     assert get_args(CellKind) == tuple(cell.name for cell in CELLS)
     assert COMPILED_CELLS == tuple(cell.name for cell in CELLS if cell.native is not None)
-    assert CUDNN_CELLS == tuple(cell.name for cell in CELLS if cell.cudnn)
+    assert CUDNN_CELLS == tuple(cell.name for cell in CELLS if cell.is_cudnn_lstm)
 
 
 @every_cell

@@ -14,6 +14,9 @@ from lmseq.contract import Model, StepModel, check_key
 from lmseq.layers import Precision
 from lmseq.models.build import build_model
 from lmseq.models.interface import SequenceModule, bind
+from lmseq.models.ngram import put_tables
+from lmseq.ngram.counts import FIRST_WORD_ID, count_ngrams, mark_sentences
+from lmseq.ngram.smoothing import modified_kneser_ney
 from tests.oracles import EVERY, random_stream, small
 
 V, H = 3, 4
@@ -141,6 +144,20 @@ def test_reading_out_all_at_once_is_the_scan(kind):
     expected = contract.scan_unroll(model, params, start, xs)
     found = contract.unroll_by_carries(model, params, start, xs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+
+
+def test_a_carry_may_be_empty():
+    """As that of counts of single words is, which remember nothing."""
+    words = FIRST_WORD_ID + random_stream(60, vocab_size=V)
+    tables = modified_kneser_ney(
+        count_ngrams(mark_sentences([words]), FIRST_WORD_ID + V, 1), discount_fallback=True
+    ).tables
+    model, params = put_tables(tables, FIRST_WORD_ID + np.arange(V), has_unknown=False)
+    start = model.init_carry(params, 2)
+    assert start.shape == (2, 0)
+    expected = contract.scan_unroll(model, params, start, tokens(2, 6))
+    found = model.unroll(params, start, tokens(2, 6))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), found, expected)
 
 
 # Training

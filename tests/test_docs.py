@@ -1,4 +1,4 @@
-"""The README and the pages: their code runs, their commands exist, their figures are those that were recorded."""
+"""The README and the pages: their code runs, their commands exist, their figures are those of the records."""
 
 import ast
 import json
@@ -33,7 +33,7 @@ def test_code_that_is_for_a_file_can_be_read(name):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, scripts):
-    """What the code of each page did, run as a reader runs it: one process, one device, no checks of types."""
+    """What the code of each page did, run as a reader runs it: one process, one device, no type checks."""
     folder = tmp_path_factory.mktemp("pages")
     paths = {}
     for name in WITH_CODE:
@@ -165,7 +165,7 @@ def test_the_page_of_claims_is_what_its_record_gives():
 
 
 def test_a_figure_that_no_record_has_is_named():
-    with pytest.raises(KeyError, match="demo.summary.lost"):
+    with pytest.raises(KeyError, match=r"demo\.summary\.lost"):
         figures.render("{{demo.summary.lost:.2f}}", {"demo": {"summary": {}}})
     assert figures.render("{{a.b:.1f}} and {{a.c.0}}", {"a": {"b": 1.25, "c": [3]}}) == "1.2 and 3"
 

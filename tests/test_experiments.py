@@ -9,8 +9,9 @@ from pydoc_data.topics import topics
 
 import pytest
 
+from docs.tools.snippets import pages
 from lmseq.config import knobs, language_model
-from tests.scripts import ROOT, SMALL, figures, refusal
+from tests.scripts import SMALL, figures, refusal
 
 TEXT = "".join(topics.values())
 FLAGS = [*SMALL, "--num_train_steps=60", "--eval_every=20", "--checkpoint_every=20"]
@@ -237,25 +238,32 @@ def test_the_summary_does_not_depend_on_the_folder(tmp_path, run, scripts, folde
 
 
 # Minutes even when made small, and run by test_series_scripts.py, test_claims.py and test_ablate.py with
-# flags like the README's.
+# flags like those of the pages.
 ELSEWHERE = "compare_objectives|window_or_state|iid_or_sequence|claims|ablate|plot_runs"
 
 
-def readme_commands() -> list[str]:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    found = re.findall(r"python -m (experiments\.[^`\n|#]+)", text)
-    return [line for line in found if not re.match(rf"experiments\.({ELSEWHERE})\b", line)]
+def commands_of_pages() -> list[str]:
+    """Those of the README and the pages; of several with the same flags the first."""
+    found = {}
+    for page in pages():
+        for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            for line in re.findall(r"^python -m (experiments\.[^\n#]+)", block.replace("\\\n", " "), re.M):
+                script, *flags = shlex.split(line)
+                names = frozenset(flag.partition("=")[0] for flag in flags)
+                if not re.match(rf"experiments\.({ELSEWHERE})\b", script):
+                    found.setdefault((script, names), line.strip())
+    return list(found.values())
 
 
-SMALLER = {  # what a command of the README is given on top, to be over soon
+SMALLER = {  # what a command of the pages is given on top, to be over soon
     "train_lm": FLAGS,
     "predict_series": ["--test_fraction=0.3"],
     "train_ngram": ["--discount_fallback"],
 }
 
 
-@pytest.mark.parametrize("line", readme_commands())
-def test_the_commands_of_the_readme_run(tmp_path, scripts, folder, run, line):
+@pytest.mark.parametrize("line", commands_of_pages())
+def test_the_commands_of_the_pages_run(tmp_path, scripts, folder, run, line):
     """On a small text with a small model, whatever the command names."""
     module, *flags = shlex.split(line)
     script = module.removeprefix("experiments.")

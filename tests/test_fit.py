@@ -17,7 +17,7 @@ from lmseq.data.partition import sliding
 from lmseq.models.build import build_model, build_series_model
 from lmseq.training import fit as fitting
 from lmseq.training import loop, optimizer, sharding, state, train_step
-from lmseq.training.checkpoint import load_params, load_run
+from lmseq.training.checkpoint import load_params
 from lmseq.training.fit import Fitted, fit, fit_members, train
 from lmseq.training.folder import FACTS
 from lmseq.training.job import Batches, Job
@@ -223,8 +223,6 @@ def test_no_parameters_where_there_are_none(tmp_path):
         load_params(tmp_path, GRU, "first")
     with pytest.raises(ValueError, match="cannot be used"):
         load_params(tmp_path, Elman(V, 5))
-    with pytest.raises(ValueError, match="expected a language model"):
-        load_run(tmp_path)
 
 
 def test_a_series_has_no_perplexity(tmp_path):

@@ -8,10 +8,10 @@ from matplotlib.dates import num2date
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.claims import disorder_figure
-from experiments.claims.window_or_state import recall_figure
-from experiments.counts.orders_figure import draw_orders
-from experiments.series import objectives_figure
+from experiments.claims import disorder_picture
+from experiments.claims.window_or_state import recall_picture
+from experiments.counts.orders_picture import draw_orders
+from experiments.series import objectives_picture
 from lmseq import errors, plotting
 from lmseq.labels import log_places
 from lmseq.plotting import Curve, Panel, draw_panels, horizon_curve, learning_curve, save_figure
@@ -350,7 +350,7 @@ def test_recall():
     for name in ("tau_4", "tau_8", "gru"):
         for lag in lags:
             summary |= flat(f"error_{name}_lag_{lag}", 0.5 if name == "gru" else lag / 32)
-    figure = draw_panels([recall_figure.panel(summary, "gru", lags, taus)])
+    figure = draw_panels([recall_picture.panel(summary, "gru", lags, taus)])
     found = lines_of(figure)
     assert found["hidden state"][:, 1].tolist() == [0.5, 0.5, 0.5]
     assert [line.get_ydata().tolist() for line in figure.axes[0].get_lines()[:1]] == [[0.125, 0.25, 0.5]]
@@ -364,7 +364,7 @@ def test_disorder():
     for place, condition in enumerate(conditions):
         for domain in ("series", "text"):
             summary |= flat(f"{domain}_{condition.replace(' ', '_')}_loss", 1.0 + place)
-    figure = draw_panels(disorder_figure.panels(summary, conditions))
+    figure = draw_panels(disorder_picture.panels(summary, conditions))
     assert lines_of(figure, 1)["mean and 95 % interval over seeds"][:, 1].tolist() == [1.0, 2.0, 3.0]
     assert "time scrambled 3.000" in said(figure) and not faults(figure)
 
@@ -373,7 +373,7 @@ def test_objectives():
     rng = np.random.default_rng(0)
     names = ("teacher_forcing", "unrolled", "scheduled_sampling", "input_noise", "direct")
     records = [{"objective": name, "rmse": list(rng.random(32))} for name in names for _ in range(3)]
-    figure = draw_panels([objectives_figure.panel(records, "a_series")])
+    figure = draw_panels([objectives_picture.panel(records, "a_series")])
     mean = np.mean([record["rmse"] for record in records[3:6]], axis=0)
     np.testing.assert_allclose(lines_of(figure)["unrolled"][:, 1], mean)
     assert len(figure.axes[0].collections) == 5 and not faults(figure)

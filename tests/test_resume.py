@@ -42,6 +42,7 @@ def wait_for(process: subprocess.Popen, condition, seconds: float) -> None:
         time.sleep(0.001)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_twenty_kills_change_nothing(tmp_path, scripts, corpus, unbroken):
     rng = random.Random(0)

@@ -3,9 +3,9 @@
     python -m docs.tools.figures          # write them
     python -m docs.tools.figures --check  # exit status 1 if one is not what this would write
 
-A template (docs/templates/) is the page with `{{place:format}}` for each figure, `place` being the keys of a record
-in benchmarks/results/ joined by dots, and `{{name}}` for what a function below writes: a table, or the output of a
-command. Edit the template, never the page: a test compares them byte for byte.
+A template (docs/templates/) is the page with `{{place:format}}` for each figure, `place` being the keys of a
+record in benchmarks/results/ joined by dots, and `{{name}}` for what a function below writes: a table, or the
+output of a command. Edit the template, never the page: a test compares them byte for byte.
 """
 
 import argparse

@@ -18,7 +18,7 @@ class Module(NamedTuple):
 
 
 def public_modules(root: Path = ROOT) -> list[Module]:
-    """The modules of the library that have code, by name. Packages that only have a docstring are left out."""
+    """The modules of the library that have code, by name. A package with a docstring alone is left out."""
     found = []
     for path in (root / PACKAGE).rglob("*.py"):
         tree = _parse(path)

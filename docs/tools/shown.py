@@ -63,12 +63,13 @@ def versions() -> dict[str, str]:
 
 
 def run(words: list[str], folder: Path) -> tuple[str, str]:
-    """What a command prints on stdout and on stderr, run in a folder."""
+    """What a command prints on stdout and on stderr, run in a folder, whose path is left out."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"{' '.join(words)} failed: {done.stderr[-500:]}")
-    return done.stdout, done.stderr
+    here = f"{folder.resolve()}/"
+    return done.stdout.replace(here, ""), done.stderr.replace(here, "")
 
 
 def record(name: str, folder: Path) -> dict[str, Any]:
@@ -99,6 +100,7 @@ def main() -> None:
     found = read_json(RESULTS) if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(asked.runs or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in asked.only or names:
             print(name, flush=True)
             found[name] = record(name, folder)

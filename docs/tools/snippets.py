@@ -3,8 +3,8 @@
     python -m docs.tools.snippets                                    # every page, and README.md
     python -m docs.tools.snippets docs/guides/add_cell.md            # one page
 
-All ```python blocks of a page run in one namespace, in order, in an empty folder, as a reader would run them. A
-```text block right below one is what it prints. Every .png that the page wrote goes to docs/pictures/.
+All ```python blocks of a page run in one namespace, in order, in an empty folder, as a reader would run them.
+A ```text block right below one is what it prints. Every .png that the page wrote goes to docs/pictures/.
 """
 
 import argparse

@@ -29,6 +29,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
 )
 OWN = ("workdir", "seed")  # flags of an experiment that its ablation gives itself
 MOST_CELLS = 100_000
+TOGETHER = (train_lm.EXPERIMENT, predict_series.EXPERIMENT)  # whose cells can be trained in one program
 
 Setting = dict[str, str]  # flag names to the text of their values
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -10,11 +9,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments import predict_series, train_lm
-from experiments.ablation.design import Cell, Design, label
+from experiments.ablation.design import TOGETHER, Cell, Design, label
 from experiments.ablation.records import note, open_ledger, read_ledger, record_of
 from experiments.frame.command import USER_ERRORS
 from experiments.frame.console import say
+from experiments.frame.processes import wait_for
 from experiments.frame.start import num_cores, prepare_jax
 from experiments.frame.workdir import finished_summary
 
@@ -83,9 +82,7 @@ def groups_to_run(
 
 def can_be_together(design: Design) -> bool:
     """Whether some cells may be trained in one program: only then JAX is needed here."""
-    return (
-        design.experiment in (train_lm.EXPERIMENT, predict_series.EXPERIMENT) and not design.config.separate
-    )
+    return design.experiment in TOGETHER and not design.config.separate
 
 
 def run_group(design: Design, group: Any, workdir: Path) -> Iterator[Record]:
@@ -147,7 +144,7 @@ def run_script(design: Design, cell: Cell, folder: Path) -> tuple[dict[str, Any]
             before = file.tell()
             # A group of its own: from Ctrl-C it would else get the signal twice, which ends it at once.
             command = command_of(design, cell, folder)
-            status = _wait(subprocess.Popen(command, stdout=file, stderr=file, process_group=0))
+            status = wait_for(subprocess.Popen(command, stdout=file, stderr=file, process_group=0))
         text = log.read_bytes()[before:].decode(errors="replace")
         lines = text.splitlines() or ["it said nothing"]
         if status != 2 or BUSY not in text:
@@ -159,23 +156,3 @@ def run_script(design: Design, cell: Cell, folder: Path) -> tuple[dict[str, Any]
         return json.loads(finished), None
     how = f"ended by signal {-status}: " if status < 0 else ""
     return {}, how + lines[-1].removeprefix("error: ")
-
-
-def _wait(process: subprocess.Popen) -> int:
-    """The exit status of a process. Where this one is asked to end, that one is, and then this one does."""
-    asked = []
-
-    def hand_on(number: int, frame: Any) -> None:
-        asked.append(number)
-        process.send_signal(number)
-
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        status = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if asked:
-        say("interrupted; the same command goes on from here")
-        sys.exit(128 + asked[0])
-    return status

@@ -12,16 +12,19 @@ from experiments.frame.intervals import estimate, standard_error
 from lmseq.files import write_text
 
 Row = dict[str, Any]
-DEFAULTS = {"train_lm": ("test_loss", "valid_loss"), "predict_series": ("one_step_rmse", "rmse_at_16")}
 ENDINGS = ("_loss", "_rmse", "verdict")
 
 
 class Found(NamedTuple):
-    """What a report is of: the experiment, the columns of settings, and the rows of the cells."""
+    """What a report is of: the experiment, the columns of settings, and the rows of the cells.
+
+    usual: the metrics that are shown where none are asked for: of each group the first that there is.
+    """
 
     experiment: str
     names: tuple[str, ...]
     rows: list[Row]
+    usual: Sequence[Sequence[str]] = ()
 
     def settings(self) -> dict[tuple, list[Row]]:
         """The rows of each setting, in order."""
@@ -42,7 +45,7 @@ def found_of(design: Design, done: dict[str, dict[str, Any]]) -> Found:
         rows.append(
             typed(cell.setting, design.names) | {"seed": cell.seed} | figures | {"error": record["error"]}
         )
-    return Found(design.config.experiment, design.names, rows)
+    return Found(design.experiment.name, design.names, rows, design.experiment.metrics)
 
 
 def typed(setting: Setting, names: Sequence[str]) -> Row:
@@ -92,9 +95,8 @@ def choose_metrics(found: Found, asked: str) -> list[str]:
         for name in wanted:
             refuse_missing(name, there)
         return wanted
-    usual = [name for name in DEFAULTS.get(found.experiment, ()) if name in there]
-    if found.experiment == "train_lm":
-        usual = usual[:1]
+    groups = [[name for name in group if name in there] for group in found.usual]
+    usual = [group[0] for group in groups if group]
     return usual or [name for name in there if name.endswith(ENDINGS)] or numeric_columns(found)[:1]
 
 

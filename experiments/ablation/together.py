@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from experiments import predict_series, train_lm
-from experiments.ablation.design import Cell, Design
+from experiments.ablation.design import TOGETHER, Cell, Design
 from experiments.ablation.records import record_of
 from experiments.frame.command import USER_ERRORS
 from experiments.frame.experiment import Experiment, call_from_texts
@@ -22,7 +21,7 @@ from experiments.frame.progress import steps_bar
 from experiments.series import forecasts
 from experiments.series.loading import load
 from experiments.text import report, stages
-from experiments.text.loading import load_texts
+from experiments.text.loading import FRACTIONS, load_texts
 from lmseq.config import knobs
 from lmseq.config import series as series_config
 from lmseq.config.language_model import LanguageModelConfig
@@ -41,7 +40,6 @@ from lmseq.training.optimizer import Number
 from lmseq.types import Params, Stream
 
 Config = LanguageModelConfig | SeriesConfig
-TOGETHER = (train_lm.EXPERIMENT, predict_series.EXPERIMENT)
 # What only a run of its own can do: checkpoints, evaluations on the way, a batch shared by devices.
 APART = ("host_devices", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
 
@@ -71,7 +69,7 @@ def groups(design: Design) -> list[Group]:
     found: dict[str, tuple[list[Cell], list[Config | None]]] = {}
     for cell in design.cells():
         config = None if design.config.separate else config_of(design.experiment, cell)
-        group = cell.name if config is None else structure(config)
+        group = cell.name if config is None else structure(config, frozenset(cell.flags) & FRACTIONS)
         cells, known = found.setdefault(group, ([], []))
         cells.append(cell)
         known.append(config)
@@ -89,11 +87,14 @@ def config_of(experiment: Experiment, cell: Cell) -> Config | None:
     return config if isinstance(config, LanguageModelConfig) or series_config.trains(config) else None
 
 
-def structure(config: Config) -> str:
-    """What members of a program have in common: all but the seed and the numbers that are switched on."""
+def structure(config: Config, given: frozenset[str] = frozenset()) -> str:
+    """What members of a program have in common: all but the seed and the numbers that are switched on.
+
+    given: flags whose being there matters, whatever their values.
+    """
     flat = knobs.to_flat(config)
     numbers = {name: bool(flat[name]) for name in ensemble.NUMERIC if name in flat}
-    return repr(sorted((flat | {"seed": 0} | numbers).items()))
+    return repr((sorted((flat | {"seed": 0} | numbers).items()), sorted(given)))
 
 
 def members_of(known: Sequence[Config]) -> ensemble.Members:
@@ -120,7 +121,7 @@ def train_together(known: Sequence[Config], work: Work) -> list[Params]:
             objective=work.objective,
             settings=members.settings,
             parts=partial(parts_of, known[0], work),
-            on_dispatch=show,
+            on_steps=show,
         )
     return found[: len(known)]
 
@@ -170,7 +171,7 @@ def work_of(group: Group) -> Work:
     first = group.configs[0]
     if isinstance(first, SeriesConfig):
         return series_work(group.configs)
-    return text_work(first, frozenset(group.cells[0].flags))
+    return text_work(first, frozenset(group.cells[0].flags) & FRACTIONS)
 
 
 def series_work(known: Sequence[SeriesConfig]) -> Work:

@@ -8,7 +8,6 @@ runs every claim in a process of its own, in DIR/NAME, and writes DIR/claims.md:
 behind them, and pictures. The exit status is 1 if a claim fails. Interrupted runs go on.
 """
 
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,10 +22,11 @@ from experiments.frame.command import Command, attempt_command, end
 from experiments.frame.console import say
 from experiments.frame.experiment import attempt_experiment, flag_names
 from experiments.frame.flags import Given
+from experiments.frame.processes import wait_for
 from experiments.frame.start import seconds
-from experiments.frame.workdir import finish, locked
-from lmseq.config.knobs import knob
-from lmseq.files import read_json
+from experiments.frame.workdir import finish
+from lmseq.config.knobs import at_least, knob
+from lmseq.files import locked, read_json
 
 NAMES = ", ".join(claim.name for claim in CLAIMS)
 
@@ -62,23 +62,19 @@ def measure(claim: Claim, workdir: Path, options: ClaimsOptions) -> dict[str, An
     words = command_of(claim, workdir, options)
     summary_path = workdir / claim.name / "summary.json"
     say(f"\n{claim.name}: {' '.join(words[1:])}")
-    process = subprocess.Popen([sys.executable, *words[1:]], stdout=subprocess.PIPE, text=True)
-    try:
-        process.communicate()
-    except KeyboardInterrupt:
-        process.send_signal(signal.SIGINT)
-        process.wait()
-        raise
-    if process.returncode in (128 + signal.SIGINT, 128 + signal.SIGTERM):
-        raise KeyboardInterrupt
-    if process.returncode in (0, 1) and summary_path.exists():
+    # A group of its own: from Ctrl-C it would else get the signal twice, which ends it at once.
+    status = wait_for(
+        subprocess.Popen([sys.executable, *words[1:]], stdout=subprocess.DEVNULL, process_group=0)
+    )
+    if status in (0, 1) and summary_path.exists():
         return read_json(summary_path)
-    reason = f"the script ended with status {process.returncode}: give its command alone to see why"
+    reason = f"the script ended with status {status}: give its command alone to see why"
     return {"claim": reason, "verdict": "fails", "checks": [], "pictures": [], "measuring_seconds": 0.0}
 
 
 def act(options: ClaimsOptions, given: Given) -> int:
     """Run every claim."""
+    at_least(-1, seed=options.seed)
     if not options.all:
         raise ValueError(f"expected --all, or --name with one of {NAMES}")
     if not options.workdir:

@@ -154,7 +154,7 @@ def measure(config: ChainConfig, workdir: Path) -> dict[str, Any]:
     """Every corpus, then what the claim says of each."""
     from experiments.claims.verdicts import Check, conclude
     from experiments.frame.intervals import exact, flat, interval
-    from experiments.frame.ledger import measured
+    from experiments.frame.measurements import measured
 
     units = [{"corpus": name} for name in names_of(config)]
     records = list(measured(workdir, units, lambda unit: corpus_figures(config, unit["corpus"])))

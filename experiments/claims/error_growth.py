@@ -124,7 +124,7 @@ def steps_ahead(config: GrowthConfig, model: Any, params: Any, tokens: np.ndarra
 def measure(config: GrowthConfig, workdir: Path) -> dict[str, Any]:
     """Error curves of the series by objective and seed, and losses of the text."""
     from experiments.claims.verdicts import conclude
-    from experiments.frame.ledger import measured
+    from experiments.frame.measurements import measured
     from experiments.series.remedies import OBJECTIVES, ErrorCurves
 
     curves = ErrorCurves(series_settings(config), prepared_series(config))

@@ -212,8 +212,8 @@ def check(config: OrderConfig) -> OrderConfig:
 
 def measure(config: OrderConfig, workdir: Path) -> dict[str, Any]:
     """Losses of each domain under each condition."""
-    from experiments.claims import disorder_figure
-    from experiments.frame.ledger import measured
+    from experiments.claims import disorder_picture
+    from experiments.frame.measurements import measured
     from lmseq import plotting
 
     domains = build_domains(config)
@@ -224,7 +224,7 @@ def measure(config: OrderConfig, workdir: Path) -> dict[str, Any]:
         return domains[unit["domain"]].losses(unit["condition"], unit["seed"])
 
     summary = judge(list(measured(workdir, units, losses)))
-    panels = disorder_figure.panels(summary, CONDITIONS)
+    panels = disorder_picture.panels(summary, CONDITIONS)
     plotting.save_figure(plotting.draw_panels(panels), workdir / "order.png")
     return summary
 

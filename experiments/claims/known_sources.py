@@ -82,5 +82,5 @@ def neural_losses(
     trains = [parts(stream)[0] for stream in streams]
     batches = Batches(BATCH_SIZE, NUM_STEPS, "random")
     with steps_bar(num_train_steps) as show:
-        found = fit_members(model, trains, train, seeds, batches=batches, on_dispatch=show)
+        found = fit_members(model, trains, train, seeds, batches=batches, on_steps=show)
     return [test_loss(model, params, stream) for params, stream in zip(found, streams, strict=True)]

@@ -94,7 +94,7 @@ def net_losses(config: SizeConfig, texts: Any, hidden_size: int) -> dict[str, An
 
 def measure(config: SizeConfig, workdir: Path) -> dict[str, Any]:
     """Bytes and losses of counts and of nets."""
-    from experiments.frame.ledger import measured
+    from experiments.frame.measurements import measured
     from experiments.text.loading import load_texts
     from lmseq.ngram.corpus import from_texts
     from lmseq.ngram.counts import count_ngrams

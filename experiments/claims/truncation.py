@@ -63,7 +63,7 @@ def make_chain(config: TruncationConfig) -> sources.MarkovChain:
 def measure(config: TruncationConfig, workdir: Path) -> dict[str, Any]:
     """Losses by model and tau, beside the least that is possible on the same tokens."""
     from experiments.claims import known_sources
-    from experiments.frame.ledger import measured
+    from experiments.frame.measurements import measured
 
     chain = make_chain(config)
     seeds = range(config.seed, config.seed + config.num_seeds)

@@ -91,7 +91,7 @@ def measure(config: ZipfConfig, workdir: Path) -> dict[str, Any]:
     """Exponents by n of the whole text and of each part, the picture, and the verdict."""
     from experiments.claims.verdicts import Check, conclude
     from experiments.frame.intervals import exact, flat, interval
-    from experiments.frame.ledger import measured
+    from experiments.frame.measurements import measured
 
     words = read_words(config)
     parts = np.array_split(words, config.num_parts)

@@ -189,7 +189,7 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
         row for row in rows if row.get(f"valid_{unit}") is not None and math.isfinite(row[f"valid_{unit}"])
     ]
     if len(scored) > 1:
-        from experiments.counts import orders_figure
+        from experiments.counts import orders_picture
         from lmseq import plotting
 
         title = f"{counted.name}: {config.count.smoothing.replace('_', ' ')}"
@@ -198,7 +198,7 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
             for split in ("valid", "test")
             if scored[0].get(f"{split}_{unit}") is not None
         }
-        figure = orders_figure.draw_orders(
+        figure = orders_picture.draw_orders(
             [row["order"] for row in scored],
             losses,
             [row["num_bytes"] for row in scored],

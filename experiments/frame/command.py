@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments.frame import start
 from experiments.frame.console import say
 from experiments.frame.flags import Given, define, help_text, parse
 
@@ -91,7 +90,6 @@ def _unraisable(args: Any) -> None:
 
 def end(attempted: Callable[[Sequence[str]], int]) -> None:
     """Try with this process's arguments, and end it with the status that comes of it."""
-    start.end_at_signals()
     sys.unraisablehook = _unraisable
     status = attempted(sys.argv[1:])
     if status == MISTAKE:

@@ -7,7 +7,7 @@ a finished run or runs what is missing, and writes the summary.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,8 +64,9 @@ class Experiment:
 
     options: knobs that are no part of the config, such as what to show. presets: named settings; quick:
     settings under --quick. left_out: knobs of the config that are no flags. num_devices: how many devices JAX
-    gets; None where the experiment prepares JAX itself. runs_again: whether a call asks for a finished run to
-    be looked at again. without_workdir: work that needs no folder; the run goes on where it returns None.
+    gets; None where JAX is not prepared here. runs_again: whether a call asks for a finished run to be looked
+    at again. without_workdir: work that needs no folder; the run goes on where it returns None. noun: what the
+    folder holds. metrics: what an ablation shows of it: of each group, the first figure that there is.
     """
 
     module: str
@@ -83,8 +84,9 @@ class Experiment:
     left_out: Sequence[str] = ()
     num_devices: Callable[[Any], int] | None = lambda config: config.train.host_devices
     runs_again: Callable[[Call], bool] = lambda call: False
-    without_workdir: Callable[[Call], int | None] = lambda call: None
-    workdir_help: str = "folder of the run: created, continued or, when finished, reprinted"
+    without_workdir: Callable[[Call], int | None] | None = None
+    noun: str = "run"
+    metrics: Sequence[Sequence[str]] = ()
 
     @property
     def name(self) -> str:
@@ -94,7 +96,8 @@ class Experiment:
 
 def define_flags(experiment: Experiment, found: flags.FlagValues) -> list[str]:
     """All flags of an experiment; returns their names, in the order of its help."""
-    flags.DEFINE_string("workdir", None, experiment.workdir_help, flag_values=found)
+    meaning = f"folder of the {experiment.noun}: created, continued or, when finished, reprinted"
+    flags.DEFINE_string("workdir", None, meaning, flag_values=found)
     names = ["workdir"]
     if experiment.presets:
         define_presets(experiment.presets, found)
@@ -126,19 +129,30 @@ def call_of(experiment: Experiment, given: Given) -> Call:
 
 def call_from_texts(experiment: Experiment, texts: Mapping[str, str]) -> Call:
     """The same of flag names to the texts of their values. Raises ValueError or `flags.Error`."""
+    found = _flags_of(experiment)
+    found.unparse_flags()
+    return call_of(experiment, parse(found, [f"--{name}={text}" for name, text in texts.items()]))
+
+
+@cache
+def _flags_of(experiment: Experiment) -> flags.FlagValues:
+    """Flags to be parsed again and again: to define them takes longer."""
     found = flags.FlagValues()
     define_flags(experiment, found)
-    return call_of(experiment, parse(found, [f"--{name}={text}" for name, text in texts.items()]))
+    return found
 
 
 def _act(experiment: Experiment, given: Given) -> int:
     """The stages of every run."""
+    missing = f"expected --workdir=DIR, the folder that the {experiment.noun} is written to"
+    if not given.values["workdir"] and experiment.without_workdir is None:
+        raise ValueError(missing)
     call = call_of(experiment, given)
-    done = experiment.without_workdir(call)
+    done = experiment.without_workdir(call) if experiment.without_workdir else None
     if done is not None:
         return done
     if not given.values["workdir"]:
-        raise ValueError("expected --workdir=DIR, the folder that the run is written to")
+        raise ValueError(missing)
     workdir = Path(given.values["workdir"])
     if experiment.num_devices is not None:
         start.prepare_jax(experiment.num_devices(call.config), call.keep_programs)

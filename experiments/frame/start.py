@@ -3,7 +3,6 @@
 import ctypes
 import ctypes.util
 import os
-import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,17 +13,6 @@ from experiments import STARTED
 def seconds() -> float:
     """Seconds since this process began to import."""
     return time.monotonic() - STARTED
-
-
-def _interrupted(number: int, frame: object) -> None:
-    os.write(2, b"interrupted\n")
-    os._exit(128 + number)
-
-
-def end_at_signals() -> None:
-    """Let SIGINT and SIGTERM end the process with a word, until a training looks at them itself."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupted)
 
 
 def num_cores() -> int:

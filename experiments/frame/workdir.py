@@ -6,25 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from lmseq.config import knobs
-from lmseq.files import read_json, read_text, write_text
-
-
-@contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Create the folder and keep other processes out of it; ValueError when one is in it already."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(workdir / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise ValueError(f"another process is at work in {workdir}: wait for it, or stop it") from None
-    try:
-        yield
-    finally:
-        lock.release()
+from lmseq.files import locked, read_json, read_text, write_text
 
 
 def check_workdir(workdir: Path, config: Any, facts: dict[str, Any], name: str) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 
 from experiments.frame.console import say
 from experiments.frame.intervals import flat, interval
-from experiments.frame.ledger import measured
-from experiments.series import objectives_figure
+from experiments.frame.measurements import measured
+from experiments.series import objectives_picture
 from experiments.series.forecasts import HORIZONS, longest_horizon
 from experiments.series.loading import load
 from lmseq import errors, plotting, rollout
@@ -70,7 +70,7 @@ def compare(workdir: Path, config: Any, prepared: Prepared) -> dict[str, Any]:
     units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
     records = list(measured(workdir, units, ErrorCurves(config, prepared)))
     title = f"{prepared.series.name}: {config.model.model}"
-    panel = objectives_figure.panel(records, title)
+    panel = objectives_picture.panel(records, title)
     plotting.save_figure(plotting.draw_panels([panel]), workdir / "objectives.png")
     return {"series": prepared.series.name, **table(records)}
 

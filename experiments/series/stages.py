@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.frame import training
+from experiments.frame import show
 from experiments.series import forecasts
 from experiments.series.evaluate import evaluate
 from experiments.series.loading import load
@@ -66,4 +66,4 @@ def train(workdir: Path, prepared: PreparedSeries) -> Trained:
         workdir,
         partial(evaluate, series, model),
     )
-    return training.run(job, f"{config.model.model}, {config.objective.objective}", "row")
+    return show.run(job, f"{config.model.model}, {config.objective.objective}", "row")

@@ -11,7 +11,7 @@ from lmseq.data import texts as data_texts
 from lmseq.data.corpora import CORPORA, CorpusFile, RawCorpus
 from lmseq.data.texts import Texts
 
-FRACTIONS = ("valid_fraction", "test_fraction")
+FRACTIONS = frozenset({"valid_fraction", "test_fraction"})
 
 
 def folders() -> dict[str, Any]:
@@ -40,9 +40,6 @@ def corpus_facts(corpus: str) -> dict[str, Any]:
     return data_texts.corpus_facts(corpus, **folders())
 
 
-FRACTIONS = ("valid_fraction", "test_fraction")
-
-
 def check_fractions(text: TextConfig, given: Set[str]) -> TextConfig:
     """The config; ValueError where given flags ask for fractions of a corpus that has parts of its own.
 
@@ -51,7 +48,7 @@ def check_fractions(text: TextConfig, given: Set[str]) -> TextConfig:
     """
     if not data_texts.has_parts(text.corpus):
         return text
-    if given & set(FRACTIONS):
+    if given & FRACTIONS:
         raise ValueError(
             f"{text.corpus} has parts of its own: --valid_fraction and --test_fraction do nothing"
         )

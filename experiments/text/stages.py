@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.frame import training
+from experiments.frame import show
 from experiments.text import evaluate
 from experiments.text.evaluate import PreparedText
 from experiments.text.loading import load_texts
@@ -23,6 +23,7 @@ from lmseq.training.sharding import check_batch, make_mesh
 def load(config: LanguageModelConfig, given: Set[str]) -> PreparedText:
     """The text and the model of a config; `given` are the names of the flags that the user gave."""
     check_backend(config.model.backend, config.model.precision)
+    check_batch(make_mesh(), config.data.batch_size)
     return prepare(config, load_texts(config.data, given))
 
 
@@ -32,7 +33,6 @@ def prepare(config: LanguageModelConfig, texts: Texts) -> PreparedText:
         raise ValueError("expected a validation text: valid_fraction must be above 0")
     data = config.data
     check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
-    check_batch(make_mesh(), data.batch_size)
     model = build_model(config.model, len(texts.vocab))
     check_memory(model)
     return PreparedText(config, texts, model)
@@ -50,7 +50,7 @@ def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
         workdir=workdir,
         evaluate=partial(evaluate.evaluate, prepared),
     )
-    trained = training.run(job, evaluate.describe(config.model), config.data.level)
+    trained = show.run(job, evaluate.describe(config.model), config.data.level)
     from experiments.text import report  # draws: slow to import, and not needed before
 
     return report.conclude(prepared, workdir, trained)

@@ -27,4 +27,4 @@ def fit_neural(
     )
     batches = Batches(batch_size, num_steps)
     with steps_bar(num_train_steps) as show:
-        return fit_members(model, [texts.ids["train"]], train, seeds, batches=batches, on_dispatch=show)
+        return fit_members(model, [texts.ids["train"]], train, seeds, batches=batches, on_steps=show)

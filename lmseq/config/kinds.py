@@ -8,3 +8,4 @@ from typing import Literal
 CellKind = Literal["rnn", "gru", "lstm", "mingru", "minlstm"]
 COMPILED_CELLS: tuple[CellKind, ...] = ("rnn", "gru", "lstm")  # those that `make native` compiles loops for
 CUDNN_CELLS: tuple[CellKind, ...] = ("lstm",)  # those that can run in cuDNN's kernel
+COMPILED = " and ".join([", ".join(COMPILED_CELLS[:-1]), COMPILED_CELLS[-1]])  # in words

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lmseq.config.kinds import COMPILED_CELLS, CUDNN_CELLS, CellKind
+from lmseq.config.kinds import COMPILED, COMPILED_CELLS, CUDNN_CELLS, CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob, pick
 from lmseq.config.text import TextConfig, check_text
 from lmseq.config.training import TrainConfig, check_train, idle_in_training
@@ -47,7 +47,7 @@ class ModelConfig:
     )
     backend: Literal["auto", "scan", "native", "cudnn"] = knob(
         "auto",
-        "loops of rnn, gru and lstm: XLA's (scan), compiled ones on a CPU (native), a GPU's own for lstm "
+        f"loops of {COMPILED}: XLA's (scan), compiled ones on a CPU (native), a GPU's own for lstm "
         "(cudnn), or the fastest there are",
     )
 
@@ -126,6 +126,6 @@ def _check_idle(config: LanguageModelConfig) -> None:
         (model, "dropout_kind", not windowed and model.dropout > 0, "a recurrent model's dropout"),
         (model, "precision", not windowed, "recurrent models"),
         (model, "recompute_steps", not windowed, "recurrent models"),
-        (model, "backend", model.model in COMPILED_CELLS, "models rnn, gru and lstm"),
+        (model, "backend", model.model in COMPILED_CELLS, f"models {COMPILED}"),
         *idle_in_training(config.train),
     )

@@ -94,15 +94,17 @@ def check_backend(backend: Backend, precision: Precision) -> None:
 
 
 def takes_cudnn(cell: Cell, precision: Precision, backend: Backend) -> bool:
-    """Whether a layer over inputs that are not projected yet is cuDNN's, which only some cells have.
+    """Whether a layer over inputs that are not projected yet is cuDNN's, which the LSTM alone can be.
 
     auto: in float32 or tf32, where a program has its GPU to itself: neither can XLA share the
     kernel's batch out, nor can it run the members of an ensemble at once.
     """
     if backend == "cudnn":
+        if not cell.is_cudnn_lstm:
+            raise ValueError(f"backend cudnn is for cell lstm, got {cell.name}: choose backend auto or scan")
         check_backend(backend, precision)
-        return cell.cudnn
-    suits = backend == "auto" and cell.cudnn and precision != "bfloat16"
+        return True
+    suits = backend == "auto" and cell.is_cudnn_lstm and precision != "bfloat16"
     return suits and jax.device_count() == 1 and not _within_shard() and cudnn.is_there()
 
 

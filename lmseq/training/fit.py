@@ -10,7 +10,7 @@ its newest good checkpoint and ends with the same parameters, bit for bit, as if
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +18,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lmseq.config.training import TrainConfig
+from lmseq.config.training import TrainConfig, check_train
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
+from lmseq.files import locked
 from lmseq.models.interface import count_parameters
 from lmseq.training import ensemble, loop
 from lmseq.training.checkpoint import Progress
-from lmseq.training.folder import Folder, claim
+from lmseq.training.folder import Folder, begin
 from lmseq.training.job import Batches, Job, check_job
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.sharding import make_mesh, replicated, training_sharding
@@ -88,18 +89,21 @@ def fit(
     early when true. With a workdir the training saves checkpoints and metrics.jsonl there, and goes on from
     them when called again with the same arguments; without one nothing is written. Nothing is printed.
 
-    Programs are kept: a second training that differs only in stream and seed does not compile again.
+    The programs of the last four trainings are kept: another that differs only in stream and seed does not
+    compile again.
 
     Raises ValueError for settings out of range, a stream that is empty, too short or not what the model
-    reads, a model larger than the memory, and a workdir that holds another run; NonFiniteLossError, naming
-    the step, when training diverges.
+    reads, a model or objective that cannot be hashed, a model larger than the memory, and a workdir that
+    holds another run or that another process works in; NonFiniteLossError, naming the step, when training
+    diverges.
     """
     folder = None if workdir is None else Path(workdir)
     job = Job(model, np.asarray(stream), config, batches, objective, folder, evaluate)
     check_job(job)
-    if folder is not None:
-        claim(folder, job)
-    trained = train(job, on_dispatch=on_dispatch, should_stop=should_stop)
+    with nullcontext() if folder is None else locked(folder):
+        if folder is not None:
+            begin(folder, job)
+        trained = train(job, on_dispatch=on_dispatch, should_stop=should_stop)
     return Fitted(trained.params, trained.records)
 
 
@@ -171,15 +175,21 @@ def fit_members(
     objective: Objective = window_loss,
     settings: Mapping[str, Sequence[float]] | None = None,
     parts: ensemble.Parts | None = None,
-    on_dispatch: Callable[[int], None] | None = None,
+    on_steps: Callable[[int], None] | None = None,
 ) -> list[Params]:
     """Parameters of a training from each seed, all in one program: what `fit` gives, to rounding.
 
     streams: one for each different seed, all of one length, or one for all. settings: values, one a member,
     of numeric settings in which the members differ (`ensemble.Members`), under which seeds may stand several
-    times; parts: builds with those that are not the optimiser's. on_dispatch(step) is called after every
-    dispatch. Raises what `ensemble_run` does.
+    times; parts: builds with those that are not the optimiser's. on_steps(step) is called after every
+    dispatch. Raises ValueError for streams that do not fit the seeds, and what `ensemble_run` does.
     """
+    if len(streams) not in (1, len(set(seeds))) or len({stream.shape for stream in streams}) != 1:
+        raise ValueError(
+            f"expected one stream, or one of the same shape for each of {len(set(seeds))} seeds, got "
+            f"{', '.join(str(stream.shape) for stream in streams) or 'none'}"
+        )
+    check_train(config)
     place = {seed: min(i, len(streams) - 1) for i, seed in enumerate(dict.fromkeys(seeds))}
     length = len(streams[0])
 
@@ -192,8 +202,8 @@ def fit_members(
     )
     sizes, stream = (batches.batch_size, batches.num_steps), np.concatenate(streams)
     for done in ensemble.ensemble_run(model, config, members, stream, plan_within, *sizes, objective, parts):
-        if on_dispatch is not None:
-            on_dispatch(done.step)
+        if on_steps is not None:
+            on_steps(done.step)
     return [ensemble.member(done.loop_state, i).state.params for i in range(len(seeds))]
 
 

@@ -1,14 +1,15 @@
 """The working folder of a training: which one it holds, its checkpoints and its records."""
 
 import dataclasses
+import hashlib
 import json
+import re
 from pathlib import Path
 
-import jax
+import numpy as np
 
 from lmseq.config.training import TrainConfig
 from lmseq.files import read_json, write_text
-from lmseq.models.interface import count_parameters
 from lmseq.training import checkpoint
 from lmseq.training.checkpoint import Progress, Restored
 from lmseq.training.job import Job
@@ -19,8 +20,8 @@ from lmseq.training.watch import Record
 FACTS = "fit.json"  # what a folder is a training of
 
 
-def claim(workdir: Path, job: Job) -> None:
-    """Note what is trained in the folder, or raise ValueError where it holds another training."""
+def begin(workdir: Path, job: Job) -> None:
+    """Make the folder, and note in it what is trained; ValueError where it holds anything else."""
     partition = job.batches.partition
     facts = {
         **dataclasses.asdict(job.train),
@@ -30,11 +31,15 @@ def claim(workdir: Path, job: Job) -> None:
         if isinstance(partition, str)
         else getattr(partition, "__name__", "a function"),
         "stream": f"{'tokens' if job.stream.ndim == 1 else 'values'} {job.stream.shape}",
-        "num_parameters": count_parameters(jax.eval_shape(job.model.init, jax.random.key(0))),
+        "stream_sha256": hashlib.sha256(np.ascontiguousarray(job.stream).tobytes()).hexdigest(),
+        "model": _described(job.model),
+        "objective": _described(job.objective),
     }
     path = workdir / FACTS
     if path.exists():
         began = read_json(path)
+        if not isinstance(began, dict):
+            raise ValueError(f"{path} is damaged: restore it, or choose another workdir")
         differing = [
             f"{name}: {began.get(name)!r} -> {facts[name]!r}"
             for name in facts
@@ -45,8 +50,14 @@ def claim(workdir: Path, job: Job) -> None:
                 f"{workdir} holds another training ({'; '.join(differing)}): choose another workdir, or give "
                 "the arguments that it began with"
             )
-    workdir.mkdir(parents=True, exist_ok=True)
+    elif any((workdir / name).exists() for name in ("config.json", "checkpoints")):
+        raise ValueError(f"{workdir} holds a run that `fit` did not begin: choose another workdir")
     write_text(path, json.dumps(facts, indent=1) + "\n")
+
+
+def _described(value: object) -> str:
+    """The same text for the same model or objective in every process: without places in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 class Folder:

@@ -58,6 +58,12 @@ class Job(NamedTuple):
 def check_job(job: Job) -> None:
     """Raise ValueError, in one line, for a training that cannot be done; reads no checkpoint."""
     check_train(job.train)
+    try:
+        hash((job.model, job.objective))
+    except TypeError as error:
+        raise ValueError(
+            f"expected a model and an objective that can be hashed ({error}): use frozen dataclasses"
+        ) from None
     (batch_size, num_steps, partition), stream = job.batches, job.stream
     _check_elements(job.model, stream)
     if isinstance(partition, str):

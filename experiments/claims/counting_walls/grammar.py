@@ -125,7 +125,7 @@ class Synonyms:
         )
         batches = Batches(length, length, "random")
         with steps_bar(steps) as show:
-            found = fit_members(model, self._streams, train, self._seeds, batches=batches, on_dispatch=show)
+            found = fit_members(model, self._streams, train, self._seeds, batches=batches, on_steps=show)
         embeddings = [np.asarray(params["embedding"]) for params in found]
         return {
             "kl": self._divergences([predictor(model, params) for params in found]),
@@ -205,7 +205,7 @@ class Range:
         )
         batches = Batches(batch_size, num_steps)
         with steps_bar(steps) as show:
-            return fit_members(model, self._streams, train, self._seeds, batches=batches, on_dispatch=show)
+            return fit_members(model, self._streams, train, self._seeds, batches=batches, on_steps=show)
 
 
 def range_net(config: GrammarConfig, name: str) -> ModelConfig:

@@ -27,12 +27,12 @@ KNOWN = 0.9  # agreement of what carries its number
 
 def measure(whole: CountingWallsRun, workdir: Path) -> dict[str, Any]:
     """All walls, the picture, and the verdict."""
-    from experiments.claims.counting_walls import crossing, figure
+    from experiments.claims.counting_walls import crossing, picture
     from experiments.claims.counting_walls.grammar import Range, Synonyms
     from experiments.claims.counting_walls.text import text_figures
     from experiments.claims.verdicts import conclude
     from experiments.counts.loading import load_counted
-    from experiments.frame.ledger import measured
+    from experiments.frame.measurements import measured
     from lmseq import plotting
     from lmseq.config.text import TextConfig
 
@@ -60,7 +60,7 @@ def measure(whole: CountingWallsRun, workdir: Path) -> dict[str, Any]:
     for judge in (judge_zeros, judge_storage, judge_synonyms, judge_range, judge_crossing):
         more, more_checks = judge(whole, found)
         summary, checks = summary | more, checks + more_checks
-    panels = figure.panels(config.corpus, distances, found, summary)
+    panels = picture.panels(config.corpus, distances, found, summary)
     plotting.save_figure(plotting.draw_panels(panels), workdir / CLAIM.pictures[0])
     return {**summary, **conclude(checks)}
 

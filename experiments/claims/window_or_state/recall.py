@@ -95,7 +95,7 @@ class Recall:
     """Measures one model on one lag from one seed; keeps what it compiled for the seeds that follow."""
 
     def __init__(self, config: RecallConfig) -> None:
-        self._self._trained_for = None
+        self._config, self._trained_for = config, None
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         """The share of wrong answers on blocks that were not trained on."""
@@ -194,8 +194,8 @@ def check(whole: WindowOrStateConfig) -> WindowOrStateConfig:
 def measure(whole: WindowOrStateConfig, workdir: Path) -> dict[str, Any]:
     """Recall by lag and window, then losses on the hidden Markov source."""
     from experiments.claims.verdicts import conclude
-    from experiments.claims.window_or_state import recall_figure
-    from experiments.frame.ledger import measured
+    from experiments.claims.window_or_state import recall_picture
+    from experiments.frame.measurements import measured
     from lmseq import plotting
 
     config = whole.recall
@@ -209,7 +209,7 @@ def measure(whole: WindowOrStateConfig, workdir: Path) -> dict[str, Any]:
 
     records = list(measured(workdir, [*units, *source.units()], figures))
     summary, checks = judge(config, records[: len(units)])
-    panel = recall_figure.panel(summary, config.cell, lags, taus)
+    panel = recall_picture.panel(summary, config.cell, lags, taus)
     plotting.save_figure(plotting.draw_panels([panel]), workdir / "recall.png")
     more, more_checks = source.judge(records[len(units) :], workdir / "hidden_source.png")
     return {**summary, **more, **conclude([*checks, *more_checks])}

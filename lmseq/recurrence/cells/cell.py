@@ -98,7 +98,7 @@ class Cell:
     The others make a layer faster and change no result but by rounding. A cell has none of them, or:
     derivative: the derivative of a whole sequence; without it JAX differentiates the scan of `step`.
     native: its loops compiled for a CPU, which need `derivative` for every other device.
-    cudnn: whether `lmseq/recurrence/cudnn.py` computes it on a GPU.
+    is_cudnn_lstm: whether it is the LSTM that `lmseq/recurrence/cudnn.py` computes on a GPU.
     coefficients: of a linear recurrence h_t = a_t h_{t-1} + b_t, inputs (..., G * H) -> a, b, (..., H) each.
 
     Cells are equal if all fields are, so make each once, at the top of a module: JAX compiles anew for a cell
@@ -115,7 +115,7 @@ class Cell:
     input_bias: tuple[float, ...] = ()
     derivative: Derivative | None = None
     native: Native | None = None
-    cudnn: bool = False
+    is_cudnn_lstm: bool = False
     coefficients: Callable[[Float[Array, "*dims gates"]], tuple[Array, Array]] | None = None
 
     def __post_init__(self) -> None:

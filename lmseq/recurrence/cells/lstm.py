@@ -113,5 +113,5 @@ LSTM = Cell(
     input_bias=(0.0, 1.0, 0.0, 0.0),  # the forget gate starts open (Jozefowicz et al. 2015)
     derivative=Derivative(_step_kept, _deltas),
     native=Native(_forward, _backward),
-    cudnn=True,
+    is_cudnn_lstm=True,
 )

@@ -56,7 +56,8 @@ class Lines:
             say(f"continuing from step {begun.step}")
         say(f"{self._description}, {begun.num_parameters:,} parameters")
         self._begun, self._best = begun, begun.progress.best_valid_loss
-        self._bar.update(begun.step)
+        self._bar.initial = self._bar.n = begun.step
+        self._bar.refresh()
 
     def dispatched(self, record: Record) -> None:
         """What was recorded after a dispatch."""
@@ -96,8 +97,9 @@ def run(job: Job, description: str, unit: str) -> Trained:
             on_dispatch=lines.dispatched,
             should_stop=lambda: signals.number is not None,
         )
-    if trained.stopped:
-        step = trained.records[-1]["step"]
+    # Also one that came while the last checkpoint was being written: what follows takes long.
+    if signals.number is not None:
+        step = trained.records[-1]["step"] if trained.records else job.train.num_train_steps
         say(f"stopped at step {step}, saved; the same command goes on from here")
         raise StoppedError(signals.number)
     return trained
