@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from absl import flags
 
-from experiments.claims import CLAIMS, chain_rule, error_growth, page
 from experiments.claims import __main__ as claims_of
+from experiments.claims import chain_rule, error_growth, page
+from experiments.claims.catalogue import CLAIMS
 from experiments.frame.experiment import flag_names
 from experiments.frame.flags import define, parse
 from lmseq.config import knobs
@@ -89,6 +90,14 @@ def test_every_claim_has_a_name_a_command_and_settings_for_a_quick_run():
     for claim in CLAIMS:
         assert claim.pictures and claim.sentence.endswith(".")
         claim.check(knobs.from_flat(claim.quick, claim.config))
+
+
+@pytest.mark.parametrize("name", ["zipf", "window_or_state"])
+def test_a_claim_has_a_command_of_its_own(scripts, name):
+    """A module and a package; nothing is imported twice, which Python would warn of."""
+    done = scripts.run(f"claims.{name}", "--help")
+    assert done.returncode == 0 and not done.stderr
+    assert f"python -m experiments.claims.{name} --workdir=" in done.stdout
 
 
 @pytest.mark.parametrize(

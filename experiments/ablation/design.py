@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import compare_objectives, mix_models, predict_series, train_lm, train_ngram
-from experiments.claims import CLAIMS
+from experiments.claims.catalogue import CLAIMS
 from experiments.frame.experiment import Experiment, flag_names
 from lmseq.config import knobs
 from lmseq.config.knobs import knob

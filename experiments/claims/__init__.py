@@ -1,17 +1,1 @@
 """The claims of the article, each an experiment."""
-
-from experiments.claims import chain_rule, error_growth, iid_or_sequence, size, truncation, zipf
-from experiments.claims.claim import Claim
-from experiments.claims.counting_walls import walls
-from experiments.claims.window_or_state import recall
-
-CLAIMS: tuple[Claim, ...] = (
-    iid_or_sequence.CLAIM,
-    truncation.CLAIM,
-    recall.CLAIM,
-    error_growth.CLAIM,
-    chain_rule.CLAIM,
-    walls.CLAIM,
-    size.CLAIM,
-    zipf.CLAIM,
-)

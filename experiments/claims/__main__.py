@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from experiments.claims import CLAIMS
+from experiments.claims.catalogue import CLAIMS
 from experiments.claims.claim import Claim
 from experiments.claims.page import write_page
 from experiments.frame.command import Command, attempt_command, end

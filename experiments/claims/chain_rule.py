@@ -1,6 +1,6 @@
 """A text's probability is the product of its tokens', however it is cut, and all continuations sum to one.
 
-    python -m experiments.chain_rule --workdir=runs/chain
+    python -m experiments.claims.chain_rule --workdir=runs/chain
 
 For counts and nets on real text: the probabilities that a model's scores give to every continuation of a
 passage sum to one; the score of a text is the same for every cut into windows and strips; and the

@@ -1,6 +1,6 @@
 """The loss of one step ranks models otherwise than their errors several steps ahead.
 
-    python -m experiments.error_growth --workdir=runs/growth
+    python -m experiments.claims.error_growth --workdir=runs/growth
 
 On a series: a model that is trained on true values is the best one step ahead, and behind one that is trained
 on its own predictions further on. On a text: counts of short n-grams predict the next character better than a

@@ -1,6 +1,6 @@
 """Order matters inside a sequence, and not among examples: the article's first claim, both halves.
 
-    python -m experiments.iid_or_sequence --workdir=runs/order
+    python -m experiments.claims.iid_or_sequence --workdir=runs/order
 
 Training examples are windows, taken one beside the other in the order of time. Permuting them, as i.i.d.
 examples allow, leaves the test loss where it was. Scrambling time inside the sequence, before windows

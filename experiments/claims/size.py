@@ -1,7 +1,7 @@
 """Of models of equal size, a small recurrent net predicts a text better than counts; large counts do best.
 
-    python -m experiments.size --workdir=runs/size
-    python -m experiments.size --level=word --workdir=runs/size_words
+    python -m experiments.claims.size --workdir=runs/size
+    python -m experiments.claims.size --level=word --workdir=runs/size_words
 
 Counts (modified Kneser-Ney of every order, config and without what is rare) and recurrent nets of several
 widths are on one picture: perplexity on the test text against the bytes of the model, all numbers in 32 bits.
@@ -162,13 +162,15 @@ def draw(
     from lmseq import plotting
     from lmseq.plotting import Curve, Panel
 
-    unigrams, *config = [record["rows"][0] for record in of_counts]
+    unigrams, *unpruned = [record["rows"][0] for record in of_counts]
     sizes, losses = (array[best[1] < unigrams["loss"]] for array in best)
     mean, low, high = np.exp(np.array([interval(record["losses"]) for record in of_nets])).T
-    orders = f"counts, config, orders 2 to {config.most_order}"
+    orders = f"counts, whole, orders 2 to {config.most_order}"
     curves = [
         Curve("counts, the best pruned ones", sizes, np.exp(losses), style="-"),
-        Curve(orders, [row["bytes"] for row in config], np.exp([row["loss"] for row in config]), style="o"),
+        Curve(
+            orders, [row["bytes"] for row in unpruned], np.exp([row["loss"] for row in unpruned]), style="o"
+        ),
         Curve(
             f"{config.cell}, {config.hidden_sizes.replace(',', ', ')} units",
             [record["bytes"] for record in of_nets],

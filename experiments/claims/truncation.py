@@ -1,6 +1,6 @@
 """A window of tau tokens costs exactly what the tokens before it would have told.
 
-    python -m experiments.truncation --order=3 --vocab_size=5 --workdir=runs/truncation
+    python -m experiments.claims.truncation --order=3 --vocab_size=5 --workdir=runs/truncation
 
 The text comes from a Markov chain of order m whose entropies are known: H_tau, the least cross-entropy of any
 model that sees the last tau tokens, falls with tau to the entropy rate H_m. Counts and perceptrons of every

@@ -1,7 +1,7 @@
 """The frequency of words falls as a power of their rank, that of longer n-grams more slowly.
 
-    python -m experiments.zipf --workdir=runs/zipf
-    python -m experiments.zipf --corpus=ptb --workdir=runs/zipf_ptb
+    python -m experiments.claims.zipf --workdir=runs/zipf
+    python -m experiments.claims.zipf --corpus=ptb --workdir=runs/zipf_ptb
 
 Ordered by frequency, the words of a text lie near a line of slope -1 where both axes are logarithmic (Zipf
 1949); sequences of two and of three words lie near flatter lines. So most of what is longer was seen once or
@@ -115,7 +115,7 @@ def measure(config: ZipfConfig, workdir: Path) -> dict[str, Any]:
             f"r_squared_{n}_parts": float(np.mean([record["r_squared"][place] for record in of_parts])),
             f"last_rank_{n}_whole": of_whole["last_rank"][place],
         }
-        what = f"R^2 of the fit of {n}-grams, config text"
+        what = f"R^2 of the fit of {n}-grams, whole text"
         checks.append(Check(what, exact(of_whole["r_squared"][place]), low=LEAST_FIT))
     draw(config, words, of_whole, found, workdir)
     return {**summary, **conclude(checks)}

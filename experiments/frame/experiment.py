@@ -63,10 +63,10 @@ class Experiment:
     and what was prepared; returns the summary. status: the exit status that a summary means.
 
     options: knobs that are no part of the config, such as what to show. presets: named settings; quick:
-    settings under --quick. left_out: knobs of the config that are no flags. num_devices: how many devices JAX
-    gets; None where JAX is not prepared here. runs_again: whether a call asks for a finished run to be looked
-    at again. without_workdir: work that needs no folder; the run goes on where it returns None. noun: what
-    the folder holds. metrics: what an ablation shows of it: of each group, the first figure that there is.
+    settings under --quick. left_out: knobs of the config that are no flags. num_devices: how many devices
+    JAX gets; None where JAX is not prepared here. runs_again: whether a call asks for a finished run to be
+    looked at again. without_workdir: work that needs no folder; the run goes on where it returns None. noun:
+    what the folder holds. metrics: what an ablation shows of it: of each group, the first figure there is.
     """
 
     module: str

@@ -1,6 +1,6 @@
 """The walls of counting: zero probability, storage, no semantics, short range; and where nets overtake.
 
-    python -m experiments.counting_walls --workdir=runs/walls
+    python -m experiments.claims.counting_walls --workdir=runs/walls
 
 On a text of words: the share of held-out lines to which maximum likelihood gives probability zero, by order,
 and the n-grams that have to be stored as the text grows. On a grammar whose probabilities are known: what is

@@ -1,6 +1,6 @@
 """Windows forget, hidden states need not: recall of a symbol seen L steps ago.
 
-    python -m experiments.window_or_state --workdir=runs/recall
+    python -m experiments.claims.window_or_state --workdir=runs/recall
 
 Each block of the stream shows an item, then distractors, then a cue, and after the cue the item again,
 exactly L steps after it was shown. A model that sees the last tau < L tokens cannot know the answer, however
