@@ -133,28 +133,44 @@ def check_objective(objective: ObjectiveConfig) -> None:
 
 def check(config: SeriesConfig) -> SeriesConfig:
     """Return the config, or raise ValueError for the first setting out of range or that nothing reads."""
-    data, model, objective, forecast = config.data, config.model, config.objective, config.forecast
     check_train(config.train)
-    at_least(
-        1,
-        num_points=data.num_points,
-        num_steps=data.num_steps,
-    )
+    _check_ranges(config)
+    _check_pairs(config)
+    _check_idle(config)
+    return config
+
+
+def _check_ranges(config: SeriesConfig) -> None:
+    """Each setting by itself."""
+    data, model, forecast = config.data, config.model, config.forecast
+    at_least(1, num_points=data.num_points, num_steps=data.num_steps)
     at_least(1, MOST_UNITS, batch_size=data.batch_size, tau=model.tau, hidden_size=model.hidden_size)
     at_least(1, 1000, num_layers=model.num_layers)
     at_least(1, MOST_UNITS, max_horizon=forecast.max_horizon)
     at_least(1, MOST_DRAWS, num_paths=forecast.num_paths)
     at_least(0, period=data.period)
     below_one(valid_fraction=data.valid_fraction, test_fraction=data.test_fraction)
-    check_objective(objective)
+    check_objective(config.objective)
+
+
+def _check_pairs(config: SeriesConfig) -> None:
+    """Settings that must fit each other."""
+    data, name = config.data, config.objective.objective
     if data.batch_size % config.train.host_devices:
         raise ValueError(
             f"expected a batch_size that {config.train.host_devices} devices divide, got {data.batch_size}"
         )
-    layered = model.model not in (*BASELINES, "linear")
-    fits, name = model.model not in BASELINES, objective.objective
-    if name != "teacher_forcing" and not trains(config) and name != "direct":
-        raise ValueError(f"objective {name} needs a model that is trained step by step, got {model.model}")
+    if name not in ("teacher_forcing", "direct") and not trains(config):
+        raise ValueError(
+            f"objective {name} needs a model that is trained step by step, got {config.model.model}"
+        )
+
+
+def _check_idle(config: SeriesConfig) -> None:
+    """A setting that nothing reads is refused rather than ignored."""
+    data, model, objective, forecast = config.data, config.model, config.objective, config.forecast
+    layered, fits = model.model not in (*BASELINES, "linear"), model.model not in BASELINES
+    name = objective.objective
     synthetic = not is_file(data) and data.series in SYNTHETIC
     check_idle(
         (data, "columns", is_file(data), "a CSV file"),
@@ -185,4 +201,3 @@ def check(config: SeriesConfig) -> SeriesConfig:
             raise ValueError(
                 f"{knob_field.name}={given} does nothing here: it is read by models trained in steps only"
             )
-    return config
