@@ -177,10 +177,10 @@ SEEN = {
     "clip_norm": (updates_of, SHORT | {"optimizer": "sgd"}, (0.0, 1.0, 2.0)),
 }
 # Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
-READ_BY_SCRIPTS = set(
-    "max_horizon num_paths keep_checkpoints target_loss host_devices eval_every checkpoint_every".split()
+READ_BY_SCRIPTS = {"max_horizon", "num_paths", "host_devices"}
+READ_BY_THE_LOOP = set(  # tests/test_config.py and tests/test_watch.py show them
+    "steps_per_dispatch keep_checkpoints target_loss eval_every checkpoint_every".split()
 )
-READ_BY_THE_LOOP = {"steps_per_dispatch"}  # tests/test_config.py shows it
 READ_WITH_FILES = {"columns", "time_column", "missing"}  # tests/test_series.py shows it
 
 

@@ -167,14 +167,14 @@ def _band(found: Forecasts, key: PRNGKey) -> np.ndarray | None:
     """The 5 % and 95 % quantiles of sampled trajectories, (2, N, D), of a model with a density."""
     if found.log_density is None or isinstance(found.model, rollout.DirectModel):
         return None
-    wanted, first = found.config.forecast, found.series.split.test_start
+    forecast, first = found.config.forecast, found.series.split.test_start
     paths = rollout.sample_paths(
         key,
         found.model,
         found.params,
         found.series.values[:first],
-        num_paths=wanted.num_paths,
-        num_steps=min(wanted.max_horizon, len(found.series.values) - first),
+        num_paths=forecast.num_paths,
+        num_steps=min(forecast.max_horizon, len(found.series.values) - first),
     )
     return np.quantile(found.series.scaler.undo(np.asarray(paths)), [0.05, 0.95], axis=0)
 

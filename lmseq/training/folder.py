@@ -63,9 +63,9 @@ def described(value: object) -> str:
 class Folder:
     """What a training leaves on disk: checkpoints and records; nothing where there is no folder."""
 
-    def __init__(self, workdir: Path | None, config: TrainConfig) -> None:
+    def __init__(self, workdir: Path | None, train: TrainConfig) -> None:
         self._workdir, self._writer = workdir, None
-        self._manager = None if workdir is None else checkpoint.open_manager(workdir, config.keep_checkpoints)
+        self._manager = None if workdir is None else checkpoint.open_manager(workdir, train.keep_checkpoints)
         self.records: list[Record] = []
 
     def restore(self, fresh: LoopState, shardings: LoopState) -> Restored:
