@@ -100,7 +100,7 @@ def models_of_the_demo(found: dict[str, Any]) -> str:
             f"{counts['wall_seconds'] + net_seconds + mixed['wall_seconds']:.1f}",
         ),
     ]
-    return table(("model", "bits per character", "bytes", "seconds"), rows)
+    return table(("model", "bits per character", "bytes of the model", "seconds, start to end"), rows)
 
 
 def quickstart_sample(found: dict[str, Any]) -> str:
