@@ -7,6 +7,12 @@ from pathlib import Path
 XLA_FLAGS = ["--xla_force_host_platform_device_count=8"]
 # As experiments.frame.start.prepare_jax does: jax 0.10 waits for ever in some programs otherwise.
 XLA_FLAGS.append("--xla_cpu_enable_concurrency_optimized_scheduler=false")
+# Most of the tests' time is compilation, and this takes much of it away. The scripts that tests start are
+# compiled as a user's are.
+XLA_FLAGS.append("--xla_backend_optimization_level=0")
+# Most of the time of the tests is compilation, and this halves it. The scripts that tests start are compiled as
+# a user's are.
+XLA_FLAGS.append("--xla_backend_optimization_level=0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread an operation
     XLA_FLAGS.append("--xla_cpu_multi_thread_eigen=false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -6,6 +6,7 @@ import math
 import re
 import shlex
 from pydoc_data.topics import topics
+from typing import Any
 
 import pytest
 
@@ -242,8 +243,8 @@ def test_the_summary_does_not_depend_on_the_folder(tmp_path, run, scripts, folde
 ELSEWHERE = "compare_objectives|window_or_state|iid_or_sequence|claims|ablate|plot_runs"
 
 
-def commands_of_pages() -> list[str]:
-    """Those of the README and the pages; of several with the same flags the first."""
+def commands_of_pages() -> list[Any]:
+    """Those of the pages; of several with the same flags the first. All but the first of a script are slow."""
     found = {}
     for page in pages():
         for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
@@ -252,7 +253,11 @@ def commands_of_pages() -> list[str]:
                 names = frozenset(flag.partition("=")[0] for flag in flags)
                 if not re.match(rf"experiments\.({ELSEWHERE})\b", script):
                     found.setdefault((script, names), line.strip())
-    return list(found.values())
+    first = {script: line for (script, _), line in reversed(found.items())}
+    return [
+        line if line == first[script] else pytest.param(line, marks=pytest.mark.slow)
+        for (script, _), line in found.items()
+    ]
 
 
 SMALLER = {  # what a command of the pages is given on top, to be over soon
