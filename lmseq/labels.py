@@ -75,11 +75,11 @@ def draw_head(axes: Axes, title: str, width: float) -> float:
 
 
 def name_values(
-    axes: Axes, axis: str, values: Float[np.ndarray, "value"], places: Sequence[float | int], width: float
+    axes: Axes, axis: str, values: Float[np.ndarray, "value"], places: Sequence[float | int], length: float
 ) -> None:
     """Name numbers along an axis, `x` or `y`: places given, few values of x, or round ones of a log scale.
 
-    width: of the x axis. Otherwise the axis keeps what it has.
+    length: of the axis, in points. Otherwise the axis keeps what it has.
     """
     log = getattr(axes, f"get_{axis}scale")() == "log"
     span = np.unique(values[np.isfinite(values) & ((values > 0) | (not log))])
@@ -91,14 +91,17 @@ def name_values(
         places = log_places(float(span[0]), float(span[-1]))
     if places:
         names = [f"{place:.6g}" for place in places]
-        if axis == "x":
-            names = _apart(names, np.log(places) if log else np.asarray(places, float), width)
+        halves = [text_width(name, SMALL_SIZE) / 2 if axis == "x" else 0.7 * SMALL_SIZE for name in names]
+        ends = (*getattr(axes, f"get_{axis}lim")(), *places)  # the ticks may make the axis longer
+        at, ends = (np.log(each) if log else np.asarray(each, float) for each in (places, ends))
+        low, high = ends.min(), ends.max()
+        names = _apart(names, (at - low) / (high - low) * length, halves)
         getattr(axes, f"set_{axis}ticks")(places, names)
         getattr(axes, f"set_{axis}ticks")([], minor=True)
     elif not log:
         scale = getattr(axes, f"{axis}axis")
         if axis == "x":
-            scale.set_major_locator(MaxNLocator(int(width / 45), integer=bool((span == span.round()).all())))
+            scale.set_major_locator(MaxNLocator(int(length / 45), integer=bool((span == span.round()).all())))
         # An offset such as 1e6 would stand where the legend does.
         plain = 1e-3 < np.abs(span).max() < 1e7
         scale.set_major_formatter(ScalarFormatter(useOffset=False) if plain else "{x:.6g}")
@@ -122,16 +125,13 @@ def log_places(low: float, high: float) -> list[float]:
 DIGITS = (range(1, 10), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))  # of numbers on a log scale
 
 
-def _apart(names: Sequence[str], at: Float[np.ndarray, "place"], width: float) -> list[str]:
-    """The names of places on an axis, each left out ("") that would touch the one before it."""
-    reach = at.max() - at.min()
-    centres = (at - at.min()) / (reach or 1.0) * width / 1.1
+def _apart(names: Sequence[str], centres: Float[np.ndarray, "place"], halves: Sequence[float]) -> list[str]:
+    """The names along an axis, each left out ("") that would touch the one before it; all in points."""
     kept, free = [], -np.inf
-    for name, centre in zip(names, centres, strict=True):
-        half = text_width(name, SMALL_SIZE) / 2 + 2.0
-        fits = centre - half >= free
+    for name, centre, half in zip(names, centres, halves, strict=True):
+        fits = centre - half - 2.0 >= free
         kept.append(name if fits else "")
-        free = centre + half if fits else free
+        free = centre + half + 2.0 if fits else free
     return kept
 
 

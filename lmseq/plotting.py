@@ -120,7 +120,7 @@ def _fill(axes: Axes, panel: Panel, width: float) -> None:
     for axis, values in (("x", xs), ("y", ys)):
         if axis in panel.log and (values > 0).any():
             getattr(axes, f"set_{axis}scale")("log")
-    name_values(axes, "y", ys, (), width)
+    name_values(axes, "y", ys, (), 0.75 * PANEL_HEIGHT * POINTS_AN_INCH)
     if panel.ticks:
         name_ticks(axes, panel.ticks, width)
     else:

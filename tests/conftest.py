@@ -10,9 +10,6 @@ XLA_FLAGS.append("--xla_cpu_enable_concurrency_optimized_scheduler=false")
 # Most of the tests' time is compilation, and this takes much of it away. The scripts that tests start are
 # compiled as a user's are.
 XLA_FLAGS.append("--xla_backend_optimization_level=0")
-# Most of the time of the tests is compilation, and this halves it. The scripts that tests start are compiled as
-# a user's are.
-XLA_FLAGS.append("--xla_backend_optimization_level=0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread an operation
     XLA_FLAGS.append("--xla_cpu_multi_thread_eigen=false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

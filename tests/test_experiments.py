@@ -244,7 +244,7 @@ ELSEWHERE = "compare_objectives|window_or_state|iid_or_sequence|claims|ablate|pl
 
 
 def commands_of_pages() -> list[Any]:
-    """Those of the pages; of several with the same flags the first. All but the first of a script are slow."""
+    """Those of the pages, one of several with the same flags; all but the first of a script are slow."""
     found = {}
     for page in pages():
         for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S):
