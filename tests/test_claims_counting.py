@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.claims import frontier, power_law
+from experiments.claims import frontier, known_sources, power_law
 from experiments.claims.counting_walls import crossing, grammar, text
 from lmseq.data.sources import make_grammar
 from lmseq.models.sources import put_source
@@ -128,10 +128,10 @@ def test_the_divergence_of_a_made_up_distribution():
 
 
 def test_unseen_pairs_are_of_words_that_were_seen():
-    grammar = make_grammar(2, 2, 2, (2,))
-    (a, b), (c, d) = grammar.nouns[0], grammar.verbs[0]
-    stream = np.array([a, c, grammar.period, b, d, grammar.period, grammar.nouns[1, 0]])
-    nouns, verbs = grammar.unseen_pairs(stream, grammar)
+    made = make_grammar(2, 2, 2, (2,))
+    (a, b), (c, d) = made.nouns[0], made.verbs[0]
+    stream = np.array([a, c, made.period, b, d, made.period, made.nouns[1, 0]])
+    nouns, verbs = grammar.unseen_pairs(stream, made)
     assert set(zip(nouns.tolist(), verbs.tolist(), strict=True)) == {(a, d), (b, c)}
 
 
@@ -142,24 +142,24 @@ def test_cosines_of_vectors_along_axes():
 
 
 def test_the_truth_agrees_at_any_distance():
-    grammar = make_grammar(2, 2, 2, (3, 9))
-    truth = grammar.predictor(*put_source(grammar.source))
-    assert [grammar.agreement(truth, grammar, distance) for distance in (3, 9)] == [1.0, 1.0]
+    made = make_grammar(2, 2, 2, (3, 9))
+    truth = grammar.predictor(*put_source(made.source))
+    assert [grammar.agreement(truth, made, distance) for distance in (3, 9)] == [1.0, 1.0]
 
 
 def test_counts_agree_as_far_as_they_see():
-    grammar = make_grammar(2, 2, 2, (3, 9), agreement_share=0.5)
-    (stream,) = grammar.known.samples(grammar.source, [0], 20_000)
-    order_4 = grammar.fit_sample_counts(stream, grammar.source.vocab_size, 4)
-    assert grammar.agreement(order_4, grammar, 3) > 0.95
-    assert grammar.agreement(order_4, grammar, 9) == pytest.approx(0.5)
+    made = make_grammar(2, 2, 2, (3, 9), agreement_share=0.5)
+    (stream,) = known_sources.samples(made.source, [0], 20_000)
+    order_4 = grammar.fit_sample_counts(stream, made.source.vocab_size, 4)
+    assert grammar.agreement(order_4, made, 3) > 0.95
+    assert grammar.agreement(order_4, made, 9) == pytest.approx(0.5)
 
 
 def test_counts_predict_distributions():
-    grammar = make_grammar(2, 2, 2, (3,))
-    (stream,) = grammar.known.samples(grammar.source, [1], 500)
-    predict = grammar.fit_sample_counts(stream, grammar.source.vocab_size, 3)
-    probs = np.exp(predict(grammar.openings(grammar, 2)))
+    made = make_grammar(2, 2, 2, (3,))
+    (stream,) = known_sources.samples(made.source, [1], 500)
+    predict = grammar.fit_sample_counts(stream, made.source.vocab_size, 3)
+    probs = np.exp(predict(grammar.openings(made, 2)))
     np.testing.assert_allclose(probs.sum(axis=1), 1.0)
 
 
@@ -187,7 +187,7 @@ def test_sizes_end_with_all_there_is():
 
 
 def test_zipf_from_end_to_end(scripts: Scripts, tmp_path):
-    summary = scripts.summary("zipf", f"--workdir={tmp_path / 'run'}", "--quick")
+    summary = scripts.summary("claims.zipf", f"--workdir={tmp_path / 'run'}", "--quick")
     assert summary["verdict"] == "holds"
     is_drawn_on(tmp_path / "run" / "zipf.png")
     assert summary["exponent_1"] > summary["exponent_2"] > summary["exponent_3"] > 0

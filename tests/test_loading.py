@@ -1,25 +1,10 @@
 """What scripts say of a text beside reading it: fractions that flags ask for where they do nothing."""
 
 import pytest
-from absl import flags
 
 from experiments.text import loading
 from lmseq.config.text import TextConfig
 from lmseq.data.corpora import SPLITS
-
-
-@pytest.fixture
-def given(monkeypatch):
-    """Flags as a script has them, told what was written on its command line."""
-
-    def parse(*arguments: str) -> None:
-        values = flags.FlagValues()
-        for name in loading.FRACTIONS:
-            flags.DEFINE_float(name, getattr(TextConfig, name), "a share", flag_values=values)
-        values(["a script", *arguments])
-        monkeypatch.setattr(loading.app, "FLAGS", values)
-
-    return parse
 
 
 @pytest.fixture
@@ -29,21 +14,18 @@ def folder(tmp_path):
     return str(tmp_path)
 
 
-def test_fractions_of_a_corpus_in_parts(folder, given, capsys):
-    given("--valid_fraction=0.05")  # the default, but asked for
+def test_fractions_of_a_corpus_in_parts(folder, capsys):
     with pytest.raises(ValueError, match="has parts of its own: --valid_fraction"):
-        loading.load_texts(TextConfig(corpus=folder))
-    given()
+        loading.load_texts(TextConfig(corpus=folder), {"valid_fraction"})  # the default, but asked for
     texts = loading.load_texts(TextConfig(corpus=folder, valid_fraction=0.3))  # a preset's
     assert texts.corpus.valid == "a b\n"
     said = capsys.readouterr().err
     assert "4 / 4 / 4 characters (train / valid / test), 5 symbols" in said
 
 
-def test_fractions_of_a_single_text(tmp_path, given):
+def test_fractions_of_a_single_text(tmp_path):
     path = tmp_path / "book.txt"
     path.write_text("ab" * 50)
-    given("--valid_fraction=0.3")
     config = TextConfig(corpus=str(path), valid_fraction=0.3)
-    assert loading.check_fractions(config) is config
+    assert loading.check_fractions(config, {"valid_fraction"}) is config
     assert len(loading.load_texts(config).ids["valid"]) == 30

@@ -284,6 +284,7 @@ def test_the_library_belongs_to_source_and_processor(tmp_path, monkeypatch):
     assert path != native.library_path(tmp_path)
 
 
+@pytest.mark.slow
 def test_scripts_train_by_what_make_native_leaves(library, tmp_path):
     """The library in the cache folder is found, is named when it is missing, and is not needed to score."""
     scripts, text = Scripts(tmp_path / "cache"), tmp_path / "text.txt"
