@@ -23,6 +23,7 @@ WITH_PEERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(ALONE))
 def test_a_benchmark_without_peers(scripts, name, tmp_path):
     flags, holds = ALONE[name]
