@@ -29,12 +29,6 @@ class TableOptions:
     dry_run: bool = knob(False, "print cells, programs and costs, and write nothing")
 
 
-def check(config: SweepConfig) -> SweepConfig:
-    """ValueError for the first thing that is wrong with the sweep."""
-    read_design(config)
-    return config
-
-
 def dry_run(call: Call) -> int | None:
     """Print what the ablation would cost, where that is asked for."""
     design = read_design(call.config)
@@ -60,7 +54,6 @@ EXPERIMENT = Experiment(
     doc=__doc__,
     config=SweepConfig,
     options=TableOptions,
-    check=check,
     without_workdir=dry_run,
     num_devices=None,
     prepare=lambda call: read_design(call.config),

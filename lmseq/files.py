@@ -50,6 +50,13 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def cache_folder() -> Path:
+    """The user's own folder for what can be had again: downloads, compiled programs and loops."""
+    import pooch
+
+    return Path(pooch.os_cache("lmseq"))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all (see `replacing`)."""
     with replacing(path) as file:

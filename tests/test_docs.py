@@ -28,7 +28,7 @@ SHORTER = {  # a page, what its code says, and what is run instead: the same cal
 def test_code_that_is_for_a_file_can_be_read(name):
     """What is to be put into a file of the project is marked py: it does not run by itself."""
     for code in re.findall(r"^```py\n(.*?)^```", TEXTS[name], re.M | re.S):
-        ast.parse(code)
+        assert ast.parse(code).body
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
 from experiments.claims.catalogue import CLAIMS
 from experiments.claims.claim import Claim
 from experiments.claims.page import write_page
@@ -99,15 +101,13 @@ def act(options: ClaimsOptions, given: Given) -> int:
 
 def named(arguments: Sequence[str]) -> tuple[Claim | None, list[str]]:
     """The claim that --name names, and the arguments that are left for it."""
-    name, left, rest = "", [], list(arguments)
-    while rest:
-        argument = rest.pop(0)
-        flag, equals, value = argument.partition("=")
-        if flag in ("--name", "-name"):
-            name = value if equals else rest.pop(0) if rest else ""
-        else:
-            left.append(argument)
-    return next((claim for claim in CLAIMS if claim.name == name), None), left
+    found = flags.FlagValues()
+    flags.DEFINE_string("name", "", "", flag_values=found)
+    try:
+        left = found(["", *arguments], known_only=True)[1:]
+    except flags.Error:  # a name without its value: said when all flags are read
+        return None, list(arguments)
+    return next((claim for claim in CLAIMS if claim.name == found["name"].value), None), left
 
 
 def attempt(arguments: Sequence[str]) -> int:

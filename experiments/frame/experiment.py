@@ -17,13 +17,13 @@ from experiments.frame import start
 from experiments.frame.command import KEEP_PROGRAMS, attempt, end
 from experiments.frame.flags import (
     Given,
-    Preset,
     config_of,
     define,
     define_presets,
     parse,
     preset_named,
 )
+from experiments.frame.presets import Preset
 from experiments.frame.workdir import finish, opened
 
 
@@ -161,8 +161,8 @@ def _act(experiment: Experiment, given: Given) -> int:
         if finished is not None and not experiment.runs_again(call):
             print(finished)
             return experiment.status(json.loads(finished))
-        summary = {"wall_seconds": None, **experiment.run(call, workdir, prepared)}
-        summary["wall_seconds"] = summary.pop("wall_seconds") or start.seconds()  # the last of all
+        summary = experiment.run(call, workdir, prepared)
+        summary.setdefault("wall_seconds", start.seconds())  # a run in several processes has said its own
         finish(workdir, summary)
     return experiment.status(summary)
 

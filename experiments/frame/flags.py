@@ -1,14 +1,21 @@
 """Flags from dataclasses of knobs: one flag a field, on a command line or in the settings of an ablation."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from absl import flags
 
+from experiments.frame.presets import Preset
 from lmseq.config import knobs
 
-Preset = Callable[[], dict[str, Any]]  # settings by name; its docstring says what for
+DEFINE = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+    tuple[str, ...]: flags.DEFINE_multi_string,
+}
 
 
 class Given(NamedTuple):
@@ -33,18 +40,7 @@ def define(kind: type, found: flags.FlagValues, left_out: Sequence[str] = ()) ->
             if get_origin(knob.type) is Literal:
                 flags.DEFINE_enum(knob.name, default, get_args(knob.type), meaning, flag_values=found)
             else:
-                kinds = {
-                    bool: flags.DEFINE_bool,
-                    int: flags.DEFINE_integer,
-                    float: flags.DEFINE_float,
-                    str: flags.DEFINE_string,
-                    tuple[str, ...]: flags.DEFINE_multi_string,
-                }
-                plain = next(
-                    (one for one in get_args(knob.type) if one in kinds), knob.type
-                )  # of `int | None`
-                define_one = kinds[knob.type if knob.type in kinds else plain]
-                define_one(knob.name, default, meaning, flag_values=found)
+                DEFINE[knob.type](knob.name, default, meaning, flag_values=found)
     return [name for name in names_of(kind) if name not in left_out]
 
 

@@ -6,7 +6,7 @@ Times are of two CPU cores of 2023 (AMD EPYC), from process start. Flags that ar
 from collections.abc import Callable
 from typing import Any
 
-Preset = Callable[[], dict[str, Any]]
+Preset = Callable[[], dict[str, Any]]  # settings by name; its docstring says what for
 
 
 def none() -> dict[str, Any]:

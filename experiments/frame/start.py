@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from experiments import STARTED
+from lmseq.files import cache_folder
 
 
 def seconds() -> float:
@@ -63,13 +64,6 @@ def data_folders() -> tuple[Path | None, Path]:
     """Where corpora are looked for: LMSEQ_DATA_DIR, then the user's cache folder."""
     named = os.environ.get("LMSEQ_DATA_DIR")
     return (Path(named) if named else None), cache_folder()
-
-
-def cache_folder() -> Path:
-    """The user's own folder for what can be had again."""
-    import pooch
-
-    return Path(pooch.os_cache("lmseq"))
 
 
 def native_folder() -> Path:

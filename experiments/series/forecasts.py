@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.frame.console import say
@@ -211,5 +210,5 @@ def summary(found: Forecasts) -> dict[str, Any]:
         "rmse_growth_per_step": errors.growth_per_step(np.log(curve.rmse), phase),
         "lyapunov_per_step": series.series.lyapunov,
         "log_density": found.log_density,
-        "params_digest": digest(jax.tree.map(np.asarray, found.params)),
+        "params_digest": digest(found.params),
     }

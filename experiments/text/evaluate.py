@@ -1,6 +1,5 @@
 """How a language model is judged while it is trained, and after: losses of the splits, a sample."""
 
-import os
 import sys
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from lmseq.contract import Model
 from lmseq.data.texts import Texts
 from lmseq.runs import Run
 from lmseq.sampling import Decoding
+from lmseq.training.memory import physical_memory
 from lmseq.training.state import split_key
 from lmseq.types import Params, PRNGKey
 
@@ -61,6 +61,5 @@ def describe(model: ModelConfig) -> str:
 
 def load_run(path: str, which: str) -> Run:
     """`runs.load_run`, with a bar for long ARPA files and no more than the machine's memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with tqdm(unit=" n-grams", disable=not sys.stderr.isatty(), leave=False) as bar:
-        return runs.load_run(path, which, memory=memory, begin=bar.reset, progress=bar.update)
+        return runs.load_run(path, which, memory=physical_memory(), begin=bar.reset, progress=bar.update)

@@ -83,7 +83,7 @@ def fixed_figures(
         **losses,
         **{f"loss_at_{k}": _loss_at(horizon, k) for k in HORIZONS},
         "unigram_loss": unigram_loss,
-        "params_digest": digest(jax.tree.map(np.asarray, params)),
+        "params_digest": digest(params),
     }
 
 

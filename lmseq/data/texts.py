@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Int
 
 from lmseq.config.text import TextConfig
-from lmseq.data.corpora import CORPORA, RawCorpus, read_corpus
+from lmseq.data.corpora import CORPORA, SPLITS, RawCorpus, read_corpus
 from lmseq.data.tokens import Corpus, Vocab, build_vocab, prepare_corpus
+from lmseq.files import cache_folder
 
 
 class Texts(NamedTuple):
@@ -34,13 +35,6 @@ class Texts(NamedTuple):
             for split, ids in self.ids.items()
         }
         return {"corpus": self.corpus.name, "symbols": len(self.vocab), **splits}
-
-
-def cache_folder() -> Path:
-    """The user's own folder for what can be downloaded again."""
-    import pooch
-
-    return Path(pooch.os_cache("lmseq"))
 
 
 def read_raw(corpus: str, *, data_dir: Path | None = None, cache_dir: Path | None = None) -> RawCorpus:
@@ -100,7 +94,7 @@ def load_texts(config: TextConfig, *, data_dir: Path | None = None, cache_dir: P
         min_count=config.min_count,
         bpe_vocab_size=config.bpe_vocab_size,
     )
-    ids = {split: vocab.encode(getattr(corpus, split)) for split in ("train", "valid", "test")}
+    ids = {split: vocab.encode(getattr(corpus, split)) for split in SPLITS}
     return Texts(corpus, vocab, ids)
 
 

@@ -10,6 +10,11 @@ from lmseq.models.interface import count_parameters
 BYTES_A_PARAMETER = 16  # the value, its gradient and Adam's two moments, float32
 
 
+def physical_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def check_memory(model: Model, num_members: int = 1) -> None:
     """Raise ValueError for a model whose training would need more memory than the device has.
 
@@ -17,9 +22,7 @@ def check_memory(model: Model, num_members: int = 1) -> None:
     copied.
     """
     num_parameters = count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
-    there = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    )
+    there = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or physical_memory()
     if BYTES_A_PARAMETER * num_parameters > there:
         raise ValueError(
             f"training {num_parameters:,} parameters takes {BYTES_A_PARAMETER} bytes of memory for each, and "
