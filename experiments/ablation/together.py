@@ -7,6 +7,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from lmseq.training import ensemble, train_step
 from lmseq.training.fit import fit_members
 from lmseq.training.job import Batches
 from lmseq.training.memory import check_memory
-from lmseq.training.objectives import make_objective, scheduled_sampling, teacher_forcing
+from lmseq.training.objectives import make_objective
 from lmseq.training.optimizer import Number
 from lmseq.types import Params, Stream
 
@@ -131,12 +132,9 @@ def parts_of(config: Config, work: Work, numbers: Mapping[str, Number]) -> tuple
     model, objective = work.model, work.objective
     if "dropout" in numbers:
         model = bind(model.module.clone(dropout=numbers["dropout"]))
-    if "input_noise" in numbers:
-        objective = partial(teacher_forcing, tau=config.model.tau, noise=numbers["input_noise"])
-    if "sampling_rate" in numbers:
-        steps = config.train.num_train_steps
-        rate = numbers["sampling_rate"]
-        objective = partial(scheduled_sampling, tau=config.model.tau, rate=rate, num_train_steps=steps)
+    chosen = {name: numbers[name] for name in ("input_noise", "sampling_rate") if name in numbers}
+    if chosen:
+        objective = make_objective(replace(config, objective=replace(config.objective, **chosen)))
     return model, objective
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from lmseq.config.kinds import COMPILED, COMPILED_CELLS, CUDNN_CELLS, CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob, pick
 from lmseq.config.text import TextConfig, check_text
-from lmseq.config.training import TrainConfig, check_train, idle_in_training
+from lmseq.config.training import TrainConfig, check_shares, check_train, idle_in_training
 
 ModelKind = Literal[CellKind, "mlp", "linear"]
 
@@ -96,10 +96,7 @@ def _check_ranges(config: LanguageModelConfig) -> None:
 def _check_pairs(config: LanguageModelConfig) -> None:
     """Settings that must fit each other."""
     data, model, train = config.data, config.model, config.train
-    if data.batch_size % train.host_devices:
-        raise ValueError(
-            f"expected a batch_size that {train.host_devices} devices divide, got {data.batch_size}"
-        )
+    check_shares(data.batch_size, train.host_devices)
     if model.backend in ("native", "cudnn") and train.host_devices > 1:
         raise ValueError(
             f"backend {model.backend} is for one device: it needs host_devices=1, or choose auto"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob
-from lmseq.config.training import TrainConfig, check_train, idle_in_training
+from lmseq.config.training import TrainConfig, check_shares, check_train, idle_in_training
 
 SeriesModelKind = Literal["mlp", "linear", CellKind, "mean", "persistence", "seasonal", "drift"]
 SYNTHETIC = ("noisy_sine", "ar", "logistic", "mackey_glass", "lorenz", "trend_and_season")
@@ -155,11 +155,8 @@ def _check_ranges(config: SeriesConfig) -> None:
 
 def _check_pairs(config: SeriesConfig) -> None:
     """Settings that must fit each other."""
-    data, name = config.data, config.objective.objective
-    if data.batch_size % config.train.host_devices:
-        raise ValueError(
-            f"expected a batch_size that {config.train.host_devices} devices divide, got {data.batch_size}"
-        )
+    name = config.objective.objective
+    check_shares(config.data.batch_size, config.train.host_devices)
     if name not in ("teacher_forcing", "direct") and not trains(config):
         raise ValueError(
             f"objective {name} needs a model that is trained step by step, got {config.model.model}"

@@ -48,6 +48,12 @@ def check_train(train: TrainConfig) -> None:
         )
 
 
+def check_shares(batch_size: int, num_devices: int) -> None:
+    """Raise ValueError unless every device gets the same number of rows of a batch."""
+    if batch_size % num_devices:
+        raise ValueError(f"expected a batch_size that {num_devices} devices divide, got {batch_size}")
+
+
 def idle_in_training(train: TrainConfig) -> tuple[Idle, ...]:
     """The settings that only some optimisers and schedules read."""
     return (

@@ -6,6 +6,7 @@ One device is the same code.
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lmseq.config.training import check_shares
 from lmseq.data.partition import Plan
 from lmseq.training.state import LoopState
 
@@ -18,8 +19,7 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
 def check_batch(mesh: Mesh, batch_size: int) -> None:
     """Raise ValueError unless every device gets the same number of rows."""
-    if batch_size % mesh.size:
-        raise ValueError(f"expected a batch_size that {mesh.size} devices divide, got {batch_size}")
+    check_shares(batch_size, mesh.size)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
