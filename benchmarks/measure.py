@@ -1,6 +1,5 @@
 """What every benchmark measures with."""
 
-import json
 import multiprocessing
 import os
 import platform
@@ -13,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmseq.files import write_text
+from lmseq.files import to_json, write_text
 
 
 def hardware() -> str:
@@ -55,8 +54,8 @@ def run_process(command: list[str], stdin: Path | None = None) -> Process:
 def publish(found: dict[str, Any], output: str) -> None:
     """Write figures to a JSON file, if one is named, and print them as one line."""
     if output:
-        write_text(Path(output), json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found), flush=True)
+        write_text(Path(output), to_json(found, indent=1) + "\n")
+    print(to_json(found), flush=True)
 
 
 Steps = tuple[Callable[[], list[float]], int]  # one batch of steps, returning losses; the steps in it

@@ -19,7 +19,22 @@ def _is_started(arguments: list[str]) -> bool:
     return bool(places) and arguments[places[0] + 1].startswith(("experiments.", "benchmarks."))
 
 
+def _open_streams() -> None:
+    """Give a process that was started without some of its three streams an empty one in its place.
+
+    Else the next file that is opened would get that number, and what is said would be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            empty = os.open(os.devnull, os.O_RDWR)
+            if empty != number:
+                os.dup2(empty, number)
+                os.close(empty)
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
 if _is_started(sys.orig_argv):
+    _open_streams()
     # Until a training looks at signals itself, one of them ends the process with a word.
     for _number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_number, _interrupted)

@@ -15,6 +15,7 @@ from typing import Any
 from experiments.frame.experiment import Call, Experiment, main
 from lmseq.config import knobs, series
 from lmseq.config.knobs import knob
+from lmseq.config.training import settled
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def check(config: CompareConfig) -> CompareConfig:
     knobs.at_least(2, num_ahead=config.objective.num_ahead, num_seeds=config.seeds.num_seeds)
     if not series.trains(config):
         raise ValueError(f"expected a model that is trained step by step, got {config.model.model}")
-    return config
+    return dataclasses.replace(config, train=settled(config.train))
 
 
 def prepare(call: Call) -> Any:

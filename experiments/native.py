@@ -7,7 +7,6 @@ it says --backend=scan. Then the loops are timed beside XLA's: a layer forward a
 steps of 32 rows. The last line is a JSON object with the library and `milliseconds`.
 """
 
-import json
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from experiments.frame.console import say
 from experiments.frame.flags import Given
 from experiments.frame.start import native_folder, seconds
 from lmseq.config.knobs import knob
+from lmseq.files import to_json
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def act(options: NativeOptions, given: Given) -> int:
         say("compiling (about ten seconds)")
         native.load(native.compile_library(path.parent, options.compiler or None))
     say(f"{path}")
-    print(json.dumps({"library": str(path), "milliseconds": timings()}))
+    print(to_json({"library": str(path), "milliseconds": timings()}))
     return 0
 
 

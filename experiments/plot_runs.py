@@ -8,7 +8,6 @@ A run is a folder of an ablation, whose cells are the rows, or of any script her
 and the figures of its summary. The column `run` has the folders' names.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,20 +15,21 @@ from typing import Literal
 from experiments.frame.command import Command, main
 from experiments.frame.flags import Given
 from lmseq.config.knobs import knob
+from lmseq.files import to_json
 
 
 @dataclass(frozen=True)
 class PlotOptions:
     """What is drawn, and where it is written."""
 
-    runs: str = knob("", "folders of ablations or runs, separated by commas")
+    runs: str = knob("", "folders of ablations or runs, separated by commas", is_path=True)
     x: str = knob("", "column along the horizontal axis")
     y: str = knob("", "columns of figures, separated by commas; a panel each")
     by: str = knob("", "columns, separated by commas; a curve for each combination of their values")
     curves: str = knob("", "instead of --x and --y: figures of metrics.jsonl, such as train_loss,valid_loss")
     log: Literal["auto", "none", "x", "y", "xy"] = knob("auto", "which axes are logarithmic")
-    out: str = knob("", "the picture, FILE.png")
-    workdir: str = knob("", "instead of --out: a folder, for runs.png in it")
+    out: str = knob("", "the picture, FILE.png", is_path=True)
+    workdir: str = knob("", "instead of --out: a folder, for runs.png in it", is_path=True)
 
 
 def parts_of(text: str) -> list[str]:
@@ -59,7 +59,7 @@ def act(options: PlotOptions, given: Given) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     plotting.save_figure(plotting.draw_panels(panels), out)
     num_curves = sum(len(panel.curves) for panel in panels)
-    print(json.dumps({"picture": str(out), "rows": len(rows), "curves": num_curves}))
+    print(to_json({"picture": str(out), "rows": len(rows), "curves": num_curves}))
     return 0
 
 

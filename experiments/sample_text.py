@@ -7,7 +7,6 @@ Each is printed with log P(continuation | prompt) in nats under the model itself
 or truncation chose its tokens. The last line is a JSON object.
 """
 
-import json
 import time
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,13 +18,14 @@ from experiments.frame.command import KEEP_PROGRAMS, Command, main
 from experiments.frame.console import listed, say
 from experiments.frame.flags import Given
 from lmseq.config.knobs import at_least, knob
+from lmseq.files import to_json
 
 
 @dataclass(frozen=True)
 class SampleOptions:
     """What is sampled, from which model, and how."""
 
-    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file")
+    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file", is_path=True)
     checkpoint: Literal["latest", "best"] = knob("latest", "the last parameters, or the best by validation")
     prompt: str = knob("", "text to continue; empty: from the beginning")
     num_samples: int = knob(1, "continuations")
@@ -113,7 +113,7 @@ def act(options: SampleOptions, given: Given) -> None:
     speed = tokens.size / seconds
     say(f"{tokens.size:,} tokens in {seconds:.1f} s, compilation included: {speed:,.0f} tokens/s")
     summary = {"run": str(options.run), "step": run.step, "tokens_per_second": speed, "samples": results}
-    print(json.dumps(summary), flush=True)
+    print(to_json(summary), flush=True)
 
 
 COMMAND = Command(__doc__, SampleOptions, act)

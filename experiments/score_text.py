@@ -7,7 +7,6 @@ The first token counts: its probability is the model's before it has seen anythi
 ranked, the most probable per character first. The last line is a JSON object.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,16 +20,17 @@ from experiments.frame.flags import Given
 from lmseq.config.knobs import MOST_UNITS, at_least, knob
 from lmseq.data.corpora import read_text
 from lmseq.data.tokens import normalize_text
+from lmseq.files import to_json
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
     """What is scored, under which model."""
 
-    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file")
+    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file", is_path=True)
     checkpoint: Literal["latest", "best"] = knob("latest", "the last parameters, or the best by validation")
     text: tuple[str, ...] = knob((), "a text to score; give it several times to rank several")
-    file: str = knob("", "a UTF-8 file to score, as one stream")
+    file: str = knob("", "a UTF-8 file to score, as one stream", is_path=True)
     per_token: bool = knob(False, "list each token with its log-probability in nats")
     num_steps: int = knob(256, "inputs of a window; sets speed and memory, not the figure")
     batch_size: int = knob(32, "strips scored in parallel; sets speed and memory, not the figure")
@@ -108,7 +108,7 @@ def act(options: ScoreOptions, given: Given) -> None:
             f"{figures['perplexity']:>12.4f}{figures['bits_per_char']:>11.4f}  {figures['text']!r}"
         )
     where = {"run": str(options.run), "step": run.step}
-    print(json.dumps(where | (scores[0] if len(scores) == 1 else {"texts": scores})), flush=True)
+    print(to_json(where | (scores[0] if len(scores) == 1 else {"texts": scores})), flush=True)
 
 
 COMMAND = Command(__doc__, ScoreOptions, act)

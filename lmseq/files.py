@@ -1,7 +1,9 @@
 """Files of a run: written whole or not at all, and read with one line for what is damaged."""
 
 import json
+import math
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,10 +53,34 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """The user's own folder for what can be had again: downloads, compiled programs and loops."""
+    """The user's own folder for what can be had again: downloads, compiled programs and loops.
+
+    Of a user without a home it lies among temporary files.
+    """
     import pooch
 
-    return Path(pooch.os_cache("lmseq"))
+    folder = Path(pooch.os_cache("lmseq"))
+    if folder.parts[0] != "~":
+        return folder
+    return Path(tempfile.gettempdir()) / f"lmseq-{os.getuid()}"
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON, in ASCII, as the standard has it (RFC 8259): what is infinite or no number becomes null."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same without infinities and NaNs, which JSON cannot say."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {name: _finite(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_finite(each) for each in value]
+        case _:
+            return value
 
 
 def write_text(path: Path, text: str) -> None:

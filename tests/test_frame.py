@@ -107,7 +107,10 @@ def test_a_run_is_done_once_and_then_reprinted(tmp_path, capsys):
     assert attempt_experiment(TOY, [f"--workdir={workdir}", "--size=4"]) == 0
     summary = last_line(capsys)
     assert summary["size"] == 4 and summary["wall_seconds"] > 0 and list(summary)[-1] == "wall_seconds"
-    assert json.loads((workdir / "config.json").read_text()) == dataclasses.asdict(ToyConfig(size=4))
+    assert json.loads((workdir / "config.json").read_text()) == {
+        "script": "tests.toy",
+        **dataclasses.asdict(ToyConfig(size=4)),
+    }
     assert json.loads((workdir / "data.json").read_text()) == {"name": "toys"}
     assert json.loads((workdir / "summary.json").read_text()) == summary
     assert attempt_experiment(TOY, [f"--workdir={workdir}", "--size=4"]) == 0

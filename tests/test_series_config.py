@@ -28,7 +28,8 @@ LEAST = {
     1: "num_points num_steps batch_size tau hidden_size num_layers num_ahead max_horizon num_paths "
     "host_devices num_train_steps steps_per_dispatch eval_every checkpoint_every keep_checkpoints "
     "decay_steps",
-    0: "period input_noise warmup_steps seed momentum weight_decay clip_norm target_loss",
+    -1: "warmup_steps",
+    0: "period input_noise seed momentum weight_decay clip_norm target_loss",
 }
 MOST = dict.fromkeys("batch_size tau hidden_size num_ahead max_horizon".split(), 2**16) | {"num_layers": 1000}
 MOST |= {"num_paths": 10**6, "num_points": 2**31 - 1, "num_steps": 2**31 - 1, "period": 2**31 - 1}
@@ -95,7 +96,8 @@ FINE = [
 @pytest.mark.parametrize("settings", FINE, ids=str)
 def test_settings_that_go_together(settings):
     config = make(settings)
-    assert check(config) is config
+    checked = check(config)
+    assert knobs.to_flat(checked) == knobs.to_flat(config) | {"warmup_steps": 50} and check(checked) == checked
     assert knobs.from_json(knobs.to_json(config), SeriesConfig) == config
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import hardware, timed
-from lmseq.files import read_json, write_text
+from lmseq.files import read_json, to_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results" / "shown.json"
@@ -105,7 +105,7 @@ def main() -> None:
             print(name, flush=True)
             found[name] = record(name, folder)
             found |= {"hardware": hardware(), "versions": versions()}
-            write_text(RESULTS, json.dumps(found, indent=1) + "\n")
+            write_text(RESULTS, to_json(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ class SweepConfig:
 
     experiment: str = knob("train_lm", "what is run: train_lm, predict_series, a claim, ...")
     sweep: str = knob("", "grid of settings: 'hidden_size=64,128 learning_rate=1e-3,3e-3', all combinations")
-    settings: str = knob("", "instead of --sweep: a JSON file, a list of objects from flag names to values")
+    settings: str = knob(
+        "", "instead of --sweep: a JSON file, a list of objects from flag names to values", is_path=True
+    )
     fixed: str = knob("", "flags of every cell: 'corpus=tiny_shakespeare num_train_steps=500'")
     first_seed: int = knob(0, "the seeds are first_seed ... first_seed + seeds - 1")
     seeds: int = knob(3, "seeds of each setting; one has no intervals")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from experiments.ablation.design import Cell
-from lmseq.files import write_text
+from lmseq.files import to_json, write_text
 
 LEDGER = "cells.jsonl"
 
@@ -27,13 +27,13 @@ def read_ledger(workdir: Path) -> dict[str, dict[str, Any]]:
 
 def open_ledger(workdir: Path, kept: dict[str, dict[str, Any]]) -> TextIO:
     """The ledger to append to, rewritten so that it holds whole lines only."""
-    write_text(workdir / LEDGER, "".join(json.dumps(record) + "\n" for record in kept.values()))
+    write_text(workdir / LEDGER, "".join(to_json(record) + "\n" for record in kept.values()))
     return (workdir / LEDGER).open("a", encoding="utf-8")
 
 
 def note(ledger: TextIO, record: dict[str, Any]) -> None:
     """Append one record and flush it."""
-    ledger.write(json.dumps(record) + "\n")
+    ledger.write(to_json(record) + "\n")
     ledger.flush()
 
 

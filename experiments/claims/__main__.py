@@ -37,13 +37,13 @@ NAMES = ", ".join(claim.name for claim in CLAIMS)
 class ClaimsOptions:
     """Which claims are run, on what, and where to."""
 
-    workdir: str = knob("", "folder of the runs: created or continued")
+    workdir: str = knob("", "folder of the runs: created or continued", is_path=True)
     all: bool = knob(False, "run every claim")
     name: str = knob("", f"run one claim, with its script's flags: {NAMES}")
     quick: bool = knob(False, "fewer seeds, fewer steps, less data: all claims in 15 minutes")
-    corpus: str = knob("", "text of all claims that have one, instead of each one's own")
+    corpus: str = knob("", "text of all claims that have one, instead of each one's own", is_path=True)
     seed: int = knob(-1, "first seed of all claims, instead of each one's own; -1: as it is")
-    docs: str = knob("", "folder that claims.md and the pictures are also copied to")
+    docs: str = knob("", "folder that claims.md and the pictures are also copied to", is_path=True)
 
 
 def command_of(claim: Claim, workdir: Path, options: ClaimsOptions) -> list[str]:

@@ -31,7 +31,9 @@ class ChainConfig:
     """The texts, and the size of each training."""
 
     corpora: str = knob(
-        "here", "texts, as in train_lm, separated by commas; here: all named ones that need no download"
+        "here",
+        "texts, as in train_lm, separated by commas; here: all named ones that need no download",
+        is_path=True,
     )
     level: str = knob("char", "what a token is: char or byte")
     num_passages: int = knob(6, "passages whose continuations of two tokens are all scored")

@@ -22,6 +22,7 @@ from lmseq.config.knobs import knob
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.series import SeriesConfig, SeriesDataConfig
 from lmseq.config.text import TextConfig
+from lmseq.config.training import USUAL_WARMUP
 
 NUM_BLOCKS = 20  # of the validation text, whose means an interval is made of
 DROPOUT = 0.3
@@ -31,10 +32,10 @@ DROPOUT = 0.3
 class GrowthConfig:
     """The series, the text, and the size of each training."""
 
-    series: str = knob("mackey_glass", "series, as in predict_series")
+    series: str = knob("mackey_glass", "series, as in predict_series", is_path=True)
     num_points: int = knob(1000, "length of a synthetic series")
     far: int = knob(8, "steps ahead at which forecasts of the series are compared, beside 1")
-    corpus: str = knob("python_docs", "text, as in train_lm")
+    corpus: str = knob("python_docs", "text, as in train_lm", is_path=True)
     order: int = knob(4, "order of the counts")
     text_far: int = knob(4, "characters ahead at which predictions of the text are compared, beside 1")
     hidden_size: int = knob(128, "units of the recurrent net")
@@ -64,7 +65,7 @@ def series_settings(config: GrowthConfig) -> SeriesConfig:
     train = dataclasses.replace(
         base.train,
         num_train_steps=config.series_steps,
-        warmup_steps=min(base.train.warmup_steps, config.series_steps - 1),
+        warmup_steps=min(USUAL_WARMUP, config.series_steps - 1),
         seed=config.seed,
     )
     return dataclasses.replace(base, train=train)

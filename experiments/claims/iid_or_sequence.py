@@ -32,7 +32,7 @@ WORTHLESS = 0.9  # scrambling time must take away at least this share of it
 class OrderConfig:
     """The data and the size of each training."""
 
-    corpus: str = knob("python_docs", "text, as in train_lm")
+    corpus: str = knob("python_docs", "text, as in train_lm", is_path=True)
     num_tokens: int = knob(200_000, "characters of it that are used")
     num_points: int = knob(4000, "length of the series, a noisy sine of period 100")
     num_seeds: int = knob(5, "trainings under each condition; at least 2")

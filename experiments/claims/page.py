@@ -1,13 +1,12 @@
 """The page of all claims: verdicts, pictures, and the measurements behind them, folded."""
 
 import contextlib
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lmseq.files import write_text
+from lmseq.files import to_json, write_text
 
 
 def _entry(value: float | None) -> str:
@@ -66,7 +65,7 @@ def write_page(
     pictures = folder / "claims"
     pictures.mkdir(parents=True, exist_ok=True)
     write_text(folder / "claims.md", page(found, commands))
-    write_text(folder / "claims.json", json.dumps({"found": found, "commands": commands}, indent=1) + "\n")
+    write_text(folder / "claims.json", to_json({"found": found, "commands": commands}, indent=1) + "\n")
     for name, summary in found.items():
         for picture in summary["pictures"]:
             with contextlib.suppress(FileNotFoundError):

@@ -34,7 +34,7 @@ PRUNED = (0, 1, 2, 4, 8, 16, 32, 64)  # n-grams from order 2 on that occur at mo
 class SizeConfig:
     """The text, the counts, and the size of each training."""
 
-    corpus: str = knob("python_docs", "text, as in train_lm")
+    corpus: str = knob("python_docs", "text, as in train_lm", is_path=True)
     level: Literal["char", "word"] = knob("char", "what a token is; words that occur once are <unk>")
     most_order: int = knob(8, "highest order of the counts")
     cell: CellKind = knob("gru", "recurrent cell")

@@ -32,7 +32,7 @@ LEAST_FIT = 0.95  # R^2 of the fits of the whole text
 class ZipfConfig:
     """The text, and the ranks that are fitted."""
 
-    corpus: str = knob("python_docs", "text, as in train_lm")
+    corpus: str = knob("python_docs", "text, as in train_lm", is_path=True)
     normalize: Literal["none", "letters"] = knob("letters", "letters: lower-case a-z and single spaces only")
     num_parts: int = knob(8, "parts of the text, whose exponents an interval is made of; at least 2")
     first_rank: int = knob(5, "first rank of the fits")

@@ -91,9 +91,15 @@ def _unraisable(args: Any) -> None:
 def end(attempted: Callable[[Sequence[str]], int]) -> None:
     """Try with this process's arguments, and end it with the status that comes of it."""
     sys.unraisablehook = _unraisable
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show is written as Python would
     status = attempted(sys.argv[1:])
-    if status == MISTAKE:
+    try:
         sys.stdout.flush()
+    except BrokenPipeError:
+        status = PIPE_CLOSED
+    except OSError as error:
+        status = _mistake(f"cannot write to stdout: {error.strerror}")
     if status in (MISTAKE, PIPE_CLOSED):
         # Not sys.exit: what libraries registered for the end would fail on a full disk again.
         os._exit(status)

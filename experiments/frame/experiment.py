@@ -19,12 +19,13 @@ from experiments.frame.flags import (
     Given,
     config_of,
     define,
+    define_path,
     define_presets,
     parse,
     preset_named,
 )
 from experiments.frame.presets import Preset
-from experiments.frame.workdir import finish, opened
+from experiments.frame.workdir import Identity, finish, opened
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Experiment:
 def define_flags(experiment: Experiment, found: flags.FlagValues) -> list[str]:
     """All flags of an experiment; returns their names, in the order of its help."""
     meaning = f"folder of the {experiment.noun}: created, continued or, when finished, reprinted"
-    flags.DEFINE_string("workdir", None, meaning, flag_values=found)
+    define_path("workdir", None, meaning, found)
     names = ["workdir"]
     if experiment.presets:
         define_presets(experiment.presets, found)
@@ -157,8 +158,10 @@ def _act(experiment: Experiment, given: Given) -> int:
     if experiment.num_devices is not None:
         start.prepare_jax(experiment.num_devices(call.config), call.keep_programs)
     prepared = experiment.prepare(call)
-    with opened(workdir, call.config, experiment.facts(prepared), experiment.facts_file) as finished:
-        if finished is not None and not experiment.runs_again(call):
+    run = Identity(experiment.module, call.config, experiment.facts(prepared), experiment.facts_file)
+    again = experiment.runs_again(call)
+    with opened(workdir, run, again=again) as finished:
+        if finished is not None and not again:
             print(finished)
             return experiment.status(json.loads(finished))
         summary = experiment.run(call, workdir, prepared)

@@ -1,7 +1,9 @@
 """Flags from dataclasses of knobs: one flag a field, on a command line or in the settings of an ablation."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from absl import flags
@@ -25,11 +27,6 @@ class Given(NamedTuple):
     names: frozenset[str]
 
 
-def names_of(kind: type) -> list[str]:
-    """The knobs of a class."""
-    return [knob.name for section in knobs.sections(kind).values() for knob in dataclasses.fields(section)]
-
-
 def define(kind: type, found: flags.FlagValues, left_out: Sequence[str] = ()) -> list[str]:
     """One flag for each knob of a class, with its default, its choices and its meaning; returns the names."""
     for section in knobs.sections(kind).values():
@@ -39,9 +36,35 @@ def define(kind: type, found: flags.FlagValues, left_out: Sequence[str] = ()) ->
             meaning, default = knob.metadata["help"], getattr(section, knob.name)
             if get_origin(knob.type) is Literal:
                 flags.DEFINE_enum(knob.name, default, get_args(knob.type), meaning, flag_values=found)
+            elif knob.metadata["is_path"]:
+                define_path(knob.name, default, meaning, found)
             else:
                 DEFINE[knob.type](knob.name, default, meaning, flag_values=found)
-    return [name for name in names_of(kind) if name not in left_out]
+    return [name for name in knobs.names_of(kind) if name not in left_out]
+
+
+def define_path(name: str, default: str | None, meaning: str, found: flags.FlagValues) -> None:
+    """A flag that says where something lies."""
+    flags.DEFINE(_Path(), name, default, meaning, flag_values=found)
+
+
+class _Path(flags.ArgumentParser):
+    """A path, or several between commas; `~` at the beginning of one is a user's home."""
+
+    def parse(self, argument: str) -> str:
+        first, *others = argument.split(",")
+        whole = [_from_home(first) if first.startswith("~") else first]
+        return ",".join(whole + [_from_home(part) if part.startswith("~/") else part for part in others])
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def _from_home(path: str) -> str:
+    found = os.path.expanduser(path)
+    if found.startswith("~"):
+        raise ValueError(f"there is no home to put in the place of {Path(path).parts[0]}: write it out")
+    return found
 
 
 def define_presets(presets: Sequence[Preset], found: flags.FlagValues) -> None:
@@ -59,6 +82,10 @@ def preset_named(presets: Sequence[Preset], name: str) -> dict[str, Any]:
 
 def parse(found: flags.FlagValues, arguments: Sequence[str]) -> Given:
     """Read a command line; ValueError or `flags.Error` for what is no flag, or has no such value."""
+    for argument in arguments:
+        if not _is_unicode(argument):
+            name = argument.partition("=")[0].lstrip("-") if argument.startswith("-") else "flags"
+            raise ValueError(f"expected --{name} in UTF-8, got bytes that are not: {argument!a}")
     rest = found(["", *arguments])[1:]
     if rest:
         raise ValueError(f"expected flags only, got {rest[0]!r}: write --name=value, see --help")
@@ -66,9 +93,18 @@ def parse(found: flags.FlagValues, arguments: Sequence[str]) -> Given:
     return Given({n: found[n].value for n in names}, frozenset(n for n in names if found[n].present))
 
 
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written: Python keeps bytes that are not UTF-8 as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def config_of(kind: type, given: Given, defaults: Mapping[str, Any]) -> Any:
     """A config from flags; `defaults`, such as a preset's, stand where the command line says nothing."""
-    chosen = {name: given.values[name] for name in names_of(kind) if name in given.values}
+    chosen = {name: given.values[name] for name in knobs.names_of(kind) if name in given.values}
     chosen |= {name: value for name, value in defaults.items() if name not in given.names}
     return knobs.from_flat(chosen, kind)
 

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from experiments import STARTED
+from experiments.frame.console import say
 from lmseq.files import cache_folder
 
 
@@ -24,15 +25,26 @@ def num_cores() -> int:
 # With the scheduler that this turns off, XLA of jax 0.10 waits for ever in training steps of two wide
 # recurrent layers on a CPU; steps are as fast without it.
 XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+# What a program of JAX means, whatever the environment says: runs are the same, bit for bit, for everyone.
+MEANING = {
+    "jax_enable_x64": False,
+    "jax_default_matmul_precision": None,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    "jax_high_dynamic_range_gumbel": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+}
 
 
 def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
-    """Settings that must stand before JAX's first use: virtual CPU devices, memory and programs kept.
+    """Settings that must stand before JAX's first use: its meaning, virtual CPU devices, memory and programs kept.
 
     glibc gives blocks of tens of megabytes back to the system after every step and asks for them again;
     keeping them saves a quarter of a training step on a CPU. With `keep_programs`, compiled programs are
     kept where JAX_COMPILATION_CACHE_DIR says, or else in the user's cache folder, where compiled loops of
-    recurrent layers are looked for too.
+    recurrent layers are looked for too. Raises ValueError where JAX finds no device of the kind asked for.
     """
     # The user's own come last, and win.
     os.environ["XLA_FLAGS"] = f"{XLA_FLAG} {os.environ.get('XLA_FLAGS', '')}".strip()
@@ -44,6 +56,10 @@ def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
         mallopt(trim_threshold, (1 << 31) - 1)
     import jax
 
+    for name, value in MEANING.items():
+        if (found := jax.config.values[name]) != value:
+            say(f"{name.upper()} is {found} in the environment: it is not heeded, {value} stands")
+            jax.config.update(name, value)
     jax.config.update("jax_num_cpu_devices", host_devices)
     if not keep_programs:
         jax.config.update("jax_enable_compilation_cache", False)
@@ -54,6 +70,13 @@ def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
             jax.config.update("jax_compilation_cache_dir", str(folder))
             # By default only what took a second is kept; a start compiles many smaller programs.
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        raise ValueError(
+            f"JAX cannot use JAX_PLATFORMS={asked}: {str(error)[:200]}; leave it out, or say cpu"
+        ) from None
     from lmseq.recurrence import native
 
     with suppress(OSError):  # there is none, or it is damaged: XLA's loops do the same
@@ -63,7 +86,7 @@ def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
 def data_folders() -> tuple[Path | None, Path]:
     """Where corpora are looked for: LMSEQ_DATA_DIR, then the user's cache folder."""
     named = os.environ.get("LMSEQ_DATA_DIR")
-    return (Path(named) if named else None), cache_folder()
+    return (Path(named).expanduser() if named else None), cache_folder()
 
 
 def native_folder() -> Path:

@@ -4,30 +4,34 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmseq.config import knobs
-from lmseq.files import locked, read_json, read_text, write_text
+from lmseq.files import locked, read_json, read_text, to_json, write_text
+
+PLACES = {"corpus", "series", "path"}  # facts that say where data was found, and not what it is
 
 
-def check_workdir(workdir: Path, config: Any, facts: dict[str, Any], name: str) -> None:
-    """ValueError unless the folder is new, empty, or holds this very run: same config, same data."""
+class Identity(NamedTuple):
+    """What a run is: the module of its script, its config, and facts of its data, noted in a file `name`."""
+
+    script: str
+    config: Any
+    facts: dict[str, Any]
+    name: str
+
+
+def check_workdir(workdir: Path, run: Identity) -> None:
+    """ValueError unless the folder is new, empty, or holds this very run: same script, config and data.
+
+    The same data may lie elsewhere than before.
+    """
+    if workdir.is_symlink() and not workdir.exists():
+        raise ValueError(f"expected --workdir to be a folder, {workdir} is a link to nothing: remove it")
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"expected --workdir to be a folder, {workdir} is a file")
-    config_path, facts_path = workdir / "config.json", workdir / name
-    if config_path.exists():
-        began = knobs.from_json(read_text(config_path), type(config))
-        differing = knobs.differences(began, config)
-        if differing:
-            raise ValueError(
-                f"{workdir} holds a run of another config ({'; '.join(differing)}): "
-                "choose another --workdir, or give it the flags it began with"
-            )
-        if facts_path.exists() and read_json(facts_path) != facts:
-            raise ValueError(
-                f"the data of {next(iter(facts.values()))} is not the one that {workdir} was begun with: "
-                "choose another --workdir, or restore it"
-            )
+    if (workdir / "config.json").exists():
+        _check_run(workdir, run)
         if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
             raise ValueError(f"expected a folder at {workdir / 'checkpoints'}, a file is there: move it away")
     elif workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
@@ -35,19 +39,67 @@ def check_workdir(workdir: Path, config: Any, facts: dict[str, Any], name: str) 
         raise ValueError(f"{workdir} is not empty and holds no run: choose another --workdir")
 
 
+def _check_run(workdir: Path, run: Identity) -> None:
+    """ValueError unless the run that a folder holds is this one."""
+    try:
+        began = knobs.from_json(read_text(workdir / "config.json"), type(run.config), run.script)
+    except ValueError as error:
+        raise ValueError(f"{workdir} holds no run that can be gone on with: {error}") from None
+    noted = read_json(workdir / run.name) if (workdir / run.name).exists() else None
+    same_data = noted is not None and _without_places(noted) == _without_places(run.facts)
+    differing = knobs.differences(began, run.config, but_paths=same_data)
+    if differing:
+        raise ValueError(
+            f"{workdir} holds a run of another config ({'; '.join(differing)}): "
+            "choose another --workdir, or give it the flags it began with"
+        )
+    if noted is not None and not same_data and not _agree(noted, run.facts):
+        raise ValueError(
+            f"the data of {next(iter(run.facts.values()))} is not the one that {workdir} was begun with: "
+            "choose another --workdir, or restore it"
+        )
+
+
+def _without_places(facts: Any) -> Any:
+    """Facts without those that say where data was found."""
+    match facts:
+        case dict():
+            return {name: _without_places(each) for name, each in facts.items() if name not in PLACES}
+        case list() | tuple():
+            return [_without_places(each) for each in facts]
+        case _:
+            return facts
+
+
+def _agree(noted: Any, facts: Any) -> bool:
+    """Whether facts are as they were noted; there may be more of them than there were in earlier versions."""
+    match noted, facts:
+        case dict(), dict():
+            return all(name in facts and _agree(each, facts[name]) for name, each in noted.items())
+        case list(), list() | tuple():
+            return len(noted) == len(facts) and all(map(_agree, noted, facts))
+        case _:
+            return noted == facts
+
+
 @contextmanager
-def opened(workdir: Path, config: Any, facts: dict[str, Any], name: str) -> Iterator[str | None]:
+def opened(workdir: Path, run: Identity, *, again: bool = False) -> Iterator[str | None]:
     """The folder of a run, locked, with what the run is made of in it; the summary of a finished one.
 
-    Raises ValueError as `check_workdir` does, and when another process is at work there.
+    A finished run is only read, unless it is looked at `again`. Raises ValueError as `check_workdir` does, and
+    when another process is at work there.
     """
-    check_workdir(workdir, config, facts, name)  # before anything is created
+    check_workdir(workdir, run)  # before anything is created
+    summary = finished_summary(workdir)
+    if summary is not None and not again:
+        yield summary
+        return
     with locked(workdir):
-        check_workdir(workdir, config, facts, name)  # another process may have come and gone
+        check_workdir(workdir, run)  # another process may have come and gone
         summary = finished_summary(workdir)
         if summary is None:
-            write_text(workdir / "config.json", knobs.to_json(config))
-            write_text(workdir / name, json.dumps(facts, indent=1) + "\n")
+            write_text(workdir / "config.json", knobs.to_json(run.config, run.script))
+            write_text(workdir / run.name, to_json(run.facts, indent=1) + "\n")
         yield summary
 
 
@@ -57,13 +109,13 @@ def finished_summary(workdir: Path) -> str | None:
     if not path.exists():
         return None
     try:
-        return json.dumps(json.loads(path.read_text(encoding="utf-8")))
+        return to_json(json.loads(path.read_text(encoding="utf-8")))
     except ValueError:
         return None
 
 
 def finish(workdir: Path, summary: dict[str, Any]) -> None:
     """Write summary.json and print it, one line, as the last on stdout."""
-    line = json.dumps(summary)
+    line = to_json(summary)
     write_text(workdir / "summary.json", line + "\n")
     print(line, flush=True)

@@ -1,6 +1,5 @@
 """The stages of a mixture: caches fitted, each model scored, weights fitted by EM, all of it written down."""
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from lmseq.config.text import TextConfig
 from lmseq.contract import Model
 from lmseq.data.corpora import SPLITS
 from lmseq.data.texts import Texts
-from lmseq.files import read_json, write_text
+from lmseq.files import read_json, to_json, write_text
 from lmseq.models.mixture import CacheParams, fit_cache, fit_weights
 from lmseq.runs import Run, is_proper
 from lmseq.training.checkpoint import digest
@@ -112,7 +111,7 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
     log_probs = {split: [_score(part, texts.ids[split]) for part in parts] for split in ("valid", "test")}
     weights = fit_weights(np.array(log_probs["valid"], np.float64))
     fitted = {"runs": facts["runs"], "weights": weights.tolist(), "caches": caches}
-    write_text(workdir / "mixture.json", json.dumps(fitted, indent=1) + "\n")
+    write_text(workdir / "mixture.json", to_json(fitted, indent=1) + "\n")
     rows = [(name, {s: _score(part, texts.ids[s]) for s in log_probs}) for name, part in plain]
     rows += [(name, {s: log_probs[s][i] for s in log_probs}) for i, name in enumerate(names)]
     with np.errstate(divide="ignore"):

@@ -11,12 +11,18 @@ import json
 from dataclasses import field
 from typing import Any, TypeVar, get_args
 
+from lmseq import files
+
 Config = TypeVar("Config")  # a frozen dataclass of sections, each a frozen dataclass of knobs
 
 
-def knob(default: Any, meaning: str) -> Any:
-    """A dataclass field with its default and the one line that says what it does."""
-    return field(default=default, metadata={"help": meaning})
+def knob(default: Any, meaning: str, *, is_path: bool = False) -> Any:
+    """A dataclass field with its default and the one line that says what it does.
+
+    is_path: it says where something lies, one path or several between commas. A beginning `~` is then the
+    user's home, and a run is the same wherever its data lies.
+    """
+    return field(default=default, metadata={"help": meaning, "is_path": is_path})
 
 
 def sections(kind: type) -> dict[str, Any]:
@@ -24,6 +30,11 @@ def sections(kind: type) -> dict[str, Any]:
     if all("help" in each.metadata for each in dataclasses.fields(kind)):
         return {"": kind()}
     return {section.name: section.default_factory() for section in dataclasses.fields(kind)}
+
+
+def names_of(kind: type) -> list[str]:
+    """The knobs of a config class, or of a class of knobs, in their order."""
+    return [each.name for section in sections(kind).values() for each in dataclasses.fields(section)]
 
 
 def from_flat(values: dict[str, Any], kind: type[Config]) -> Config:
@@ -39,9 +50,8 @@ def from_flat(values: dict[str, Any], kind: type[Config]) -> Config:
         chosen = {f.name: _typed(f, rest.pop(f.name)) for f in knobs if f.name in rest}
         filled[name] = dataclasses.replace(default, **chosen)
     if rest:
-        known = [f.name for default in defaults.values() for f in dataclasses.fields(default)]
         unknown = next(iter(rest))
-        near = difflib.get_close_matches(unknown, known, 1)
+        near = difflib.get_close_matches(unknown, names_of(kind), 1)
         raise ValueError(f"unknown setting {unknown!r}" + (f", did you mean {near[0]!r}?" if near else ""))
     return filled[""] if "" in filled else kind(**filled)
 
@@ -66,26 +76,47 @@ def to_flat(config: Any) -> dict[str, Any]:
     return {k: v for section in dataclasses.asdict(config).values() for k, v in section.items()}
 
 
-def to_json(config: Any) -> str:
-    """The config as a flat JSON object, one field a line."""
-    return json.dumps(to_flat(config), indent=1) + "\n"
+SCRIPT = "script"  # in config.json, beside the fields: the module of the script whose run it is
 
 
-def from_json(text: str, kind: type[Config]) -> Config:
-    """Inverse of `to_json`. Raises ValueError for text that is not such an object."""
+def to_json(config: Any, script: str = "") -> str:
+    """The config as a flat JSON object, one field a line, and the script that the run is of, if given."""
+    return files.to_json(({SCRIPT: script} if script else {}) | to_flat(config), indent=1) + "\n"
+
+
+def from_json(text: str, kind: type[Config], script: str = "") -> Config:
+    """Inverse of `to_json`. Raises ValueError for text that is not such an object, or of another script.
+
+    Runs that were begun before scripts were noted are known by the names of their settings alone.
+    """
     try:
         values = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"config.json is damaged ({error}): restore it, or choose another folder") from None
     if not isinstance(values, dict):
         raise ValueError(f"expected config.json to hold an object, got {type(values).__name__}")
+    of = values.pop(SCRIPT, script)
+    if script and of != script:
+        raise ValueError(f"config.json is of a run of {of}, not of {script}")
+    unknown = next(iter(set(values) - set(names_of(kind))), None)
+    if unknown is not None:
+        whose = "of a later version of lmseq" if of else "of another script, or of a later version of lmseq"
+        raise ValueError(f"config.json has the setting {unknown!r}, which is not known here: it is {whose}")
     return from_flat(values, kind)
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """`field: old -> new` for each field that is not the same."""
+def differences(old: Config, new: Config, *, but_paths: bool = False) -> list[str]:
+    """`field: old -> new` for each field that is not the same; `but_paths` leaves out where things lie."""
     before, after = to_flat(old), to_flat(new)
-    return [f"{name}: {before[name]!r} -> {after[name]!r}" for name in before if before[name] != after[name]]
+    left_out = set()
+    if but_paths:
+        known = [each for part in sections(type(new)).values() for each in dataclasses.fields(part)]
+        left_out = {each.name for each in known if each.metadata["is_path"]}
+    return [
+        f"{name}: {before[name]!r} -> {after[name]!r}"
+        for name in before
+        if before[name] != after[name] and name not in left_out
+    ]
 
 
 MOST = 2**31 - 1  # of any number: more fits no index

@@ -1,14 +1,15 @@
 """A language-model run: text and partition, model, training, report."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from lmseq.config.kinds import COMPILED, COMPILED_CELLS, CUDNN_CELLS, CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob, pick
 from lmseq.config.text import TextConfig, check_text
-from lmseq.config.training import TrainConfig, check_shares, check_train, idle_in_training
+from lmseq.config.training import TrainConfig, check_shares, check_train, idle_in_training, settled
 
 ModelKind = Literal[CellKind, "mlp", "linear"]
+WINDOWED = ("mlp", "linear")
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,19 @@ class LanguageModelConfig:
 
 
 def check(config: LanguageModelConfig) -> LanguageModelConfig:
-    """Return the config, or raise ValueError for the first setting out of range or in contradiction."""
+    """The config with derived settings filled in; ValueError for the first out of range or in contradiction.
+
+    Derived are the steps of the warm-up, and the width of an embedding that is tied and has none.
+    """
     check_text(config.data)
     _check_ranges(config)
+    model = config.model
+    if model.tie_embeddings and not model.embedding_size and model.model not in WINDOWED:
+        model = replace(model, embedding_size=model.hidden_size)
+    config = replace(config, model=model)
     _check_pairs(config)
     _check_idle(config)
-    return config
+    return replace(config, train=settled(config.train))
 
 
 def _check_ranges(config: LanguageModelConfig) -> None:
@@ -103,7 +111,7 @@ def _check_pairs(config: LanguageModelConfig) -> None:
         )
     if model.backend == "cudnn" and model.model not in CUDNN_CELLS:
         raise ValueError(f"backend cudnn is for model lstm, got {model.model}: give backend auto")
-    windowed = model.model in ("mlp", "linear")
+    windowed = model.model in WINDOWED
     if model.tie_embeddings and (windowed or model.embedding_size != model.hidden_size):
         raise ValueError(
             "tie_embeddings needs a recurrent model with embedding_size equal to hidden_size "
@@ -114,7 +122,7 @@ def _check_pairs(config: LanguageModelConfig) -> None:
 def _check_idle(config: LanguageModelConfig) -> None:
     """A setting that nothing reads is refused rather than ignored."""
     model = config.model
-    windowed = model.model in ("mlp", "linear")
+    windowed = model.model in WINDOWED
     check_idle(
         (model, "tau", windowed, "models mlp and linear"),
         (model, "hidden_size", model.model != "linear", "models with hidden units"),

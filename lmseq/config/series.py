@@ -6,7 +6,7 @@ from typing import Literal
 
 from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob
-from lmseq.config.training import TrainConfig, check_shares, check_train, idle_in_training
+from lmseq.config.training import TrainConfig, check_shares, check_train, idle_in_training, settled
 
 SeriesModelKind = Literal["mlp", "linear", CellKind, "mean", "persistence", "seasonal", "drift"]
 SYNTHETIC = ("noisy_sine", "ar", "logistic", "mackey_glass", "lorenz", "trend_and_season")
@@ -26,6 +26,7 @@ class SeriesDataConfig:
     series: str = knob(
         "noisy_sine",
         f"{_either(SYNTHETIC)}; {_either(BUNDLED)} (with statsmodels); or a CSV file",
+        is_path=True,
     )
     columns: str = knob("", "columns of a CSV file, a,b,...; empty: all but --time_column")
     time_column: str = knob("", "column of a CSV file with times, checked for order and gaps")
@@ -132,12 +133,12 @@ def check_objective(objective: ObjectiveConfig) -> None:
 
 
 def check(config: SeriesConfig) -> SeriesConfig:
-    """Return the config, or raise ValueError for the first setting out of range or that nothing reads."""
+    """The config with derived settings filled in; ValueError for the first out of range or that nothing reads."""
     check_train(config.train)
     _check_ranges(config)
     _check_pairs(config)
     _check_idle(config)
-    return config
+    return dataclasses.replace(config, train=settled(config.train))
 
 
 def _check_ranges(config: SeriesConfig) -> None:
@@ -191,9 +192,9 @@ def _check_idle(config: SeriesConfig) -> None:
         (config.train, "target_loss", data.valid_fraction > 0, "runs with a valid_fraction"),
         *idle_in_training(config.train),
     )
-    untrained = dataclasses.replace(_train_defaults(), seed=config.train.seed)
+    untrained = settled(dataclasses.replace(_train_defaults(), seed=config.train.seed))
     for knob_field in dataclasses.fields(untrained):
-        given = getattr(config.train, knob_field.name)
+        given = getattr(settled(config.train), knob_field.name)
         if not trains(config) and given != getattr(untrained, knob_field.name):
             raise ValueError(
                 f"{knob_field.name}={given} does nothing here: it is read by models trained in steps only"

@@ -14,6 +14,7 @@ class TextConfig:
         "python_docs",
         "python_docs, time_machine, tiny_shakespeare or ptb; or a text file; or a folder with train.txt, "
         "valid.txt and test.txt",
+        is_path=True,
     )
     level: Literal["byte", "char", "word", "bpe"] = knob("char", "what a token is")
     normalize: Literal["none", "letters"] = knob("none", "letters: lower-case a-z and single spaces only")

@@ -1,9 +1,11 @@
 """A training: the optimiser, its schedule, and what is recorded and kept on the way."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lmseq.config.knobs import Idle, at_least, below_one, knob, pick
+
+USUAL_WARMUP = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,9 @@ class TrainConfig:
     schedule: Literal["constant", "cosine", "inverse"] = knob(
         "cosine", "after the warm-up: constant; cosine to zero; or peak / (1 + step / decay_steps)"
     )
-    warmup_steps: int = knob(50, "steps of linear warm-up from zero")
+    warmup_steps: int = knob(
+        -1, f"steps of linear warm-up from zero; -1: {USUAL_WARMUP}, or a tenth of no more steps than that"
+    )
     decay_steps: int = knob(1000, "time scale of the inverse schedule, in steps")
     momentum: float = knob(0.0, "momentum of sgd")
     weight_decay: float = knob(0.0, "decoupled weight decay of adamw")
@@ -37,7 +41,8 @@ def check_train(train: TrainConfig) -> None:
         **pick(train, "num_train_steps", "steps_per_dispatch", "eval_every", "checkpoint_every"),
         **pick(train, "keep_checkpoints", "host_devices", "decay_steps"),
     )
-    at_least(0, **pick(train, "warmup_steps", "seed", "momentum", "weight_decay"))
+    at_least(-1, **pick(train, "warmup_steps"))
+    at_least(0, **pick(train, "seed", "momentum", "weight_decay"))
     at_least(0, **pick(train, "clip_norm", "target_loss"))
     below_one(**pick(train, "momentum"))
     if not 0.0 < train.learning_rate < 3.4e38:  # what a float32 holds
@@ -48,10 +53,19 @@ def check_train(train: TrainConfig) -> None:
         )
 
 
+def settled(train: TrainConfig) -> TrainConfig:
+    """The same training with what depends on other settings filled in: the steps of the warm-up."""
+    if train.warmup_steps >= 0:
+        return train
+    # Only cosine needs an end beyond the warm-up.
+    is_short = train.schedule == "cosine" and train.num_train_steps <= USUAL_WARMUP
+    return replace(train, warmup_steps=train.num_train_steps // 10 if is_short else USUAL_WARMUP)
+
+
 def check_shares(batch_size: int, num_devices: int) -> None:
     """Raise ValueError unless every device gets the same number of rows of a batch."""
     if batch_size % num_devices:
-        raise ValueError(f"expected a batch_size that {num_devices} devices divide, got {batch_size}")
+        raise ValueError(f"expected host_devices={num_devices} to divide batch_size={batch_size}: change one")
 
 
 def idle_in_training(train: TrainConfig) -> tuple[Idle, ...]:

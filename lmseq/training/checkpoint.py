@@ -271,21 +271,30 @@ def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loa
     workdir = Path(workdir)
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} has no checkpoint yet: train it further")
-    with open_manager(workdir) as manager:
-        step = _chosen_step(manager, workdir, which)
-        shape = jax.eval_shape(model.init, jax.random.key(0))
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        like = _abstract(shape, jax.tree.map(lambda _: sharding, shape))
-        items = ocp.args.Composite(params=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
-        try:
-            found = manager.restore(step, args=items)
-            _check_digest(found.params, _checked_facts(found.progress, step)["params_digest"])
-        except DAMAGE as error:
-            raise ValueError(
-                f"checkpoint {step} of {workdir} cannot be used ({_brief(error)}): "
-                "take the other of latest and best, or train again"
-            ) from error
-    return Loaded(found.params, step)
+    shape = jax.eval_shape(model.init, jax.random.key(0))
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = _abstract(shape, jax.tree.map(lambda _: sharding, shape))
+    while True:
+        with open_manager(workdir) as manager:
+            step = _chosen_step(manager, workdir, which)
+            try:
+                return Loaded(_read_params(manager, step, like), step)
+            except DAMAGE as error:
+                # A training that goes on has replaced it by a later one since it was listed.
+                if not (Path(manager.directory) / f"{step}").exists():
+                    continue
+                raise ValueError(
+                    f"checkpoint {step} of {workdir} cannot be used ({_brief(error)}): "
+                    "take the other of latest and best, or train again"
+                ) from error
+
+
+def _read_params(manager: ocp.CheckpointManager, step: int, like: Params) -> Params:
+    """The parameters of one step; raises one of DAMAGE when they are not as they were saved."""
+    items = ocp.args.Composite(params=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
+    found = manager.restore(step, args=items)
+    _check_digest(found.params, _checked_facts(found.progress, step)["params_digest"])
+    return found.params
 
 
 def _chosen_step(manager: ocp.CheckpointManager, workdir: Path, which: str) -> int:

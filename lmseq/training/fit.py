@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lmseq.config.training import TrainConfig, check_train
+from lmseq.config.training import TrainConfig, check_train, settled
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
 from lmseq.files import locked
@@ -98,7 +98,7 @@ def fit(
     diverges.
     """
     folder = None if workdir is None else Path(workdir)
-    job = Job(model, np.asarray(stream), config, batches, objective, folder, evaluate)
+    job = Job(model, np.asarray(stream), settled(config), batches, objective, folder, evaluate)
     check_job(job)
     with nullcontext() if folder is None else locked(folder):
         if folder is not None:

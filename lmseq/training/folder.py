@@ -2,14 +2,13 @@
 
 import dataclasses
 import hashlib
-import json
 import re
 from pathlib import Path
 
 import numpy as np
 
 from lmseq.config.training import TrainConfig
-from lmseq.files import read_json, write_text
+from lmseq.files import read_json, to_json, write_text
 from lmseq.training import checkpoint
 from lmseq.training.checkpoint import Progress, Restored
 from lmseq.training.job import Job
@@ -52,7 +51,7 @@ def begin(workdir: Path, job: Job) -> None:
             )
     elif any((workdir / name).exists() for name in ("config.json", "checkpoints")):
         raise ValueError(f"{workdir} holds a run that `fit` did not begin: choose another workdir")
-    write_text(path, json.dumps(facts, indent=1) + "\n")
+    write_text(path, to_json(facts, indent=1) + "\n")
 
 
 def described(value: object) -> str:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lmseq.files import write_text
+from lmseq.files import to_json, write_text
 
 
 def read_records(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
@@ -37,13 +37,13 @@ class MetricsWriter:
 
         self._path = workdir / "metrics.jsonl"
         kept = read_records(self._path, last_step)
-        write_text(self._path, "".join(json.dumps(record) + "\n" for record in kept))
+        write_text(self._path, "".join(to_json(record) + "\n" for record in kept))
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last_step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One record: numbers and text; TensorBoard gets the numbers as scalars."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(to_json({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
             if isinstance(value, int | float):

@@ -11,7 +11,7 @@ from lmseq.config.knobs import knob
 class WallsConfig:
     """The text, and its parts."""
 
-    corpus: str = knob("python_docs", "text, as in train_lm")
+    corpus: str = knob("python_docs", "text, as in train_lm", is_path=True)
     num_parts: int = knob(8, "parts of the text, over which intervals of zeros and storage are; at least 2")
     least_count: int = knob(2, "words that occur less often in training are one word, beside zeros")
     seed: int = knob(0, "first seed")
