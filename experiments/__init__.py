@@ -30,7 +30,7 @@ def _open_streams() -> None:
             if empty != number:
                 os.dup2(empty, number)
                 os.close(empty)
-            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
 
 
 if _is_started(sys.orig_argv):

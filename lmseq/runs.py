@@ -146,7 +146,10 @@ def is_recurrent(model: Model) -> bool:
 
 
 def _mixture_run(path: Path) -> Run:
-    """The models that a mixture names, which must be what they were when it was fitted."""
+    """The models that a mixture names, which must be what they were when it was fitted.
+
+    They are named as seen from the mixture's folder, so that all can be moved together.
+    """
     config = from_json(read_text(path / "config.json"), MixtureConfig)
     try:
         fitted = read_json(path / MIXTURE)
@@ -159,9 +162,13 @@ def _mixture_run(path: Path) -> Run:
         raise ValueError(f"{path / MIXTURE} is damaged: mix again") from None
     found = []
     for place, params_digest in places:
-        run = load_run(place, config.checkpoint)
+        if not (path / place).exists():
+            raise ValueError(
+                f"{path} is a mixture with {path / place}, which is not there: move them together, or mix again"
+            )
+        run = load_run(path / place, config.checkpoint)
         if checkpoint.digest(run.params) != params_digest:
-            raise ValueError(f"{place} is not what {path} was mixed from: mix again")
+            raise ValueError(f"{path / place} is not what {path} was mixed from: mix again")
         found.append(run)
     vocab, parts = found[0].vocab, [(run.model, run.params) for run in found]
     for i, (size, weight, sharpness) in enumerate(caches):

@@ -97,7 +97,9 @@ FINE = [
 def test_settings_that_go_together(settings):
     config = make(settings)
     checked = check(config)
-    assert knobs.to_flat(checked) == knobs.to_flat(config) | {"warmup_steps": 50} and check(checked) == checked
+    assert (
+        knobs.to_flat(checked) == knobs.to_flat(config) | {"warmup_steps": 50} and check(checked) == checked
+    )
     assert knobs.from_json(knobs.to_json(config), SeriesConfig) == config
 
 

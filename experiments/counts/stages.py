@@ -2,7 +2,6 @@
 
 import math
 import resource
-import shlex
 import shutil
 import sys
 import time
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 from experiments.counts.loading import load_counted
 from experiments.frame.console import say
+from experiments.text.suggest import suggest
 from lmseq import scoring
 from lmseq.config import counts as counts_config
 from lmseq.config.counts import NgramConfig
@@ -208,14 +208,7 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
         plotting.save_figure(figure, workdir / "orders.png")
         names.insert(0, "orders.png")
     say(f"{workdir}: {'  '.join(names)}")
-    prompt = shlex.quote(_some_word(counted))
-    say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
-    say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")
-
-
-def _some_word(counted: Counted) -> str:
-    """A word of the vocabulary."""
-    return next((word for word in counted.vocab.tokens[1:] if word.isalpha()), "a")
+    suggest(workdir, counted.vocab, counted.vocab.tokens[1:])
 
 
 def write(workdir: Path, counted: Counted, tables: BackoffTables) -> None:

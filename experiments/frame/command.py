@@ -92,7 +92,9 @@ def end(attempted: Callable[[Sequence[str]], int]) -> None:
     """Try with this process's arguments, and end it with the status that comes of it."""
     sys.unraisablehook = _unraisable
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # what a terminal cannot show is written as Python would
+        stream.reconfigure(
+            errors="backslashreplace"
+        )  # what a terminal cannot show is written as Python would
     status = attempted(sys.argv[1:])
     try:
         sys.stdout.flush()

@@ -1,5 +1,6 @@
 """The stages of a mixture: caches fitted, each model scored, weights fitted by EM, all of it written down."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import numpy as np
 from experiments.frame.console import say
 from experiments.text.evaluate import load_run
 from experiments.text.loading import load_texts
+from experiments.text.suggest import suggest
 from lmseq import runs, scoring
 from lmseq.config import knobs
 from lmseq.config.mixture import MixtureConfig
@@ -89,6 +91,11 @@ def identify(paths: list[Path], found: list[Run]) -> list[dict[str, str]]:
     ]
 
 
+def as_seen_from(workdir: Path, places: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same with paths relative to a folder."""
+    return [place | {"path": os.path.relpath(place["path"], workdir.resolve())} for place in places]
+
+
 def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
     """Fit on the validation text, score the test text, print a table, write mixture.json; the summary."""
     config, found, text, facts = prepared
@@ -110,7 +117,7 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
         plain = []
     log_probs = {split: [_score(part, texts.ids[split]) for part in parts] for split in ("valid", "test")}
     weights = fit_weights(np.array(log_probs["valid"], np.float64))
-    fitted = {"runs": facts["runs"], "weights": weights.tolist(), "caches": caches}
+    fitted = {"runs": as_seen_from(workdir, facts["runs"]), "weights": weights.tolist(), "caches": caches}
     write_text(workdir / "mixture.json", to_json(fitted, indent=1) + "\n")
     rows = [(name, {s: _score(part, texts.ids[s]) for s in log_probs}) for name, part in plain]
     rows += [(name, {s: log_probs[s][i] for s in log_probs}) for i, name in enumerate(names)]
@@ -127,7 +134,7 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
             f"{row['test_loss']:>11.4f}{row['test_perplexity']:>12.3f}{row['test_bits_per_char']:>11.4f}"
         )
     say(f"{workdir}: mixture.json  summary.json")
-    say(f"next:  python -m experiments.sample_text --run={workdir} --num_samples=4")
+    suggest(workdir, texts.vocab, texts.corpus.valid[:100_000].split()[1:])
     losses = {
         f"{split}_loss_{name}": row[f"{split}_loss"]
         for (name, _), row in zip(rows[:-1], figures, strict=False)

@@ -1,6 +1,5 @@
 """How a training run ends: final figures, a table with the obvious models beside, pictures, the summary."""
 
-import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from experiments.frame import start
 from experiments.frame.console import say
 from experiments.text.evaluate import SAMPLE, PreparedText, sample_text, split_figures
+from experiments.text.suggest import suggest
 from lmseq import plotting, rollout, scoring
 from lmseq.models.interface import count_parameters
 from lmseq.models.ngram import fit_counts
@@ -180,8 +180,5 @@ def _draw(prepared: PreparedText, workdir: Path, unigram_loss: float, horizon: n
         names.append("horizon.png")
         plotting.save_figure(plotting.horizon_curve(horizon, unigram_loss, title), workdir / "horizon.png")
     say(f"{workdir}: {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")
-    vocab, words = prepared.texts.vocab, prepared.texts.corpus.valid.split()[1:]  # the first may be cut
-    known = (w for w in words if w.isalpha() and 3 <= len(w) <= 20 and not vocab.unknown(w))
-    prompt = shlex.quote(next(known, ""))
-    say(f"next:  python -m experiments.score_text --run={workdir} --text={prompt}")
-    say(f"       python -m experiments.sample_text --run={workdir} --prompt={prompt} --num_samples=4")
+    words = prepared.texts.corpus.valid[:100_000].split()[1:]  # the first may be cut
+    suggest(workdir, prepared.texts.vocab, words)

@@ -101,6 +101,6 @@ def load_texts(config: TextConfig, *, data_dir: Path | None = None, cache_dir: P
 def corpus_facts(
     corpus: str, *, data_dir: Path | None = None, cache_dir: Path | None = None
 ) -> dict[str, Any]:
-    """Name and number of characters of a corpus, which is read for it; folders as `read_raw` has."""
-    parts = read_raw(corpus, data_dir=data_dir, cache_dir=cache_dir).parts
-    return {"corpus": corpus, "characters": sum(map(len, parts.values()))}
+    """Name, number of characters and SHA-256 of a corpus, which is read for it; folders as `read_raw` has."""
+    whole = "".join(read_raw(corpus, data_dir=data_dir, cache_dir=cache_dir).parts.values())
+    return {"corpus": corpus, "characters": len(whole), "sha256": hashlib.sha256(whole.encode()).hexdigest()}
