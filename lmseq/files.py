@@ -59,9 +59,9 @@ def cache_folder() -> Path:
     """
     import pooch
 
-    folder = Path(pooch.os_cache("lmseq"))
-    if folder.parts[0] != "~":
-        return folder
+    has_home = os.path.expanduser("~") != "~"
+    if has_home or os.environ.get("XDG_CACHE_HOME"):
+        return Path(pooch.os_cache("lmseq"))
     return Path(tempfile.gettempdir()) / f"lmseq-{os.getuid()}"
 
 

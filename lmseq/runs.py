@@ -164,7 +164,8 @@ def _mixture_run(path: Path) -> Run:
     for place, params_digest in places:
         if not (path / place).exists():
             raise ValueError(
-                f"{path} is a mixture with {path / place}, which is not there: move them together, or mix again"
+                f"{path} is a mixture with {path / place}, which is not there: "
+                "move them together, or mix again"
             )
         run = load_run(path / place, config.checkpoint)
         if checkpoint.digest(run.params) != params_digest:

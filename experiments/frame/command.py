@@ -54,10 +54,10 @@ def attempt(
     """Parse a command line and do the work; the exit status, with a mistake said in one line."""
     meaning = "keep compiled programs in the user's cache folder"
     flags.DEFINE_bool(KEEP_PROGRAMS, True, meaning, flag_values=found)
-    if {"--help", "-h", "--helpfull"} & set(arguments):
-        print(help_text(doc, found, [*names, KEEP_PROGRAMS]))
-        return 0
     try:
+        if {"--help", "-h", "--helpfull"} & set(arguments):
+            print(help_text(doc, found, [*names, KEEP_PROGRAMS]))
+            return 0
         return act(parse(found, arguments)) or 0
     except StoppedError as stopped:
         return stopped.status
@@ -92,9 +92,7 @@ def end(attempted: Callable[[Sequence[str]], int]) -> None:
     """Try with this process's arguments, and end it with the status that comes of it."""
     sys.unraisablehook = _unraisable
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(
-            errors="backslashreplace"
-        )  # what a terminal cannot show is written as Python would
+        stream.reconfigure(errors="backslashreplace")  # of what a terminal cannot show
     status = attempted(sys.argv[1:])
     try:
         sys.stdout.flush()

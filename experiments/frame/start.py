@@ -39,7 +39,7 @@ MEANING = {
 
 
 def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
-    """Settings that must stand before JAX's first use: its meaning, virtual CPU devices, memory and programs kept.
+    """What must stand before JAX's first use: its meaning, virtual CPU devices, memory and programs kept.
 
     glibc gives blocks of tens of megabytes back to the system after every step and asks for them again;
     keeping them saves a quarter of a training step on a CPU. With `keep_programs`, compiled programs are
@@ -72,10 +72,11 @@ def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter where a plugin was never installed
         asked = os.environ.get("JAX_PLATFORMS", "")
+        why = f" ({str(error)[:200]})" if str(error) else ""
         raise ValueError(
-            f"JAX cannot use JAX_PLATFORMS={asked}: {str(error)[:200]}; leave it out, or say cpu"
+            f"JAX finds no device for JAX_PLATFORMS={asked}{why}: leave it out, or say cpu"
         ) from None
     from lmseq.recurrence import native
 

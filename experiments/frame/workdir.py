@@ -86,8 +86,8 @@ def _agree(noted: Any, facts: Any) -> bool:
 def opened(workdir: Path, run: Identity, *, again: bool = False) -> Iterator[str | None]:
     """The folder of a run, locked, with what the run is made of in it; the summary of a finished one.
 
-    A finished run is only read, unless it is looked at `again`. Raises ValueError as `check_workdir` does, and
-    when another process is at work there.
+    A finished run is only read, unless it is looked at `again`. Raises ValueError as `check_workdir` does,
+    and when another process is at work there.
     """
     check_workdir(workdir, run)  # before anything is created
     summary = finished_summary(workdir)

@@ -133,7 +133,7 @@ def check_objective(objective: ObjectiveConfig) -> None:
 
 
 def check(config: SeriesConfig) -> SeriesConfig:
-    """The config with derived settings filled in; ValueError for the first out of range or that nothing reads."""
+    """The config with derived settings filled in; ValueError for one out of range or that nothing reads."""
     check_train(config.train)
     _check_ranges(config)
     _check_pairs(config)
