@@ -170,7 +170,7 @@ BAD = [
     ({"dropout": 1.0}, r"dropout in \[0, 1\), got 1"),
     ({"dropout": -0.1}, r"dropout in \[0, 1\), got -0.1"),
     ({"momentum": 1.0, "optimizer": "sgd"}, r"momentum in \[0, 1\), got 1"),
-    ({"host_devices": 3}, "host_devices=3 to divide batch_size=32"),
+    ({"host_devices": 3}, "batch_size that 3 devices divide, got 32: .*host_devices"),
     ({"warmup_steps": 10, "num_train_steps": 10}, "warmup_steps below num_train_steps=10, got 10"),
     ({"tie_embeddings": True, "embedding_size": 128}, "got model gru and embedding_size 128"),
     ({"tie_embeddings": True, "embedding_size": 256, "model": "mlp"}, "got model mlp"),

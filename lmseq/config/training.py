@@ -65,7 +65,10 @@ def settled(train: TrainConfig) -> TrainConfig:
 def check_shares(batch_size: int, num_devices: int) -> None:
     """Raise ValueError unless every device gets the same number of rows of a batch."""
     if batch_size % num_devices:
-        raise ValueError(f"expected host_devices={num_devices} to divide batch_size={batch_size}: change one")
+        raise ValueError(
+            f"expected a batch_size that {num_devices} devices divide, got {batch_size}: choose another "
+            "batch_size, or other host_devices"
+        )
 
 
 def idle_in_training(train: TrainConfig) -> tuple[Idle, ...]:

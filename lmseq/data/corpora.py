@@ -292,7 +292,7 @@ def _check_parts(sizes: dict[str, int], valid_fraction: float, test_fraction: fl
         if fraction and not sizes[split]:
             raise ValueError(
                 f"expected a text long enough to have a {split} part, got {sum(sizes.values())} characters: "
-                "give more text or change the fractions"
+                "give more text, or other shares as valid_fraction and test_fraction"
             )
 
 

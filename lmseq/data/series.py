@@ -153,8 +153,9 @@ def prepare(config: SeriesConfig) -> Prepared:
     if num_test < 2 or split.train_end < needed:
         raise ValueError(
             f"expected at least {needed} points to train on (tau, num_steps and what lies ahead) and 2 to "
-            f"test on, got {split.train_end} and {num_test} of {loaded.name}: give a longer series, a "
-            "smaller tau, num_steps or num_ahead, or other fractions"
+            f"test on, got {split.train_end} and {num_test} of {loaded.name}: give a longer series "
+            "(num_points of a synthetic one), a smaller tau, num_steps or num_ahead, or another "
+            "valid_fraction or test_fraction"
         )
     ahead = loaded.filled is not None and loaded.filled[max(0, split.train_end - 1) :].any()
     if data.missing == "interpolate" and ahead:

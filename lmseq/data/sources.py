@@ -165,7 +165,7 @@ def random_hidden_markov(
     """
     if not 2 <= num_states <= vocab_size or not (0.0 <= stay < 1.0 and 0.0 <= accuracy < 1.0):
         raise ValueError(
-            "expected 2 or more states, as many symbols at least, and stay and accuracy in [0, 1), got "
+            "expected num_states of at least 2, vocab_size no less, stay and accuracy in [0, 1), got "
             f"{num_states}, {vocab_size}, {stay}, {accuracy}"
         )
     moves = np.zeros((num_states, num_states))

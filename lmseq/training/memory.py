@@ -26,7 +26,8 @@ def check_memory(model: Model, num_members: int = 1) -> None:
     if BYTES_A_PARAMETER * num_parameters > there:
         raise ValueError(
             f"training {num_parameters:,} parameters takes {BYTES_A_PARAMETER} bytes of memory for each, and "
-            f"there are {there / 2**30:.1f} GiB: make the model smaller"
+            f"there are {there / 2**30:.1f} GiB: make the model smaller, by "
+            "hidden_size, num_layers or embedding_size"
         )
     if num_members > 1 and 2 * BYTES_A_PARAMETER * num_parameters * num_members > there:
         raise ValueError(f"{num_members} trainings of {num_parameters:,} parameters do not fit in memory")

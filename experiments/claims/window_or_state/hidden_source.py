@@ -35,7 +35,11 @@ def check(recall: Any, config: HiddenConfig) -> None:
     knobs.at_least(SHORT, 20, longest_window=config.longest_window)
     knobs.at_least(50_000, 10**7, num_tokens=config.num_tokens)
     knobs.at_least(2, source_steps=config.source_steps)
-    sources.entropy_brackets(make_source(recall.seed, config), config.longest_window)
+    knobs.at_least(2, 1000, num_states=config.num_states, vocab_size=config.vocab_size)
+    try:
+        sources.entropy_brackets(make_source(recall.seed, config), config.longest_window)
+    except ValueError as error:
+        raise ValueError(f"{error}: take a smaller longest_window or vocab_size") from None
 
 
 def make_source(seed: int, config: HiddenConfig) -> sources.HiddenMarkov:

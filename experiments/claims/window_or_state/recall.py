@@ -183,7 +183,11 @@ def check(whole: WindowOrStateConfig) -> WindowOrStateConfig:
             raise ValueError(f"expected {name} in ascending order, each once, got {values}")
     knobs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
     knobs.at_least(1, hidden_size=config.hidden_size, batch_size=config.batch_size)
-    knobs.at_least(config.batch_size, num_blocks=config.num_blocks)
+    knobs.at_least(1, num_blocks=config.num_blocks)
+    if config.num_blocks < config.batch_size:
+        raise ValueError(
+            f"expected num_blocks of at least batch_size={config.batch_size}, got {config.num_blocks}"
+        )
     knobs.at_least(0, seed=config.seed)
     if not 0 < config.learning_rate < float("inf"):
         raise ValueError(f"expected a positive learning_rate, got {config.learning_rate}")
