@@ -335,7 +335,7 @@ def run(workdir) -> Path:
 
 def test_a_run_is_rebuilt(run):
     loaded = load_run(run)
-    assert (loaded.step, loaded.config, loaded.vocab) == (20, CONFIG, VOCAB)
+    assert (loaded.step, loaded.config, loaded.vocab) == (20, check(CONFIG), VOCAB)
     assert_same_bits(loaded.params, filled(20).state.params)
     assert loaded.model == build_model(CONFIG.model, len(VOCAB))
     carry = loaded.model.init_carry(loaded.params, 2)
@@ -359,6 +359,24 @@ def test_no_best_without_an_evaluation(tmp_path, run):
     assert load_run(run).step == 1
     with pytest.raises(ValueError, match="no checkpoint has a validation loss"):
         load_run(run, "best")
+
+
+@pytest.mark.parametrize("which", ["latest", "best"])
+def test_a_step_that_a_training_replaces_while_it_is_read(run, monkeypatch, which):
+    """It is gone between the listing and the reading; the step that took its place is read."""
+    read, replaced = checkpoint._read_params, []
+
+    def late(manager, step, like):
+        if not replaced:
+            save_all(run, {30: 0.5})
+            shutil.rmtree(run / "checkpoints" / f"{step}", ignore_errors=True)
+            replaced.append(step)
+        return read(manager, step, like)
+
+    monkeypatch.setattr(checkpoint, "_read_params", late)
+    loaded = load_run(run, which)
+    assert (replaced, loaded.step) == ([20], 30)
+    assert_same_bits(loaded.params, filled(30).state.params)
 
 
 def test_parameters_alone_are_read(run):

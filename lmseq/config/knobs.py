@@ -95,8 +95,8 @@ def from_json(text: str, kind: type[Config], script: str = "") -> Config:
         raise ValueError(f"config.json is damaged ({error}): restore it, or choose another folder") from None
     if not isinstance(values, dict):
         raise ValueError(f"expected config.json to hold an object, got {type(values).__name__}")
-    of = values.pop(SCRIPT, script)
-    if script and of != script:
+    of = values.pop(SCRIPT, "")
+    if script and of and of != script:
         raise ValueError(f"config.json is of a run of {of}, not of {script}")
     unknown = next(iter(set(values) - set(names_of(kind))), None)
     if unknown is not None:
