@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lmseq.config.knobs import to_json
-from lmseq.config.language_model import LanguageModelConfig, ModelConfig
+from lmseq.config.language_model import LanguageModelConfig, ModelConfig, check
 from lmseq.config.training import TrainConfig
 from lmseq.data.tokens import build_vocab
 from lmseq.models.build import build_model
