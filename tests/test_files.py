@@ -109,3 +109,18 @@ def test_a_locked_folder_is_rid_of_what_a_kill_left(tmp_path):
             pass
     with locked(tmp_path):
         pass
+
+
+ELSEWHERE = {
+    "lmseq/data/tokens.py",  # a vocabulary: texts
+    "lmseq/training/checkpoint.py",  # what a digest is made of
+    "experiments/frame/show.py",  # a sample, on a terminal
+}
+
+
+def test_json_is_written_in_one_place():
+    """Which knows that infinities and NaNs are none."""
+    root = Path(__file__).parents[1]
+    files = {file for part in ("lmseq", "experiments", "benchmarks") for file in (root / part).rglob("*.py")}
+    found = {str(file.relative_to(root)) for file in files if "json.dump" in file.read_text(encoding="utf-8")}
+    assert found == {"lmseq/files.py"} | ELSEWHERE

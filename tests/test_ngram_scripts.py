@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from lmseq import runs
 from lmseq.data.corpora import read_corpus
 from lmseq.data.tokens import build_vocab
 from lmseq.ngram.arpa import read_arpa
+from lmseq.training import checkpoint
 from tests.scripts import SMALL, refusal
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -187,6 +189,24 @@ def test_a_mixture_beats_its_parts(scripts, characters, corpus, tmp_path):
         )["samples"][0]  # fmt: skip
 
 
+def test_a_mixture_moves_with_its_parts(scripts, characters, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(characters[1], old / "run")
+    flags = "--runs={0}/run --cache_size=30 --workdir={0}/mixed"
+    found = scripts.summary("mix_models", *flags.format(old).split())
+    digest = checkpoint.digest(runs.load_run(old / "mixed").params)
+    old.rename(new)
+    assert checkpoint.digest(runs.load_run(new / "mixed").params) == digest
+    assert scripts.summary("mix_models", *flags.format(new).split()) == found
+    mixture = json.loads((new / "mixed" / "mixture.json").read_text())
+    mixture["runs"][0]["path"] = str(new / "run")  # as earlier versions wrote it
+    (new / "mixed" / "mixture.json").write_text(json.dumps(mixture))
+    assert checkpoint.digest(runs.load_run(new / "mixed").params) == digest
+    (new / "run").rename(new / "away")
+    with pytest.raises(ValueError, match="move them together, or mix again"):
+        runs.load_run(new / "mixed")
+
+
 @pytest.mark.parametrize(
     ("flags", "what"),
     [
@@ -240,8 +260,6 @@ def test_a_damaged_mixture(tmp_path, text):
 
 
 def test_damaged_files_are_named(scripts, characters, tmp_path):
-    import shutil
-
     broken = shutil.copytree(characters[1], tmp_path / "run")
     data = (broken / "tables.npz").read_bytes()
     (broken / "tables.npz").write_bytes(data[: len(data) // 2])
