@@ -59,10 +59,11 @@ def cache_folder() -> Path:
     """
     import pooch
 
-    has_home = os.path.expanduser("~") != "~"
-    if has_home or os.environ.get("XDG_CACHE_HOME"):
-        return Path(pooch.os_cache("lmseq"))
-    return Path(tempfile.gettempdir()) / f"lmseq-{os.getuid()}"
+    try:
+        folder = Path(pooch.os_cache("lmseq"))
+    except RuntimeError:  # of later versions, where there is no home
+        folder = Path("~")
+    return Path(tempfile.gettempdir()) / f"lmseq-{os.getuid()}" if folder.parts[0] == "~" else folder
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
