@@ -1,15 +1,17 @@
 """Files are written whole or not at all, by whoever writes them."""
 
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from lmseq.files import locked, replacing, write_text
+from lmseq.files import cache_folder, locked, replacing, write_text
 from lmseq.ngram import smoothing
 from lmseq.ngram.arpa import write_arpa
 from lmseq.ngram.counts import FIRST_WORD_ID, count_ngrams
@@ -109,6 +111,23 @@ def test_a_locked_folder_is_rid_of_what_a_kill_left(tmp_path):
             pass
     with locked(tmp_path):
         pass
+
+
+def raising(error: Exception):
+    def raise_it(name: str) -> None:
+        raise error
+
+    return raise_it
+
+
+@pytest.mark.parametrize("without", [raising(RuntimeError("no home")), lambda name: f"~/.cache/{name}"])
+def test_without_a_home_what_can_be_had_again_lies_among_temporary_files(monkeypatch, tmp_path, without):
+    """Versions of platformdirs differ in what they answer."""
+    monkeypatch.setattr("pooch.os_cache", without)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cache_folder() == tmp_path / f"lmseq-{os.getuid()}"
+    monkeypatch.setattr("pooch.os_cache", lambda name: f"/home/me/.cache/{name}")
+    assert cache_folder() == Path("/home/me/.cache/lmseq")
 
 
 ELSEWHERE = {

@@ -112,14 +112,6 @@ def test_a_device_that_is_not_there_is_one_line(scripts, tmp_path, platform):
     assert f"JAX_PLATFORMS={platform}" in last and "say cpu" in last
 
 
-def test_without_a_home_what_can_be_had_again_lies_among_temporary_files(scripts, tmp_path):
-    code = "from lmseq.files import cache_folder; print(cache_folder())"
-    env = {k: v for k, v in scripts.env.items() if k not in ("HOME", "XDG_CACHE_HOME")}
-    env |= {"HOME": "~", "TMPDIR": str(tmp_path)}  # what expanduser gives where it knows none
-    done = scripts.execute([sys.executable, "-c", code], env=env)
-    assert done.stdout.startswith(str(tmp_path)), done.stderr
-
-
 def test_a_stream_that_cannot_show_a_character_shows_its_escape(scripts, tmp_path):
     arguments = [f"--run={tmp_path / 'thé'}", "--text=a"]
     done = scripts.run("score_text", *arguments, env=scripts.env | {"PYTHONIOENCODING": "ascii"})
