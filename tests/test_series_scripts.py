@@ -190,7 +190,7 @@ BAD = [
     ("predict_series", "--workdir={new} --series={folder}/none.csv", "none.csv"),
     ("predict_series", "--workdir={new} --series={folder}/empty.csv", "empty"),
     ("predict_series", "--workdir={new} --series={folder}/constant.csv --columns=load", "constant"),
-    ("predict_series", "--workdir={new} --series={folder}/one.csv --columns=lod", "t, load"),
+    ("predict_series", "--workdir={new} --series={folder}/one.csv --columns=lod", "'t', 'load'"),
     ("predict_series", "--workdir={new} --series={folder}/holes.csv", "row 102"),
     ("predict_series", "--workdir={new} --series={folder}/infinite.csv", "row 102"),
     ("predict_series", "--workdir={new} --series={folder}/words.csv", "'many'"),

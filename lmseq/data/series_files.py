@@ -153,7 +153,7 @@ def _of_numbers(path: Path, table: Table, time_column: str) -> tuple[str, ...]:
     """
     rest = {name: cells for name, cells in table.columns.items() if name != time_column}
     chosen = [name for name, cells in rest.items() if is_numeric(cells)]
-    if chosen and table.header and not table.header[0] and chosen[0] == "1" and _counts(rest["1"]):
+    if len(chosen) > 1 and table.header and not table.header[0] and _counts(rest[chosen[0]]):
         chosen.pop(0)
     if not rest:
         raise ValueError(f"{path} has no column beside the time {quoted(time_column)}")
@@ -163,7 +163,7 @@ def _of_numbers(path: Path, table: Table, time_column: str) -> tuple[str, ...]:
         got = f"{quoted(cell)} in row {row}" if row else "empty cells only"
         raise ValueError(
             f"{path} has no column of numbers: column {quoted(name)} has {got}; expected numbers such as "
-            "1234.5, without spaces, units or signs"
+            "1234.5, without spaces, units or signs, separated by comma, semicolon, tab or bar"
         )
     return tuple(chosen)
 
@@ -185,7 +185,7 @@ def _notes(
     left = [quoted(name) for name in table.columns if name not in found] if found else []
     if left:
         more = f" and {len(left) - 10} more" if len(left) > 10 else ""
-        notes.append(f"left out, as they hold no values: {', '.join(left[:10])}{more}")
+        notes.append(f"left out, as they hold no values of a series: {', '.join(left[:10])}{more}")
     if mark == "," and decimal == "auto":
         notes.append("decimal marks are commas: 1,5 is one and a half")
     return tuple(notes)

@@ -10,9 +10,10 @@ import io
 import lzma
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -39,21 +40,21 @@ def read_table(path: Path, decimal: Decimal = "auto") -> Table:
     """The table in a file of cells separated by comma, semicolon, tab or bar; gz, bz2 and xz are unpacked.
 
     The separator is the one by which all rows have as many cells as the first; of several, the one that
-    leaves most cells numbers or dates. A comma that is said to be decimal separates nothing. A first row of
-    numbers or dates is data. Blank rows at the end are passed over; others are rows with empty cells.
+    leaves most cells numbers or dates. Commas that are said to be decimal separate only cells in quotes. A
+    first row of numbers or dates is data. Blank rows at the end are passed over; others are rows of empty
+    cells.
 
     Raises ValueError where there is no such file, text or table, and for a name that stands there twice.
     """
     text = read_text(path)
     if not text.strip():
         raise ValueError(f"{path} is empty: expected names of columns, and a row for each time")
-    lines, cells = _split(text, path, [mark for mark in SEPARATORS if mark != MARKS.get(decimal)])
+    lines, cells = _split(text, path, decimal)
     while cells and not any(cells[-1]):
         cells.pop()
     if not cells:
         raise ValueError(f"{path} has no cell that is not empty: expected a row for each time")
-    known = [cell for cell in cells[0] if not is_blank(cell)]
-    is_data = bool(known) and all(map(_is_readable, known))
+    is_data = all(is_blank(cell) or _is_readable(cell) for cell in cells[0])
     header = () if is_data else tuple(cells.pop(0))
     if not cells:
         raise ValueError(f"{path} has names of columns and nothing below them: expected a row for each time")
@@ -109,9 +110,17 @@ def read_text(path: Path) -> str:
 _NOTHING = "\x1f"  # separates nothing: a row is one cell
 
 
-def _split(text: str, path: Path, separators: Sequence[str]) -> tuple[list[int], list[list[str]]]:
-    """Lines and cells by the separator that suits all rows; ValueError where the first row's does not."""
-    head = text.lstrip("\n").split("\n", 1)[0]
+def _split(text: str, path: Path, decimal: Decimal) -> tuple[list[int], list[list[str]]]:
+    """The line at which each row begins, and its cells; ValueError where no separator suits all rows."""
+    if decimal == "comma":
+        with suppress(ValueError):
+            return _split_by(text, path, SEPARATORS[1:])
+    return _split_by(text, path, SEPARATORS)
+
+
+def _split_by(text: str, path: Path, separators: Sequence[str]) -> tuple[list[int], list[list[str]]]:
+    """The same by one of some separators; if none of them is in the first row, a row is one cell."""
+    head = text.lstrip(" \n").split("\n", 1)[0]
     found, faults = [], {}
     for separator in (each for each in separators if each in text):
         try:
@@ -135,15 +144,16 @@ def _readable_share(cells: list[list[str]]) -> float:
 
 
 def _rectangle(text: str, path: Path, separator: str) -> tuple[list[int], list[list[str]]]:
-    """The line at which each row begins, and its cells; ValueError unless all have as many as the first."""
+    """The same by one separator; ValueError unless all rows have as many cells as the first."""
     import pandas  # takes a while
 
-    above = re.match(r"(?:[^\S\n]*\n)*", text).group().count("\n")  # blank lines
+    above = re.match(r"(?: *\n)*", text).group().count("\n")  # blank lines
     try:
         frame = pandas.read_csv(
-            io.StringIO(text.split("\n", above)[-1]),
+            io.StringIO(text),
             sep=separator,
             header=None,
+            skiprows=above,
             dtype=str,
             na_filter=False,  # so that NaN stands for what a row lacks, and for nothing else
             skip_blank_lines=False,
@@ -152,7 +162,9 @@ def _rectangle(text: str, path: Path, separator: str) -> tuple[list[int], list[l
             on_bad_lines="error",
         )
     except pandas.errors.ParserError as error:
-        raise ValueError(f"{path}, cells separated by {separator!r}: {error}") from None
+        told = str(error).replace("fields in line", "cells, as in the first row, in row")
+        told += "" if told != str(error) else ": is a quote not closed, or closed within a cell?"
+        raise ValueError(f"{path}: {told}") from None
     lacking, texts = frame.isna().to_numpy(), frame.fillna("").to_numpy(object)
     cells = [[cell.strip() for cell in row] for row in texts.tolist()]
     breaks = np.cumsum([0, *(1 + sum(cell.count("\n") for cell in row) for row in texts.tolist())])
@@ -204,10 +216,10 @@ def _is_readable(cell: str) -> bool:
     return is_number(cell, ".") or is_number(cell, ",") or is_date(cell)
 
 
-def mostly(cells: Sequence[str], holds: Any) -> bool:
+def mostly(cells: Sequence[str], holds: Callable[[str], object]) -> bool:
     """Whether something holds of at least half of the cells that are not blank, and there are any."""
     known = [cell for cell in cells if not is_blank(cell)]
-    return bool(known) and 2 * sum(map(holds, known)) >= len(known)
+    return bool(known) and 2 * sum(1 for cell in known if holds(cell)) >= len(known)
 
 
 def is_numeric(cells: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from lmseq.data.tables import Table, is_date, is_number, mostly, numbers, quoted
 
-FORMS = "a number, 2024-01-31, 2024-01, 20240131 or 2024-01-31T12:00"
+FORMS = "such as 12, 2024-01-31, 2024-01, 20240131 or 2024-01-31T12:00"
 _COMPACT = {8: "%Y%m%d", 6: "%Y%m"}  # by the number of digits
 
 
@@ -116,6 +116,6 @@ def check_times(times: Shaped[np.ndarray, "time"], column: str, rows: Sequence[i
         )
 
 
-def _regular(steps: Float[np.ndarray, "step"]) -> Bool[np.ndarray, "step"]:
+def _regular(steps: Float[np.ndarray, "time"]) -> Bool[np.ndarray, "time"]:
     usual = np.median(steps)
     return (0.5 * usual <= steps) & (steps <= 1.5 * usual)
