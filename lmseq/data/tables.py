@@ -165,10 +165,10 @@ def _rectangle(text: str, path: Path, separator: str) -> tuple[list[int], list[l
         told = str(error).replace("fields in line", "cells, as in the first row, in row")
         told += "" if told != str(error) else ": is a quote not closed, or closed within a cell?"
         raise ValueError(f"{path}: {told}") from None
-    lacking, texts = frame.isna().to_numpy(), frame.fillna("").to_numpy(object)
-    cells = [[cell.strip() for cell in row] for row in texts.tolist()]
-    breaks = np.cumsum([0, *(1 + sum(cell.count("\n") for cell in row) for row in texts.tolist())])
-    lines = (above + 1 + breaks[:-1]).tolist()
+    lacking, texts = frame.isna().to_numpy(), frame.fillna("").to_numpy(object).tolist()
+    cells = [[cell.strip() for cell in row] for row in texts]
+    breaks = [1 + (sum(cell.count("\n") for cell in row) if '"' in text else 0) for row in texts]
+    lines = (above + 1 + np.cumsum([0, *breaks[:-1]])).tolist()
     short = lacking.any(axis=1) & np.array([any(row) for row in cells])
     if short.any():
         row = int(np.argmax(short))
@@ -234,37 +234,43 @@ def decimal_mark(columns: Sequence[Sequence[str]], decimal: Decimal = "auto") ->
     """
     if decimal != "auto":
         return MARKS[decimal]
-    marked = [cell for column in columns for cell in column if not is_blank(cell)]
-    read = {mark: sum(is_number(cell, mark) for cell in marked) for mark in _NUMBERS}
-    comma = next((cell for cell in marked if "," in cell), None)
-    if read["."] == read[","] == len(marked) and comma is not None:
+    cells = [cell for column in columns for cell in column]
+    comma = next((cell for cell in cells if "," in cell), None)
+    known = [cell for cell in cells if not is_blank(cell)]
+    points = sum(is_number(cell, ".") for cell in known)
+    if points == len(known) and comma is None:
+        return "."
+    commas = sum(is_number(cell, ",") for cell in known)
+    if points == commas == len(known):
         raise ValueError(
             f"{quoted(comma)} may be {comma.replace(',', '.')} or {comma.replace(',', '')}: "
             "say --decimal=comma or --decimal=point"
         )
-    return "," if read[","] > read["."] else "."
+    return "," if commas > points else "."
 
 
 def numbers(table: Table, name: str, mark: str) -> Float[np.ndarray, "time"]:
     """A column as float64, NaN where a cell is blank; ValueError, saying where, for no finite number."""
-    return np.array(
-        [_value(cell, row, name, mark) for row, cell in zip(table.rows, table.columns[name], strict=True)]
-    )
+    cells, other = table.columns[name], "," if mark == "." else "."
+    values = np.full(len(cells), np.nan)
+    for place, cell in enumerate(cells):
+        if is_number(cell, mark):
+            values[place] = float(cell.replace(other, "").replace(mark, "."))
+        elif not is_blank(cell):
+            raise ValueError(_complaint(cell, table.rows[place], name, mark))
+    if np.isinf(values).any():
+        place = int(np.argmax(np.isinf(values)))
+        where = f"row {table.rows[place]}, column {quoted(name)}"
+        raise ValueError(f"{where}: expected a finite number, got {quoted(cells[place])}")
+    return values
 
 
-def _value(cell: str, row: int, name: str, mark: str) -> float:
-    if is_blank(cell):
-        return np.nan
-    where = f"row {row}, column {quoted(name)}"
-    if not is_number(cell, mark):
-        if is_date(cell):
-            hint = "if these are the times, name the column with --time_column"
-        elif any(is_number(cell, each) for each in _NUMBERS):
-            hint = f"its decimal mark is not {mark!r}, see --decimal"
-        else:
-            hint = "a cell is a number without spaces, units or signs"
-        raise ValueError(f"{where}: expected a number, got {quoted(cell)}: {hint}")
-    value = float(cell.replace("," if mark == "." else ".", "").replace(mark, "."))
-    if not np.isfinite(value):
-        raise ValueError(f"{where}: expected a finite number, got {quoted(cell)}")
-    return value
+def _complaint(cell: str, row: int, name: str, mark: str) -> str:
+    """What is said of a cell that is no number."""
+    if is_date(cell):
+        hint = "if these are the times, name the column with --time_column"
+    elif any(is_number(cell, each) for each in _NUMBERS):
+        hint = f"its decimal mark is not {mark!r}, see --decimal"
+    else:
+        hint = "a cell is a number without spaces, units or signs"
+    return f"row {row}, column {quoted(name)}: expected a number, got {quoted(cell)}: {hint}"
