@@ -30,8 +30,9 @@ def test_coefficients_of_the_config():
     loaded = s.load_series(make({"series": "ar", "num_points": 80, "coefficients": "0.5, -0.2"}))
     expected = synthetic.autoregression(np.random.default_rng(0), 80, np.array([0.5, -0.2]))
     np.testing.assert_array_equal(loaded.values, expected.values)
-    with pytest.raises(ValueError, match=r"as numbers, got '0\.5,x'"):
-        s.load_series(make({"series": "ar", "coefficients": "0.5,x"}))
+    for text in ("0.5,x", "0.5,0_1", "0.5,", "0.5,nan"):
+        with pytest.raises(ValueError, match=f"as numbers, got '{text}'"):
+            s.load_series(make({"series": "ar", "coefficients": text}))
 
 
 def test_columns_of_a_file(tmp_path):

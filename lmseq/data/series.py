@@ -21,7 +21,7 @@ from lmseq.config.series import (
 from lmseq.data.series_files import bundled, read_csv
 from lmseq.data.series_types import Series, Values
 from lmseq.data.synthetic import GENERATORS, autoregression
-from lmseq.data.tables import quoted
+from lmseq.data.tables import is_number, quoted
 
 
 def load_series(config: SeriesConfig) -> Series:
@@ -56,10 +56,10 @@ def read_names(text: str) -> tuple[str, ...]:
 
 def read_coefficients(text: str) -> np.ndarray:
     """Numbers separated by commas, float64; ValueError for anything else."""
-    try:
-        return np.array([float(part) for part in text.split(",")])
-    except ValueError:
-        raise ValueError(f"expected --coefficients=phi_1,phi_2,... as numbers, got {text!r}") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(is_number(part, ".") for part in parts):
+        raise ValueError(f"expected --coefficients=phi_1,phi_2,... as numbers, got {text!r}")
+    return np.array(parts, np.float64)
 
 
 # Splits and units
@@ -204,8 +204,9 @@ def _check_lengths(config: SeriesConfig, series: Series, split: SeriesSplit) -> 
     if num_test < 2 or split.train_end < needed:
         raise ValueError(
             f"expected at least {needed} points to train on (tau, num_steps and what lies ahead) and 2 to "
-            f"test on, got {split.train_end} and {num_test} of {series.name}: give a longer series, a "
-            "smaller tau, num_steps or num_ahead, or other fractions"
+            f"test on, got {split.train_end} and {num_test} of {series.name}: give a longer series "
+            "(num_points of a synthetic one), a smaller tau, num_steps or num_ahead, or another "
+            "valid_fraction or test_fraction"
         )
     is_seasonal = config.data.period > 0 or config.model.model == "seasonal"
     if is_seasonal and series.period >= split.train_end:
