@@ -1,7 +1,7 @@
 """Texts of a figure: titles, legends and names along axes that neither touch nor leave the figure.
 
 Legends stand above the axes, so that they cover no data. Texts are drawn as they are: a `$` in a file's name
-begins no formula. Widths are in points.
+begins no formula. Only what the font has no glyph for is replaced. Widths are in points.
 """
 
 import textwrap
@@ -10,13 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 TITLE_SIZE, LABEL_SIZE, SMALL_SIZE = 10.5, 10.0, 9.0  # points
 POINTS_AN_INCH = 72.0
 HANDLE_WIDTH = 40.0  # of a legend's entry without its text
+MOST_CHARACTERS = 400  # of a text
+UNKNOWN = "\N{REPLACEMENT CHARACTER}"
+NARROWEST = 0.25  # width of the narrowest letters, of the font's size
 MOST_TICKS = 8  # numbers on an axis
 MOST_NAMES = 24  # names under an axis
 
@@ -26,11 +29,21 @@ def text_width(text: str, size: float) -> float:
     return text_to_path.get_text_width_height_descent(text, FontProperties(size=size), False)[0]
 
 
+def drawable(text: str) -> str:
+    """The text with what the font cannot draw replaced, and cut with an ellipsis if it is endless."""
+    font = get_font(findfont(FontProperties()))
+    text = text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + "…"
+    drawn = (c if c == "\n" or font.get_char_index(ord(c)) else UNKNOWN for c in text.replace("\t", " "))
+    return "".join(drawn)
+
+
 def wrapped(text: str, width: float, size: float, most_lines: int = 2) -> str:
     """The text in lines that are at most `width` points wide; cut with an ellipsis if these are too many."""
+    text = drawable(text)
     if all(text_width(line, size) <= width for line in text.split("\n")):
         return text
-    for columns in range(len(text), 1, -1):
+    most = int(width / (NARROWEST * size)) + 2  # no line of more characters fits
+    for columns in range(min(len(text), most), 1, -1):
         lines = [part for line in text.split("\n") for part in textwrap.wrap(line, columns)]
         if len(lines) > most_lines:
             lines = [*lines[: most_lines - 1], lines[most_lines - 1][: columns - 1] + "…"]

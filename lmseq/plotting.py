@@ -15,7 +15,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 from scipy import stats
 
-from lmseq.errors import ErrorCurve, growth_phase
+from lmseq.errors import ErrorCurve, growth_phase, log_size
 from lmseq.files import replacing
 from lmseq.labels import POINTS_AN_INCH, draw_head, label_axes, name_ticks, name_values
 
@@ -291,10 +291,9 @@ AHEAD = "k, steps ahead on the model's own predictions"
 def error_growth(curve: ErrorCurve, lyapunov: float, title: str) -> Figure:
     """Mean of ln |error| and ln RMSE k steps ahead, with a line of the Lyapunov exponent's slope."""
     k, phase = np.arange(1, curve.rmse.size + 1), growth_phase(curve.log_error)
-    log_rmse = np.log(np.maximum(curve.rmse, np.finfo(np.float64).tiny))
     drawn = [
         Curve("mean of ln |error|", k, curve.log_error),
-        Curve("ln RMSE, which large errors dominate", k, log_rmse),
+        Curve("ln RMSE, which large errors dominate", k, log_size(curve.rmse)),
     ]
     if k[phase].size:
         middle = curve.log_error[phase].mean() + lyapunov * (k[phase] - k[phase].mean())

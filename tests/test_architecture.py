@@ -34,6 +34,8 @@ FLOORS = (
         "lmseq/data/texts.py",
         "lmseq/data/series_types.py",
         "lmseq/data/synthetic.py",
+        "lmseq/data/tables.py",
+        "lmseq/data/times.py",
         "lmseq/data/series_files.py",
         "lmseq/data/series.py",
         "lmseq/data/sources.py",

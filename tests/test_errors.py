@@ -28,6 +28,25 @@ def test_an_error_of_nothing_has_a_finite_logarithm():
     assert np.isfinite(curve.log_error).all() and (curve.rmse == 0).all()
 
 
+def test_a_horizon_at_which_nothing_came_is_unknown():
+    targets = np.array([[[1.0], [np.nan]], [[2.0], [np.nan]]])
+    curve = errors.error_curve(np.zeros((2, 2, 1)), targets)
+    for values in curve:
+        assert np.isfinite(values[0]) and np.isnan(values[1])
+
+
+def test_forecasts_that_run_off_are_infinitely_wrong():
+    points = np.array([[[1.0], [np.inf]], [[2.0], [np.inf]]])
+    assert errors.error_curve(points, np.zeros((2, 2, 1))).rmse[1] == np.inf
+
+
+@pytest.mark.parametrize("error", [0.0, np.inf, np.nan])
+def test_no_growth_from_nothing_nor_to_infinity(error):
+    logs = errors.log_size(np.array([1e-3, 1e-3, error, 1e-2, 1e-1, 1.0, 1.0, 1.0]))
+    assert errors.growth_per_step(logs, slice(1, 5)) is None
+    assert errors.growth_per_step(logs, slice(3, 6)) == pytest.approx(np.log(10))
+
+
 @pytest.mark.parametrize(("slope", "stop"), [(0.5, 13), (0.25, 26), (0.1, 30)])
 def test_growth_is_measured_where_it_is(slope, stop):
     """-9 + 0.5 * 13 = -2.5 and -9 + 0.25 * 26, the margin below saturation at -1; or not saturated yet."""

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmseq.config.knobs import from_flat
-from lmseq.config.series import SYNTHETIC, SeriesConfig
+from lmseq.config.series import SYNTHETIC, SeriesConfig, is_file
 from lmseq.data import series as s
 from lmseq.data import synthetic
 
@@ -30,8 +30,9 @@ def test_coefficients_of_the_config():
     loaded = s.load_series(make({"series": "ar", "num_points": 80, "coefficients": "0.5, -0.2"}))
     expected = synthetic.autoregression(np.random.default_rng(0), 80, np.array([0.5, -0.2]))
     np.testing.assert_array_equal(loaded.values, expected.values)
-    with pytest.raises(ValueError, match=r"as numbers, got '0\.5,x'"):
-        s.load_series(make({"series": "ar", "coefficients": "0.5,x"}))
+    for text in ("0.5,x", "0.5,0_1", "0.5,", "0.5,nan"):
+        with pytest.raises(ValueError, match=f"as numbers, got '{text}'"):
+            s.load_series(make({"series": "ar", "coefficients": text}))
 
 
 def test_columns_of_a_file(tmp_path):
@@ -40,6 +41,23 @@ def test_columns_of_a_file(tmp_path):
     loaded = s.load_series(make({"series": str(path), "columns": "b, a", "time_column": "t"}))
     assert (loaded.name, loaded.columns) == ("load", ("b", "a"))
     np.testing.assert_array_equal(loaded.values, [[-t, t * t] for t in range(20)])
+
+
+def test_names_of_columns_are_written_as_in_a_csv_file():
+    assert s.read_names(' a, "b, c",,d e, $"f') == ("a", "b, c", "d e", '$"f')
+    assert s.read_names("") == ()
+    with pytest.raises(ValueError, match=r'expected --columns=a,"b, with a comma",..., got \'"a,b\''):
+        s.read_names('"a,b')
+
+
+@pytest.mark.parametrize("name", ["load.csv", "load.CSV", "load.csv.gz", "load.TSV.xz", "load", "./load"])
+def test_files_by_ending_by_path_or_by_being_there(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert is_file(make({"series": name}).data) == (name != "load")
+    (tmp_path / name).write_text("x\n1\n")
+    (tmp_path / "nile").write_text("x\n1\n")
+    assert is_file(make({"series": name}).data)
+    assert not is_file(make({"series": "nile"}).data)
 
 
 def test_an_unknown_series_is_refused():
@@ -125,3 +143,52 @@ def test_a_constant_column_is_named():
     x = np.stack([np.arange(9.0), np.full(9, 0.1)], axis=1)
     with pytest.raises(ValueError, match="'b' is constant"):
         s.fit_scaler(x, ("a", "b"))
+
+
+@given(st.integers(-90, 90), st.integers(0, 12))
+def test_no_unit_is_too_small_or_too_large(exponent, level):
+    """What varies is no constant, however small beside its level."""
+    x = (10.0**level + np.random.default_rng(0).normal(size=(50, 1))) * 10.0**exponent
+    z = s.fit_scaler(x, ("a",)).apply(x)
+    np.testing.assert_allclose(z.std(), 1.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("unit", [1e200, 1e308, 1e-200, 5e-324])
+def test_what_cannot_be_squared_is_refused(unit):
+    x = np.array([[1.0], [-1.0], [1.0]]) * unit
+    with pytest.raises(ValueError, match=r"'a' is too large or varies too little.*another unit"):
+        s.fit_scaler(x, ("a",))
+
+
+def file_of(tmp_path, *values) -> dict:
+    (tmp_path / "x.csv").write_text("\n".join(["x", *map(str, values)]))
+    return {"series": str(tmp_path / "x.csv"), "model": "mean", "test_fraction": 0.4}
+
+
+@pytest.mark.parametrize("far", [1e20, -1e60, 1e300])
+def test_a_value_beyond_all_that_was_trained_on(tmp_path, far):
+    with pytest.raises(ValueError, match=r"column 'x', point 9: the value lies more than 1e\+15 standard"):
+        s.prepare(make(file_of(tmp_path, *range(8), far, 8)))
+
+
+@pytest.mark.parametrize("values", [[1], [1, 2], [1, 2, 3]])
+def test_a_few_points_are_too_few(tmp_path, values):
+    with pytest.raises(ValueError, match="expected at least 2 points to train on"):
+        s.prepare(make(file_of(tmp_path, *values)))
+
+
+def test_a_test_part_of_nothing_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("t,x\n" + "\n".join(f"{t},{t if t < 6 else ''}" for t in range(10)))
+    settings = {"series": str(tmp_path / "x.csv"), "time_column": "t", "missing": "previous", "model": "mean"}
+    with pytest.raises(ValueError, match="no value that is not missing in the test part"):
+        s.prepare(make(settings))
+
+
+@pytest.mark.parametrize("model", ["mlp", "seasonal"])
+def test_a_season_longer_than_the_training_part(model):
+    settings = {"model": model, "num_points": 100}
+    assert s.prepare(make(settings | {"period": 59})).series.period == 59
+    with pytest.raises(
+        ValueError, match="expected a period below the 60 points of the training part, got 60"
+    ):
+        s.prepare(make(settings | {"period": 60}))

@@ -48,6 +48,7 @@ IDLE = [  # the first is what nothing reads beside the others
     *({name: "a"} for name in ("columns", "time_column", "coefficients")),
     *({name: "a", "series": "nile"} for name in ("columns", "time_column")),
     {"missing": "previous"},
+    {"decimal": "comma"},
     {"num_points": 50, "series": "nile"},
     {"num_points": 50, "series": "load.csv"},
     *({name: 5, "model": kind} for name in ("hidden_size", "num_layers") for kind in ("linear", "mean")),
@@ -185,7 +186,7 @@ READ_BY_SCRIPTS = {"max_horizon", "num_paths", "host_devices"}
 READ_BY_THE_LOOP = set(  # tests/test_config.py and tests/test_watch.py show them
     "steps_per_dispatch keep_checkpoints target_loss eval_every checkpoint_every".split()
 )
-READ_WITH_FILES = {"columns", "time_column", "missing"}  # tests/test_series.py shows it
+READ_WITH_FILES = {"columns", "time_column", "decimal", "missing"}  # tests/test_series.py shows it
 
 
 @pytest.mark.parametrize("name", SEEN)

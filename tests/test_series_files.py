@@ -1,7 +1,7 @@
 """Series of files: every kind of fault, and what is done about missing values."""
 
-import csv
-import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ holed = st.lists(st.sampled_from([np.nan, 1.0, 2.0, 5.0]), min_size=1, max_size=
 def test_previous_by_a_loop(column):
     values = np.array(column)[:, None]
     if np.isnan(column[0]):
-        with pytest.raises(ValueError, match="'a' has no value in row 1"):
+        with pytest.raises(ValueError, match=r"'a' has no value (in row 1|at all)"):
             files.fill_missing(values, "previous", ("a",))
         return
     expected = list(column)
@@ -33,7 +33,7 @@ def test_previous_by_a_loop(column):
 def test_interpolate_by_a_loop(column):
     values = np.array(column)[:, None]
     if np.isnan(column[0]) or np.isnan(column[-1]):
-        with pytest.raises(ValueError, match="has no value in row"):
+        with pytest.raises(ValueError, match=r"has no value (in row|at all)"):
             files.fill_missing(values, "interpolate", ("a",))
         return
     filled = files.fill_missing(values, "interpolate", ("a",))[:, 0]
@@ -47,76 +47,102 @@ def test_interpolate_by_a_loop(column):
 # Files
 
 
-def file_of(tmp_path, text: str, encoding: str = "utf-8"):
+def read(tmp_path, text: str, **settings):
     path = tmp_path / "load.csv"
-    path.write_bytes(text.encode(encoding))
-    return path
+    path.write_text(text, encoding="utf-8")
+    return files.read_csv(path, **settings)
 
 
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_what_was_written_is_read(tmp_path, delimiter, encoding):
-    values = np.random.default_rng(0).normal(size=(20, 3))
-    out = io.StringIO()
-    csv.writer(out, delimiter=delimiter).writerows([["a", "b b", "ç"], *values.tolist()])
-    path = file_of(tmp_path, out.getvalue(), encoding)
-    np.testing.assert_array_equal(files.read_csv(path).values, values)
-    chosen = files.read_csv(path, ("ç", "a"))
-    assert chosen.columns == ("ç", "a") and chosen.name == "load"
-    np.testing.assert_array_equal(chosen.values, values[:, [2, 0]])
-
-
-TIMES = {
-    "months, a year long": ([f"2024-{month:02}-01" for month in range(1, 13)], None),
-    "a month left out": (["2024-01-01", "2024-02-01", "2024-03-01", "2024-05-01"], "row 5, column 't': 1.9"),
-    "not in order": (["3", "4", "2", "5"], "row 4, column 't': the time is not later"),
-    "twice the same": (["1", "2", "2", "3"], "row 4, column 't': the time is not later"),
-    "zones": (["2024-10-27T02:30+02:00", "2024-10-27T02:30+01:00", "2024-10-27T03:30+01:00"], None),
-    "no date": (["1", "soon", "3"], "row 3, column 't': expected a number or an ISO date"),
-    "infinite": (["1", "inf", "3"], "row 3, column 't': expected a finite time"),
+DATED = "date,city,load\n2024-01-30,Bern,1\n2024-01-31,Bern,4\n2024-02-01,Bern,9\n"
+# text, settings: columns, first values, notes
+FOUND = {
+    "a header": (("a,b\n1,2\n3,4\n", {}), ("a", "b"), [1, 2], ()),
+    "no header": (("1,2\n3,4\n", {}), ("1", "2"), [1, 2], ("no header: its columns are 1, 2",)),
+    "a column by its place": (("1,2\n3,4\n", {"columns": ("2",)}), ("2",), [2], ("no header",)),
+    "a row of nothing": (("a,b\n1,2\n,\n3,4\n", {"missing": "interpolate"}), ("a", "b"), [1, 2], ()),
+    "decimal commas": (("a;b\n1,5;2\n", {}), ("a", "b"), [1.5, 2], ("decimal marks are commas",)),
+    "said to be decimal": (("a;b\n1,234;2\n", {"decimal": "comma"}), ("a", "b"), [1.234, 2], ()),
+    "said to be grouped": (("a;b\n1,234;2\n", {"decimal": "point"}), ("a", "b"), [1234, 2], ()),
+    "dates and words": ((DATED, {}), ("load",), [1], ("times are in column 'date'", "left out, .*: 'city'")),
+    "dates that are named": ((DATED, {"time_column": "date"}), ("load",), [1], ("left out, .*: 'city'",)),
+    "all that is read": ((DATED, {"columns": ("load",)}), ("load",), [1], ()),
+    "a comma in a name": (('"a,b",c\n1,2\n', {"columns": ("a,b",)}), ("a,b",), [1], ()),
+    "an odd name": (("$a_{日,b\n1,2\n".replace(",", ";"), {}), ("$a_{日", "b"), [1, 2], ()),
+    "no name": (("a,,b\n1,2,3\n", {}), ("a", "2", "b"), [1, 2, 3], ()),
+    "rows numbered by pandas": ((",a\n0,5\n1,6\n", {}), ("a",), [5], ("left out, .*: '1'",)),
+    "a column of nothing": (("a,b\n1,\n2,\n", {}), ("a",), [1], ("left out, .*: 'b'",)),
+    "percents": (("a,b\n1,5%\n2,6%\n", {}), ("a",), [1], ("left out, .*: 'b'",)),
+    "the last digits": (("a\n0.1\n123456789.123456789\n5e-324\n", {}), ("a",), [0.1], ()),
 }
 
 
-@pytest.mark.parametrize("name", TIMES)
-def test_times_are_checked(tmp_path, name):
-    times, complaint = TIMES[name]
-    path = file_of(tmp_path, "\n".join(["t,x", *(f"{time},{i * i}" for i, time in enumerate(times))]))
-    if complaint is None:
-        assert files.read_csv(path, time_column="t").columns == ("x",)
-    else:
-        with pytest.raises(ValueError, match=complaint):
-            files.read_csv(path, time_column="t")
+@pytest.mark.parametrize("name", FOUND)
+def test_what_is_read_and_what_is_said_of_it(tmp_path, name):
+    (text, settings), columns, first, notes = FOUND[name]
+    found = read(tmp_path, text, **settings)
+    assert (found.name, found.columns) == ("load", columns)
+    assert found.values[0].tolist() == first and len(found.values) == text.count("\n") - (
+        "no h" not in str(notes)
+    )
+    assert len(found.notes) == len(notes) and all(map(re.search, notes, found.notes))
+
+
+def test_rows_of_nothing_keep_their_place(tmp_path):
+    found = read(tmp_path, "a,b\n1,2\n,\n\n4,8\n", missing="interpolate")
+    assert found.values.tolist() == [[1, 2], [2, 4], [3, 6], [4, 8]]
+    assert found.filled.tolist() == [[False] * 2, [True] * 2, [True] * 2, [False] * 2]
 
 
 FAULTS = {
-    "empty": ("", "is empty"),
-    "header only": ("a,b\n", "a row for each time, got 1"),
-    "a hole in a single column": ("a\n1\n\n3\n\n", "1 missing value.*row 3, column 'a'"),
-    "only commas": (",,\n,,\n", "got 0"),
-    "a word": ("a\n1\n\nmany\n", "row 4, column 'a': expected a number, got 'many'"),
-    "infinite": ("a\n1\n-inf\n", "row 3, column 'a': expected a finite number"),
-    "a hole": ("a,b\n1,1\n\n2,\n3,3\n", "1 missing value.*row 4, column 'b'"),
-    "ragged": ("a,b\n1,2\n3\n", "row 3: the header has 2 cells, this row 1"),
-    "a name twice": ("a,a\n1,2\n", "names a column twice"),
-    "an open quote": ('a\n"1\n2\n', "row"),
+    "a row of nothing": ("a,b\n1,2\n,\n3,4\n", {}, "2 missing value.*row 3, column 'a': choose --missing"),
+    "a blank line": ("a,b\n1,2\n\n3,4\n", {}, "2 missing value.*row 3, column 'a'"),
+    "a hole in a single column": ("a\n1\n\n3\n\n", {}, "1 missing value.*row 3, column 'a'"),
+    "a hole": ("a,b\n1,1\n2,\n3,3\n", {}, "1 missing value.*row 3, column 'b'"),
+    "a hole at the start": ("a\n\n2\n", {"missing": "previous"}, "no value in row 2, its first"),
+    "a hole at the end": ("a,b\n1,2\n3,\n", {"missing": "interpolate"}, "no value in row 3, its last"),
+    "nothing at all": (
+        "a,b\n1,\n2,\n",
+        {"columns": ("b",), "missing": "previous"},
+        "'b' has no value at all",
+    ),
+    "a word": ("a\n1\n2\nmany\n", {}, "row 4, column 'a': expected a number, got 'many'"),
+    "a number of Python's": ("a\n1\n10_128\n", {}, "row 3, column 'a': expected a number, got '10_128'"),
+    "a currency": ("a\n$5\n$6\n", {}, "no column of numbers: column 'a' has '\\$5' in row 2"),
+    "a date": (DATED, {"columns": ("date",)}, "got '2024-01-30': if these are the times.*--time_column"),
+    "two marks": ("a;b\n1,5;1.5\n", {}, "row 2, column 'a': .*its decimal mark is not '.', see --decimal"),
+    "a mark that may be either": ('a\n"1,234"\n', {}, "may be 1.234 or 1234: say --decimal"),
+    "infinite": ("a\n1\n-inf\n", {}, "row 3, column 'a': expected a finite number"),
+    "a column twice": ("a,b\n1,2\n", {"columns": ("a", "b", "a")}, "--columns names 'a' twice"),
+    "no such column": ("a,b\n1,2\n", {"columns": ("c",)}, "no column 'c': it has 'a', 'b'"),
+    "no such time": ("a,b\n1,2\n", {"time_column": "c"}, "no column 'c': it has 'a', 'b'"),
+    "the time alone": ("t\n1\n2\n", {"time_column": "t"}, "no column beside the time 't'"),
+    "a day left out": (
+        DATED.replace("2024-02-01", "2024-02-03") + "2024-02-04,Bern,2\n",
+        {},
+        "row 4.*--columns",
+    ),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_faults_are_named_where_they_are(tmp_path, name):
-    text, complaint = FAULTS[name]
+    text, settings, complaint = FAULTS[name]
     with pytest.raises(ValueError, match=complaint):
-        files.read_csv(file_of(tmp_path, text))
+        read(tmp_path, text, **settings)
 
 
-def test_columns_and_encodings_that_are_not_there(tmp_path):
-    path = file_of(tmp_path, "a,b\n1,2\n3,4\n")
-    with pytest.raises(ValueError, match="no column 'c': it has a, b"):
-        files.read_csv(path, ("c",))
-    with pytest.raises(ValueError, match="no column beside the time"):
-        files.read_csv(file_of(tmp_path, "t\n1\n2\n"), time_column="t")
-    with pytest.raises(ValueError, match="not UTF-8: byte 2"):
-        files.read_csv(file_of(tmp_path, "a\n\xe9\n", "latin-1"))
+@pytest.mark.parametrize(
+    "name, stem",
+    [
+        ("load.csv", "load"),
+        ("load.CSV", "load"),
+        ("a.b.csv.gz", "a.b"),
+        ("load.data", "load"),
+        (".csv", ".csv"),
+    ],
+)
+def test_names_of_files(name, stem):
+    assert files.stem(Path(name)) == stem
 
 
 def test_bundled_series():

@@ -1,17 +1,21 @@
 """How forecasts are judged and told, and the table of the objectives, of made-up values and records."""
 
 import dataclasses
+import json
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
 
 from experiments.series import evaluate, forecasts, objectives_picture, remedies
+from lmseq.config.knobs import from_flat
 from lmseq.config.series import SeriesConfig
 from lmseq.data.series import Prepared, SeriesSplit, fit_scaler
 from lmseq.data.series_types import Series
+from lmseq.models.baselines import Persistence
 from tests.test_series_models import D, advance, readout, small
 
 T, TRAIN_END, TEST_START = 40, 24, 30
@@ -56,6 +60,13 @@ def test_points_that_were_missing_are_left_out_of_the_density():
     assert found == pytest.approx(of_each[kept].mean(), abs=1e-4)
 
 
+def test_a_density_of_nothing_is_none():
+    model, params = small("gru, normal")
+    filled = np.zeros((T, D), bool)
+    filled[TEST_START:, 0] = True
+    assert evaluate.log_density(prepared(filled=filled), model, params, TEST_START, T) is None
+
+
 def test_the_validation_part_is_what_lies_between_training_and_test():
     model, params = small("gru, normal")
     series = prepared()
@@ -93,6 +104,28 @@ def test_the_longest_horizon_leaves_origins_for_it():
 
 def test_errors_of_unknown_targets_do_not_count():
     assert forecasts.rmse(np.array([1.0, 2.0, 9.0]), np.array([0.0, 0.0, np.nan])) == math.sqrt(2.5)
+    assert math.isnan(forecasts.rmse(np.array([1.0]), np.array([np.nan])))
+    assert math.isnan(forecasts.rmse(np.array([np.nan, 1.0]), np.array([1.0, 1.0])))
+
+
+def test_figures_of_a_model_that_is_exact(tmp_path):
+    """The test part is constant: persistence errs by nothing, whose ratios and growth are undefined."""
+    values = np.array([[0.0], [2.0]] * 12 + [[1.0]] * 16)
+    scaler = fit_scaler(values[:TRAIN_END], ("x",))
+    filled = np.zeros(values.shape, bool)
+    filled[TEST_START + 1 :] = True
+    series = Series("$flat", ("$_{x",), values, lyapunov=0.7)
+    config = from_flat({"model": "persistence", "max_horizon": 4}, SeriesConfig)
+    for each in (series, series._replace(filled=filled)):
+        case = Prepared(each, SeriesSplit(TRAIN_END, TEST_START), scaler, scaler.apply(values))
+        found = forecasts.forecast(config, case, Persistence(1), {})
+        summary = forecasts.summary(found)
+        json.dumps(summary, allow_nan=False)
+        assert summary["one_step_rmse"] == 0.0 and summary["error_growth_per_step"] is None
+        assert summary["relative_to_persistence_at_1"] is None
+        assert summary["rmse_at_4"] == (0.0 if each.filled is None else None)
+    forecasts.tell(found)
+    forecasts.draw(tmp_path, found, jax.random.key(0))
 
 
 def records(num_horizons: int) -> list[dict]:
@@ -116,6 +149,14 @@ def test_the_table_of_objectives_marks_the_least(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 + len(remedies.OBJECTIVES)
     assert [line.count("*") for line in lines] == [0, 1, *[0] * (len(lines) - 3), 2]
+
+
+def test_the_table_of_horizons_that_are_unknown():
+    """What was null in a record, as JSON has no other word for it, is a figure that is not known."""
+    found = [record | {"rmse": [*record["rmse"][:3], None]} for record in records(4)]
+    table = remedies.table(found)
+    assert table["least_at_1"] == remedies.OBJECTIVES[0] and table["least_at_4"] is None
+    assert np.isnan(objectives_picture.panel(found, "").curves[0].y[3])
 
 
 def test_the_picture_has_a_curve_and_a_band_for_each_objective():

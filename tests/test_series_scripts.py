@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import signal
 import time
 
@@ -184,13 +185,37 @@ def test_the_table_of_objectives(tmp_path, scripts):
     is_drawn_on(tmp_path / "run/objectives.png")
 
 
+def test_what_a_file_does_not_say_is_told(tmp_path, scripts):
+    """Decimal commas, dates, words, odd names."""
+    walk = np.random.default_rng(0).normal(size=60).cumsum()
+    days = np.arange("2024-01-01", "2024-03-01", dtype="datetime64[D]")
+    rows = [f"{day};Bern;{value:.4f}".replace(".", ",") for day, value in zip(days, walk, strict=True)]
+    path = tmp_path / "$x_{日.CSV"
+    path.write_text("\n".join(["Tag;Ort;$ä_{", *rows]), encoding="utf-8-sig")
+    flags = [f"--series={path}", "--model=persistence", "--max_horizon=2", f"--workdir={tmp_path / 'run'}"]
+    done = scripts.attempt("predict_series", *flags)
+    assert done.returncode == 0, done.stderr
+    expected = np.sqrt(np.mean(np.diff(walk.round(4))[35:] ** 2))
+    assert json.loads(done.stdout)["one_step_rmse"] == pytest.approx(expected, rel=1e-5)
+    is_drawn_on(tmp_path / "run/forecast.png")
+    for note in ("times are in column 'Tag'", "left out, .*: 'Ort'", "decimal marks are commas"):
+        assert re.search(note, done.stderr)
+
+
 BAD = [
+    ("predict_series", "--workdir={new} --series={folder}", "is a folder"),
+    ("predict_series", "--workdir={new} --series={folder}/two.csv --columns=load,load", "twice"),
+    (
+        "predict_series",
+        "--workdir={new} --series={folder}/two.csv --period=300",
+        "period below the 180 points",
+    ),
     ("predict_series", "", "--workdir"),
     ("predict_series", "--workdir={new} --series=sines", "noisy_sine"),
     ("predict_series", "--workdir={new} --series={folder}/none.csv", "none.csv"),
     ("predict_series", "--workdir={new} --series={folder}/empty.csv", "empty"),
     ("predict_series", "--workdir={new} --series={folder}/constant.csv --columns=load", "constant"),
-    ("predict_series", "--workdir={new} --series={folder}/one.csv --columns=lod", "t, load"),
+    ("predict_series", "--workdir={new} --series={folder}/one.csv --columns=lod", "'t', 'load'"),
     ("predict_series", "--workdir={new} --series={folder}/holes.csv", "row 102"),
     ("predict_series", "--workdir={new} --series={folder}/infinite.csv", "row 102"),
     ("predict_series", "--workdir={new} --series={folder}/words.csv", "'many'"),

@@ -10,9 +10,14 @@ from lmseq.data.series import Prepared
 from lmseq.types import Params
 
 
-def log_density(prepared: Prepared, model: Model, params: Params, start: int, stop: int) -> float:
-    """Mean log-density in nats a time step of points start ... stop - 1, in the units of the series."""
+def log_density(prepared: Prepared, model: Model, params: Params, start: int, stop: int) -> float | None:
+    """Mean log-density in nats a time step of points start ... stop - 1, in the units of the series.
+
+    Steps at which a value was missing are left out; None where no step is left.
+    """
     known = ~np.isnan(prepared.series.observed()[start:stop]).any(axis=1)
+    if not known.any():
+        return None
     log_probs = scoring.score_stream(model, params, prepared.values[:stop])[start:][known]
     return float(log_probs.mean(dtype=np.float64)) - float(np.log(prepared.scaler.scale).sum())
 

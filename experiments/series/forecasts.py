@@ -1,5 +1,6 @@
 """A fitted model of a series against what came: curves, table, sentence, pictures, summary."""
 
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,8 +99,11 @@ def baselines(num_features: int, period: int, num_train: int) -> dict[str, Model
 
 
 def rmse(points: np.ndarray, targets: np.ndarray) -> float:
-    """Root mean square of the difference over all entries whose target is known."""
-    return float(np.sqrt(np.nanmean((points - targets) ** 2)))
+    """Root mean square of the difference over all entries whose target is known; NaN where none is."""
+    known = ~np.isnan(targets)
+    if not known.any():
+        return math.nan
+    return float(np.sqrt((np.where(known, points - targets, 0.0) ** 2).sum() / known.sum()))
 
 
 def tell(found: Forecasts) -> None:
@@ -179,14 +183,14 @@ def _band(found: Forecasts, key: PRNGKey) -> np.ndarray | None:
 
 
 def summary(found: Forecasts) -> dict[str, Any]:
-    """The figures, in the units of the series."""
+    """The figures, in the units of the series; None for what is undefined."""
     name, series = found.name, found.series
     curve, actual = found.curves[name], series.series.observed()[series.split.test_start :]
     horizon, persistence = found.points.shape[1], found.curves["persistence"].rmse
     at = [k for k in HORIZONS if k <= horizon]
     oracle = {} if found.oracle is None else {f"oracle_rmse_at_{k}": float(found.oracle[k - 1]) for k in at}
     phase = errors.growth_phase(curve.log_error) if series.series.lyapunov else slice(0, 0)
-    return {
+    figures = {
         "series": series.series.name,
         "model": name,
         "objective": found.config.objective.objective,
@@ -195,7 +199,7 @@ def summary(found: Forecasts) -> dict[str, Any]:
         "one_step_rmse": rmse(found.one_step, actual),
         **{f"rmse_at_{k}": float(curve.rmse[k - 1]) for k in at},
         **{f"mae_at_{k}": float(curve.mae[k - 1]) for k in at},
-        **{f"relative_to_persistence_at_{k}": float(curve.rmse[k - 1] / persistence[k - 1]) for k in at},
+        **{f"relative_to_persistence_at_{k}": ratio(curve.rmse[k - 1], persistence[k - 1]) for k in at},
         **oracle,
         "free_running_rmse": rmse(found.free, actual),
         **{f"{rival}_rmse": value for rival, value in found.baseline_rmse.items()},
@@ -207,8 +211,19 @@ def summary(found: Forecasts) -> dict[str, Any]:
         },
         "last_horizon_below_mean": errors.last_horizon_below(curve.rmse, found.curves["mean"].rmse),
         "error_growth_per_step": errors.growth_per_step(curve.log_error, phase),
-        "rmse_growth_per_step": errors.growth_per_step(np.log(curve.rmse), phase),
+        "rmse_growth_per_step": errors.growth_per_step(errors.log_size(curve.rmse), phase),
         "lyapunov_per_step": series.series.lyapunov,
         "log_density": found.log_density,
         "params_digest": digest(found.params),
     }
+    return {name: None if is_undefined(value) else value for name, value in figures.items()}
+
+
+def ratio(value: float, unit: float) -> float:
+    """One over the other; NaN where that is nothing."""
+    return float(value / unit) if unit != 0 else math.nan
+
+
+def is_undefined(value: Any) -> bool:
+    """Whether a figure is no number: of errors where nothing came, of forecasts that ran off."""
+    return isinstance(value, float) and not math.isfinite(value)

@@ -6,8 +6,10 @@ from lmseq.data.series import Prepared, prepare
 
 
 def load(config: SeriesConfig) -> Prepared:
-    """Load, check, split and standardise what the config names, and say how much it is."""
+    """Load, check, split and standardise what the config names, and say how and how much."""
     prepared = prepare(config)
+    for note in prepared.series.notes:
+        say(f"{prepared.series.name}: {note}")
     num_points, (train_end, test_start) = len(prepared.values), prepared.split
     say(
         f"{prepared.series.name}: {train_end:,} / {test_start - train_end:,} / {num_points - test_start:,} "

@@ -1,6 +1,7 @@
 """Error curves of models that are trained with each remedy against the accumulation of errors."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any, get_args
 
@@ -75,16 +76,21 @@ def compare(workdir: Path, config: Any, prepared: Prepared) -> dict[str, Any]:
     return {"series": prepared.series.name, **table(records)}
 
 
+def least_of(means: dict[str, float]) -> str | None:
+    """The name of the least that is a number; None where none is."""
+    return min((name for name in means if math.isfinite(means[name])), key=means.__getitem__, default=None)
+
+
 def table(records: list[dict[str, Any]]) -> dict[str, Any]:
     """The table: RMSE at each horizon, with intervals, the least in each column marked."""
     summary: dict[str, Any] = {}
     shown = [k for k in HORIZONS if k <= len(records[0]["rmse"])]
     found = {
-        (objective, k): interval([r["rmse"][k - 1] for r in records if r["objective"] == objective])
-        for objective in OBJECTIVES
+        (objective, k): interval(rmse[:, k - 1])
+        for objective, rmse in objectives_picture.by_objective(records).items()
         for k in shown
     }
-    least = {k: min(OBJECTIVES, key=lambda objective: found[objective, k].mean) for k in shown}
+    least = {k: least_of({objective: found[objective, k].mean for objective in OBJECTIVES}) for k in shown}
     say(f"{'RMSE, k steps ahead':<22}" + "".join(f"{k:>30}" for k in shown))
     for objective in OBJECTIVES:
         cells = (f"{found[objective, k]}{'*' if least[k] == objective else ' '}" for k in shown)

@@ -1,6 +1,8 @@
 """What a run on a series is made of: the sections that differ from a language model's, and their checks."""
 
 import dataclasses
+import os.path
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -28,8 +30,16 @@ class SeriesDataConfig:
         f"{_either(SYNTHETIC)}; {_either(BUNDLED)} (with statsmodels); or a CSV file",
         is_path=True,
     )
-    columns: str = knob("", "columns of a CSV file, a,b,...; empty: all but --time_column")
-    time_column: str = knob("", "column of a CSV file with times, checked for order and gaps")
+    columns: str = knob(
+        "", 'columns of a CSV file, a,"b, with a comma",...; empty: all of numbers but the time'
+    )
+    time_column: str = knob(
+        "",
+        "column of a CSV file with times, checked for order and gaps; empty: one of dates, if all are read",
+    )
+    decimal: Literal["auto", "point", "comma"] = knob(
+        "auto", "decimal mark in a CSV file: 1.5 or 1,5; auto: the one by which all cells are numbers"
+    )
     missing: Literal["error", "previous", "interpolate"] = knob(
         "error", "what to do with missing values: refuse, repeat the value before, or a straight line"
     )
@@ -118,9 +128,14 @@ def segment_length(config: SeriesConfig) -> int:
     return config.model.tau - 1 + config.data.num_steps + ahead - 1
 
 
+TABLE_FILE = re.compile(r"(?P<stem>.*)\.(csv|tsv|txt|dat)(\.(gz|bz2|xz))?", re.IGNORECASE | re.DOTALL)
+
+
 def is_file(data: SeriesDataConfig) -> bool:
-    """Whether the series is read from a CSV file."""
-    return data.series.endswith((".csv", ".tsv", ".txt")) or "/" in data.series
+    """Whether the series is read from a file: it is named as one, or by a path, or there is one."""
+    name = data.series
+    named = TABLE_FILE.fullmatch(name) is not None or "/" in name
+    return named or (name not in (*SYNTHETIC, *BUNDLED) and os.path.exists(name))
 
 
 def check_objective(objective: ObjectiveConfig) -> None:
@@ -173,6 +188,7 @@ def _check_idle(config: SeriesConfig) -> None:
     check_idle(
         (data, "columns", is_file(data), "a CSV file"),
         (data, "time_column", is_file(data), "a CSV file"),
+        (data, "decimal", is_file(data), "a CSV file"),
         (data, "num_points", synthetic, "a synthetic series"),
         (data, "missing", not synthetic, "a CSV file or a series of statsmodels"),
         (data, "coefficients", data.series == "ar", "series ar"),

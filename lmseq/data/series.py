@@ -1,5 +1,6 @@
 """The series of a run: read or generated, split by time, standardised by its training part."""
 
+import csv
 import hashlib
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from lmseq.config.series import (
 from lmseq.data.series_files import bundled, read_csv
 from lmseq.data.series_types import Series, Values
 from lmseq.data.synthetic import GENERATORS, autoregression
+from lmseq.data.tables import is_number, quoted
 
 
 def load_series(config: SeriesConfig) -> Series:
@@ -30,8 +32,8 @@ def load_series(config: SeriesConfig) -> Series:
     """
     data = config.data
     if is_file(data):
-        columns = tuple(name.strip() for name in data.columns.split(",") if name.strip())
-        return read_csv(Path(data.series), columns, data.time_column, data.missing)
+        names = read_names(data.columns)
+        return read_csv(Path(data.series), names, data.time_column, data.missing, data.decimal)
     if data.series in BUNDLED:
         return bundled(data.series, data.missing)
     if data.series not in GENERATORS:
@@ -43,12 +45,21 @@ def load_series(config: SeriesConfig) -> Series:
     return generate(np.random.default_rng(config.train.seed), data.num_points)
 
 
+def read_names(text: str) -> tuple[str, ...]:
+    """Names separated by commas, in quotes where they have one; ValueError for quotes that do not match."""
+    try:
+        rows = list(csv.reader([text], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise ValueError(f'expected --columns=a,"b, with a comma",..., got {text!r}: {error}') from None
+    return tuple(name.strip() for row in rows for name in row if name.strip())
+
+
 def read_coefficients(text: str) -> np.ndarray:
     """Numbers separated by commas, float64; ValueError for anything else."""
-    try:
-        return np.array([float(part) for part in text.split(",")])
-    except ValueError:
-        raise ValueError(f"expected --coefficients=phi_1,phi_2,... as numbers, got {text!r}") from None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(is_number(part, ".") for part in parts):
+        raise ValueError(f"expected --coefficients=phi_1,phi_2,... as numbers, got {text!r}")
+    return np.array(parts, np.float64)
 
 
 # Splits and units
@@ -79,24 +90,52 @@ class Scaler(NamedTuple):
     scale: Float[np.ndarray, "feature"]
 
     def apply(self, values: Values) -> Values:
-        """Standardised values, float32."""
-        return ((values - self.mean) / self.scale).astype(np.float32)
+        """Standardised values, float32; infinite where that holds them not."""
+        with np.errstate(over="ignore"):
+            return ((values - self.mean) / self.scale).astype(np.float32)
 
     def undo(self, values: Float[np.ndarray, "*dims feature"]) -> Float[np.ndarray, "*dims feature"]:
         """Values (..., D) in the units of the series, float64."""
         return np.asarray(values, np.float64) * self.scale + self.mean
 
 
+LARGEST = 1e100  # of values, and one over it their least spread: float64 must hold squares and their sums
+FURTHEST = 1e15  # from the training part's mean, in its deviations: float32 must hold squares and their sums
+
+
 def fit_scaler(train: Values, columns: tuple[str, ...]) -> Scaler:
-    """Mean and standard deviation of the training part; ValueError for a variable that is constant there."""
-    mean, scale = train.mean(axis=0), train.std(axis=0)
-    constant = scale <= 1e-12 * np.abs(mean)
-    if constant.any():
-        name = columns[int(np.argmax(constant))]
+    """Mean and standard deviation of the training part.
+
+    Raises ValueError for a variable that is constant there, and for one whose values or whose spread lie
+    beyond what can be squared.
+    """
+    same, large = (train == train[0]).all(axis=0), np.abs(train).max(axis=0) > LARGEST
+    if same.any():
         raise ValueError(
-            f"column {name!r} is constant in the training part: it cannot be standardised; leave it out"
+            f"column {quoted(columns[int(np.argmax(same))])} is constant in the training part: it cannot be "
+            "standardised; leave it out"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, scale = train.mean(axis=0), train.std(axis=0)
+    refused = large | ~(scale >= 1 / LARGEST)
+    if refused.any():
+        raise ValueError(
+            f"column {quoted(columns[int(np.argmax(refused))])} is too large or varies too little to be "
+            f"squared: expected values up to {LARGEST:g} that vary by {1 / LARGEST:g} or more; give it in "
+            "another unit"
         )
     return Scaler(mean, scale)
+
+
+def _check_reach(values: Values, columns: tuple[str, ...]) -> None:
+    """ValueError for a standardised value that the training part says nothing of, nor float32 can square."""
+    far = ~(np.abs(values) <= FURTHEST)
+    if far.any():
+        at, column = np.argwhere(far)[0]
+        raise ValueError(
+            f"column {quoted(columns[column])}, point {at + 1}: the value lies more than {FURTHEST:g} "
+            "standard deviations of the training part from its mean: mend it, or leave the column out"
+        )
 
 
 # From a config to values
@@ -141,27 +180,51 @@ def prepare(config: SeriesConfig) -> Prepared:
     """Load, check, split and standardise what the config names.
 
     Raises ValueError as `load_series`, `split_series` and `fit_scaler` do, where a part is too short for the
-    model, and where interpolated values would tell the model what comes.
+    model or the season, where interpolated values would tell the model what comes, where all values of the
+    test part are missing, and for a value too far from those of the training part.
     """
     data = config.data
     loaded = load_series(config)
     if data.period:
         loaded = loaded._replace(period=data.period)
-    num_points = len(loaded.values)
-    split = split_series(num_points, data.valid_fraction, data.test_fraction)
-    needed, num_test = least_points(config, loaded.values.shape[1]), num_points - split.test_start
+    split = split_series(len(loaded.values), data.valid_fraction, data.test_fraction)
+    _check_lengths(config, loaded, split)
+    if loaded.filled is not None:
+        _check_filled(loaded, split, data.missing)
+    scaler = fit_scaler(loaded.values[: split.train_end], loaded.columns)
+    values = scaler.apply(loaded.values)
+    _check_reach(values, loaded.columns)
+    return Prepared(loaded, split, scaler, values)
+
+
+def _check_lengths(config: SeriesConfig, series: Series, split: SeriesSplit) -> None:
+    """ValueError for a part that is too short for the model or for the season that is asked for."""
+    num_points, num_features = series.values.shape
+    needed, num_test = least_points(config, num_features), num_points - split.test_start
     if num_test < 2 or split.train_end < needed:
         raise ValueError(
             f"expected at least {needed} points to train on (tau, num_steps and what lies ahead) and 2 to "
-            f"test on, got {split.train_end} and {num_test} of {loaded.name}: give a longer series "
+            f"test on, got {split.train_end} and {num_test} of {series.name}: give a longer series "
             "(num_points of a synthetic one), a smaller tau, num_steps or num_ahead, or another "
             "valid_fraction or test_fraction"
         )
-    ahead = loaded.filled is not None and loaded.filled[max(0, split.train_end - 1) :].any()
-    if data.missing == "interpolate" and ahead:
+    is_seasonal = config.data.period > 0 or config.model.model == "seasonal"
+    if is_seasonal and series.period >= split.train_end:
         raise ValueError(
-            f"{loaded.name} has missing values after the training part, where --missing=interpolate would "
+            f"expected a period below the {split.train_end} points of the training part, got "
+            f"{series.period}: a season that was not seen whole cannot be repeated"
+        )
+
+
+def _check_filled(series: Series, split: SeriesSplit, missing: str) -> None:
+    """ValueError where filled values would tell what comes, and where none is left to be judged by."""
+    if missing == "interpolate" and series.filled[max(0, split.train_end - 1) :].any():
+        raise ValueError(
+            f"{series.name} has missing values after the training part, where --missing=interpolate would "
             "tell the model what comes: choose --missing=previous"
         )
-    scaler = fit_scaler(loaded.values[: split.train_end], loaded.columns)
-    return Prepared(loaded, split, scaler, scaler.apply(loaded.values))
+    if series.filled[split.test_start :].all():
+        raise ValueError(
+            f"{series.name} has no value that is not missing in the test part: give it a larger "
+            "test_fraction, or cut such rows off"
+        )

@@ -1,16 +1,25 @@
-"""Series that others measured: CSV files, and the public-domain ones that statsmodels ships."""
+"""Series that others measured: tables in files, and the public-domain ones that statsmodels ships."""
 
-import csv
-import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 
+from lmseq.config.series import TABLE_FILE
+from lmseq.data import times
 from lmseq.data.series_types import Series, Values
+from lmseq.data.tables import (
+    Decimal,
+    Table,
+    decimal_mark,
+    is_blank,
+    is_numeric,
+    numbers,
+    quoted,
+    read_table,
+)
 
 Missing = Literal["error", "previous", "interpolate"]
 
@@ -35,22 +44,19 @@ def bundled(name: str, missing: Missing = "error") -> Series:
     if name == "elnino":  # a row a year, a column a month
         values = np.asarray(table)[:, 1:].astype(np.float64).reshape(-1)
         years = np.asarray(table["YEAR"]).astype(int)
-        times = (_years(years)[:, None].astype("datetime64[M]") + np.arange(12)).reshape(-1)
+        at = (_years(years)[:, None].astype("datetime64[M]") + np.arange(12)).reshape(-1)
     else:
         values = np.asarray(table[_COLUMNS[name]], np.float64)
         column = {"sunspots": "YEAR", "nile": "year"}.get(name)
-        times = np.asarray(table.index) if column is None else _years(np.asarray(table[column]).astype(int))
+        at = np.asarray(table.index) if column is None else _years(np.asarray(table[column]).astype(int))
     values = values[:, None]
     whole = fill_missing(values, missing, (name,))
-    return Series(name, (name,), whole, _PERIODS[name], filled=np.isnan(values), times=times)
+    return Series(name, (name,), whole, _PERIODS[name], filled=np.isnan(values), times=at)
 
 
 def _years(years: Int[np.ndarray, "time"]) -> Shaped[np.ndarray, "time"]:
     """datetime64 in years."""
     return (years - 1970).astype("datetime64[Y]")
-
-
-# Files
 
 
 def fill_missing(
@@ -67,7 +73,7 @@ def fill_missing(
     if not holes.any():
         return values
     row, column = np.argwhere(holes)[0]
-    where = f"row {rows[row]}, column {columns[column]!r}"
+    where = f"row {rows[row]}, column {quoted(columns[column])}"
     if missing == "error":
         raise ValueError(
             f"the series has {holes.sum()} missing value(s), the first in {where}: "
@@ -76,12 +82,14 @@ def fill_missing(
     filled, steps = values.copy(), np.arange(len(values))
     for d, name in enumerate(columns):
         known = steps[~holes[:, d]]
-        ends = known[[0, -1]] if known.size else np.array([len(values), -1])
-        if ends[0] > 0 or (missing == "interpolate" and ends[1] < len(values) - 1):
-            at = 0 if ends[0] > 0 else len(values) - 1
+        if not known.size:
+            raise ValueError(f"column {quoted(name)} has no value at all: leave it out")
+        first, last = known[[0, -1]]
+        if first > 0 or (missing == "interpolate" and last < len(values) - 1):
+            place, end = (0, "first") if first > 0 else (len(values) - 1, "last")
             raise ValueError(
-                f"column {name!r} has no value in row {rows[at]}, at its end: {missing} has nothing to "
-                "fill it from; cut such rows off"
+                f"column {quoted(name)} has no value in row {rows[place]}, its {end}: {missing} has nothing "
+                "to fill it from; cut such rows off"
             )
         if missing == "previous":
             last_known = np.maximum.accumulate(np.where(holes[:, d], 0, steps))
@@ -91,126 +99,93 @@ def fill_missing(
     return filled
 
 
-_BLANK = {"", "na", "n/a", "nan", "null", "none", "."}
+# Files
 
 
-def _number(cell: str, row: int, column: str) -> float:
-    """The cell as a finite number, NaN for a missing one; ValueError for anything else."""
-    text = cell.strip()
-    if text.lower() in _BLANK:
-        return math.nan
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"row {row}, column {column!r}: expected a number, got {text[:40]!r}") from None
-    if not math.isfinite(value):
-        raise ValueError(f"row {row}, column {column!r}: expected a finite number, got {text[:40]!r}")
-    return value
-
-
-def _time(cell: str, row: int, column: str) -> float:
-    """A time as a number: as it is, or the seconds of an ISO date."""
-    text = cell.strip()
-    try:
-        return float(text)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            f"row {row}, column {column!r}: expected a number or an ISO date as the time, got {text[:40]!r}"
-        ) from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _as_dates(cells: Sequence[str], seconds: Float[np.ndarray, "time"]) -> Shaped[np.ndarray, "time"]:
-    """datetime64 to the millisecond of ISO dates; of plain numbers, the numbers."""
-    try:
-        float(cells[0])
-    except ValueError:
-        return np.round(1000 * seconds).astype(np.int64).astype("datetime64[ms]")
-    return seconds
-
-
-def check_times(times: Float[np.ndarray, "time"], column: str, rows: Sequence[int]) -> None:
-    """Raise ValueError unless times increase by steps of much the same size (months and leap years pass)."""
-    if not np.isfinite(times).all():
-        row = rows[int(np.argmin(np.isfinite(times)))]
-        raise ValueError(f"row {row}, column {column!r}: expected a finite time")
-    steps = np.diff(times)
-    if not steps.size:
-        return
-    if steps.min() <= 0:
-        row = rows[int(np.argmax(steps <= 0)) + 1]
-        raise ValueError(
-            f"row {row}, column {column!r}: the time is not later than that of the row before: sort the file"
-        )
-    usual = float(np.median(steps))
-    if steps.max() > 1.5 * usual:
-        at = int(np.argmax(steps > 1.5 * usual))
-        raise ValueError(
-            f"row {rows[at + 1]}, column {column!r}: {steps[at] / usual:.3g} usual steps after "
-            "the row before: add the rows (empty cells will do, with --missing), or leave out --time_column"
-        )
-
-
-def _read_rows(path: Path) -> list[tuple[int, list[str]]]:
-    """The rows of a CSV file with their line numbers, the header first; ValueError where there are none."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8: byte {error.start} cannot be read") from None
-    if not text.strip():
-        raise ValueError(f"{path} is empty: expected a header and a row for each time")
-    head = text.splitlines()[0]
-    reader = csv.reader(text.splitlines(), delimiter=max(",;\t", key=head.count), strict=True)
-    try:
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise ValueError(f"{path}, row {reader.line_num}: {error}") from None
-    # Blank lines are passed over; but within a single column they are missing values.
-    while rows and not any(cell.strip() for cell in rows[-1][1]):
-        rows.pop()
-    if rows and len(rows[0][1]) == 1:
-        rows = [(line, row or [""]) for line, row in rows]
-    else:
-        rows = [(line, row) for line, row in rows if any(cell.strip() for cell in row)]
-    if len(rows) < 2:
-        raise ValueError(f"{path}: expected a header and a row for each time, got {len(rows)} row(s)")
-    width = len(rows[0][1])
-    for line, row in rows[1:]:
-        if len(row) != width:
-            raise ValueError(f"{path}, row {line}: the header has {width} cells, this row {len(row)}")
-    return rows
+def stem(path: Path) -> str:
+    """The name of a file without the endings of tables and of what packed them: load of load.csv.gz."""
+    named = TABLE_FILE.fullmatch(path.name)
+    return named.group("stem") if named and named.group("stem") else path.stem
 
 
 def read_csv(
-    path: Path, columns: tuple[str, ...] = (), time_column: str = "", missing: Missing = "error"
+    path: Path,
+    columns: Sequence[str] = (),
+    time_column: str = "",
+    missing: Missing = "error",
+    decimal: Decimal = "auto",
 ) -> Series:
-    """The named columns of a CSV file with a header (comma, semicolon or tab); all but the time if none is.
+    """The named columns of a table in a text file (`read_table`), one row for each time.
 
-    Rows are named as a text editor counts them, the header being row 1. Raises ValueError, saying where,
-    for an unknown column, a cell that is no finite number, a time that does not increase or leaves a gap,
-    and missing values unless `missing` says what to do with them.
+    Where no columns are named, all of numbers but the time are read, a time column is looked for
+    (`times.time_column`), and the notes of the series say what was found and what was left out. Rows of
+    empty cells are rows of missing values. Raises ValueError, saying where, for a column that is not there
+    or named twice, a cell that is no finite number in a column of numbers, a time that does not increase or
+    leaves a gap, missing values unless `missing` says what to do with them, and as `read_table` does.
     """
-    (_, names), *rows = _read_rows(path)
-    header = [name.strip() for name in names]
-    if len(set(header)) < len(header):
-        raise ValueError(f"{path}: the header names a column twice: {', '.join(header)}")
-    chosen = columns or tuple(name for name in header if name != time_column)
-    for name in (*chosen, *((time_column,) if time_column else ())):
-        if name not in header:
-            raise ValueError(f"{path} has no column {name!r}: it has {', '.join(header)}")
+    table = read_table(path, decimal)
+    _check_names(path, table, columns, time_column)
+    found = time_column or ("" if columns else times.time_column(table))
+    chosen = tuple(columns) or _of_numbers(path, table, found)
+    mark = decimal_mark([table.columns[name] for name in chosen], decimal)
+    values = np.stack([numbers(table, name, mark) for name in chosen], axis=1)
+    at = times.read_times(table, found, mark) if found else None
+    whole = fill_missing(values, missing, chosen, table.rows)
+    notes = _notes(table, () if columns else (found, *chosen), "" if time_column else found, mark, decimal)
+    return Series(stem(path), chosen, whole, filled=np.isnan(values), times=at, notes=notes)
+
+
+def _check_names(path: Path, table: Table, columns: Sequence[str], time_column: str) -> None:
+    """ValueError for a column that is not there, or that is chosen twice."""
+    for place, name in enumerate(columns):
+        if name in columns[:place]:
+            raise ValueError(f"--columns names {quoted(name)} twice: expected each column once")
+    for name in (*columns, *((time_column,) if time_column else ())):
+        if name not in table.columns:
+            known = ", ".join(map(quoted, table.columns))
+            raise ValueError(f"{path} has no column {quoted(name)}: it has {known}")
+
+
+def _of_numbers(path: Path, table: Table, time_column: str) -> tuple[str, ...]:
+    """The columns of numbers but the time; ValueError where there is none.
+
+    A first one without a name that counts the rows, as pandas writes it, is none either.
+    """
+    rest = {name: cells for name, cells in table.columns.items() if name != time_column}
+    chosen = [name for name, cells in rest.items() if is_numeric(cells)]
+    if len(chosen) > 1 and table.header and not table.header[0] and _counts(rest[chosen[0]]):
+        chosen.pop(0)
+    if not rest:
+        raise ValueError(f"{path} has no column beside the time {quoted(time_column)}")
     if not chosen:
-        raise ValueError(f"{path} has no column beside the time {time_column!r}")
-    lines, places = [line for line, _ in rows], [header.index(name) for name in chosen]
-    values = np.array([[_number(row[i], line, header[i]) for i in places] for line, row in rows])
-    times = None
+        name, cells = next(iter(rest.items()))
+        row, cell = next(((r, c) for r, c in zip(table.rows, cells, strict=True) if not is_blank(c)), (0, ""))
+        got = f"{quoted(cell)} in row {row}" if row else "empty cells only"
+        raise ValueError(
+            f"{path} has no column of numbers: column {quoted(name)} has {got}; expected numbers such as "
+            "1234.5, without spaces, units or signs, separated by comma, semicolon, tab or bar"
+        )
+    return tuple(chosen)
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether cells are 0, 1, 2, ... or 1, 2, 3, ..."""
+    return any(cells == [str(row) for row in range(first, first + len(cells))] for first in (0, 1))
+
+
+def _notes(
+    table: Table, found: Sequence[str], time_column: str, mark: str, decimal: Decimal
+) -> tuple[str, ...]:
+    """What the file did not say and was decided. found: the columns that are read, none if chosen."""
+    notes = []
+    if not table.header:
+        notes.append("the file has no header: its columns are 1, 2, ...")
     if time_column:
-        at = header.index(time_column)
-        seconds = np.array([_time(row[at], line, time_column) for line, row in rows])
-        check_times(seconds, time_column, lines)
-        times = _as_dates([row[at] for _, row in rows], seconds)
-    whole = fill_missing(values, missing, chosen, lines)
-    return Series(path.stem, chosen, whole, filled=np.isnan(values), times=times)
+        notes.append(f"times are in column {quoted(time_column)}")
+    left = [quoted(name) for name in table.columns if name not in found] if found else []
+    if left:
+        more = f" and {len(left) - 10} more" if len(left) > 10 else ""
+        notes.append(f"left out, as they hold no values of a series: {', '.join(left[:10])}{more}")
+    if mark == "," and decimal == "auto":
+        notes.append("decimal marks are commas: 1,5 is one and a half")
+    return tuple(notes)

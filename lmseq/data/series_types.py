@@ -18,6 +18,7 @@ class Series(NamedTuple):
     lyapunov: mean growth of ln |error| per step of a chaotic system, nats.
     filled: which values were missing and stand there by a policy; they are never scored. (T, D), or None.
     times: of each row, (T,) datetime64 in UTC or plain numbers, for pictures; None: steps are counted.
+    notes: what was decided in reading it, a line each, for people to see.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Series(NamedTuple):
     lyapunov: float | None = None
     filled: Bool[np.ndarray, "time feature"] | None = None
     times: Shaped[np.ndarray, "time"] | None = None
+    notes: tuple[str, ...] = ()
 
     def observed(self) -> Values:
         """The values, NaN where they were missing."""

@@ -1,0 +1,262 @@
+"""Tables in text files: what was written comes back, or one line says why not; never something else."""
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from lmseq.data import series_files, tables
+from lmseq.data.tables import read_table
+
+# Files drawn at random
+
+
+class Written(NamedTuple):
+    """A file, what stands in it, and what must be said of it."""
+
+    content: bytes
+    names: tuple[str, ...] | None
+    values: np.ndarray
+    decimal: str
+
+
+KNOWN = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(10**6), 10**6)
+NAMES = st.text(st.sampled_from("ab ç日$\"';,|\t.1\n"), max_size=5).map(lambda text: f"x{text}".strip())
+
+
+@st.composite
+def files(draw, is_plain: bool = False) -> Written:
+    """A CSV file as some program writes it, with the flag that it cannot be read without.
+
+    is_plain: of several columns, named by letters, without holes, and with the flag for its decimal mark.
+    """
+    width, height = draw(st.integers(1 + is_plain, 3)), draw(st.integers(1, 5))
+    row = st.lists(KNOWN if is_plain else KNOWN | st.none(), min_size=width, max_size=width)
+    rows = draw(st.lists(row, min_size=height, max_size=height))
+    names = ["a", "b", "c"][:width]
+    if not is_plain:
+        names = draw(st.none() | st.lists(NAMES, min_size=width, max_size=width, unique=True))
+    mark, separator = draw(st.sampled_from(".,")), draw(st.sampled_from(tables.SEPARATORS))
+    # Of a single column nobody sees whether a comma separates or is decimal.
+    unclear = mark == "," and width == 1 and (names is None or "," in names[0])
+    named = "comma" if mark == "," else "point"
+    decimal = named if unclear or is_plain else draw(st.sampled_from(["auto", named]))
+    # Nor whether 1,2 are two numbers that a comma separates, if commas are said to be decimal.
+    all_quoted = decimal == "comma" and separator == ","
+    out = io.StringIO()
+    writer = csv.writer(
+        out,
+        delimiter=separator,
+        lineterminator=draw(st.sampled_from(["\n", "\r\n", "\r", "\r\r\n"])),
+        quoting=csv.QUOTE_ALL if all_quoted else draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+    )
+    blank = draw(st.sampled_from(["", "NA", "nan"]))
+    cells = [[blank if v is None else repr(v).replace(".", mark) for v in row] for row in rows]
+    writer.writerows(([names] if names else []) + cells)
+    text = out.getvalue() + draw(st.sampled_from(["", "\n", "\n\n"]))
+    encoding = draw(st.sampled_from(["utf-8", "utf-8-sig"]))
+    values = np.array([[np.nan if v is None else v for v in row] for row in rows], np.float64)
+    return Written(text.encode(encoding), names and tuple(names), values, decimal)
+
+
+@given(files())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_the_series_that_was_written_or_one_line(tmp_path, written):
+    path = tmp_path / "drawn.csv"
+    path.write_bytes(written.content)
+    try:
+        found = series_files.read_csv(path, missing="previous", decimal=written.decimal)
+    except ValueError as error:
+        assert len(str(error)) < 1000
+        return
+    names = written.names or tuple(map(str, range(1, written.values.shape[1] + 1)))
+    known = [name for name, column in zip(names, written.values.T, strict=True) if np.isfinite(column).any()]
+    assert found.columns == tuple(known)
+    expected = written.values[:, [names.index(name) for name in known]]
+    lacking = len(expected) - len(found.values)  # rows of nothing at the end
+    assert lacking >= 0 and np.isnan(expected[len(found.values) :]).all()
+    np.testing.assert_array_equal(found.observed(), expected[: len(found.values)])
+
+
+@given(files(is_plain=True))
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_a_plain_file_is_never_refused(tmp_path, written):
+    path = tmp_path / "drawn.csv"
+    path.write_bytes(written.content)
+    found = series_files.read_csv(path, decimal=written.decimal)
+    np.testing.assert_array_equal(found.values, written.values)
+
+
+# Separators, headers, lines
+
+
+def table_of(tmp_path: Path, text: str | bytes, decimal: str = "auto", name: str = "load.csv"):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_table(path, decimal)
+
+
+@pytest.mark.parametrize(
+    "text, header, first",
+    [
+        ("a,b\n1,2\n", ("a", "b"), ["1", "2"]),
+        ("a;b\n1,5;2\n", ("a", "b"), ["1,5", "2"]),
+        ("a\tb\n1,5\t2,5\n", ("a", "b"), ["1,5", "2,5"]),
+        ("a|b\n1|2\n", ("a", "b"), ["1", "2"]),
+        ("1,5;2,5\n3,5;4,5\n", (), ["1,5", "2,5"]),
+        ("a\n1,5\n2\n", ("a",), ["1,5"]),
+        ("1,2\n3,4\n", (), ["1", "2"]),
+        ("2024-01-01,2\n2024-01-02,4\n", (), ["2024-01-01", "2"]),
+        ('"a, ""b""",c\n1,2\n', ('a, "b"', "c"), ["1", "2"]),
+        ("a, b\n 1 , 2\n", ("a", "b"), ["1", "2"]),
+        (",b\nx,2\n", ("", "b"), ["x", "2"]),
+        ("NA\n1\n", (), ["NA"]),
+        (",\n1,2\n", (), ["", ""]),
+    ],
+)
+def test_separator_and_header(tmp_path, text, header, first):
+    table = table_of(tmp_path, text)
+    assert table.header == header and [cells[0] for cells in table.columns.values()] == first
+
+
+def test_rows_are_named_as_an_editor_counts_lines(tmp_path):
+    table = table_of(tmp_path, '\n\n"a\nb",c\n1,2\n\n3,4\n,\n\n')
+    assert table.columns == {"a\nb": ["1", "", "3"], "c": ["2", "", "4"]}
+    assert table.rows == [5, 6, 7]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r", "\r\r\n"])
+def test_ends_of_lines(tmp_path, end):
+    table = table_of(tmp_path, b"\xef\xbb\xbf" + end.join(["a,b", "1,2", "3,4", "", ""]).encode())
+    assert table.columns == {"a": ["1", "3"], "b": ["2", "4"]} and table.rows == [2, 3]
+
+
+FAULTS = {
+    "empty": ("", "is empty"),
+    "blank": (" \n\n\t\n", "is empty"),
+    "only commas": (",,\n,,\n", "no cell that is not empty"),
+    "header only": ("a,b\n", "nothing below them"),
+    "short row": ("a,b\n1,2\n3\n", "row 3: the first row has 2 cells, this row 1"),
+    "long row": ("\na,b\n1,2\n3,4,5\n", "2 cells, as in the first row, in row 4, saw 3"),
+    "short row of semicolons": ("a;b\n1,5;2\n3\n", "row 3: the first row has 2 cells"),
+    "a name twice": ("a,b,a\n1,2,3\n", "names a column twice: 'a'"),
+    "an open quote": ('a\n"1\n2\n', "is a quote not closed"),
+    "a quote within": ('a,b\n"1"2,3\n', "is a quote not closed"),
+    "Latin 1": ("a\né\n".encode("latin-1"), "not UTF-8, as its byte 2"),
+    "UTF-16": ("a\n1\n".encode("utf-16"), "not UTF-8, as its byte 0"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_is_no_table(tmp_path, name):
+    text, complaint = FAULTS[name]
+    with pytest.raises(ValueError, match=complaint):
+        table_of(tmp_path, text)
+
+
+def test_what_is_no_file(tmp_path):
+    with pytest.raises(ValueError, match=r"there is none at .*none\.csv"):
+        read_table(tmp_path / "none.csv")
+    with pytest.raises(ValueError, match="is a folder"):
+        read_table(tmp_path)
+
+
+@pytest.mark.parametrize("module, ending", [(gzip, "gz"), (bz2, "BZ2"), (lzma, "xz")])
+def test_packed_files(tmp_path, module, ending):
+    packed = module.compress(b"a\n1\n2\n")
+    assert table_of(tmp_path, packed, name=f"load.csv.{ending}").columns == {"a": ["1", "2"]}
+    for damaged in (packed[:-4], b"a\n1\n2\n"):
+        with pytest.raises(ValueError, match="cannot be unpacked"):
+            table_of(tmp_path, damaged, name=f"load.csv.{ending}")
+
+
+# Numbers
+
+
+@given(st.integers(-(10**12), 10**12), st.sampled_from(".,"))
+def test_groups_of_three_digits(number, mark):
+    other = "," if mark == "." else "."
+    text = f"{number:,}".replace(",", other) + f"{mark}5"
+    table = tables.Table({"a": [text]}, [1], ("a",))
+    assert tables.decimal_mark([[text]]) == mark
+    whole = float(f"{number}.5")
+    assert tables.numbers(table, "a", mark) == [whole]
+
+
+@pytest.mark.parametrize(
+    "cells, mark",
+    [
+        (["1.5"], "."),
+        (["1,5"], ","),
+        (["1.234"], "."),
+        (["12"], "."),
+        (["1,234", "0.5"], "."),
+        (["1,234", "0,5"], ","),
+        (["0,123"], ","),
+        (["1,234,567"], "."),
+        (["1.234.567"], ","),
+        (["1.234,5", "NA"], ","),
+    ],
+)
+def test_the_decimal_mark_is_found(cells, mark):
+    assert tables.decimal_mark([cells]) == mark
+
+
+def test_a_mark_that_may_be_either_is_asked_for():
+    with pytest.raises(ValueError, match=r"'1,234' may be 1\.234 or 1234: say --decimal=comma or"):
+        tables.decimal_mark([["12", "1,234"], ["7"]])
+    assert (
+        tables.decimal_mark([["1,234"]], "point") == "." and tables.decimal_mark([["1,234"]], "comma") == ","
+    )
+
+
+NO_NUMBERS = [
+    "10_128",
+    "1 000",
+    "12 %",
+    "$5",
+    "5 €",
+    "0x10",
+    "1e",
+    "e5",
+    "-",
+    "1,23,456",
+    "１２",
+    "1\x002",
+    "--1",
+]
+
+
+@pytest.mark.parametrize("cell", NO_NUMBERS)
+def test_what_is_no_number(cell):
+    table = tables.Table({"a": [cell]}, [7], ("a",))
+    with pytest.raises(ValueError, match="row 7, column 'a': expected a number, got "):
+        tables.numbers(table, "a", ".")
+
+
+@pytest.mark.parametrize("cell", ["inf", "-Infinity", "1e400"])
+def test_numbers_are_finite(cell):
+    with pytest.raises(ValueError, match="expected a finite number"):
+        tables.numbers(tables.Table({"a": [cell]}, [7], ("a",)), "a", ".")
+
+
+@given(st.text())
+@settings(max_examples=50, deadline=None)
+def test_no_text_raises_anything_but_a_line(text):
+    table = tables.Table({"a": [text]}, [7], ("a",))
+    for mark in ".,":
+        try:
+            found = tables.numbers(table, "a", mark)
+        except ValueError:
+            continue
+        assert np.isnan(found[0]) or found[0] == float(
+            text.replace("," if mark == "." else ".", "").replace(mark, ".")
+        )
