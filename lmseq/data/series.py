@@ -212,7 +212,7 @@ def _check_lengths(config: SeriesConfig, series: Series, split: SeriesSplit) -> 
     if is_seasonal and series.period >= split.train_end:
         raise ValueError(
             f"expected a period below the {split.train_end} points of the training part, got "
-            f"{series.period}: a season that was not seen whole cannot be repeated"
+            f"{series.period}: neither model seasonal nor a baseline can repeat a season not seen whole"
         )
 
 
