@@ -65,7 +65,7 @@ def test_what_training_never_met_is_unknown(tmp_path):
 def test_words_that_stand_for_something_else(tmp_path, word):
     path = tmp_path / "book.txt"
     path.write_text(f"a b {word} c\n" * 50)
-    with pytest.raises(ValueError, match=f"the text has the word {word}"):
+    with pytest.raises(ValueError, match=f"the train part of book.txt has the word {word}, which is kept"):
         load_counted(TextConfig(corpus=str(path), level="word"))
 
 

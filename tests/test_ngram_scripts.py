@@ -200,7 +200,10 @@ def test_a_mixture_beats_its_parts(scripts, characters, corpus, tmp_path):
         (["--workdir=W", "--corpus=TEXT", "--smoothing=epsilon", "--valid_fraction=0"], "give --epsilons"),
         (["--workdir=W", "--corpus=TEXT", "--memory=1K"], "at least 64M"),
         (["--workdir=W", "--corpus=LATIN", "--level=word"], "expected UTF-8"),
-        (["--workdir=W", "--corpus=EOS", "--level=word"], "the word <eos>"),
+        (
+            ["--workdir=W", "--corpus=EOS", "--level=word"],
+            "the train part of eos.txt has the word <eos>, which is kept for",
+        ),
     ],
 )
 def test_mistakes_are_one_line(scripts, corpus, tmp_path, flags, what):
