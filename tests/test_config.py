@@ -162,7 +162,9 @@ BAD = [
     ),
     *(
         ({name: -1}, f"{name} of at least 0, got -1")
-        for name in "embedding_size warmup_steps seed momentum weight_decay clip_norm target_loss".split()
+        for name in (
+            "embedding_size warmup_steps seed momentum weight_decay clip_norm target_loss count_tokens"
+        ).split()
     ),
     ({"learning_rate": 0.0}, "positive learning_rate, got 0"),
     ({"learning_rate": -0.1}, "positive learning_rate, got -0.1"),
@@ -374,6 +376,7 @@ SEEN = {
 READ_BY_SCRIPTS = {
     "backend",
     "corpus",
+    "count_tokens",
     "horizon_origins",
     "horizon_samples",
     "host_devices",
