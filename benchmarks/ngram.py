@@ -139,13 +139,14 @@ def exchange(folder: Path) -> dict[str, Any]:
     """Seconds to write our ARPA file and to read the tool's, and that both say the same to 2e-6 in log10."""
     from lmseq.data.tokens import Vocab
     from lmseq.ngram.arpa import LN10, read_arpa, write_arpa
+    from lmseq.ngram.spelling import spell_symbols
     from lmseq.ngram.storage import load_tables
     from lmseq.ngram.words import spell_words
 
     seconds: dict[str, float] = {}
     vocab = Vocab.from_json((folder / "run0" / "vocab.json").read_text())
     seconds["load_tables"], (tables, more) = timed(lambda: load_tables(folder / "run0" / "tables.npz"))
-    words = spell_words(vocab.tokens, more["word_of"], tables.vocab_size)
+    words = spell_words(spell_symbols(vocab), more["word_of"], tables.vocab_size)
     seconds["write_arpa"], _ = timed(lambda: write_arpa(folder / "ours.arpa", tables, words))
     theirs = folder / "theirs.arpa"
     source = theirs if theirs.exists() else folder / "ours.arpa"

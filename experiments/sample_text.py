@@ -25,7 +25,7 @@ from lmseq.files import to_json
 class SampleOptions:
     """What is sampled, from which model, and how."""
 
-    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file", is_path=True)
+    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file or pipe", is_path=True)
     checkpoint: Literal["latest", "best"] = knob("latest", "the last parameters, or the best by validation")
     prompt: str = knob("", "text to continue; empty: from the beginning")
     num_samples: int = knob(1, "continuations")
@@ -35,6 +35,7 @@ class SampleOptions:
     top_p: float = knob(1.0, "only the likeliest tokens that together have this probability")
     greedy: bool = knob(False, "always the likeliest token; the same as temperature 0")
     beam_size: int = knob(0, "beam search with this many prefixes instead of sampling; 0: sample")
+    allow_unknown: bool = knob(False, "also choose <unk>, what stands for unknown characters or words")
     seed: int = knob(0, "the same seed gives the same samples")
 
 
@@ -63,13 +64,46 @@ def read_decoding(options: SampleOptions, given: Given) -> Any:
 
 def encode_prompt(vocab: Any, prompt: str) -> np.ndarray:
     """Ids of the prompt; ValueError naming what the vocabulary lacks."""
+    ids = vocab.encode(prompt, name="the prompt")
     unknown = vocab.unknown(prompt)
     if unknown:
         raise ValueError(f"the prompt has what the vocabulary lacks: {listed(unknown)}")
-    ids = vocab.encode(prompt)
     if vocab.level == "word" and ids.size and not prompt.endswith("\n"):
         return ids[:-1]  # the end of the line, which a prompt leaves open
     return ids
+
+
+def left_out(vocab: Any, options: SampleOptions) -> tuple[int, ...]:
+    """The ids that are not chosen; ValueError where --allow_unknown would do nothing."""
+    if options.allow_unknown and not vocab.unknown_ids:
+        raise ValueError(
+            f"--allow_unknown does nothing at level {vocab.level}, which has no <unk>: leave it out"
+        )
+    return () if options.allow_unknown else vocab.unknown_ids
+
+
+def continue_prompt(run: Any, prompt: np.ndarray, options: SampleOptions, decoding: Any) -> Any:
+    """`Samples` as arrays; ValueError where there are none without what is left out."""
+    import jax
+
+    from lmseq import generation
+
+    never, model = left_out(run.vocab, options), (run.model, run.params, prompt)
+    if options.beam_size:
+        lengths = {"beam_size": options.beam_size, "num_tokens": options.num_tokens}
+        samples = generation.beam_search(*model, **lengths, never=never)
+    else:
+        lengths = {"num_samples": options.num_samples, "num_tokens": options.num_tokens}
+        key = jax.random.key(options.seed)
+        samples = generation.sample_streams(key, *model, **lengths, decoding=decoding, never=never)
+    samples = jax.tree.map(np.asarray, samples)
+    possible = np.isfinite(samples.log_probs).all(axis=1)  # a beam may hold more than there is
+    unknown = np.isin(samples.tokens[possible], never)
+    if never and unknown.all():
+        raise ValueError("the model can go on with <unk> only: give --allow_unknown, or another prompt")
+    if unknown.any():
+        say("where nothing else was possible, <unk> stands")
+    return samples
 
 
 def act(options: SampleOptions, given: Given) -> None:
@@ -78,30 +112,12 @@ def act(options: SampleOptions, given: Given) -> None:
         raise ValueError("expected --run=PATH, the folder of a trained model or an ARPA file")
     decoding = read_decoding(options, given)
     start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
-    import jax
-
     from experiments.text.evaluate import load_run
-    from lmseq import generation
 
     run = load_run(options.run, options.checkpoint)
-    prompt = encode_prompt(run.vocab, options.prompt)
-    num_tokens, beam_size = options.num_tokens, options.beam_size
+    prompt, num_tokens = encode_prompt(run.vocab, options.prompt), options.num_tokens
     begun = time.monotonic()
-    if beam_size:
-        samples = generation.beam_search(
-            run.model, run.params, prompt, beam_size=beam_size, num_tokens=num_tokens
-        )
-    else:
-        samples = generation.sample_streams(
-            jax.random.key(options.seed),
-            run.model,
-            run.params,
-            prompt,
-            num_samples=options.num_samples,
-            num_tokens=num_tokens,
-            decoding=decoding,
-        )
-    tokens, log_probs = (np.asarray(part) for part in samples)
+    tokens, log_probs = continue_prompt(run, prompt, options, decoding)
     seconds = time.monotonic() - begun
     results = []
     for ids, log_prob in zip(tokens, log_probs.sum(axis=1, dtype=np.float64), strict=True):

@@ -27,7 +27,7 @@ from lmseq.files import to_json
 class ScoreOptions:
     """What is scored, under which model."""
 
-    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file", is_path=True)
+    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file or pipe", is_path=True)
     checkpoint: Literal["latest", "best"] = knob("latest", "the last parameters, or the best by validation")
     text: tuple[str, ...] = knob((), "a text to score; give it several times to rank several")
     file: str = knob("", "a UTF-8 file to score, as one stream", is_path=True)
@@ -55,7 +55,7 @@ def score(run: Any, text: str, options: ScoreOptions) -> dict[str, Any]:
     """Figures of one text, in nats unless the name says otherwise; prints its tokens when asked to."""
     from lmseq import runs, scoring
 
-    ids = run.vocab.encode(text)
+    ids = run.vocab.encode(text, name=options.file or "--text")
     if not ids.size:
         raise ValueError(f"expected a text with at least one token, got {text[:20]!r}: nothing is left of it")
     of_words = {}

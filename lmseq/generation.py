@@ -10,14 +10,14 @@ from jaxtyping import Array, Float, Int
 
 from lmseq.config.knobs import MOST_DRAWS, at_least
 from lmseq.contract import Model, gather_log_probs, repeat_carry
-from lmseq.sampling import Decoding, check_decoding, invert, truncate
+from lmseq.sampling import Decoding, check_decoding, choose, without
 from lmseq.types import Carry, Params, PRNGKey, Tokens
 
 
 class Samples(NamedTuple):
     """S continuations of N tokens, and each token's log-probability in nats under the model itself.
 
-    The model's own, whatever temperature or truncation chose the tokens: log_probs.sum(axis=1) is
+    The model's own, whatever temperature, truncation or tokens left out chose them: log_probs.sum(axis=1) is
     log P(continuation | prompt).
     """
 
@@ -31,16 +31,17 @@ def warm_up(model: Model, params: Params, prompt: Tokens) -> Carry:
     return model.unroll(params, carry, prompt[None])[0] if prompt.shape[0] else carry
 
 
-@partial(jax.jit, static_argnums=(1, 4, 5, 6))
-def _sample(key, model, params, prompt, num_samples, num_tokens, decoding):
-    def step(carry, uniform):
+@partial(jax.jit, static_argnums=(1, 4, 5, 6, 7))
+def _sample(key, model, params, prompt, num_samples, num_tokens, decoding, never):
+    def step(carry, uniforms):
         log_probs = model.readout(params, carry)
-        tokens = invert(uniform, truncate(log_probs, decoding))
+        tokens = choose(uniforms, log_probs, decoding, never)
         return model.update(params, carry, tokens), (tokens, gather_log_probs(log_probs, tokens))
 
     carry = repeat_carry(warm_up(model, params, prompt), num_samples)
     # All random numbers at once, before the loop: many small draws inside cost as much as a small model.
-    uniforms = jax.random.uniform(key, (num_tokens, num_samples, 1))
+    keys = [key, jax.random.fold_in(key, 1)] if never else [key]
+    uniforms = [jax.random.uniform(each, (num_tokens, num_samples, 1)) for each in keys]
     _, drawn = lax.scan(step, carry, uniforms)
     return Samples(drawn[0].T, drawn[1].T)
 
@@ -54,18 +55,20 @@ def sample_streams(
     num_samples: int,
     num_tokens: int,
     decoding: Decoding = Decoding(),
+    never: tuple[int, ...] = (),
 ) -> Samples:
     """Draw S continuations of N tokens of a prompt (T,), T >= 0, in one jitted scan.
 
-    Token t + 1 is drawn from `sampling.truncate` of the model's distribution after token t. The same
-    key gives the same tokens on the same device. Raises ValueError for a decoding or counts out of
-    range.
+    Token t + 1 is drawn by `sampling.choose` from the model's distribution after token t. never: tokens that
+    are not drawn where anything else is possible, such as `Vocab.unknown_ids`; where none of them would have
+    been, the samples are the same. The same key gives the same tokens on the same device. Raises ValueError
+    for a decoding or counts out of range.
     """
     check_decoding(decoding)
     at_least(1, MOST_DRAWS, num_samples=num_samples)
     at_least(1, 100 * MOST_DRAWS, num_tokens=num_tokens)
     prompt = jnp.asarray(prompt, jnp.int32)
-    return _sample(key, model, params, prompt, num_samples, num_tokens, decoding)
+    return _sample(key, model, params, prompt, num_samples, num_tokens, decoding, never)
 
 
 def generate(
@@ -76,18 +79,19 @@ def generate(
     *,
     num_tokens: int,
     decoding: Decoding = Decoding(),
+    never: tuple[int, ...] = (),
 ) -> Int[Array, "num_tokens"]:
     """One continuation of N tokens of a prompt (T,): `sample_streams` with one stream."""
     return sample_streams(
-        key, model, params, prompt, num_samples=1, num_tokens=num_tokens, decoding=decoding
+        key, model, params, prompt, num_samples=1, num_tokens=num_tokens, decoding=decoding, never=never
     ).tokens[0]
 
 
-@partial(jax.jit, static_argnums=(0, 3, 4))
-def _beam(model, params, prompt, beam_size, num_tokens):
+@partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _beam(model, params, prompt, beam_size, num_tokens, never):
     def step(state, _):
         carry, total, history, log_probs, t = state
-        extended = total[:, None] + model.readout(params, carry)
+        extended = total[:, None] + without(model.readout(params, carry), never)
         vocab_size = extended.shape[1]
         best, choice = lax.top_k(extended.reshape(-1), beam_size)
         parent, token = choice // vocab_size, (choice % vocab_size).astype(jnp.int32)
@@ -107,13 +111,21 @@ def _beam(model, params, prompt, beam_size, num_tokens):
     return Samples(history, log_probs)
 
 
-def beam_search(model: Model, params: Params, prompt: Tokens, *, beam_size: int, num_tokens: int) -> Samples:
+def beam_search(
+    model: Model,
+    params: Params,
+    prompt: Tokens,
+    *,
+    beam_size: int,
+    num_tokens: int,
+    never: tuple[int, ...] = (),
+) -> Samples:
     """The `beam_size` likeliest continuations of N tokens found, best first.
 
     Keeps the beam_size prefixes of highest log P(prefix | prompt) at each length; with beam_size of
-    V^(N-1) or more nothing that matters is cut and the first is the exhaustive best. Where fewer
-    continuations exist than the beam holds, the surplus has log-probability -inf. Raises ValueError
-    for counts out of range.
+    V^(N-1) or more nothing that matters is cut and the first is the exhaustive best. never: tokens that no
+    continuation has. Where fewer continuations exist than the beam holds, the surplus has log-probability
+    -inf. Raises ValueError for counts out of range.
     """
     at_least(1, MOST_DRAWS, beam_size=beam_size, num_tokens=num_tokens)
-    return _beam(model, params, jnp.asarray(prompt, jnp.int32), beam_size, num_tokens)
+    return _beam(model, params, jnp.asarray(prompt, jnp.int32), beam_size, num_tokens, never)

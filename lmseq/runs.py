@@ -1,5 +1,6 @@
 """Models as they lie on disk: a neural run, the run of a count model, an ARPA file of any tool."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,8 @@ from lmseq.config.knobs import from_json
 from lmseq.config.language_model import LanguageModelConfig, check
 from lmseq.config.mixture import MixtureConfig
 from lmseq.contract import Model
-from lmseq.data.tokens import EOS, UNK, Vocab, normalize_text
+from lmseq.data.marks import KEPT, UNK
+from lmseq.data.tokens import EOS, Vocab, normalize_text
 from lmseq.files import read_json, read_text
 from lmseq.models.build import build_model
 from lmseq.models.interface import BoundModel
@@ -50,13 +52,13 @@ def load_run(
     begin: Begin = lambda total: None,
     progress: Progress = lambda lines: None,
 ) -> Run:
-    """The model of a run's folder, or of an ARPA file, whose text is words, a sentence a line.
+    """The model of a run's folder, or of an ARPA file or pipe, whose text is words, a sentence a line.
 
     which: the `latest` or `best` checkpoint of a neural run, by validation loss. memory, begin and progress
     are `read_arpa`'s. Raises ValueError when there is no model, or what there is is damaged.
     """
     path = Path(path)
-    if path.is_file():
+    if os.path.exists(path) and not os.path.isdir(path):  # a pipe too
         return _arpa_run(path, memory, begin, progress)
     if (path / MIXTURE).is_file():
         return _mixture_run(path)
@@ -67,7 +69,7 @@ def _arpa_run(path: Path, memory: int, begin: Begin, progress: Progress) -> Run:
     """A model of any tool: its words, an unknown word and the end of a line are the symbols."""
     arpa = read_arpa(path, begin=begin, progress=progress, memory=memory)
     if EOS in arpa.words:
-        raise ValueError(f"{path} has {EOS} as a word, which stands for the end of a line here: rename it")
+        raise ValueError(f"{path} has the word {EOS}, which is kept for {KEPT[EOS]}: replace it")
     vocab = Vocab("word", tokens=(UNK, *arpa.words, EOS))
     words = range(FIRST_WORD_ID, FIRST_WORD_ID + len(arpa.words))
     return _count_run(arpa.tables, np.array([UNK_ID, *words, EOS_ID]), vocab)
@@ -113,7 +115,7 @@ def _tables_run(path: Path) -> Run:
 def _count_run(
     tables: BackoffTables, word_of: Int[np.ndarray, "vocab"], vocab: Vocab, config: NgramConfig | None = None
 ) -> Run:
-    model, params = put_tables(tables, word_of, has_unknown=vocab.level in ("char", "word"))
+    model, params = put_tables(tables, word_of, has_unknown=bool(vocab.unknown_ids))
     return Run(config, vocab, model, params, tables=tables)
 
 

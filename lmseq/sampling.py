@@ -1,9 +1,11 @@
 """From log-probabilities to a token: temperature, top-k, nucleus, and the draw itself."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from lmseq.types import Element, LogProbs, Normal, Prediction, PRNGKey
@@ -86,6 +88,37 @@ def invert(uniform: Float[Array, "batch 1"], log_probs: LogProbs) -> Element:
     cumulative = jnp.where(possible, _cumulative(jnp.exp(log_probs)), 0.0)
     total = jnp.max(cumulative, axis=-1, keepdims=True)
     return jnp.argmax(cumulative > uniform * total, axis=-1).astype(jnp.int32)
+
+
+def without(log_probs: LogProbs, never: Sequence[int]) -> LogProbs:
+    """Log-probabilities (B, V) with -inf for some tokens; the others as they were, not normalised again."""
+    return log_probs.at[:, jnp.array(never)].set(-jnp.inf) if never else log_probs
+
+
+def choose(
+    uniforms: Sequence[Float[Array, "batch 1"]],
+    log_probs: LogProbs,
+    decoding: Decoding,
+    never: Sequence[int],
+) -> Element:
+    """Tokens, int32 (B,), drawn by numbers of [0, 1) from `truncate` of log-probabilities (B, V).
+
+    never: tokens that are not chosen. Where the draw falls on one, it is made again without them, by the
+    second number, which is not needed otherwise: that is the model's distribution given that none of them
+    comes, and a draw that falls on another token is what it is without them. Where nothing else is possible
+    they stay.
+    """
+    tokens = invert(uniforms[0], truncate(log_probs, decoding))
+    if not never:
+        return tokens
+    refused = jnp.isin(tokens, jnp.array(never))
+
+    def again() -> Element:
+        others = without(log_probs, never)
+        possible = jnp.any(others > -jnp.inf, axis=-1)
+        return jnp.where(refused & possible, invert(uniforms[1], truncate(others, decoding)), tokens)
+
+    return lax.cond(jnp.any(refused), again, lambda: tokens)
 
 
 def _cumulative(probs: Float[Array, "batch vocab"]) -> Float[Array, "batch vocab"]:

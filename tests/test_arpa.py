@@ -1,7 +1,11 @@
 """ARPA files: any well-formed one is read, any other refused with its line."""
 
+import bz2
 import gzip
+import lzma
 import math
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +103,10 @@ def test_lines_in_any_order_with_any_blanks(tmp_path):
         shuffled.replace("\n", "\r\n"),
         SMALL.removesuffix("\n"),
         "\n" + SMALL,
+        "\ufeff" + SMALL,
+        "# of another tool\n\nhow it was made\n" + SMALL,
+        SMALL.replace("-0.0625\t<s> a b", "-0.0625\t<s> a b\t-0.0"),
+        SMALL.replace("<unk>", "<UNK>"),
         SMALL.replace("\n\n", "\n \n\n").replace("-grams:\n", "-grams:\n\n"),
     ):
         found = named(read(tmp_path, text))
@@ -128,8 +136,9 @@ def test_what_a_file_leaves_out(tmp_path):
         ("-0.5\ta b", "0.5\ta b", 15, "at most 0"),
         ("-0.5\ta b", "nan\ta b", 15, "at most 0"),
         ("-0.5\ta b", "-0,5\ta b", 15, "could not convert"),
-        ("-0.5\ta b\t0", "-0.5\ta", 15, "expected log10 p, 2 words and a back-off"),
-        ("-0.0625\t<s> a b", "-0.0625\t<s> a b\t0", 19, "expected log10 p, 3 words, got"),
+        ("-0.5\ta b\t0", "-0.5\ta", 15, "2 words and a back-off, got"),
+        ("-0.0625\t<s> a b", "-0.0625\t<s> a b\t-0.5", 19, "3 words and no back-off, got"),
+        ("-0.0625\t<s> a b", "-0.0625\t<s> a b\tb", 19, "3 words and no back-off, got"),
         ("-0.5\ta b", "-0.5\ta c", 15, "'c' is not among the 1-grams"),
         ("-0.5\ta b", "-0.25\t<s> a", 15, "this 2-gram is there twice"),
         ("-0.0625\t<s> a b", "-0.0625\ta a b", 19, "the context of this 3-gram is not in the file"),
@@ -145,6 +154,54 @@ def test_bad_files_are_refused_with_the_line(tmp_path, old, new, line, what):
 def test_words_that_are_not_utf8(tmp_path):
     with pytest.raises(ValueError, match="words in UTF-8"):
         read(tmp_path, SMALL.encode().replace(b"b", b"\xff"))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_packed_files_are_known_by_their_first_bytes(tmp_path, pack):
+    """Whatever they are called, and from a pipe, which gives its bytes once and in small parts."""
+    data, expected = pack(SMALL.encode()), named(read(tmp_path, SMALL))
+    for name in ("packed.arpa", "packed.gz"):
+        assert named(read(tmp_path, data, name)) == expected
+    os.mkfifo(tmp_path / "pipe")
+
+    def write():
+        with open(tmp_path / "pipe", "wb", buffering=0) as pipe:
+            for place in range(0, len(data), 3):
+                pipe.write(data[place : place + 3])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert named(read_arpa(tmp_path / "pipe")) == expected
+    writer.join()
+
+
+def test_capitals_are_the_unknown_word_too(tmp_path):
+    """As to the reference tool, which maps both to one number: by itself, and not beside the other."""
+    unknown = read(tmp_path, SMALL.replace("<unk>", "<UNK>")).tables.orders[0].log_prob[0]
+    assert unknown == pytest.approx(-1.5 * math.log(10))
+    both = SMALL.replace("1=5", "1=6").replace("-1\tb", "-2\t<UNK>\t0\n-1\tb")
+    with pytest.raises(ValueError, match="line 11: this 1-gram is there twice"):
+        read(tmp_path, both)
+
+
+@pytest.mark.parametrize("mark", ["<s>", "</s>"])
+def test_without_marks_no_text_has_a_probability(tmp_path, mark):
+    """The reference tool refuses such files too, unless asked not to."""
+    whole = "\\data\\\nngram 1=2\n\n\\1-grams:\n-1\t<s>\n-1\t</s>\n\n\\end\\\n"
+    assert read(tmp_path, whole).words == []
+    lacking = whole.replace("1=2", "1=1").replace(f"-1\t{mark}\n", "")
+    with pytest.raises(ValueError, match=f"line 5: expected {mark} among the 1-grams"):
+        read(tmp_path, lacking)
+
+
+def test_what_is_no_arpa_file_is_not_read_to_its_end(tmp_path):
+    """A header of comments has a bound, and so has a line; of 2**40 bytes none is read twice."""
+    for start, what in ((b"", r"within its first 1 MiB"), (b"\\data\\\n", "a line of more than 64 MiB")):
+        with open(tmp_path / "large", "wb") as file:
+            file.write(start)
+            file.truncate(1 << 40)
+        with pytest.raises(ValueError, match=what):
+            read_arpa(tmp_path / "large")
 
 
 def test_a_damaged_gzip_file(tmp_path):
@@ -194,7 +251,7 @@ def by_lines(text: bytes) -> list[dict[tuple[str, ...], tuple[float, float]]]:
     entries: list[dict] = []
     for line in text.split(b"\n"):
         fields = line.translate(bytes.maketrans(b"\t\r\0", b"   ")).decode().split(" ")
-        fields = [field for field in fields if field]
+        fields = [{"<UNK>": "<unk>"}.get(field, field) for field in fields if field]
         if fields and fields[0].endswith("-grams:"):
             entries.append({})
         elif fields and entries and fields[0] != "\\end\\":
@@ -219,6 +276,7 @@ def test_what_cannot_be_written(tmp_path):
         (["a", "b"], "3 distinct"),
         (["a", "b", "b"], "3 distinct"),
         (["a", "b", "c d"], "blanks"),
+        (["a", "b", "<UNK>"], "take it for <unk>"),
     ):
         with pytest.raises(ValueError, match=what):
             write_arpa(tmp_path / "m.arpa", tables, words)

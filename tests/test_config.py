@@ -162,7 +162,7 @@ BAD = [
     ),
     *(
         ({name: -1}, f"{name} of at least 0, got -1")
-        for name in "embedding_size seed momentum weight_decay clip_norm target_loss".split()
+        for name in "embedding_size seed momentum weight_decay clip_norm target_loss count_tokens".split()
     ),
     ({"warmup_steps": -2}, "warmup_steps of at least -1, got -2"),
     ({"learning_rate": 0.0}, "positive learning_rate, got 0"),
@@ -393,6 +393,7 @@ SEEN = {
 READ_BY_SCRIPTS = {
     "backend",
     "corpus",
+    "count_tokens",
     "horizon_origins",
     "horizon_samples",
     "host_devices",

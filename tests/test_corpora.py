@@ -97,9 +97,9 @@ def test_python_docs_need_nothing():
 # Paths
 
 
-def test_file_keeps_its_bytes(tmp_path):
-    content = b"\xef\xbb\xbfone\r\ntwo\rthree\n\x00 \xf0\x9f\x90\x8d"
-    (tmp_path / "mine.txt").write_bytes(content)
+def test_file_keeps_its_bytes_but_for_a_byte_order_mark(tmp_path):
+    content = b"one\r\ntwo\rthree\n\xef\xbb\xbf\x00 \xf0\x9f\x90\x8d"
+    (tmp_path / "mine.txt").write_bytes(b"\xef\xbb\xbf" + content)
     for path in (tmp_path / "mine.txt", str(tmp_path / "mine.txt")):
         raw = read_corpus(path)
         assert raw.name == "mine.txt" and raw.parts["all"].encode() == content
@@ -135,6 +135,8 @@ def test_text_that_is_not_utf8(tmp_path):
 def test_text_that_cannot_be_read(tmp_path):
     (tmp_path / "empty.txt").touch()
     assert "empty.txt, got an empty file" in refusal(read_corpus, tmp_path / "empty.txt")
+    (tmp_path / "empty.txt").write_bytes(b"\xef\xbb\xbf")
+    assert "empty.txt, got an empty file" in refusal(read_text, tmp_path / "empty.txt")
     assert "No such file" in refusal(read_text, tmp_path / "absent.txt")
     assert "Is a directory" in refusal(read_text, tmp_path)
 

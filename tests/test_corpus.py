@@ -1,5 +1,10 @@
 """The text of a count model: read in pieces or as a whole, the same sentences of the same words."""
 
+import os
+import threading
+from pathlib import Path
+
+import jax
 import numpy as np
 import pytest
 
@@ -65,7 +70,7 @@ def test_what_training_never_met_is_unknown(tmp_path):
 def test_words_that_stand_for_something_else(tmp_path, word):
     path = tmp_path / "book.txt"
     path.write_text(f"a b {word} c\n" * 50)
-    with pytest.raises(ValueError, match=f"the text has the word {word}"):
+    with pytest.raises(ValueError, match=f"the train part of book.txt has the word {word}, which is kept"):
         load_counted(TextConfig(corpus=str(path), level="word"))
 
 
@@ -90,3 +95,72 @@ def test_the_first_order_that_one_more_does_not_make_better(book):
     found = score_stream(best.model, best.params, texts.ids["valid"])
     assert found.size == texts.ids["valid"].size and np.isfinite(found).all()
     assert fit_counts(texts, 3).order <= 3
+
+
+def test_counts_of_the_latest_tokens(tmp_path):
+    """Texts with one end have one model of it; where there are no more tokens than that, it is of all."""
+    fitted = {}
+    for name, letters in (("one", "ab"), ("other", "ba")):
+        (tmp_path / name).write_text(letters * 500 + "abba" * 125)
+        texts = load_texts(TextConfig(corpus=str(tmp_path / name), test_fraction=0.0))
+        fitted[name] = [fit_counts(texts, 3, most_tokens=most) for most in (300, 10**6, 0)]
+    (few, *whole), (other, *_) = fitted.values()
+    for one, another in ((few, other), whole):
+        jax.tree.map(np.testing.assert_array_equal, one.params, another.params)
+    assert few.num_bytes < whole[0].num_bytes or few.params.tables[0].log_prob.tolist() != (
+        whole[0].params.tables[0].log_prob.tolist()
+    )
+
+
+def test_a_pipe_is_read_once(tmp_path, book):
+    """As the file is: what cannot be read twice is not."""
+    os.mkfifo(tmp_path / "pipe")
+    data = Path(book).read_bytes()
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=[data])
+    writer.start()
+    found = load_counted(TextConfig(corpus=str(tmp_path / "pipe"), level="word"))
+    writer.join()
+    expected = load_counted(TextConfig(corpus=book, level="word"))
+    assert (found.sha256, found.vocab) == (expected.sha256, expected.vocab)
+
+
+@pytest.mark.parametrize("text", ["a b c d e f\n" * 20, "é " * 60])
+def test_a_byte_order_mark_is_no_symbol(tmp_path, text):
+    """In a file that is read in pieces or as a whole, and in the files of a folder."""
+    for name, mark in (("plain", ""), ("marked", "\ufeff")):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.txt").write_text(mark + text, encoding="utf-8")
+        for split in SPLITS:
+            (tmp_path / name / f"{split}.txt").write_text(mark + text, encoding="utf-8")
+    for end in ("", ".txt"):
+        names = [str(tmp_path / (name + end)) for name in ("plain", "marked")]
+        plain, marked = (load_counted(TextConfig(corpus=name, level="word")) for name in names)
+        assert plain.sha256 == marked.sha256 and plain.vocab == marked.vocab
+        plain, marked = (load_texts(TextConfig(corpus=name)) for name in names)
+        assert plain.corpus[1:] == marked.corpus[1:] and plain.vocab == marked.vocab
+
+
+@pytest.mark.parametrize("mark", ["<s>", "</s>", "<eos>"])
+@pytest.mark.parametrize("part", SPLITS)
+@pytest.mark.parametrize("load", [load_counted, load_texts])
+def test_marks_are_refused_in_every_part(tmp_path, load, part, mark):
+    """By neural models and by counts alike; within a word, and at other levels, they are text."""
+    for split in SPLITS:
+        ends = f" {mark}\n" if split == part else f" x{mark}\n"
+        (tmp_path / f"{split}.txt").write_text("a <unk>" + ends)
+    with pytest.raises(ValueError, match=f"^the {part} part of .* has the word {mark}, which is kept for"):
+        load(TextConfig(corpus=str(tmp_path), level="word"))
+    load(TextConfig(corpus=str(tmp_path), level="char"))
+
+
+@pytest.mark.parametrize("min_count", [1, 2])
+def test_what_the_training_text_lacks_is_counted(tmp_path, min_count):
+    """`<unk>` is a word that this training text has; z it lacks; once is too rare for 2."""
+    for split, text in zip(SPLITS, ("a a <unk> <unk> once\n", "a z <unk>\n", "once\nz z\n"), strict=True):
+        (tmp_path / f"{split}.txt").write_text(text)
+    config = TextConfig(corpus=str(tmp_path), level="word", min_count=min_count)
+    counted, texts = load_counted(config), load_texts(config)
+    expected = {"valid": 1, "test": 1 + min_count}
+    assert counted.num_unknown == expected == {split: texts.num_unknown(split) for split in SPLITS[1:]}
+    characters = load_texts(TextConfig(corpus=str(tmp_path)))
+    assert characters.num_unknown("valid") == 1 and from_texts(characters).num_unknown["test"] == 2

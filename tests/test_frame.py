@@ -280,3 +280,21 @@ def test_nothing_heavy_is_imported_before_the_flags_are_read(scripts):
     code = f"import sys, {modules}\nprint(sorted({HEAVY!r} & set(sys.modules)))"
     done = scripts.execute([sys.executable, "-c", code])
     assert done.stdout == "[]\n", (done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "helps"),
+    [
+        (["-h"], True),
+        (["--again", "-h"], True),
+        (["--text=a", "-h"], True),
+        (["--text", "a", "-h"], True),
+        (["--text", "--help"], True),
+        (["--text", "-h"], False),
+        (["--text", "--text", "-h"], True),
+        (["--text=-h"], False),
+    ],
+)
+def test_help_is_asked_for_by_a_flag_and_not_by_a_value(tmp_path, capsys, arguments, helps):
+    assert attempt_experiment(TOY, [f"--workdir={tmp_path / 'run'}", *arguments]) == 0
+    assert capsys.readouterr().out.startswith("A toy.") == helps

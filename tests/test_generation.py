@@ -139,3 +139,59 @@ def test_streams_are_drawn_apart():
     probs = np.exp(np.asarray(params["initial"], np.float64))
     agree, expected = (np.asarray(drawn)[::2] == np.asarray(drawn)[1::2]).mean(), (probs**2).sum()
     assert abs(agree - expected) < 4 * np.sqrt(expected * (1 - expected) / 10_000)
+
+
+def test_left_out_tokens_are_never_drawn():
+    """The others have what the model gives them given that no left-out one comes; scores stay the model's."""
+    model, params = small("chain")
+    _, log_probs = continuations(model, params, PROMPT, 2)
+    drawn = generation.sample_streams(
+        jax.random.key(4), model, params, PROMPT, num_samples=30_000, num_tokens=2, never=(0,)
+    )
+    assert not (np.asarray(drawn.tokens) == 0).any()
+    given = np.exp(np.asarray(params["transition"], np.float64)) * [0, 1, 1]
+    given /= given.sum(axis=1, keepdims=True)
+    expected = (given[PROMPT[-1], 1:, None] * given[1:, 1:]).ravel()
+    counts = np.bincount(np.asarray(drawn.tokens) @ [3, 1], minlength=9)[[4, 5, 7, 8]]
+    assert stats.chisquare(counts, 30_000 * expected).pvalue > 1e-3
+    own = log_probs.reshape(3, 3)[tuple(np.asarray(drawn.tokens[:50]).T)]
+    np.testing.assert_allclose(drawn.log_probs[:50].sum(axis=1), own, rtol=1e-4)
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(2.0, 0, 0.98)])
+def test_samples_without_what_is_left_out_stay_as_they_were(decoding):
+    """Bit for bit up to where a left-out token would have been drawn."""
+    model, params = small("gru")
+    more = {"num_samples": 200, "num_tokens": 4, "decoding": decoding}
+    free, kept = (
+        generation.sample_streams(jax.random.key(1), model, params, PROMPT, **more, never=never)
+        for never in ((), (1,))
+    )
+    clean = np.cumsum(np.asarray(free.tokens) == 1, axis=1) == 0
+    assert 0 < clean.sum() < clean.size
+    for one, other in zip(free, kept, strict=True):
+        np.testing.assert_array_equal(np.asarray(one)[clean], np.asarray(other)[clean])
+    assert not (np.asarray(kept.tokens) == 1).any()
+
+
+def test_greedy_and_beam_leave_out_too():
+    model, params = small("gru")
+    greedy = generation.generate(
+        jax.random.key(0), model, params, PROMPT, num_tokens=5, decoding=Decoding(0.0), never=(1, 2)
+    )
+    assert greedy.tolist() == [0] * 5
+    strings, log_probs = continuations(model, params, PROMPT, 3)
+    beam = generation.beam_search(model, params, PROMPT, beam_size=27, num_tokens=3, never=(1,))
+    allowed = (strings != 1).all(axis=1)
+    totals = np.asarray(beam.log_probs).sum(axis=1)
+    np.testing.assert_allclose(totals[:8], -np.sort(-log_probs[allowed]), rtol=1e-5, atol=1e-5)
+    assert np.isneginf(totals[8:]).all() and not (np.asarray(beam.tokens[:8]) == 1).any()
+
+
+def test_where_nothing_else_is_possible_it_stays():
+    params = chain_params(np.full(3, 1 / 3), np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]))
+    model, prompt = MarkovChain(3), np.array([2], np.int32)
+    drawn = generation.generate(jax.random.key(0), model, params, prompt, num_tokens=3, never=(0,))
+    assert drawn.tolist() == [0, 1, 2]
+    beam = generation.beam_search(model, params, prompt, beam_size=2, num_tokens=3, never=(0,))
+    assert not np.isfinite(np.asarray(beam.log_probs).sum(axis=1)).any()

@@ -115,7 +115,10 @@ def test_the_texts_unk_is_a_word_and_unknown_words_are_not(scripts, tmp_path):
     (folder / "valid.txt").write_text("the tide is low\n")
     (folder / "test.txt").write_text("the <unk> is strange\nstrange <unk>\n")
     flags = [f"--corpus={folder}", "--level=word", "--order=3", "--discount_fallback"]
-    made = scripts.summary("train_ngram", *flags, f"--workdir={tmp_path / 'run'}")
+    done = scripts.run("train_ngram", *flags, f"--workdir={tmp_path / 'run'}")
+    made = json.loads(done.stdout.splitlines()[-1])
+    lacks = "text: 2 of 8 test tokens (25.00%) are not in the training text, and are scored as <unk>"
+    assert lacks in done.stderr.splitlines() and "valid tokens" not in done.stderr
     scored = scripts.summary("score_text", f"--run={tmp_path / 'run'}", f"--file={folder / 'test.txt'}")
     assert scored["num_unknown"] == made["test_num_unknown"] == 2
     assert scored["perplexity"] == pytest.approx(made["test_perplexity"])
@@ -208,6 +211,37 @@ def test_a_mixture_moves_with_its_parts(scripts, characters, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("script", "flag", "what"),
+    [
+        ("score_text", "--text=the <s>", "--text has the word <s>, which is kept for the beginning"),
+        ("score_text", "--file={file}", "marks.txt has the word <eos>, which is kept for the end of a line"),
+        ("sample_text", "--prompt=the </s> ", "the prompt has the word </s>, which is kept for the end"),
+    ],
+)
+def test_marks_are_no_words_of_a_text(scripts, tmp_path, script, flag, what):
+    (tmp_path / "marks.txt").write_text("the ferry <eos>\n")
+    flags = [f"--run={GOLDEN / 'small.arpa'}", flag.format(file=tmp_path / "marks.txt")]
+    assert what in refusal(scripts.attempt(script, *flags))[1]
+
+
+def test_the_unknown_word_is_sampled_only_when_asked_for(scripts, tmp_path):
+    """Where it is all there is, one line says so, of samples and of beams."""
+    for name, end in (("some", -0.5), ("none", -99)):
+        lines = ["\\data\\", "ngram 1=3", "\\1-grams:", "-0.2\t<UNK>", "-99\t<s>", f"{end}\t</s>", "\\end\\"]
+        (tmp_path / name).write_text("\n".join(lines))
+    flags = [f"--run={tmp_path / 'some'}", "--num_tokens=3"]
+    done = scripts.attempt("sample_text", *flags, "--num_samples=20")
+    assert {sample["text"] for sample in json.loads(done.stdout.splitlines()[-1])["samples"]} == {"\n\n\n"}
+    for more in ("--num_samples=1", "--beam_size=2"):
+        last = refusal(scripts.attempt("sample_text", f"--run={tmp_path / 'none'}", "--num_tokens=3", more))[
+            1
+        ]
+        assert "can go on with <unk> only: give --allow_unknown" in last
+    done = scripts.attempt("sample_text", *flags, "--num_samples=20", "--allow_unknown")
+    assert "<unk>" in done.stdout
+
+
+@pytest.mark.parametrize(
     ("flags", "what"),
     [
         ([], "expected --workdir=DIR"),
@@ -220,7 +254,10 @@ def test_a_mixture_moves_with_its_parts(scripts, characters, tmp_path):
         (["--workdir=W", "--corpus=TEXT", "--smoothing=epsilon", "--valid_fraction=0"], "give --epsilons"),
         (["--workdir=W", "--corpus=TEXT", "--memory=1K"], "at least 64M"),
         (["--workdir=W", "--corpus=LATIN", "--level=word"], "expected UTF-8"),
-        (["--workdir=W", "--corpus=EOS", "--level=word"], "the word <eos>"),
+        (
+            ["--workdir=W", "--corpus=EOS", "--level=word"],
+            "the train part of eos.txt has the word <eos>, which is kept for",
+        ),
     ],
 )
 def test_mistakes_are_one_line(scripts, corpus, tmp_path, flags, what):

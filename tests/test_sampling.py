@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lmseq.sampling import Decoding, check_decoding, draw, truncate
+from lmseq.sampling import Decoding, check_decoding, choose, draw, truncate
 
 
 def reference(probs: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
@@ -147,3 +147,11 @@ def test_the_limits_of_the_ranges_are_allowed():
 def test_tiny_values_in_range_choose_the_likeliest(decoding):
     row = jnp.log(jnp.array([[0.1, 0.2, 0.7]]))
     assert jnp.exp(truncate(row, check_decoding(decoding))).tolist() == [[0.0, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(0.5, 2), Decoding(top_p=0.5), Decoding(0.0)])
+def test_a_token_left_out_is_chosen_only_where_there_is_nothing_else(decoding):
+    log_probs = jnp.log(jnp.array([[0.9, 0.1, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    uniforms = [jnp.full((3, 1), 0.5), jnp.full((3, 1), 0.25)]
+    assert choose(uniforms, log_probs, decoding, ()).tolist() == [0, 0, 2]
+    assert choose(uniforms, log_probs, decoding, (0,)).tolist() == [1, 0, 2]

@@ -11,6 +11,7 @@ import pytest
 
 from experiments.text import evaluate, report
 from experiments.text.evaluate import PreparedText
+from lmseq.config import knobs
 from lmseq.config.language_model import DataConfig, LanguageModelConfig, ModelConfig, ReportConfig
 from lmseq.data.sources import MarkovChain, stationary_law
 from lmseq.data.texts import load_texts
@@ -92,13 +93,24 @@ def test_the_unigram_model_adds_one_to_each_count(prepared):
     assert report.unigram_figures(prepared)["loss"] == pytest.approx(expected)
 
 
-def test_counts_know_a_cycle(tmp_path):
-    """Of abcd abcd ... each letter is known from the one before it, and no longer memory is better."""
+def test_counts_know_a_cycle_that_a_text_ends_with(tmp_path, params, capsys):
+    """Of abcd abcd ... each letter is known from the one before it; that not all is counted is said."""
     path = tmp_path / "cycle.txt"
-    path.write_text("abcd" * 300, encoding="utf-8")
-    config = LanguageModelConfig(data=DataConfig(corpus=str(path)))
-    found = report.best_counts(PreparedText(config, load_texts(config.data), None))
+    path.write_text("dcba" * 100 + "abcd" * 300, encoding="utf-8")
+    config = LanguageModelConfig(data=DataConfig(corpus=str(path)), report=ReportConfig(count_tokens=900))
+    prepared = PreparedText(config, load_texts(config.data), None)
+    found = report.best_counts(prepared)
     assert found["loss"] < 0.05 and 2 <= found["order"] <= report.MOST_ORDER and found["num_bytes"] > 0
+    assert found["tokens"] == 900
+    losses = {"valid_loss": 1.0, "valid_bits_per_char": 1.0}
+    report._print_table(prepared, params, found, found, losses, 0.0)
+    assert f"{found['order']}-gram of the latest 900  " in capsys.readouterr().err
+
+
+def test_a_run_from_before_a_setting_is_of_the_same_config():
+    written = knobs.to_flat(LanguageModelConfig())
+    del written["count_tokens"]
+    assert knobs.differences(knobs.from_flat(written, LanguageModelConfig), LanguageModelConfig()) == []
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_the_first_bytes_of_a_file():
     assert b"".join(pieces(file, 12)) == b"one two\nthre"
 
 
-@pytest.mark.parametrize("mark", ["<s>", "</s>"])
+@pytest.mark.parametrize("mark", ["<s>", "</s>", "<eos>"])
 def test_marks_are_no_words(mark):
-    with pytest.raises(ValueError, match="kept for sentences' ends"):
+    with pytest.raises(ValueError, match=f"the text has the word {mark}, which is kept for"):
         number_text([f"a {mark} b\n".encode()])

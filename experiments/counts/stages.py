@@ -14,23 +14,22 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.counts.loading import load_counted
-from experiments.frame.console import say
+from experiments.frame.console import listed, say
 from experiments.text.suggest import suggest
 from lmseq import scoring
 from lmseq.config import counts as counts_config
 from lmseq.config.counts import NgramConfig
-from lmseq.data.tokens import UNK
 from lmseq.files import write_text
 from lmseq.ngram import arpa, smoothing
 from lmseq.ngram.backoff import BackoffTables, score_words
 from lmseq.ngram.corpus import Counted
 from lmseq.ngram.counts import BOS_ID, UNK_ID, OrderCounts, count_ngrams
+from lmseq.ngram.spelling import spell_symbols
 from lmseq.ngram.storage import save_tables
 from lmseq.ngram.words import spell_words
 
 BYTES_A_PAIR = 64  # while n-grams are sorted
 BYTES_A_WORD = 20  # of the training text: its ids, their ranks before and after, and what is being sorted
-UNK_WORD = "<unk-word>"  # how <unk>, where the text has it as a word, is written beside the tables' own
 
 
 class PreparedCounts(NamedTuple):
@@ -213,11 +212,11 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
 
 def write(workdir: Path, counted: Counted, tables: BackoffTables) -> None:
     """model.arpa."""
-    names = [name.replace(" ", "\\x20") for name in counted.vocab.token_strings(range(len(counted.vocab)))]
-    names = [UNK_WORD if name == UNK else name for name in names]
+    names = spell_symbols(counted.vocab)
     words = spell_words(names, counted.word_of, counted.num_words)
-    if UNK_WORD in words:
-        say(f"{UNK} is a word of the text: written {UNK_WORD}, beside the {UNK} of unknown words")
+    pairs = zip(counted.vocab.tokens, names, strict=False)
+    if counted.vocab.level == "word" and (marks := [s for s, name in pairs if name != s and name in words]):
+        say(f"words that an ARPA file keeps for itself have a backslash in front there: {listed(marks)}")
     total = sum(tables.num_ngrams)
     with tqdm(total=total, unit=" n-grams", disable=not sys.stderr.isatty(), leave=False) as bar:
         arpa.write_arpa(workdir / "model.arpa", tables, words, bar.update)

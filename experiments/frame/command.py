@@ -55,7 +55,7 @@ def attempt(
     meaning = "keep compiled programs in the user's cache folder"
     flags.DEFINE_bool(KEEP_PROGRAMS, True, meaning, flag_values=found)
     try:
-        if {"--help", "-h", "--helpfull"} & set(arguments):
+        if asks_for_help(found, arguments):
             print(help_text(doc, found, [*names, KEEP_PROGRAMS]))
             return 0
         return act(parse(found, arguments)) or 0
@@ -75,6 +75,19 @@ def attempt(
         return _mistake(
             "more memory was asked for than there is: make the model, the batch or the samples smaller"
         )
+
+
+def asks_for_help(found: flags.FlagValues, arguments: Sequence[str]) -> bool:
+    """Whether a command line has --help or --helpfull, or -h where it is not the value of the flag before."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in ("--help", "--helpfull", "-h"):
+            return True
+        name = argument.lstrip("-")
+        takes_value = argument.startswith("-") and name in found and not found[name].boolean
+        if takes_value and next(rest, None) in ("--help", "--helpfull"):
+            return True
+    return False
 
 
 def _mistake(reason: str) -> int:

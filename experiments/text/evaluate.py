@@ -40,10 +40,18 @@ def split_figures(prepared: PreparedText, params: Params, split: str) -> dict[st
 
 
 def sample_text(prepared: PreparedText, params: Params, key: PRNGKey, num_tokens: int) -> str:
-    """A continuation of the first token of the validation text, that token included."""
-    prompt = prepared.texts.ids["valid"][:1]
-    tokens = generation.generate(key, prepared.model, params, prompt, num_tokens=num_tokens, decoding=SAMPLE)
-    return prepared.texts.vocab.decode(np.concatenate([prompt, np.asarray(tokens)]))
+    """A continuation, without `<unk>`, of the first token of the validation text, that token included."""
+    prompt, vocab = prepared.texts.ids["valid"][:1], prepared.texts.vocab
+    tokens = generation.generate(
+        key,
+        prepared.model,
+        params,
+        prompt,
+        num_tokens=num_tokens,
+        decoding=SAMPLE,
+        never=vocab.unknown_ids,
+    )
+    return vocab.decode(np.concatenate([prompt, np.asarray(tokens)]))
 
 
 def evaluate(prepared: PreparedText, params: Params, step: int) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The texts of a run: where they are looked for, what flags may say of them, and how much there is."""
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +8,7 @@ from experiments.frame.console import say
 from experiments.frame.start import data_folders
 from lmseq.config.text import TextConfig
 from lmseq.data import texts as data_texts
-from lmseq.data.corpora import CORPORA, CorpusFile, RawCorpus
+from lmseq.data.corpora import CORPORA, SPLITS, CorpusFile, RawCorpus
 from lmseq.data.texts import Texts
 
 FRACTIONS = frozenset({"valid_fraction", "test_fraction"})
@@ -55,10 +55,23 @@ def check_fractions(text: TextConfig, given: Set[str]) -> TextConfig:
     return replace(text, **{flag: getattr(TextConfig, flag) for flag in FRACTIONS})
 
 
+def say_unknown(name: str, of_split: Mapping[str, tuple[int, int]]) -> None:
+    """A line on tokens that the training text lacks, of (unknown, all) by split; none without such."""
+    shares = [
+        f"{unknown:,} of {size:,} {split} tokens ({unknown / size:.2%})"
+        for split, (unknown, size) in of_split.items()
+        if unknown
+    ]
+    if shares:
+        say(f"{name}: {' and '.join(shares)} are not in the training text, and are scored as <unk>")
+
+
 def load_texts(text: TextConfig, given: Set[str] = frozenset()) -> Texts:
     """Read, split and tokenise what the config names, and say how much it is."""
     texts = data_texts.load_texts(check_fractions(text, given), **folders())
     sizes = " / ".join(f"{ids.size:,}" for ids in texts.ids.values())
     unit = "characters" if text.level == "char" else f"{text.level} tokens"
     say(f"{texts.corpus.name}: {sizes} {unit} (train / valid / test), {len(texts.vocab)} symbols")
+    held_out = {split: (texts.num_unknown(split), texts.ids[split].size) for split in SPLITS[1:]}
+    say_unknown(texts.corpus.name, held_out)
     return texts

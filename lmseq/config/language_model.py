@@ -8,6 +8,8 @@ from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, chec
 from lmseq.config.text import TextConfig, check_text
 from lmseq.config.training import TrainConfig, check_shares, check_train, idle_in_training, settled
 
+COUNT_TOKENS = 2_000_000  # counted in about 5 s of one core, of which there are 100 in 200 MB
+
 ModelKind = Literal[CellKind, "mlp", "linear"]
 WINDOWED = ("mlp", "linear")
 
@@ -59,6 +61,9 @@ class ReportConfig:
 
     horizon_origins: int = knob(128, "origins of the k-step-ahead cross-entropy")
     horizon_samples: int = knob(64, "sampled continuations from each origin")
+    count_tokens: int = knob(
+        COUNT_TOKENS, "count models, to compare with, see the latest so many tokens of a text; 0: all"
+    )
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,7 @@ def _check_ranges(config: LanguageModelConfig) -> None:
     at_least(1, MOST_DRAWS, **pick(report, "horizon_origins", "horizon_samples"))
     at_least(0, MOST_UNITS, **pick(model, "embedding_size"))
     at_least(0, **pick(model, "recompute_steps"))
+    at_least(0, **pick(report, "count_tokens"))
     below_one(**pick(model, "dropout"))
 
 

@@ -1,5 +1,6 @@
 """Named text corpora: where each lives, its checksum and licence, what to expect; any text by path."""
 
+import codecs
 import difflib
 import hashlib
 import itertools
@@ -114,22 +115,24 @@ CORPORA: dict[str, CorpusInfo] = {info.name: info for info in _KNOWN}
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, line ends and byte order mark as they are.
+    """The text of a UTF-8 file, line ends as they are, without a byte order mark at its start.
 
-    Raises ValueError for a file that is missing, unreadable, empty, or not UTF-8 (with the byte offset).
+    The file is read once, from its beginning to its end, so it may be a pipe. Raises ValueError for a file
+    that is missing, unreadable, empty, or not UTF-8 (with the byte offset).
     """
     data = _read_bytes(path)
-    if not data:
-        raise ValueError(
-            f"expected text in {path}, got an empty file: write some text into it or name another"
-        )
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"expected UTF-8 in {path}, got byte 0x{data[error.start]:02x} at byte offset {error.start}: "
             "convert the file to UTF-8"
         ) from None
+    if not text:
+        raise ValueError(
+            f"expected text in {path}, got an empty file: write some text into it or name another"
+        )
+    return text
 
 
 def read_corpus(
@@ -256,11 +259,12 @@ def split_text(
 def split_offsets(path: Path, valid_fraction: float, test_fraction: float) -> dict[str, tuple[int, int]]:
     """Where each part of a file begins and how long it is, in bytes: as `split_text` does with whole words.
 
-    The file is looked through in pieces, never held. Raises ValueError as `split_text` does, and for a file
-    that cannot be read.
+    The file is looked through in pieces, never held, and twice: it is no pipe. A byte order mark at its start
+    is in no part. Raises ValueError as `split_text` does, and for a file that cannot be read.
     """
     try:
         with path.open("rb") as file:
+            start = skip_order_mark(file)
             num_chars = sum(count_characters(piece) for piece in _pieces(file))
             size = file.tell()
             cuts = [
@@ -269,8 +273,8 @@ def split_offsets(path: Path, valid_fraction: float, test_fraction: float) -> di
             ]
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}; name a file that can be read") from None
-    edges = dict(zip(SPLITS, itertools.pairwise([0, *cuts, size]), strict=True))
-    parts = {split: (start, end - start) for split, (start, end) in edges.items()}
+    edges = dict(zip(SPLITS, itertools.pairwise([start, *cuts, size]), strict=True))
+    parts = {split: (begin, end - begin) for split, (begin, end) in edges.items()}
     _check_parts({split: length for split, (_, length) in parts.items()}, valid_fraction, test_fraction)
     return parts
 
@@ -303,8 +307,14 @@ def _after_blank(text: str, cut: int) -> int:
     return cut
 
 
-def _pieces(file: BufferedIOBase) -> Iterator[bytes]:
+def skip_order_mark(file: BufferedIOBase) -> int:
+    """Go to where the text of a file begins, behind a byte order mark if it has one; where that is."""
     file.seek(0)
+    return file.seek(len(codecs.BOM_UTF8) if file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8 else 0)
+
+
+def _pieces(file: BufferedIOBase) -> Iterator[bytes]:
+    skip_order_mark(file)
     while piece := file.read(1 << 24):
         yield piece
 
@@ -321,7 +331,7 @@ def count_characters(piece: bytes) -> int:
 
 def _byte_of(file: BufferedIOBase, place: int) -> int:
     """Where the character of that number begins."""
-    before, offset = 0, 0
+    before, offset = 0, skip_order_mark(file)
     for piece in _pieces(file):
         number = count_characters(piece)
         if before + number > place:
@@ -332,8 +342,8 @@ def _byte_of(file: BufferedIOBase, place: int) -> int:
 
 def _after_blank_byte(file: BufferedIOBase, cut: int) -> int:
     """As `_after_blank`, of a file."""
-    if not cut:
-        return 0
+    if cut == skip_order_mark(file):
+        return cut
     file.seek(cut - 1)
     while (byte := file.read(1)) and byte.decode("latin-1") not in BLANKS:
         pass

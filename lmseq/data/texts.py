@@ -1,6 +1,7 @@
 """The text of a language model, ready to train on: corpus, vocabulary, and the ids of each split."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from jaxtyping import Int
 
 from lmseq.config.text import TextConfig
 from lmseq.data.corpora import CORPORA, SPLITS, RawCorpus, read_corpus
+from lmseq.data.marks import UNK, places_of
 from lmseq.data.tokens import Corpus, Vocab, build_vocab, prepare_corpus
 from lmseq.files import cache_folder
 
@@ -23,6 +25,15 @@ class Texts(NamedTuple):
     def num_chars(self, split: str) -> int:
         """Characters of the normalised text of a split."""
         return len(getattr(self.corpus, split))
+
+    def num_unknown(self, split: str) -> int:
+        """Tokens of a split that the training text lacks, or has too rarely: they are scored as `<unk>`."""
+        if not self.vocab.unknown_ids:
+            return 0
+        number = int(np.count_nonzero(self.ids[split] == self.vocab.unknown_ids[0]))
+        if self.vocab.level == "word" and next(places_of(UNK, self.corpus.train), None) is not None:
+            number -= sum(1 for _ in places_of(UNK, getattr(self.corpus, split)))  # a word that is known
+        return number
 
     def facts(self) -> dict[str, Any]:
         """What a model is trained on: name, sizes, and SHA-256 of the normalised text of each split."""
@@ -52,7 +63,7 @@ def has_parts(corpus: str) -> bool:
     """Whether a corpus comes in training, validation and test parts, as some named ones and folders do."""
     if corpus in CORPORA:
         return "train" in CORPORA[corpus].files
-    return Path(corpus).is_dir()
+    return os.path.isdir(corpus)
 
 
 def refuse_fractions(config: TextConfig, name: str) -> None:
@@ -83,18 +94,20 @@ def load_texts(config: TextConfig, *, data_dir: Path | None = None, cache_dir: P
     """Read, split and tokenise what the config names; the vocabulary is of the training text alone.
 
     A named corpus is looked for in data_dir, then in cache_dir, and downloaded to cache_dir if it is in
-    neither; without cache_dir that is the user's cache folder. Raises ValueError as `read_splits` and
-    `build_vocab` do.
+    neither; without cache_dir that is the user's cache folder. Raises ValueError as `read_splits`,
+    `build_vocab` and `Vocab.encode` do, with the part that is at fault.
     """
     corpus = read_splits(config, data_dir=data_dir, cache_dir=cache_dir)
+    names = {split: f"the {split} part of {corpus.name}" for split in SPLITS}
     vocab = build_vocab(
         corpus.train,
+        name=names["train"],
         level=config.level,
         normalize=config.normalize,
         min_count=config.min_count,
         bpe_vocab_size=config.bpe_vocab_size,
     )
-    ids = {split: vocab.encode(getattr(corpus, split)) for split in SPLITS}
+    ids = {split: vocab.encode(getattr(corpus, split), name=names[split]) for split in SPLITS}
     return Texts(corpus, vocab, ids)
 
 

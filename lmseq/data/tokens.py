@@ -12,11 +12,12 @@ from jaxtyping import Int
 from numpy.typing import ArrayLike
 
 from lmseq.data.corpora import RawCorpus, split_text
+from lmseq.data.marks import LINE_END, UNK, refuse_marks
 
 Level = Literal["byte", "char", "word", "bpe"]
 Normalization = Literal["none", "letters"]
 WORD = re.compile(r"[^ \t\r\0]+")  # within a line
-UNK, EOS = "<unk>", "<eos>"
+EOS = LINE_END  # of a text of words: one for each line
 
 
 class Corpus(NamedTuple):
@@ -107,10 +108,16 @@ class Vocab:
         table[list(known)] = list(known.values())
         return table
 
-    def encode(self, text: str) -> Int[np.ndarray, "time"]:
+    @property
+    def unknown_ids(self) -> tuple[int, ...]:
+        """The id of `<unk>`, at the levels that have it: char and word."""
+        return (0,) if self.level in ("char", "word") else ()
+
+    def encode(self, text: str, *, name: str = "the text") -> Int[np.ndarray, "time"]:
         """Ids of the normalised text, int32 (T,); a character or word outside V becomes `<unk>`.
 
-        Raises ValueError for a text with lone surrogates, which no encoding can write.
+        Raises ValueError for a text with lone surrogates, which no encoding can write, and at level word for
+        `<s>`, `</s>` and `<eos>`, which are kept for sentences' ends: then the text is called `name`.
         """
         text = normalize_text(text, self.normalize)
         match self.level:
@@ -121,6 +128,7 @@ class Vocab:
                 table = self._id_of_code_point
                 return table[np.minimum(points, len(table) - 1)]
             case "word":
+                refuse_marks(text, name)
                 unk = self._ids[UNK]
                 return np.array([self._ids.get(word, unk) for word in split_words(text)], np.int32)
             case _:
@@ -176,7 +184,7 @@ class Vocab:
 
     def unknown(self, text: str) -> tuple[str, ...]:
         """The distinct characters or words of the normalised text that V lacks, in order of appearance."""
-        if self.level not in ("char", "word"):
+        if not self.unknown_ids:
             return ()
         text = normalize_text(text, self.normalize)
         symbols = text if self.level == "char" else split_words(text)
@@ -237,6 +245,7 @@ def build_vocab(
     normalize: Normalization = "none",
     min_count: int = 1,
     bpe_vocab_size: int = 1024,
+    name: str = "the text",
 ) -> Vocab:
     """The vocabulary of (normalised) training text; nothing of any other text enters it.
 
@@ -244,7 +253,8 @@ def build_vocab(
     characters by code point, words by falling count and then alphabetically; `<eos>` is kept however
     rare. bpe: byte-level byte-pair encoding (Sennrich et al. 2016), trained on this text to at most
     bpe_vocab_size symbols, 256 of them the bytes.
-    Raises ValueError for an unknown level or a bpe_vocab_size below 256.
+    Raises ValueError for an unknown level, a bpe_vocab_size below 256, and words that `Vocab.encode` refuses,
+    where the text is called `name`.
     """
     text = normalize_text(train_text, normalize)
     match level:
@@ -254,6 +264,7 @@ def build_vocab(
             seen = sorted(symbol for symbol, count in Counter(text).items() if count >= min_count)
             return Vocab(level, normalize, (UNK, *seen))
         case "word":
+            refuse_marks(text, name)
             counts = Counter(split_words(text))
             # A corpus may have <unk> among its words already: it is the same symbol.
             kept = [word for word in counts if word != UNK and (counts[word] >= min_count or word == EOS)]

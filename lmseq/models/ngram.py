@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from lmseq.contract import Model, StepModel, check_key, unroll_by_carries
 from lmseq.data.texts import Texts
 from lmseq.ngram.backoff import OUTSIDE, UNSEEN, BackoffTables, Fallback, OrderTable, score_words
-from lmseq.ngram.corpus import from_texts
+from lmseq.ngram.corpus import number_texts
 from lmseq.ngram.counts import BOS_ID, EOS_ID, UNK_ID, count_ngrams, longest_sentence
 from lmseq.ngram.smoothing import modified_kneser_ney
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
@@ -271,24 +271,26 @@ class Counts(NamedTuple):
     num_bytes: int
 
 
-def fit_counts(texts: Texts, most_order: int, least_order: int = 2) -> Counts:
+def fit_counts(texts: Texts, most_order: int, least_order: int = 2, *, most_tokens: int = 0) -> Counts:
     """Modified Kneser-Ney on the training text, of the first order that one more does not make better.
 
     Better is judged by the validation text. Orders from `least_order` to `most_order` are tried, as far as
-    there are sentences so long; where an order's discounts are undefined it has 0.5, 1 and 1.5. Raises
-    ValueError for an empty training text.
+    there are sentences so long; where an order's discounts are undefined it has 0.5, 1 and 1.5. most_tokens:
+    count, and judge by, no more than the latest so many of each text; 0 for all. Raises ValueError for an
+    empty training text.
     """
-    counted = from_texts(texts)
-    stream = counted.streams["train"]
-    counts = count_ngrams(stream, counted.num_words, min(most_order, longest_sentence(stream)))
+    if most_tokens:
+        texts = texts._replace(ids={split: ids[-most_tokens:] for split, ids in texts.ids.items()})
+    word_of, num_words, streams = number_texts(texts)
+    stream = streams["train"]
+    counts = count_ngrams(stream, num_words, min(most_order, longest_sentence(stream)))
     best: tuple[float, BackoffTables] | None = None
     for n in range(min(least_order, len(counts)), len(counts) + 1):
         tables = modified_kneser_ney(counts[:n], discount_fallback=True).tables
-        nll = -float(score_words(tables, counted.streams["valid"]).sum())
+        nll = -float(score_words(tables, streams["valid"]).sum())
         if best and nll >= best[0]:
             break
         best = nll, tables
     tables = best[1]
-    has_unknown = counted.vocab.level in ("char", "word")
-    model, params = put_tables(tables, counted.word_of, has_unknown=has_unknown)
+    model, params = put_tables(tables, word_of, has_unknown=bool(texts.vocab.unknown_ids))
     return Counts(model, params, len(tables.orders), tables.num_bytes)

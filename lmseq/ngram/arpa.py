@@ -15,8 +15,6 @@ r"""ARPA files, the format in which tools exchange back-off models.
 import gzip
 import io
 import math
-import re
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -26,14 +24,18 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from lmseq.data.marks import BOS, EOS, UNK
 from lmseq.files import replacing
+from lmseq.ngram.arpa_lines import ArpaLines
 from lmseq.ngram.backoff import BackoffTables, OrderTable
-from lmseq.ngram.counts import BOS_ID, CHUNK, FIRST_WORD_ID
+from lmseq.ngram.counts import BOS_ID, CHUNK, EOS_ID, FIRST_WORD_ID
+from lmseq.ngram.spelling import UNK_CAPITALS
 
 LN10 = math.log(10.0)
-MARKS = ("<unk>", "<s>", "</s>")
+MARKS = (UNK, BOS, EOS)  # of ids 0, 1, 2
 LOG10_ZERO = -99.0  # how a probability of zero is written
 BYTES_AN_NGRAM = 60  # while a file is read
+_TO_SPACES = bytes.maketrans(b"\t\r\0", b"   ")
 Progress = Callable[[int], None]  # told how many lines more are done
 Begin = Callable[[int], None]  # told how many there are
 
@@ -45,12 +47,6 @@ class ArpaModel(NamedTuple):
     words: list[str]
 
 
-BLOCK = 1 << 22  # bytes read at once
-_BLANKS = b" \t\r\0"
-_BREAK = re.compile(rb"\n(?:[ \t\r\0]*\n|\\)")  # a line's end before an empty line, or before a header
-_TO_SPACES = bytes.maketrans(b"\t\r\0", b"   ")
-
-
 # Writing
 
 
@@ -60,7 +56,8 @@ def write_arpa(
     """Write a model, gzipped where the name ends in .gz; `words` are those of ids 3, 4, ... .
 
     To 8 significant digits, `<s>` with log10 p = 0. Raises ValueError for scores that are no probabilities,
-    for a model that does not fall back to the next shorter context, and for words with blanks in them.
+    for a model that does not fall back to the next shorter context, for words with blanks in them, and for
+    words that the file keeps for itself: `spelling.spell_symbols` spells what is distinct and can be written.
     """
     if not tables.is_proper() or tables.fallback != "shorter":
         raise ValueError(
@@ -76,6 +73,8 @@ def write_arpa(
         raise ValueError(
             f"expected words without blanks in them, got {bad!r}: an ARPA file separates by blanks"
         )
+    if UNK_CAPITALS in words:
+        raise ValueError(f"expected no word {UNK_CAPITALS}: readers of ARPA files take it for {UNK}")
     with ExitStack() as files:
         file = files.enter_context(replacing(path, "wb" if path.suffix == ".gz" else "w"))
         if path.suffix == ".gz":
@@ -125,62 +124,6 @@ def _lines(table: OrderTable, part: slice, words: list[str]) -> Iterator[str]:
 # Reading
 
 
-class _Reader:
-    """The lines of a file, numbered from 1, singly or in blocks that end with a line and hold no header."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.number = path, 0
-        self.file = (gzip.open if path.suffix == ".gz" else open)(path, "rb")
-        self.buffer = b""
-
-    def _fill(self) -> None:
-        """Read on until there is at least one whole line, or the file ends."""
-        try:
-            while b"\n" not in self.buffer and (more := self.file.read(BLOCK)):
-                self.buffer += more
-        except (EOFError, OSError, zlib.error) as error:
-            raise self.error(f"cannot be read further ({error})", self.number + 1) from None
-
-    def line(self) -> str:
-        """The next one without blanks around it; ValueError at the end of the file, which is too early."""
-        self._fill()
-        if not self.buffer:
-            raise self.error("ends before \\end\\: it is truncated")
-        line, _, self.buffer = self.buffer.partition(b"\n")
-        self.number += 1
-        return line.strip(_BLANKS).decode("utf-8", errors="replace")
-
-    def skip_blank(self) -> str:
-        """The next line that has more than blanks in it."""
-        while not (line := self.line()):
-            pass
-        return line
-
-    def skip_empty(self) -> None:
-        """Go past lines with nothing but blanks in them."""
-        while True:
-            self._fill()
-            line, end, rest = self.buffer.partition(b"\n")
-            if line.strip(_BLANKS) or not end:
-                return
-            self.buffer, self.number = rest, self.number + 1
-
-    def block(self) -> bytes:
-        """Some lines, none of them empty or beginning with a backslash; nothing where such a one is next."""
-        self._fill()
-        end = self.buffer.rfind(b"\n") + 1 or len(self.buffer)
-        if found := _BREAK.search(self.buffer, 0, end):
-            end = found.start() + 1
-        line = self.buffer.partition(b"\n")[0].strip(_BLANKS)
-        if not line or line.startswith(b"\\"):
-            end = 0
-        block, self.buffer = self.buffer[:end], self.buffer[end:]
-        return block
-
-    def error(self, what: str, number: int = 0) -> ValueError:
-        return ValueError(f"{self.path}, line {number or self.number}: {what}")
-
-
 def _even_fields(block: bytes, width: int) -> list[bytes] | None:
     """All fields of lines that have `width` of them, one blank apart; None where a line is otherwise."""
     if any(mark in block for mark in (b"\r", b"\v", b"\f", b"\0")):
@@ -201,18 +144,16 @@ def read_arpa(
     memory: int = 0,
     begin: Begin = lambda total: None,
 ) -> ArpaModel:
-    """Read a model in any order of lines, gzipped where the name ends in .gz.
+    r"""Read a model in any order of lines, from a file or a pipe, as it is or packed by gzip, bzip2 or xz.
 
-    Back-offs may be missing; `<unk>`, `<s>` and `</s>` get an entry of probability zero where the file has
-    none. `begin` is told the number of n-grams, `progress` each few that were read. memory: bytes that may be
-    used, 0 for no bound. Raises ValueError, with the line, for counts that do not match, a context that is
-    missing, an n-gram twice, log-probabilities above 0 or not numbers, a section out of order, a truncated
-    file, and for a model that needs more memory than there is.
+    Lines before `\data\` are comments. Back-offs may be missing, and may be 0 at the highest order. `<UNK>`
+    is `<unk>`, which has probability zero where the file has neither. `begin` is told the number of n-grams,
+    `progress` each few that were read. memory: bytes that may be used, 0 for no bound. Raises ValueError,
+    with the line, for counts that do not match, a context that is missing, an n-gram twice, log-probabilities
+    above 0 or not numbers, a section out of order, a truncated file, one without `<s>` or `</s>`, and for a
+    model that needs more memory than there is.
     """
-    reader = _Reader(path)
-    with reader.file:
-        if reader.skip_blank() != "\\data\\":
-            raise reader.error("expected \\data\\, an ARPA file begins with it")
+    with ArpaLines(path) as reader:
         sizes, line = _sizes(reader)
         if memory and BYTES_AN_NGRAM * sum(sizes) > memory:
             needed = BYTES_AN_NGRAM * sum(sizes) / 2**30
@@ -228,6 +169,8 @@ def read_arpa(
                 raise reader.error(f"expected \\{n}-grams:, got {line[:40]!r}")
             section, line = _section(reader, n, size, ids, n == len(sizes), progress)
             sections.append(section)
+            if n == 1:
+                _check_marks(reader, section)
         if line != "\\end\\":
             raise reader.error(f"expected \\end\\, got {line[:40]!r}")
     try:
@@ -237,7 +180,18 @@ def read_arpa(
     return ArpaModel(_tables(sections, len(ids), reader), words[FIRST_WORD_ID:])
 
 
-def _sizes(reader: _Reader) -> tuple[list[int], str]:
+def _check_marks(reader: ArpaLines, unigrams: "_Section") -> None:
+    """ValueError where every text would have probability zero."""
+    for mark in (BOS_ID, EOS_ID):
+        if mark not in unigrams.ids:
+            raise reader.error(
+                f"expected {MARKS[mark]} among the 1-grams, without which no sentence has a probability: "
+                "estimate the model from marked sentences, or add it as a 1-gram and count it in ngram 1=",
+                unigrams.line,
+            )
+
+
+def _sizes(reader: ArpaLines) -> tuple[list[int], str]:
     """Numbers of n-grams by order, and the line after them."""
     sizes = []
     while (line := reader.skip_blank()).startswith("ngram"):
@@ -264,7 +218,7 @@ class _Section(NamedTuple):
 
 
 def _section(
-    reader: _Reader, n: int, size: int, ids: dict[bytes, int], highest: bool, progress: Progress
+    reader: ArpaLines, n: int, size: int, ids: dict[bytes, int], highest: bool, progress: Progress
 ) -> tuple[_Section, str]:
     """One order, and the first line that is no n-gram."""
     first, words, log_probs, log_backoffs = reader.number + 1, [], [], []
@@ -274,6 +228,8 @@ def _section(
         fields = _even_fields(block, width)
         if fields is None:
             fields = _ragged_fields(reader, block, n, highest)
+        if UNK_CAPITALS.encode() in block:
+            fields = [UNK.encode() if field == UNK_CAPITALS.encode() else field for field in fields]
         number = len(fields) // width
         try:
             log_probs.append(_numbers(fields[::width]))
@@ -310,20 +266,25 @@ def _section(
     return section, reader.skip_blank()
 
 
-def _ragged_fields(reader: _Reader, block: bytes, n: int, highest: bool) -> list[bytes]:
-    """All fields of lines with any blanks between and around them, and 0 for each missing back-off."""
+def _ragged_fields(reader: ArpaLines, block: bytes, n: int, highest: bool) -> list[bytes]:
+    """All fields of lines with any blanks between and around them, and 0 for each missing back-off.
+
+    Of the highest order, which has none, a back-off of 0 is left out.
+    """
     fields = []
     for number, line in enumerate(block.removesuffix(b"\n").split(b"\n"), start=1):
         found = [field for field in line.translate(_TO_SPACES).split(b" ") if field]
+        if highest and len(found) == n + 2 and _is_zero(found[-1]):
+            found.pop()
         if not n + 1 <= len(found) <= n + 2 - highest:
-            what = f"log10 p, {n} words{'' if highest else ' and a back-off'}"
+            what = f"log10 p, {n} words and {'no' if highest else 'a'} back-off"
             raise reader.error(f"expected {what}, got {_shown(line)}", reader.number + number)
         fields += found if highest or len(found) == n + 2 else [*found, b"0"]
     return fields
 
 
 def _first_wrong(
-    reader: _Reader, fields: list[bytes], width: int, good: Callable[[list[bytes]], bool], what: str
+    reader: ArpaLines, fields: list[bytes], width: int, good: Callable[[list[bytes]], bool], what: str
 ) -> ValueError:
     """The error of the first line of a block that is not good."""
     rows = (fields[start : start + width] for start in range(0, len(fields), width))
@@ -339,6 +300,13 @@ def _numbers(fields: list[bytes]) -> Float[np.ndarray, "_"]:
     return np.array(list(map(float, fields)))
 
 
+def _is_zero(field: bytes) -> bool:
+    try:
+        return float(field) == 0.0
+    except ValueError:
+        return False
+
+
 def _is_number(highest: bool, row: list[bytes]) -> bool:
     """Whether a line begins with a number, and, where it has a back-off, ends with one."""
     try:
@@ -352,7 +320,7 @@ def _shown(text: bytes) -> str:
     return repr(text[:60].decode("utf-8", errors="replace"))
 
 
-def _check_numbers(reader: _Reader, section: _Section) -> None:
+def _check_numbers(reader: ArpaLines, section: _Section) -> None:
     log_prob = section.log_prob
     bad = ~(log_prob <= 0.0)
     # -inf is how some write a probability, or a weight, of zero; no weight is infinite.
@@ -366,7 +334,7 @@ def _check_numbers(reader: _Reader, section: _Section) -> None:
         )
 
 
-def _tables(sections: list[_Section], vocab_size: int, reader: _Reader) -> BackoffTables:
+def _tables(sections: list[_Section], vocab_size: int, reader: ArpaLines) -> BackoffTables:
     """The trie of what was read."""
     bits = max(1, vocab_size - 1).bit_length()
     orders, keys = [], [np.arange(vocab_size)]
@@ -407,7 +375,7 @@ def _filled(values, key, size: int, missing: float) -> Float[np.ndarray, "vocab"
     return filled
 
 
-def _place(keys, wanted, section: _Section, reader: _Reader, n: int) -> Int[np.ndarray, "entry"]:
+def _place(keys, wanted, section: _Section, reader: ArpaLines, n: int) -> Int[np.ndarray, "entry"]:
     place = np.minimum(np.searchsorted(keys, wanted), max(0, len(keys) - 1))
     missing = keys[place] != wanted if len(keys) else np.ones(len(wanted), bool)
     if missing.any():

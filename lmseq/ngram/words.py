@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from lmseq.data.marks import refuse_marks
 from lmseq.data.tokens import WORD
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences
 
 LINE_END = b"\0"  # stands for a line's end among words, none of which can contain it
-RESERVED = (b"<s>", b"</s>")
 PIECE = 1 << 22  # bytes
 _WORD = re.compile(WORD.pattern.encode())
 
@@ -59,10 +59,11 @@ def _split(piece: bytes) -> list[bytes]:
     return piece.replace(b"\n", b" " + LINE_END + b" ").split()
 
 
-def _read(text: Iterable[bytes], id_of: Callable[[bytes], int]) -> Int[np.ndarray, "time"]:
+def _read(text: Iterable[bytes], id_of: Callable[[bytes], int], name: str) -> Int[np.ndarray, "time"]:
     """Marked sentences of a text given in pieces that end with blanks; the last line need not end."""
     ids, last = [np.zeros(0, np.int32)], b"\n"
     for piece in text:
+        refuse_marks(piece, name)
         words = _split(piece)
         ids.append(np.fromiter(map(id_of, words), np.int32, len(words)))
         last = piece[-1:] or last
@@ -73,26 +74,24 @@ def _read(text: Iterable[bytes], id_of: Callable[[bytes], int]) -> Int[np.ndarra
     return begin_sentences(whole)
 
 
-def number_text(text: Iterable[bytes]) -> NumberedText:
+def number_text(text: Iterable[bytes], name: str = "the text") -> NumberedText:
     """Ids of a training text given in pieces that end with blanks; words are numbered as they appear.
 
-    Raises ValueError for a text that contains `<s>` or `</s>` as a word.
+    Raises ValueError for a text, called `name`, with `<s>`, `</s>` or `<eos>` as a word.
     """
     numbering = _Numbering({LINE_END: EOS_ID})
-    stream = _read(text, numbering.__getitem__)
-    for mark in RESERVED:
-        if mark in numbering:
-            raise ValueError(
-                f"the text has the word {mark.decode()}, which is kept for sentences' ends: replace it"
-            )
+    stream = _read(text, numbering.__getitem__, name)
     return NumberedText(stream, list(numbering)[1:])
 
 
-def look_up(text: Iterable[bytes], words: Sequence[bytes]) -> Int[np.ndarray, "time"]:
-    """Marked sentences of ids of another text, int32 (T,); what is not among the words is `<unk>`."""
+def look_up(text: Iterable[bytes], words: Sequence[bytes], name: str = "the text") -> Int[np.ndarray, "time"]:
+    """Marked sentences of ids of another text, int32 (T,); what is not among the words is `<unk>`.
+
+    Raises ValueError as `number_text` does.
+    """
     numbering = {word: number for number, word in enumerate(words, start=FIRST_WORD_ID)}
     numbering[LINE_END] = EOS_ID
-    return _read(text, lambda word: numbering.get(word, UNK_ID))
+    return _read(text, lambda word: numbering.get(word, UNK_ID), name)
 
 
 def spell_words(symbols: Sequence[str], word_of: Int[np.ndarray, "vocab"], num_words: int) -> list[str]:

@@ -1,0 +1,126 @@
+"""The lines of an ARPA file or pipe, compressed or not, with their numbers: what `arpa.read_arpa` reads."""
+
+import bz2
+import codecs
+import gzip
+import lzma
+import re
+import zlib
+from pathlib import Path
+from typing import IO
+
+BLOCK = 1 << 22  # bytes read at once
+MOST_HEADER = 1 << 20  # bytes before the line \data\: what has more of them is no ARPA file
+MOST_LINE = 1 << 26  # bytes
+# Known by its first bytes, not by its name: a pipe has none.
+UNPACK = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)  # what reading raises
+BLANKS = b" \t\r\0"
+_BREAK = re.compile(rb"\n(?:[ \t\r\0]*\n|\\)")  # a line's end before an empty line, or before a header
+_DATA = re.compile(rb"(?:\A|\n)[ \t\r\0]*\\data\\[ \t\r\0]*(?=\n|\Z)")
+
+
+class _Rejoined:
+    """A file that can only be read onwards, with what was read of it already put back in front."""
+
+    def __init__(self, head: bytes, file: IO[bytes]) -> None:
+        self.head, self.file = head, file
+
+    def read(self, size: int) -> bytes:
+        """At most so many bytes; none at the end."""
+        if not self.head:
+            return self.file.read(size)
+        piece, self.head = self.head[:size], self.head[size:]
+        return piece
+
+
+class ArpaLines:
+    r"""The lines of a file after `\data\`, singly, or in blocks that end with a line and hold no header.
+
+    number: of the latest line, from 1. Raises ValueError, with the line, for a file without `\data\` near its
+    beginning, and for one that cannot be read further.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.number, self.buffer = path, 0, b""
+        self.opened = path.open("rb")
+        try:
+            head = self.opened.read(max(map(len, UNPACK)))
+            unpack = next((UNPACK[magic] for magic in UNPACK if head.startswith(magic)), lambda file: file)
+            self.file = unpack(_Rejoined(head, self.opened))
+            self._skip_header()
+        except BaseException:
+            self.opened.close()
+            raise
+
+    def __enter__(self) -> "ArpaLines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.opened.close()
+
+    def _skip_header(self) -> None:
+        """Go past comments and the line `\\data\\`."""
+        while len(self.buffer) < MOST_HEADER and (more := self._read(MOST_HEADER - len(self.buffer))):
+            self.buffer += more
+        self.buffer = self.buffer.removeprefix(codecs.BOM_UTF8)
+        found = _DATA.search(self.buffer)
+        if not found:
+            where = f" within its first {MOST_HEADER >> 20} MiB" if len(self.buffer) == MOST_HEADER else ""
+            raise self.error(f"expected \\data\\{where}, an ARPA file begins with it", 1)
+        self.number = self.buffer.count(b"\n", 0, found.end()) + 1
+        self.buffer = self.buffer[found.end() + 1 :]
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return self.file.read(size)
+        except DAMAGE as error:
+            raise self.error(f"cannot be read further ({error})", self.number + 1) from None
+
+    def _fill(self) -> None:
+        """Read on until there is at least one whole line, or the file ends."""
+        while b"\n" not in self.buffer and (more := self._read(BLOCK)):
+            self.buffer += more
+            if len(self.buffer) > MOST_LINE and b"\n" not in self.buffer:
+                what = f"a line of more than {MOST_LINE >> 20} MiB, which no ARPA file has"
+                raise self.error(what, self.number + 1)
+
+    def line(self) -> str:
+        """The next one without blanks around it; ValueError at the end of the file, which is too early."""
+        self._fill()
+        if not self.buffer:
+            raise self.error("ends before \\end\\: it is truncated")
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        self.number += 1
+        return line.strip(BLANKS).decode("utf-8", errors="replace")
+
+    def skip_blank(self) -> str:
+        """The next line that has more than blanks in it."""
+        while not (line := self.line()):
+            pass
+        return line
+
+    def skip_empty(self) -> None:
+        """Go past lines with nothing but blanks in them."""
+        while True:
+            self._fill()
+            line, end, rest = self.buffer.partition(b"\n")
+            if line.strip(BLANKS) or not end:
+                return
+            self.buffer, self.number = rest, self.number + 1
+
+    def block(self) -> bytes:
+        """Some lines, none of them empty or beginning with a backslash; nothing where such a one is next."""
+        self._fill()
+        end = self.buffer.rfind(b"\n") + 1 or len(self.buffer)
+        if found := _BREAK.search(self.buffer, 0, end):
+            end = found.start() + 1
+        line = self.buffer.partition(b"\n")[0].strip(BLANKS)
+        if not line or line.startswith(b"\\"):
+            end = 0
+        block, self.buffer = self.buffer[:end], self.buffer[end:]
+        return block
+
+    def error(self, what: str, number: int = 0) -> ValueError:
+        """What is wrong, with the file and the line: the latest one, or that of a number."""
+        return ValueError(f"{self.path}, line {number or self.number}: {what}")
