@@ -1,14 +1,15 @@
 """What holds for every test: eight virtual CPU devices, no silent rank promotion, repeatable examples."""
 
 import os
+import sys
 from pathlib import Path
 
 # Before JAX is imported. Later flags win, so a device count of the caller's own gives way.
 XLA_FLAGS = ["--xla_force_host_platform_device_count=8"]
 # As experiments.frame.start.prepare_jax does: jax 0.10 waits for ever in some programs otherwise.
 XLA_FLAGS.append("--xla_cpu_enable_concurrency_optimized_scheduler=false")
-# Most of the tests' time is compilation, and this takes much of it away. The scripts that tests start are
-# compiled as a user's are.
+# Most of the tests' time is compilation, and this takes much of it away. What the fixture `processes` starts
+# is compiled as a user's programs are.
 XLA_FLAGS.append("--xla_backend_optimization_level=0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread an operation
     XLA_FLAGS.append("--xla_cpu_multi_thread_eigen=false")
@@ -22,7 +23,7 @@ import hypothesis
 import jax
 import pytest
 
-from tests.scripts import Scripts
+from tests.scripts import ForkedScripts, Scripts
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -42,11 +43,23 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def scripts(tmp_path_factory) -> Scripts:
-    """Runs scripts; what they compile is kept for the session, and shared by all workers of it."""
+def cache(tmp_path_factory) -> Path:
+    """What scripts compile is kept here for the session, and shared by all workers of it."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    cache = folder / "compiled"
-    cache.mkdir(exist_ok=True)
+    path = folder / "compiled"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def processes(cache) -> Scripts:
+    """Runs scripts as a user does: each in a process that begins with nothing."""
     return Scripts(cache)
+
+
+@pytest.fixture(scope="session")
+def scripts(cache) -> Scripts:
+    """Runs scripts in less time, where processes can be forked."""
+    return ForkedScripts(cache) if sys.platform == "linux" else Scripts(cache)

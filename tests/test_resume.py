@@ -12,6 +12,7 @@ from pydoc_data.topics import topics
 
 import pytest
 
+from tests.forked import Forked
 from tests.scripts import SMALL, command, figures, records
 
 NUM_KILLS = 20
@@ -36,7 +37,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()} if folder.exists() else set()
 
 
-def wait_for(process: subprocess.Popen, condition, seconds: float) -> None:
+def wait_for(process: subprocess.Popen | Forked, condition, seconds: float) -> None:
     end = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < end and not condition():
         time.sleep(0.001)
@@ -44,14 +45,14 @@ def wait_for(process: subprocess.Popen, condition, seconds: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_twenty_kills_change_nothing(tmp_path, scripts, corpus, unbroken):
+def test_twenty_kills_change_nothing(tmp_path, processes, corpus, unbroken):
     rng = random.Random(0)
     workdir = tmp_path / "run"
     checkpoints = workdir / "checkpoints"
     amid_a_save = 0
     for kill in range(NUM_KILLS):
         old = names(checkpoints)
-        process = scripts.start("train_lm", f"--workdir={workdir}", corpus, *FLAGS)
+        process = processes.start("train_lm", f"--workdir={workdir}", corpus, *FLAGS)
         if kill % 4 == 0:  # anywhere from its first import on
             time.sleep(rng.uniform(0.1, 3.0))
         else:  # after it has saved something, so that the run gets on
@@ -64,7 +65,7 @@ def test_twenty_kills_change_nothing(tmp_path, scripts, corpus, unbroken):
         assert process.returncode == -signal.SIGKILL, f"finished after {kill} kills: {stderr}"
         amid_a_save += any("tmp" in name for name in names(checkpoints))
     assert amid_a_save >= 1
-    summary = scripts.summary("train_lm", f"--workdir={workdir}", corpus, *FLAGS)
+    summary = processes.summary("train_lm", f"--workdir={workdir}", corpus, *FLAGS)
     assert (figures(summary), records(workdir)) == unbroken
 
 

@@ -71,11 +71,11 @@ def test_only_scripts_take_signals(arguments, expected):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_before_anything_has_begun_is_one_word(tmp_path, scripts, number):
+def test_a_signal_before_anything_has_begun_is_one_word(tmp_path, processes, number):
     """The script waits for ever for its text, which is a pipe that nobody writes to."""
     text, workdir = tmp_path / "text.txt", tmp_path / "run"
     os.mkfifo(text)
-    process = scripts.start("train_ngram", f"--corpus={text}", "--level=word", f"--workdir={workdir}")
+    process = processes.start("train_ngram", f"--corpus={text}", "--level=word", f"--workdir={workdir}")
     with text.open("wb"):  # which waits until the script has opened it too
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
