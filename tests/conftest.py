@@ -31,6 +31,16 @@ hypothesis.settings.register_profile("lmseq", deadline=None, derandomize=True, m
 hypothesis.settings.load_profile("lmseq")
 
 
+# The files that take longest, which begin first: so the workers end at about the same time.
+LONGEST = "series_scripts experiments ablate models native docs resume scoring fit ngram_scripts".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order of their files, the longest first; a file's tests stay together."""
+    first = [f"test_{name}.py" for name in LONGEST]
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of corpora and series that LMSEQ_DATA_DIR names; without one, the test is skipped."""

@@ -174,9 +174,9 @@ def test_order_matters_inside_and_not_among_examples(tmp_path, scripts):
         assert summary[f"{domain}_time_scrambled_share_lost_low"] > 0.9
 
 
-def test_the_table_of_objectives(tmp_path, processes):
+def test_the_table_of_objectives(tmp_path, scripts):
     flags = ["--series=mackey_glass", "--num_points=400", "--num_seeds=2", "--max_horizon=16", *FAST]
-    summary = processes.summary("compare_objectives", f"--workdir={tmp_path / 'run'}", *flags)
+    summary = scripts.summary("compare_objectives", f"--workdir={tmp_path / 'run'}", *flags)
     assert summary["unrolled_rmse_at_16_low"] <= summary["unrolled_rmse_at_16"]
     least = summary["least_at_16"]
     others = ("teacher_forcing", "unrolled", "scheduled_sampling", "input_noise", "direct")
