@@ -63,7 +63,7 @@ def shapes_and_cases():
 
 
 @every_derivative
-@pytest.mark.parametrize("case, time, batch", shapes_and_cases())
+@pytest.mark.parametrize("case, time, batch", list(shapes_and_cases()))
 def test_gradients_are_those_of_the_scan(cell, batch, time, case):
     with jax.enable_x64(True):
         weights, state, xs = inputs(cell, batch, time)

@@ -112,12 +112,12 @@ def test_samples_are_scored_by_the_model_itself(run, scripts):
     assert math.isclose(conditional, drawn["samples"][0]["log_likelihood"], rel_tol=1e-5)
 
 
-def test_greedy_is_a_beam_of_one_and_a_wider_beam_is_as_likely(run, scripts):
+def test_greedy_is_a_beam_of_one_and_a_wider_beam_is_as_likely(run, processes):
     workdir, _, _ = run
     flags = [f"--run={workdir}", "--prompt=The ", "--num_tokens=8"]
-    greedy = scripts.summary("sample_text", *flags, "--greedy")["samples"]
-    (one,) = scripts.summary("sample_text", *flags, "--beam_size=1")["samples"]
-    wide = scripts.summary("sample_text", *flags, "--beam_size=20")["samples"]
+    greedy = processes.summary("sample_text", *flags, "--greedy")["samples"]
+    (one,) = processes.summary("sample_text", *flags, "--beam_size=1")["samples"]
+    wide = processes.summary("sample_text", *flags, "--beam_size=20")["samples"]
     assert greedy[0]["text"] == one["text"] and len(wide) == 20
     assert wide[0]["log_likelihood"] >= one["log_likelihood"]
 

@@ -314,7 +314,7 @@ def cells_and_cuts():
         yield pytest.param(cell, *cut, marks=pytest.mark.slow if again else ())
 
 
-@pytest.mark.parametrize("cell, time, recompute_steps", cells_and_cuts())
+@pytest.mark.parametrize("cell, time, recompute_steps", list(cells_and_cuts()))
 def test_what_is_computed_anew_is_what_was_not_kept(cell, time, recompute_steps):
     """Loss, carry and gradient of a window in pieces are those of the window, also under one mask for all."""
     whole = ModelConfig(
