@@ -4,8 +4,8 @@
 SUITS := -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))'
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	if $$p $(SUITS) >/dev/null 2>&1; then echo $$p; break; fi; done)
-# A file's tests stay in one process, which keeps what they compile.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# A file's tests stay in one process, which keeps what they compile; tests/conftest.py orders the files.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 # Twice quiet: errors are shown; warnings, such as of a place to look for packages that is absent, are not.
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q -q
@@ -27,7 +27,7 @@ demo: ## train, score and sample a small language model (runs/demo)
 native: .venv/.user ## compile the loops of recurrent layers for this processor (optional; needs a C++ compiler)
 	@.venv/bin/python -m experiments.native
 
-test: .venv/.dev ## run the tests (PYTEST_ARGS="-n 2 --dist loadfile")
+test: .venv/.dev ## run the tests (PYTEST_ARGS="-n 2")
 	.venv/bin/python -m pytest $(PYTEST_ARGS) tests
 
 test-all: .venv/.dev ## run the tests, the slow ones too

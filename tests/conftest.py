@@ -1,14 +1,15 @@
 """What holds for every test: eight virtual CPU devices, no silent rank promotion, repeatable examples."""
 
 import os
+import sys
 from pathlib import Path
 
 # Before JAX is imported. Later flags win, so a device count of the caller's own gives way.
 XLA_FLAGS = ["--xla_force_host_platform_device_count=8"]
 # As experiments.frame.start.prepare_jax does: jax 0.10 waits for ever in some programs otherwise.
 XLA_FLAGS.append("--xla_cpu_enable_concurrency_optimized_scheduler=false")
-# Most of the tests' time is compilation, and this takes much of it away. The scripts that tests start are
-# compiled as a user's are.
+# Most of the tests' time is compilation, and this takes much of it away. What the fixture `processes` starts
+# is compiled as a user's programs are.
 XLA_FLAGS.append("--xla_backend_optimization_level=0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread an operation
     XLA_FLAGS.append("--xla_cpu_multi_thread_eigen=false")
@@ -22,12 +23,22 @@ import hypothesis
 import jax
 import pytest
 
-from tests.scripts import Scripts
+from tests.scripts import ForkedScripts, Scripts
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile("lmseq", deadline=None, derandomize=True, max_examples=50, database=None)
 hypothesis.settings.load_profile("lmseq")
+
+
+# The files that take longest, which begin first: so the workers end at about the same time.
+LONGEST = "series_scripts experiments ablate models native docs resume scoring fit ngram_scripts".split()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order of their files, the longest first; a file's tests stay together."""
+    first = [f"test_{name}.py" for name in LONGEST]
+    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
 
 
 @pytest.fixture(scope="session")
@@ -42,11 +53,23 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def scripts(tmp_path_factory) -> Scripts:
-    """Runs scripts; what they compile is kept for the session, and shared by all workers of it."""
+def cache(tmp_path_factory) -> Path:
+    """What scripts compile is kept here for the session, and shared by all workers of it."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
-    cache = folder / "compiled"
-    cache.mkdir(exist_ok=True)
+    path = folder / "compiled"
+    path.mkdir(exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def processes(cache) -> Scripts:
+    """Runs scripts as a user does: each in a process that begins with nothing."""
     return Scripts(cache)
+
+
+@pytest.fixture(scope="session")
+def scripts(cache) -> Scripts:
+    """Runs scripts in less time, where processes can be forked."""
+    return ForkedScripts(cache) if sys.platform == "linux" else Scripts(cache)

@@ -17,6 +17,7 @@ from experiments.claims import __main__ as claims_of
 from experiments.frame import start
 from experiments.frame.command import attempt_command
 from experiments.frame.experiment import attempt_experiment
+from tests import forked
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
@@ -43,6 +44,7 @@ def environment(cache: Path, **more: str) -> dict[str, str]:
     """This process's, without the tests' virtual devices, and with compiled programs kept in `cache`."""
     kept = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "LMSEQ_DATA_DIR", "COLUMNS")}
     return kept | {
+        "OPENBLAS_NUM_THREADS": "1",  # a process with threads cannot be forked
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -69,7 +71,7 @@ def attempt(script: str, flags: Sequence[str]) -> int:
 
 
 class Scripts:
-    """Runs scripts, all with the same environment."""
+    """Runs scripts in processes of their own, all with the same environment."""
 
     def __init__(self, cache: Path) -> None:
         self.env = environment(cache)
@@ -110,6 +112,21 @@ class Scripts:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+
+class ForkedScripts(Scripts):
+    """The same in forked processes, whose programs XLA does not optimise: of their time, a third is left."""
+
+    def __init__(self, cache: Path) -> None:
+        super().__init__(cache)
+        self.env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+        forked.start_server(self.env)
+
+    def run(self, script: str, *flags: str) -> subprocess.CompletedProcess:
+        return self.start(script, *flags).finish(timeout=240)
+
+    def start(self, script: str, *flags: str) -> forked.Forked:
+        return forked.Forked(f"experiments.{script}", flags)
 
 
 def refusal(done: subprocess.CompletedProcess) -> tuple[list[str], str]:

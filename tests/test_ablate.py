@@ -56,10 +56,10 @@ def text(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def taus(tmp_path_factory, scripts):
+def taus(tmp_path_factory, processes):
     """An ablation of predict_series, one of whose settings fails."""
     workdir = tmp_path_factory.mktemp("ablation") / "taus"
-    done = scripts.run("ablate", *TAUS, "--compare=tau=2", f"--workdir={workdir}")
+    done = processes.run("ablate", *TAUS, "--compare=tau=2", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     return workdir, json.loads(done.stdout.splitlines()[-1]), done
 
@@ -269,10 +269,10 @@ def test_columns_that_are_not_there_are_refused():
     assert tables.choose_metrics(made_up(), "") == ["loss"]
 
 
-def test_runs_are_drawn(tmp_path, scripts, taus):
+def test_runs_are_drawn(tmp_path, processes, scripts, taus):
     workdir, _, _ = taus
     out = tmp_path / "tau.png"
-    done = scripts.run("plot_runs", f"--runs={workdir}", "--x=tau", "--y=one_step_rmse", f"--out={out}")
+    done = processes.run("plot_runs", f"--runs={workdir}", "--x=tau", "--y=one_step_rmse", f"--out={out}")
     assert done.returncode == 0, done.stderr
     is_drawn_on(out)
     assert json.loads(done.stdout)["rows"] == 6

@@ -25,11 +25,11 @@ WITH_PEERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(ALONE))
-def test_a_benchmark_without_peers(scripts, name, tmp_path):
+def test_a_benchmark_without_peers(processes, name, tmp_path):
     flags, holds = ALONE[name]
     output = tmp_path / "found.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", f"--output={output}", *flags]
-    done = scripts.execute(command)
+    done = processes.execute(command)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == json.loads(output.read_text())
@@ -37,11 +37,11 @@ def test_a_benchmark_without_peers(scripts, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", list(WITH_PEERS))
-def test_a_benchmark_says_what_it_lacks(scripts, name):
+def test_a_benchmark_says_what_it_lacks(processes, name):
     """Or, where its peer is installed, compares something small with it."""
     flags, ratio = WITH_PEERS[name]
     quick = [] if name == "backtest" else ["--quick"]
-    done = scripts.execute([sys.executable, "-m", f"benchmarks.{name}", *quick, *flags])
+    done = processes.execute([sys.executable, "-m", f"benchmarks.{name}", *quick, *flags])
     if done.returncode == 2:
         assert "pip install -r benchmarks/requirements.txt" in done.stderr.splitlines()[-1]
     else:

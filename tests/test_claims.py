@@ -93,9 +93,9 @@ def test_every_claim_has_a_name_a_command_and_settings_for_a_quick_run():
 
 
 @pytest.mark.parametrize("name", ["zipf", "window_or_state"])
-def test_a_claim_has_a_command_of_its_own(scripts, name):
+def test_a_claim_has_a_command_of_its_own(processes, name):
     """A module and a package; nothing is imported twice, which Python would warn of."""
-    done = scripts.run(f"claims.{name}", "--help")
+    done = processes.run(f"claims.{name}", "--help")
     assert done.returncode == 0 and not done.stderr
     assert f"python -m experiments.claims.{name} --workdir=" in done.stdout
 
@@ -121,11 +121,11 @@ def test_a_mistake_is_one_line(tmp_path, scripts, arguments, complaint):
     assert not new.exists()
 
 
-def test_truncation_meets_the_exact_entropies(tmp_path, scripts):
+def test_truncation_meets_the_exact_entropies(tmp_path, processes, scripts):
     """Order 1 over two symbols is learned in moments: all but the verdict on the brief net can be asked."""
     sizes = "--order=1 --vocab_size=2 --num_tokens=60000 --num_seeds=2 --num_train_steps=150".split()
     workdir = tmp_path / "run"
-    done = scripts.run(
+    done = processes.run(
         "claims", "--name=truncation", f"--workdir={workdir}", "--hidden_size=16", "--seed=5", *sizes
     )
     assert done.returncode in (0, 1), done.stderr

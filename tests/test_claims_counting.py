@@ -186,8 +186,8 @@ def test_sizes_end_with_all_there_is():
 # The script
 
 
-def test_zipf_from_end_to_end(scripts: Scripts, tmp_path):
-    summary = scripts.summary("claims.zipf", f"--workdir={tmp_path / 'run'}", "--quick")
+def test_zipf_from_end_to_end(processes: Scripts, tmp_path):
+    summary = processes.summary("claims.zipf", f"--workdir={tmp_path / 'run'}", "--quick")
     assert summary["verdict"] == "holds"
     is_drawn_on(tmp_path / "run" / "zipf.png")
     assert summary["exponent_1"] > summary["exponent_2"] > summary["exponent_3"] > 0

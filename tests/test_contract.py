@@ -141,8 +141,8 @@ def test_a_method_that_is_missing_is_named():
 def test_reading_out_all_at_once_is_the_scan(kind):
     model, params = small(kind)
     xs, start = tokens(2, 6), model.init_carry(params, 2)
-    expected = contract.scan_unroll(model, params, start, xs)
-    found = contract.unroll_by_carries(model, params, start, xs)
+    ways = (contract.scan_unroll, contract.unroll_by_carries)
+    expected, found = jax.jit(lambda *given: [way(model, *given) for way in ways])(params, start, xs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
 
 
@@ -177,10 +177,15 @@ def test_a_key_without_training_is_refused(kind):
 def test_without_dropout_training_needs_no_key(kind):
     model, params = small(kind)
     xs, start = tokens(1, 3), model.init_carry(params, 1)
-    quiet = model.token_log_probs(params, start, xs, xs)[1]
-    for key in (None, KEY):
-        found = model.token_log_probs(params, start, xs, xs, training=True, key=key)[1]
-        np.testing.assert_allclose(found, quiet, rtol=1e-5, atol=1e-6)
+
+    @jax.jit
+    def ways(params, start, xs):
+        modes = ({}, {"training": True}, {"training": True, "key": KEY})
+        return [model.token_log_probs(params, start, xs, xs, **mode)[1] for mode in modes]
+
+    quiet, *found = ways(params, start, xs)
+    for each in found:
+        np.testing.assert_allclose(each, quiet, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["gru", "mlp"])

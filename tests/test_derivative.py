@@ -1,6 +1,7 @@
 """The written-out derivative of a sequence against autodiff of the reference scan, in float64."""
 
 import re
+from itertools import product
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +55,15 @@ def loss(unroll, cell, weights, masked, reset):
     return value
 
 
+def shapes_and_cases():
+    """Every shape, and every case of one of them; the other pairs are slow tests."""
+    for case, time, batch in product(("plain", "masked", "reset", "two layers"), (1, 2, 7, 64), (1, 3)):
+        again = case != "plain" and (time, batch) != (7, 3)
+        yield pytest.param(case, time, batch, marks=pytest.mark.slow if again else ())
+
+
 @every_derivative
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("time", [1, 2, 7, 64])
-@pytest.mark.parametrize("case", ["plain", "masked", "reset", "two layers"])
+@pytest.mark.parametrize("case, time, batch", list(shapes_and_cases()))
 def test_gradients_are_those_of_the_scan(cell, batch, time, case):
     with jax.enable_x64(True):
         weights, state, xs = inputs(cell, batch, time)

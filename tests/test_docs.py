@@ -33,7 +33,10 @@ def test_code_that_is_for_a_file_can_be_read(name):
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory, scripts):
-    """What the code of each page did, run as a reader runs it: one process, one device, no type checks."""
+    """What the code of each page did, run as a reader runs it: one process, one device, no type checks.
+
+    Only XLA does not optimise it, which takes longer than to run it.
+    """
     folder = tmp_path_factory.mktemp("pages")
     paths = {}
     for name in WITH_CODE:

@@ -12,7 +12,7 @@ import pytest
 
 from docs.tools.snippets import pages
 from lmseq.config import knobs, language_model
-from tests.scripts import SMALL, figures, refusal
+from tests.scripts import SMALL, figures, records, refusal
 
 TEXT = "".join(topics.values())
 FLAGS = [*SMALL, "--num_train_steps=60", "--eval_every=20", "--checkpoint_every=20"]
@@ -60,10 +60,10 @@ def test_a_run_leaves_what_was_promised(run, folder):
     files = "config.json corpus.json vocab.json metrics.jsonl summary.json loss.png horizon.png".split()
     assert names == {*files, "checkpoints", "tensorboard"}
     assert not list(workdir.rglob("*tmp*"))
-    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == list(range(5, 61, 5))
-    assert [record["step"] for record in records if "sample" in record] == [20, 40, 60]
-    assert records[-1]["valid_loss"] == summary["valid_loss"] < records[3]["valid_loss"]
+    found = records(workdir)
+    assert [record["step"] for record in found] == list(range(5, 61, 5))
+    assert [record["step"] for record in found if "sample" in record] == [20, 40, 60]
+    assert found[-1]["valid_loss"] == summary["valid_loss"] < found[3]["valid_loss"]
     assert (
         "uniform" in done.stderr and "k steps ahead" in done.stderr and "sample (temperature" in done.stderr
     )
@@ -112,12 +112,12 @@ def test_samples_are_scored_by_the_model_itself(run, scripts):
     assert math.isclose(conditional, drawn["samples"][0]["log_likelihood"], rel_tol=1e-5)
 
 
-def test_greedy_is_a_beam_of_one_and_a_wider_beam_is_as_likely(run, scripts):
+def test_greedy_is_a_beam_of_one_and_a_wider_beam_is_as_likely(run, processes):
     workdir, _, _ = run
     flags = [f"--run={workdir}", "--prompt=The ", "--num_tokens=8"]
-    greedy = scripts.summary("sample_text", *flags, "--greedy")["samples"]
-    (one,) = scripts.summary("sample_text", *flags, "--beam_size=1")["samples"]
-    wide = scripts.summary("sample_text", *flags, "--beam_size=20")["samples"]
+    greedy = processes.summary("sample_text", *flags, "--greedy")["samples"]
+    (one,) = processes.summary("sample_text", *flags, "--beam_size=1")["samples"]
+    wide = processes.summary("sample_text", *flags, "--beam_size=20")["samples"]
     assert greedy[0]["text"] == one["text"] and len(wide) == 20
     assert wide[0]["log_likelihood"] >= one["log_likelihood"]
 
@@ -143,13 +143,14 @@ def test_every_model_and_level_trains_and_is_sampled_from(tmp_path, scripts, fol
     assert drawn["samples"][0]["log_likelihood"] < 0
 
 
-def test_help_shows_every_flag_with_its_meaning(scripts):
-    shown = scripts.run("train_lm", "--help").stdout
+def test_help_shows_every_flag_with_its_meaning(processes, scripts):
+    shown = processes.run("train_lm", "--help").stdout
     for section in knobs.sections(language_model.LanguageModelConfig).values():
         for knob in dataclasses.fields(section):
             assert f"--{knob.name}={knob.default}" in shown and knob.metadata["help"] in shown
     for script in ("score_text", "sample_text"):
         assert "--run=" in scripts.run(script, "--help").stdout
+        assert scripts.run(script, "--help").stdout == processes.run(script, "--help").stdout
 
 
 # script, flags ({folder} and {run} stand for paths), what the line must say
@@ -194,10 +195,12 @@ IN_A_PROCESS = ("", "--workdir={new} --batch_size=10 --host_devices=4", "--run={
 
 
 @pytest.mark.parametrize("script, flags, says", BAD, ids=[f"{s} {f}" for s, f, _ in BAD])
-def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, scripts, folder, run, script, flags, says):
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    tmp_path, processes, scripts, folder, run, script, flags, says
+):
     new = tmp_path / "new"
     before = {path: path.read_bytes() for path in run[0].glob("*.json*")}
-    ask = scripts.run if flags in IN_A_PROCESS else scripts.attempt
+    ask = processes.run if flags in IN_A_PROCESS else scripts.attempt
     done = ask(script, *flags.format(new=new, folder=folder, run=run[0]).split())
     progress, last = refusal(done)
     assert says in last
@@ -206,10 +209,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, scripts, folder, run
     assert {path: path.read_bytes() for path in run[0].glob("*.json*")} == before
 
 
-def test_no_network_names_both_ways_out(tmp_path, scripts):
+def test_no_network_names_both_ways_out(tmp_path, processes):
     nowhere = "http://127.0.0.1:9"
-    env = scripts.env | {"http_proxy": nowhere, "https_proxy": nowhere, "XDG_CACHE_HOME": str(tmp_path)}
-    done = scripts.run("train_lm", f"--workdir={tmp_path / 'new'}", "--corpus=ptb", env=env)
+    env = processes.env | {"http_proxy": nowhere, "https_proxy": nowhere, "XDG_CACHE_HOME": str(tmp_path)}
+    done = processes.run("train_lm", f"--workdir={tmp_path / 'new'}", "--corpus=ptb", env=env)
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "LMSEQ_DATA_DIR" in last and "download" in last
 
@@ -233,9 +236,15 @@ def test_the_preset_sets_defaults_and_flags_win(tmp_path, scripts, folder):
     assert summary["seconds_to_target_loss"] is None
 
 
-def test_the_summary_does_not_depend_on_the_folder(tmp_path, run, scripts, folder):
+def test_a_run_depends_neither_on_the_folder_nor_on_how_its_process_began(
+    tmp_path, run, processes, scripts, folder
+):
+    """The run was made in a process that was forked, and this one begins with nothing."""
     flags = [f"--workdir={tmp_path / 'b'}", f"--corpus={folder}", "--target_loss=50", *FLAGS]
-    assert figures(scripts.summary("train_lm", *flags)) == figures(run[1])
+    done = processes.run("train_lm", *flags, env=scripts.env)
+    assert figures(json.loads(done.stdout)) == figures(run[1])
+    assert records(tmp_path / "b") == records(run[0])
+    assert len(done.stderr.splitlines()) == len(run[2].stderr.splitlines())
 
 
 # Minutes even when made small, and run by test_series_scripts.py, test_claims.py and test_ablate.py with
@@ -268,8 +277,8 @@ SMALLER = {  # what a command of the pages is given on top, to be over soon
 
 
 @pytest.mark.parametrize("line", commands_of_pages())
-def test_the_commands_of_the_pages_run(tmp_path, scripts, folder, run, line):
-    """On a small text with a small model, whatever the command names."""
+def test_the_commands_of_the_pages_run(tmp_path, processes, folder, run, line):
+    """In processes of their own, on a small text with a small model, whatever the command names."""
     module, *flags = shlex.split(line)
     script = module.removeprefix("experiments.")
     named = {"--corpus": folder, "--workdir": tmp_path / "run", "--run": run[0]}
@@ -284,5 +293,6 @@ def test_the_commands_of_the_pages_run(tmp_path, scripts, folder, run, line):
         kept += ["--num_train_steps=60", "--warmup_steps=5"]
     if script == "train_lm":
         kept.append(f"--corpus={folder}")
-    done = scripts.run(script, *SMALLER.get(script, []), *kept)
+    env = processes.env | {"XDG_CACHE_HOME": str(tmp_path)}  # or all would take what `native` compiles
+    done = processes.run(script, *SMALLER.get(script, []), *kept, env=env)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,7 @@
 """The forms of a linear recurrence against the scan of its cell, and their derivative against autodiff."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,15 @@ from lmseq.recurrence import linear, unrolled
 from lmseq.recurrence.cells.minimal import MINGRU, MINLSTM
 
 H = 4
-few = settings(max_examples=12)  # each new shape is compiled anew
+few = settings(max_examples=12)
 FORMS = ["scan", "associative", "chunked", "auto"]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def both(cell, form, xs, start):
+    """What is found, and the scan that it is held against."""
+    found = linear.linear_states(*cell.coefficients(xs), start, form)
+    return found, unrolled.scan_states(cell, None, start, xs)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -27,8 +36,7 @@ def test_every_form_is_the_scan_of_the_cell(cell, form, time, seed, scale):
     rng = np.random.default_rng(seed)
     xs = jnp.asarray(scale * rng.normal(size=(time, 2, cell.num_gates * H)), jnp.float32)
     start = jnp.asarray(rng.normal(size=(2, H)), jnp.float32)
-    found = linear.linear_states(*cell.coefficients(xs), start, form)
-    expected = unrolled.scan_states(cell, None, start, xs)
+    found, expected = both(cell, form, xs, start)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * scale)
 
 

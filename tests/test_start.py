@@ -29,9 +29,9 @@ print(np.isfinite(metrics.totals.nll).all(), jax.config.jax_compilation_cache_di
 """
 
 
-def test_two_wide_layers_do_not_wait_for_ever(scripts):
+def test_two_wide_layers_do_not_wait_for_ever(processes):
     """As the scheduler of jax 0.10 makes them do on a CPU, unless it is switched off."""
-    done = scripts.execute([sys.executable, "-c", WIDE])
+    done = processes.execute([sys.executable, "-c", WIDE])
     assert done.stdout.startswith("True"), done.stderr
 
 
@@ -45,13 +45,13 @@ print(jax.jit(lambda x: x + 1)(1))
 """
 
 
-def test_programs_are_kept_unless_told_otherwise(scripts, tmp_path):
-    env = {k: v for k, v in scripts.env.items() if not k.startswith("JAX_COMPILATION_CACHE")}
+def test_programs_are_kept_unless_told_otherwise(processes, tmp_path):
+    env = {k: v for k, v in processes.env.items() if not k.startswith("JAX_COMPILATION_CACHE")}
     env["XDG_CACHE_HOME"] = str(tmp_path)
-    off = scripts.execute([sys.executable, "-c", SHOWN, "--nocompilation_cache"], env=env)
+    off = processes.execute([sys.executable, "-c", SHOWN, "--nocompilation_cache"], env=env)
     assert off.stdout.splitlines()[0] == "False None", off.stderr
     assert not list(tmp_path.iterdir())
-    on = scripts.execute([sys.executable, "-c", SHOWN], env=env)
+    on = processes.execute([sys.executable, "-c", SHOWN], env=env)
     assert on.stdout.splitlines()[0] == f"True {tmp_path / 'lmseq' / 'programs'}", on.stderr
     assert list((tmp_path / "lmseq" / "programs").iterdir())
 
@@ -72,11 +72,11 @@ def test_only_scripts_take_signals(arguments, expected):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_before_anything_has_begun_is_one_word(tmp_path, scripts, number):
+def test_a_signal_before_anything_has_begun_is_one_word(tmp_path, processes, number):
     """The script waits for ever for its text, which is a pipe that nobody writes to."""
     text, workdir = tmp_path / "text.txt", tmp_path / "run"
     os.mkfifo(text)
-    process = scripts.start("train_ngram", f"--corpus={text}", "--level=word", f"--workdir={workdir}")
+    process = processes.start("train_ngram", f"--corpus={text}", "--level=word", f"--workdir={workdir}")
     with text.open("wb"):  # which waits until the script has opened it too
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
