@@ -101,7 +101,11 @@ class Scripts:
         """The JSON object on the last line of a run that must succeed."""
         done = self.run(script, *flags)
         assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout.splitlines()[-1])
+        for workdir in [Path(flag.partition("=")[2]) for flag in flags if flag.startswith("--workdir=")]:
+            for path in workdir.glob("*.json*"):
+                for text in [path.read_text()] if path.suffix == ".json" else path.read_text().splitlines():
+                    strict_json(text)
+        return strict_json(done.stdout.splitlines()[-1])
 
     def start(self, script: str, *flags: str) -> subprocess.Popen:
         return subprocess.Popen(
@@ -127,6 +131,15 @@ class ForkedScripts(Scripts):
 
     def start(self, script: str, *flags: str) -> forked.Forked:
         return forked.Forked(f"experiments.{script}", flags)
+
+
+def strict_json(text: str) -> Any:
+    """What a text of JSON says; Python alone reads Infinity and NaN."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def refusal(done: subprocess.CompletedProcess) -> tuple[list[str], str]:

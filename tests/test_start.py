@@ -92,9 +92,13 @@ print(jnp.zeros(3, float).dtype, jax.random.key_data(jax.random.key(7)).tolist()
 """
 
 
-def test_settings_of_jax_that_change_what_a_program_means_are_not_heeded(scripts):
-    env = scripts.env | {"JAX_ENABLE_X64": "1", "JAX_DEFAULT_PRNG_IMPL": "rbg", "JAX_RANDOM_SEED_OFFSET": "3"}
-    done = scripts.execute([sys.executable, "-c", MEANING], env=env)
+def test_settings_of_jax_that_change_what_a_program_means_are_not_heeded(processes):
+    env = processes.env | {
+        "JAX_ENABLE_X64": "1",
+        "JAX_DEFAULT_PRNG_IMPL": "rbg",
+        "JAX_RANDOM_SEED_OFFSET": "3",
+    }
+    done = processes.execute([sys.executable, "-c", MEANING], env=env)
     assert done.stdout == "float32 [0, 7]\n", done.stderr
     assert sorted(line.split()[0] for line in done.stderr.splitlines()) == [
         "JAX_DEFAULT_PRNG_IMPL",
@@ -104,17 +108,17 @@ def test_settings_of_jax_that_change_what_a_program_means_are_not_heeded(scripts
 
 
 @pytest.mark.parametrize("platform", ["cuda", "banana"])
-def test_a_device_that_is_not_there_is_one_line(scripts, tmp_path, platform):
+def test_a_device_that_is_not_there_is_one_line(processes, tmp_path, platform):
     run = tmp_path / "run"
     run.mkdir()
-    env = scripts.env | {"JAX_PLATFORMS": platform}
-    _, last = refusal(scripts.run("score_text", f"--run={run}", "--text=a", env=env))
+    env = processes.env | {"JAX_PLATFORMS": platform}
+    _, last = refusal(processes.run("score_text", f"--run={run}", "--text=a", env=env))
     assert f"JAX_PLATFORMS={platform}" in last and "say cpu" in last
 
 
-def test_a_stream_that_cannot_show_a_character_shows_its_escape(scripts, tmp_path):
+def test_a_stream_that_cannot_show_a_character_shows_its_escape(processes, tmp_path):
     arguments = [f"--run={tmp_path / 'thé'}", "--text=a"]
-    done = scripts.run("score_text", *arguments, env=scripts.env | {"PYTHONIOENCODING": "ascii"})
+    done = processes.run("score_text", *arguments, env=processes.env | {"PYTHONIOENCODING": "ascii"})
     assert "th\\xe9" in refusal(done)[1]
 
 
@@ -122,15 +126,17 @@ CLOSED = "exec {python} -m experiments.score_text --run={run} --text=a {closed}"
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
-def test_closed_streams(scripts, tmp_path, closed):
+def test_closed_streams(processes, tmp_path, closed):
     """The status is that of the mistake, and nothing is said where it cannot be heard."""
     line = CLOSED.format(python=sys.executable, run=tmp_path / "none", closed=closed)
-    done = scripts.execute(["sh", "-c", line])
+    done = processes.execute(["sh", "-c", line])
     assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
     assert done.stderr.startswith("error: ") == ("2>" not in closed)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
-def test_a_full_place_for_results_is_one_line(scripts):
-    done = scripts.execute(["sh", "-c", f"exec {sys.executable} -m experiments.train_lm --help > /dev/full"])
+def test_a_full_place_for_results_is_one_line(processes):
+    done = processes.execute(
+        ["sh", "-c", f"exec {sys.executable} -m experiments.train_lm --help > /dev/full"]
+    )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "make room" in done.stderr

@@ -14,6 +14,7 @@ from experiments.frame import workdir as folder_of
 from experiments.frame.workdir import Identity, finish, opened
 from lmseq.config.knobs import knob
 from lmseq.files import to_json
+from tests.scripts import strict_json
 
 
 @dataclass(frozen=True)
@@ -128,27 +129,24 @@ def test_a_link_to_nothing_is_no_folder(tmp_path):
         summary_of(tmp_path / "link", RUN)
 
 
-def strict(text: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} is not JSON")
-
-    return json.loads(text, parse_constant=refuse)
-
-
 def test_what_is_not_finite_is_null(tmp_path, capsys):
     summary = {"loss": float("nan"), "by": [1.0, float("inf"), {"x": -float("inf")}], "n": (1, 2)}
     expected = {"loss": None, "by": [1.0, None, {"x": None}], "n": [1, 2]}
     with opened(tmp_path, RUN):
         finish(tmp_path, summary)
-    assert strict(capsys.readouterr().out) == strict((tmp_path / "summary.json").read_text()) == expected
-    assert strict(to_json(summary, indent=1)) == expected
+    assert (
+        strict_json(capsys.readouterr().out)
+        == strict_json((tmp_path / "summary.json").read_text())
+        == expected
+    )
+    assert strict_json(to_json(summary, indent=1)) == expected
 
 
 def test_a_summary_of_an_earlier_version_is_reprinted_as_json(tmp_path):
     finished(tmp_path)
     (tmp_path / "summary.json").write_text('{"size": 3, "loss": NaN}')
     with opened(tmp_path, RUN) as summary:
-        assert strict(summary) == {"size": 3, "loss": None}
+        assert strict_json(summary) == {"size": 3, "loss": None}
 
 
 def test_configs_say_which_knobs_are_places():
