@@ -3,9 +3,11 @@
 import json
 import math
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -55,7 +57,7 @@ def locked(folder: Path) -> Iterator[None]:
 def cache_folder() -> Path:
     """The user's own folder for what can be had again: downloads, compiled programs and loops.
 
-    Of a user without a home it lies among temporary files.
+    Of a user without a home it lies among temporary files, where nobody else can write into it.
     """
     import pooch
 
@@ -63,7 +65,29 @@ def cache_folder() -> Path:
         folder = Path(pooch.os_cache("lmseq"))
     except RuntimeError:  # of later versions, where there is no home
         folder = Path("~")
-    return Path(tempfile.gettempdir()) / f"lmseq-{os.getuid()}" if folder.parts[0] == "~" else folder
+    return _own_temporary_folder() if folder.parts[0] == "~" else folder
+
+
+@cache
+def _own_temporary_folder() -> Path:
+    """A folder that stays, or one for this process where another user has taken its name.
+
+    What lies there is run: compiled programs and loops.
+    """
+    folder = Path(tempfile.gettempdir()) / f"lmseq-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return folder if is_own else Path(tempfile.mkdtemp(prefix="lmseq-"))
+
+
+def from_home(path: str) -> str:
+    """A path with the home of a user in the place of a beginning `~`; ValueError where there is none."""
+    found = os.path.expanduser(path)
+    if path.startswith("~") and found.startswith("~"):
+        first = Path(path).parts[0]
+        raise ValueError(f"there is no home to put in the place of {first}: write it out, or begin with ./")
+    return found
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -82,7 +82,7 @@ def _neural_run(path: Path, which: str) -> Run:
             raise ValueError(
                 f"expected a language model in {path}, but it has no {name}: train one, or name another"
             )
-    config = check(from_json(read_text(path / "config.json"), LanguageModelConfig))
+    config = check(from_json(read_text(path / "config.json"), LanguageModelConfig, "train_lm"))
     vocab = Vocab.from_json(read_text(path / "vocab.json"))
     # The loops that it was trained by may not be there, and make no difference.
     model = build_model(replace(config.model, backend="auto"), len(vocab))
@@ -97,7 +97,7 @@ def _tables_run(path: Path) -> Run:
             raise ValueError(
                 f"expected {name} beside {path / TABLES}: restore it, or estimate the model again"
             )
-    config = from_json(read_text(path / "config.json"), NgramConfig)
+    config = from_json(read_text(path / "config.json"), NgramConfig, "train_ngram")
     vocab = Vocab.from_json(read_text(path / "vocab.json"))
     tables, more = load_tables(path / TABLES)
     word_of = more.get("word_of")
@@ -152,7 +152,7 @@ def _mixture_run(path: Path) -> Run:
 
     They are named as seen from the mixture's folder, so that all can be moved together.
     """
-    config = from_json(read_text(path / "config.json"), MixtureConfig)
+    config = from_json(read_text(path / "config.json"), MixtureConfig, "mix_models")
     try:
         fitted = read_json(path / MIXTURE)
         places = [(place["path"], place["params_digest"]) for place in fitted["runs"]]

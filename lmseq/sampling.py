@@ -103,22 +103,26 @@ def choose(
 ) -> Element:
     """Tokens, int32 (B,), drawn by numbers of [0, 1) from `truncate` of log-probabilities (B, V).
 
-    never: tokens that are not chosen. Where the draw falls on one, it is made again without them, by the
-    second number, which is not needed otherwise: that is the model's distribution given that none of them
-    comes, and a draw that falls on another token is what it is without them. Where nothing else is possible
-    they stay.
+    never: tokens that are not chosen where anything else is possible: what is truncated is then the model's
+    distribution given that none of them comes. Where nothing is truncated, a draw that falls on one of them
+    is made again without them, by the second number, which is not needed otherwise: so it follows the same
+    distribution, and a draw that falls on another token is what it would be if they were allowed.
     """
-    tokens = invert(uniforms[0], truncate(log_probs, decoding))
     if not never:
-        return tokens
-    refused = jnp.isin(tokens, jnp.array(never))
+        return invert(uniforms[0], truncate(log_probs, decoding))
 
-    def again() -> Element:
+    def among_others(uniform: Float[Array, "batch 1"]) -> Element:
         others = without(log_probs, never)
-        possible = jnp.any(others > -jnp.inf, axis=-1)
-        return jnp.where(refused & possible, invert(uniforms[1], truncate(others, decoding)), tokens)
+        is_possible = jnp.any(others > -jnp.inf, axis=-1, keepdims=True)
+        return invert(uniform, truncate(jnp.where(is_possible, others, log_probs), decoding))
 
-    return lax.cond(jnp.any(refused), again, lambda: tokens)
+    if decoding.top_k or decoding.top_p < 1.0:
+        return among_others(uniforms[0])
+    tokens = invert(uniforms[0], truncate(log_probs, decoding))
+    refused = jnp.isin(tokens, jnp.array(never))
+    return lax.cond(
+        jnp.any(refused), lambda: jnp.where(refused, among_others(uniforms[1]), tokens), lambda: tokens
+    )
 
 
 def _cumulative(probs: Float[Array, "batch vocab"]) -> Float[Array, "batch vocab"]:

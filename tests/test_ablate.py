@@ -256,6 +256,21 @@ def test_pairs_see_what_means_do_not():
     assert "it diverged" in tables.markdown(made_up(), ["loss"])
 
 
+def test_a_cell_without_a_figure_leaves_the_mean_of_its_setting_undefined():
+    """Null stands for infinite too: a setting must not win by the runs that ran away."""
+    rows = [
+        {"tau": 1, "seed": 0, "loss": 0.5, "error": None},
+        {"tau": 1, "seed": 1, "loss": None, "error": None},
+    ]
+    rows += [{"tau": 2, "seed": seed, "loss": 0.6, "error": None} for seed in (0, 1)]
+    found = Found("train_ngram", ("tau",), rows)
+    summary = tables.summary(found, ["loss"], "least")
+    assert (summary["loss__tau=1"], summary["best_setting"]) == (None, "tau=2")
+    assert math.isnan(tables.summarise(found)[0]["loss"]) and tables.summarise(found)[1]["loss"] == 0.6
+    assert math.isnan(tables.pair(found, {"tau": 2})[0]["loss"])
+    assert "0.5, 1 undefined" in tables.markdown(found, ["loss"])
+
+
 def test_estimates_of_few_seeds_have_no_interval():
     assert tables.told_interval([2.0]) == "2" and math.isnan(intervals.estimate([]).mean)
     three = intervals.estimate([1.0, 2.0, 3.0])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from lmseq import files
 from lmseq.files import cache_folder, locked, replacing, write_text
 from lmseq.ngram import smoothing
 from lmseq.ngram.arpa import write_arpa
@@ -125,7 +126,14 @@ def test_without_a_home_what_can_be_had_again_lies_among_temporary_files(monkeyp
     """Versions of platformdirs differ in what they answer."""
     monkeypatch.setattr("pooch.os_cache", without)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    files._own_temporary_folder.cache_clear()
     assert cache_folder() == tmp_path / f"lmseq-{os.getuid()}"
+    assert cache_folder().stat().st_mode & 0o777 == 0o700
+    cache_folder().chmod(0o777)  # now anyone could have written into it what would be run
+    files._own_temporary_folder.cache_clear()
+    assert cache_folder() == cache_folder() != tmp_path / f"lmseq-{os.getuid()}"
+    assert cache_folder().stat().st_mode & 0o777 == 0o700
+    files._own_temporary_folder.cache_clear()
     monkeypatch.setattr("pooch.os_cache", lambda name: f"/home/me/.cache/{name}")
     assert cache_folder() == Path("/home/me/.cache/lmseq")
 

@@ -48,8 +48,9 @@ def test_a_home_that_is_not_known_is_refused():
 
 @pytest.mark.parametrize("name", ["text", "file"])
 def test_bytes_that_are_not_utf_8(name):
-    with pytest.raises(ValueError, match=f"expected --{name} in UTF-8"):
-        read(f"--{name}=caf\udce9")
+    for arguments in ([f"--{name}=caf\udce9"], [f"--{name}", "caf\udce9"]):
+        with pytest.raises(ValueError, match=f"expected --{name} in UTF-8"):
+            read(*arguments)
 
 
 def test_a_path_is_a_text(tmp_path):

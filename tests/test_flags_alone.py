@@ -1,6 +1,7 @@
 """Every flag by itself: whatever is wrong with a value is said by the name of the flag that was given."""
 
 import dataclasses
+import re
 from functools import cache
 from typing import get_args
 
@@ -56,6 +57,6 @@ def test_a_flag_alone_is_taken_or_named(experiment, texts_kept):
             if experiment.name in PREPARED:
                 experiment.prepare(call)
         except (ValueError, flags.Error) as error:
-            if name not in str(error):
+            if not re.search(rf"\b{name}\b", str(error)):
                 unnamed.append(f"--{name}={value}: {error}")
     assert not unnamed

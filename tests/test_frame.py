@@ -108,7 +108,7 @@ def test_a_run_is_done_once_and_then_reprinted(tmp_path, capsys):
     summary = last_line(capsys)
     assert summary["size"] == 4 and summary["wall_seconds"] > 0 and list(summary)[-1] == "wall_seconds"
     assert json.loads((workdir / "config.json").read_text()) == {
-        "script": "tests.toy",
+        "script": "toy",
         **dataclasses.asdict(ToyConfig(size=4)),
     }
     assert json.loads((workdir / "data.json").read_text()) == {"name": "toys"}

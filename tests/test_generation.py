@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from lmseq import generation, scoring
-from lmseq.sampling import Decoding
+from lmseq.sampling import Decoding, truncate
 from tests.oracles import ALL, MarkovChain, all_strings, chain_params, small
 
 V = 3
@@ -158,7 +158,29 @@ def test_left_out_tokens_are_never_drawn():
     np.testing.assert_allclose(drawn.log_probs[:50].sum(axis=1), own, rtol=1e-4)
 
 
-@pytest.mark.parametrize("decoding", [Decoding(), Decoding(2.0, 0, 0.98)])
+@pytest.mark.parametrize("decoding", [Decoding(top_k=1), Decoding(top_k=2), Decoding(0.5, top_p=0.7)])
+def test_what_is_left_out_is_so_before_the_rest_is_truncated(decoding):
+    """Of one token, as what `truncate` leaves of the model given that no left-out one comes."""
+    model, params = small("chain")
+    drawn = generation.sample_streams(
+        jax.random.key(4),
+        model,
+        params,
+        PROMPT,
+        num_samples=20_000,
+        num_tokens=1,
+        decoding=decoding,
+        never=(0,),
+    )
+    row = np.asarray(params["transition"], np.float64)[PROMPT[-1]] + [-np.inf, 0, 0]
+    expected = np.exp(np.asarray(truncate(jnp.asarray(row[None], jnp.float32), decoding))[0])
+    counts = np.bincount(np.asarray(drawn.tokens)[:, 0], minlength=3)
+    assert not counts[expected == 0].any()
+    shares = expected[expected > 0] / expected.sum()
+    assert shares.size == 1 or stats.chisquare(counts[expected > 0], 20_000 * shares).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("decoding", [Decoding(), Decoding(2.0)])
 def test_samples_without_what_is_left_out_stay_as_they_were(decoding):
     """Bit for bit up to where a left-out token would have been drawn."""
     model, params = small("gru")

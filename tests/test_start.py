@@ -134,6 +134,12 @@ def test_closed_streams(processes, tmp_path, closed):
     assert done.stderr.startswith("error: ") == ("2>" not in closed)
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+def test_what_succeeds_does_so_with_closed_streams(processes, closed):
+    done = processes.execute(["sh", "-c", f"exec {sys.executable} -m experiments.train_lm --help {closed}"])
+    assert done.returncode == 0 and not done.stderr and bool(done.stdout) == (closed == "2>&-")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device that is always full")
 def test_a_full_place_for_results_is_one_line(processes):
     done = processes.execute(

@@ -104,6 +104,20 @@ def test_a_setting_that_is_not_known_may_be_of_another_script(tmp_path):
         summary_of(tmp_path, RUN._replace(config=OlderConfig(), script="tests.writer"))
 
 
+def test_names_of_flags_are_no_places(tmp_path):
+    """An ablation's facts are the flags of its cells; nothing else says what they are."""
+    sweep = RUN._replace(facts={"experiment": "train_lm", "settings": [{"corpus": "a.txt"}]})
+    finished(tmp_path, sweep)
+    other = sweep._replace(facts={"experiment": "train_lm", "settings": [{"corpus": "b.txt"}]})
+    for run in (
+        other,
+        other._replace(config=ReadConfig("b.txt")),
+        sweep._replace(config=ReadConfig("b.txt")),
+    ):
+        with pytest.raises(ValueError, match=r"the data of train_lm|corpus: 'a\.txt' -> 'b\.txt'"):
+            summary_of(tmp_path, run)
+
+
 def test_facts_that_earlier_versions_did_not_note(tmp_path):
     finished(tmp_path, changed(train={}))
     assert summary_of(tmp_path, RUN) == {"size": 3}

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.ablation.tables import Row, is_number, samples, told
+from experiments.ablation.tables import Row, is_number, told
 from experiments.frame.intervals import estimate
 from lmseq.plotting import Curve, Panel
 
@@ -17,7 +17,7 @@ def panel_of(rows: Sequence[Row], x: str, y: str, by: Sequence[str], log: str | 
 
     An x that is not a number everywhere is a category. `log`: the logarithmic axes; None: x if it is wide.
     """
-    rows = [row for row in rows if row.get(x) is not None and samples([row], y)]
+    rows = [row for row in rows if row.get(x) is not None and is_number(row.get(y))]
     rows = [row for row in rows if math.isfinite(row[y])]
     if not rows:
         return None

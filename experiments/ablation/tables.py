@@ -78,8 +78,9 @@ def told_interval(samples: Sequence[float]) -> str:
 
 
 def samples(rows: Sequence[Row], name: str) -> list[float]:
-    """The figures of a name that are known numbers."""
-    return [row[name] for row in rows if is_number(row.get(name))]
+    """The figures of a name; NaN of a finished cell where it is no number: null stands for infinite too."""
+    finished = [row for row in rows if name in row and not row.get("error")]
+    return [row[name] if is_number(row[name]) else math.nan for row in finished]
 
 
 def choose_metrics(found: Found, asked: str) -> list[str]:
@@ -143,10 +144,13 @@ def pair(found: Found, reference: Row) -> list[Row]:
     return rows
 
 
-def entry(cells: Sequence[Row], metric: str) -> str:
-    """A metric of a setting in a Markdown table; of texts, how often each comes."""
-    if numbers := samples(cells, metric):
-        return told_interval(numbers)
+def entry(cells: Sequence[Row], metric: str, numeric: Sequence[str]) -> str:
+    """A metric of a setting in a Markdown table; of texts, which are not `numeric`, how often each comes."""
+    if metric in numeric:
+        numbers = samples(cells, metric)
+        known = [number for number in numbers if math.isfinite(number)]
+        undefined = f", {len(numbers) - len(known)} undefined" if len(known) < len(numbers) else ""
+        return told_interval(known) + undefined if known else "-"
     texts = Counter(str(row[metric]) for row in cells if row.get(metric) is not None)
     return ", ".join(f"{text} ({count})" for text, count in texts.items()) or "-"
 
@@ -167,11 +171,15 @@ def told(value: Any) -> str:
 
 def markdown(found: Found, metrics: Sequence[str]) -> str:
     """The settings with their metrics: mean ± standard error [95 % interval]."""
-    head, body = [*found.names, "seeds", *metrics], []
+    head, body, numeric = [*found.names, "seeds", *metrics], [], numeric_columns(found)
     any_failed = any(row["error"] for row in found.rows)
     for key, cells in found.settings().items():
         errors = [row["error"] for row in cells if row["error"]]
-        line = [*map(told, key), str(len(cells) - len(errors)), *(entry(cells, name) for name in metrics)]
+        line = [
+            *map(told, key),
+            str(len(cells) - len(errors)),
+            *(entry(cells, name, numeric) for name in metrics),
+        ]
         why = f"{len(errors)}: {errors[0][:100]}" if errors else ""
         body.append([*line, why] if any_failed else line)
     return grid([*head, "failed"] if any_failed else head, body)

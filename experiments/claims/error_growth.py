@@ -226,7 +226,9 @@ def facts(config: GrowthConfig) -> dict[str, Any]:
     """The text and the series, both read, so that what is missing is said before anything is written."""
     from experiments.text.loading import corpus_facts
 
-    return {**corpus_facts(config.corpus), **prepared_series(config).facts()}
+    text = corpus_facts(config.corpus)
+    text["text_sha256"] = text.pop("sha256")
+    return {**text, **prepared_series(config).facts()}
 
 
 CLAIM = make_claim(

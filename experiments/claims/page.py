@@ -30,7 +30,7 @@ def section(name: str, command: str, summary: Mapping[str, Any]) -> list[str]:
         bounds = [f"at least {_entry(check['at_least'])}"] * (check["at_least"] is not None)
         bounds += [f"at most {_entry(check['at_most'])}"] * (check["at_most"] is not None)
         what = check["what"].replace("|", "\\|")
-        exact = check["low"] == check["high"]
+        exact = check["low"] == check["high"] is not None
         between = "" if exact else f"{_entry(check['low'])} to {_entry(check['high'])}"
         found = f"{_entry(check['mean'])} | {between}"
         lines.append(f"| {what} | {found} | {', '.join(bounds)} | {check['verdict']} |")

@@ -158,7 +158,7 @@ def _act(experiment: Experiment, given: Given) -> int:
     if experiment.num_devices is not None:
         start.prepare_jax(experiment.num_devices(call.config), call.keep_programs)
     prepared = experiment.prepare(call)
-    run = Identity(experiment.module, call.config, experiment.facts(prepared), experiment.facts_file)
+    run = Identity(experiment.name, call.config, experiment.facts(prepared), experiment.facts_file)
     again = experiment.runs_again(call)
     with opened(workdir, run, again=again) as finished:
         if finished is not None and not again:

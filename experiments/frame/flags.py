@@ -1,15 +1,15 @@
 """Flags from dataclasses of knobs: one flag a field, on a command line or in the settings of an ablation."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from absl import flags
 
 from experiments.frame.presets import Preset
 from lmseq.config import knobs
+from lmseq.files import from_home
 
 DEFINE = {
     bool: flags.DEFINE_bool,
@@ -53,18 +53,10 @@ class _Path(flags.ArgumentParser):
 
     def parse(self, argument: str) -> str:
         first, *others = argument.split(",")
-        whole = [_from_home(first) if first.startswith("~") else first]
-        return ",".join(whole + [_from_home(part) if part.startswith("~/") else part for part in others])
+        return ",".join([from_home(first), *(from_home(p) if p.startswith("~/") else p for p in others)])
 
     def flag_type(self) -> str:
         return "path"
-
-
-def _from_home(path: str) -> str:
-    found = os.path.expanduser(path)
-    if found.startswith("~"):
-        raise ValueError(f"there is no home to put in the place of {Path(path).parts[0]}: write it out")
-    return found
 
 
 def define_presets(presets: Sequence[Preset], found: flags.FlagValues) -> None:
@@ -82,10 +74,10 @@ def preset_named(presets: Sequence[Preset], name: str) -> dict[str, Any]:
 
 def parse(found: flags.FlagValues, arguments: Sequence[str]) -> Given:
     """Read a command line; ValueError or `flags.Error` for what is no flag, or has no such value."""
-    for argument in arguments:
+    for before, argument in pairwise(["", *arguments]):
         if not _is_unicode(argument):
-            name = argument.partition("=")[0].lstrip("-") if argument.startswith("-") else "flags"
-            raise ValueError(f"expected --{name} in UTF-8, got bytes that are not: {argument!a}")
+            name = (argument if argument.startswith("-") else before).partition("=")[0] or "flags"
+            raise ValueError(f"expected {name} in UTF-8, got bytes that are not: {argument!a}")
     rest = found(["", *arguments])[1:]
     if rest:
         raise ValueError(f"expected flags only, got {rest[0]!r}: write --name=value, see --help")

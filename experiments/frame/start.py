@@ -9,7 +9,7 @@ from pathlib import Path
 
 from experiments import STARTED
 from experiments.frame.console import say
-from lmseq.files import cache_folder
+from lmseq.files import cache_folder, from_home
 
 
 def seconds() -> float:
@@ -58,7 +58,7 @@ def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
 
     for name, value in MEANING.items():
         if (found := jax.config.values[name]) != value:
-            say(f"{name.upper()} is {found} in the environment: it is not heeded, {value} stands")
+            say(f"{name.upper()} is {found}: it is not heeded, {value} is in its place")
             jax.config.update(name, value)
     jax.config.update("jax_num_cpu_devices", host_devices)
     if not keep_programs:
@@ -87,7 +87,7 @@ def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
 def data_folders() -> tuple[Path | None, Path]:
     """Where corpora are looked for: LMSEQ_DATA_DIR, then the user's cache folder."""
     named = os.environ.get("LMSEQ_DATA_DIR")
-    return (Path(named).expanduser() if named else None), cache_folder()
+    return (Path(from_home(named)) if named else None), cache_folder()
 
 
 def native_folder() -> Path:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from lmseq.config import knobs
 from lmseq.files import locked, read_json, read_text, to_json, write_text
 
-PLACES = {"corpus", "series", "path"}  # facts that say where data was found, and not what it is
+PLACES = {"corpus", "series", "path"}  # of facts with a digest: where data was found, and not what it is
 
 
 class Identity(NamedTuple):
-    """What a run is: the module of its script, its config, and facts of its data, noted in a file `name`."""
+    """What a run is: its script, its config, and facts of its data, which are noted in a file `name`."""
 
     script: str
     config: Any
@@ -46,14 +46,15 @@ def _check_run(workdir: Path, run: Identity) -> None:
     except ValueError as error:
         raise ValueError(f"{workdir} holds no run that can be gone on with: {error}") from None
     noted = read_json(workdir / run.name) if (workdir / run.name).exists() else None
-    same_data = noted is not None and _without_places(noted) == _without_places(run.facts)
+    moved = _without_places(noted)
+    same_data = moved != noted and moved == _without_places(run.facts)
     differing = knobs.differences(began, run.config, but_paths=same_data)
     if differing:
         raise ValueError(
             f"{workdir} holds a run of another config ({'; '.join(differing)}): "
             "choose another --workdir, or give it the flags it began with"
         )
-    if noted is not None and not same_data and not _agree(noted, run.facts):
+    if noted is not None and moved != _without_places(run.facts) and not _agree(noted, run.facts):
         raise ValueError(
             f"the data of {next(iter(run.facts.values()))} is not the one that {workdir} was begun with: "
             "choose another --workdir, or restore it"
@@ -61,10 +62,13 @@ def _check_run(workdir: Path, run: Identity) -> None:
 
 
 def _without_places(facts: Any) -> Any:
-    """Facts without those that say where data was found."""
+    """Facts without those that say where data was found, as far as a digest says what it is."""
     match facts:
         case dict():
-            return {name: _without_places(each) for name, each in facts.items() if name not in PLACES}
+            parts = [facts, *(each for each in facts.values() if isinstance(each, dict))]
+            has_digest = any(name.endswith(("sha256", "digest")) for part in parts for name in part)
+            left_out = PLACES if has_digest else set()
+            return {name: _without_places(each) for name, each in facts.items() if name not in left_out}
         case list() | tuple():
             return [_without_places(each) for each in facts]
         case _:

@@ -76,7 +76,7 @@ def to_flat(config: Any) -> dict[str, Any]:
     return {k: v for section in dataclasses.asdict(config).values() for k, v in section.items()}
 
 
-SCRIPT = "script"  # in config.json, beside the fields: the module of the script whose run it is
+SCRIPT = "script"  # in config.json, beside the fields: the name of the script whose run it is
 
 
 def to_json(config: Any, script: str = "") -> str:
@@ -85,7 +85,7 @@ def to_json(config: Any, script: str = "") -> str:
 
 
 def from_json(text: str, kind: type[Config], script: str = "") -> Config:
-    """Inverse of `to_json`. Raises ValueError for text that is not such an object, or of another script.
+    """Inverse of `to_json`; ValueError for text that is not such an object, or is of another script's run.
 
     Runs that were begun before scripts were noted are known by the names of their settings alone.
     """
@@ -98,10 +98,13 @@ def from_json(text: str, kind: type[Config], script: str = "") -> Config:
     of = values.pop(SCRIPT, "")
     if script and of and of != script:
         raise ValueError(f"config.json is of a run of {of}, not of {script}")
-    unknown = next(iter(set(values) - set(names_of(kind))), None)
+    known = set(names_of(kind))
+    unknown = next((name for name in values if name not in known), None)
     if unknown is not None:
-        whose = "of a later version of lmseq" if of else "of another script, or of a later version of lmseq"
-        raise ValueError(f"config.json has the setting {unknown!r}, which is not known here: it is {whose}")
+        whose = "a later version of lmseq" if script and of else "another script, or a later version of lmseq"
+        raise ValueError(
+            f"config.json has the setting {unknown!r}, which is not known here: it is of {whose}"
+        )
     return from_flat(values, kind)
 
 
