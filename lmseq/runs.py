@@ -58,7 +58,9 @@ def load_run(
     are `read_arpa`'s. Raises ValueError when there is no model, or what there is is damaged.
     """
     path = Path(path)
-    if os.path.exists(path) and not os.path.isdir(path):  # a pipe too
+    if not os.path.exists(path):  # of pathlib's own, some names raise
+        raise ValueError(f"expected a run or an ARPA file in {path}, but there is nothing: check the path")
+    if not os.path.isdir(path):  # a pipe too
         return _arpa_run(path, memory, begin, progress)
     if (path / MIXTURE).is_file():
         return _mixture_run(path)

@@ -135,7 +135,7 @@ def test_what_a_file_leaves_out(tmp_path):
         ("\\end\\", "", 21, "truncated"),
         ("-0.5\ta b", "0.5\ta b", 15, "at most 0"),
         ("-0.5\ta b", "nan\ta b", 15, "at most 0"),
-        ("-0.5\ta b", "-0,5\ta b", 15, "could not convert"),
+        ("-0.5\ta b", "-0,5\ta b", 15, "expected a number, got "),
         ("-0.5\ta b\t0", "-0.5\ta", 15, "2 words and a back-off, got"),
         ("-0.0625\t<s> a b", "-0.0625\t<s> a b\t-0.5", 19, "3 words and no back-off, got"),
         ("-0.0625\t<s> a b", "-0.0625\t<s> a b\tb", 19, "3 words and no back-off, got"),
@@ -143,7 +143,7 @@ def test_what_a_file_leaves_out(tmp_path):
         ("-0.5\ta b", "-0.25\t<s> a", 15, "this 2-gram is there twice"),
         ("-0.0625\t<s> a b", "-0.0625\ta a b", 19, "the context of this 3-gram is not in the file"),
         ("-1\tb\t0", "-1\tb\tinf", 11, "a number as back-off"),
-        ("-0.5\ta b", "-1_5\ta b", 15, "could not convert"),
+        ("-0.5\ta b", "-1_5\ta b", 15, "expected a number, got "),
     ],
 )
 def test_bad_files_are_refused_with_the_line(tmp_path, old, new, line, what):

@@ -7,9 +7,17 @@ from tqdm import tqdm
 
 
 def say(line: str) -> None:
-    """A line of progress, to stderr, above the progress bar if there is one; stdout is for results."""
-    tqdm.write(line, file=sys.stderr)
-    sys.stderr.flush()
+    """A line of progress, to stderr, above the progress bar if there is one; stdout is for results.
+
+    Where it cannot be written, as to a full disk, the work goes on without it.
+    """
+    try:
+        tqdm.write(line, file=sys.stderr)
+        sys.stderr.flush()
+    except BrokenPipeError:
+        raise
+    except OSError:
+        pass
 
 
 def listed(symbols: Sequence[str]) -> str:

@@ -35,6 +35,12 @@ MEANING = {
     "jax_high_dynamic_range_gumbel": False,
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
+    "jax_default_device": None,
+    "jax_transfer_guard": None,
+    "jax_no_tracing": False,
+    "jax_error_checking_behavior_nan": "ignore",
+    "jax_error_checking_behavior_divide": "ignore",
+    "jax_error_checking_behavior_oob": "ignore",
 }
 
 
@@ -57,7 +63,7 @@ def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
     import jax
 
     for name, value in MEANING.items():
-        if (found := jax.config.values[name]) != value:
+        if (found := jax.config.values.get(name, value)) != value:
             say(f"{name.upper()} is {found}: it is not heeded, {value} is in its place")
             jax.config.update(name, value)
     jax.config.update("jax_num_cpu_devices", host_devices)

@@ -28,7 +28,7 @@ from lmseq.data.marks import BOS, EOS, UNK
 from lmseq.files import replacing
 from lmseq.ngram.arpa_lines import ArpaLines
 from lmseq.ngram.backoff import BackoffTables, OrderTable
-from lmseq.ngram.counts import BOS_ID, CHUNK, EOS_ID, FIRST_WORD_ID
+from lmseq.ngram.counts import BOS_ID, CHUNK, EOS_ID, FIRST_WORD_ID, UNK_ID
 from lmseq.ngram.spelling import UNK_CAPITALS
 
 LN10 = math.log(10.0)
@@ -294,10 +294,21 @@ def _first_wrong(
 
 def _numbers(fields: list[bytes]) -> Float[np.ndarray, "_"]:
     """As floats; ValueError for what is none, such as 1_5, which Python would take."""
-    odd = next((field for field in fields if b"_" in field), None)
-    if odd is not None:
-        raise ValueError(f"could not convert {_shown(odd)} to a number")
-    return np.array(list(map(float, fields)))
+    try:
+        if not any(b"_" in field for field in fields):
+            return np.array(list(map(float, fields)))
+    except ValueError:
+        pass
+    odd = next(field for field in fields if not _is_float(field))
+    raise ValueError(f"expected a number, got {_shown(odd)}")
+
+
+def _is_float(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return b"_" not in field
 
 
 def _is_zero(field: bytes) -> bool:
@@ -347,7 +358,9 @@ def _tables(sections: list[_Section], vocab_size: int, reader: ArpaLines) -> Bac
         key = key[order]
         twice = np.flatnonzero(key[1:] == key[:-1])
         if len(twice):
-            raise reader.error(f"this {n}-gram is there twice", section.line + int(order[twice[0] + 1]))
+            alike = " (<unk> and <UNK> are one word)" if section.ids[order[twice[0]], -1] == UNK_ID else ""
+            place = section.line + int(order[twice[0] + 1])
+            raise reader.error(f"this {n}-gram is there twice{alike}", place)
         log_prob, log_backoff = LN10 * section.log_prob[order], LN10 * section.log_backoff[order]
         word = section.ids[order, -1]
         if n == 1:

@@ -1,6 +1,7 @@
 """Records of a run: JSON lines, and the same for TensorBoard."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,8 @@ class MetricsWriter:
         self._file.flush()
         for name, value in values.items():
             if isinstance(value, int | float):
-                self._board.add_scalar(name, value, step)
+                if math.isfinite(value):
+                    self._board.add_scalar(name, value, step)
             else:
                 self._board.add_text(name, str(value), step)
 
