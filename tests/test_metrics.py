@@ -57,11 +57,11 @@ def test_writer_drops_what_came_after_the_checkpoint(tmp_path):
     writer.close()
 
 
-def test_not_a_number_survives(tmp_path):
+def test_what_json_has_no_word_for_is_null(tmp_path):
     writer = MetricsWriter(tmp_path, 0)
     writer.write(1, {"valid_perplexity": math.inf})
     writer.close()
-    assert read_records(tmp_path / "metrics.jsonl") == [{"step": 1, "valid_perplexity": math.inf}]
+    assert read_records(tmp_path / "metrics.jsonl") == [{"step": 1, "valid_perplexity": None}]
 
 
 # TensorBoard
