@@ -188,5 +188,4 @@ def _draw(prepared: PreparedText, workdir: Path, unigram_loss: float, horizon: n
         names.append("horizon.png")
         plotting.save_figure(plotting.horizon_curve(horizon, unigram_loss, title), workdir / "horizon.png")
     say(f"{workdir}: {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")
-    words = prepared.texts.corpus.valid[:100_000].split()[1:]  # the first may be cut
-    suggest(workdir, prepared.texts.vocab, words)
+    suggest(workdir, prepared.texts.vocab, prepared.texts.first_words())
