@@ -14,7 +14,7 @@ from lmseq.data import partition
 from lmseq.data.partition import LONG, LongEpoch, Plan, epoch_plan, sequential_partitioning
 from lmseq.models.build import build_model
 from lmseq.training import feeding
-from lmseq.training.feeding import HostStream, as_elements, feed, gather
+from lmseq.training.feeding import HostStream, feed, gather
 from lmseq.training.fit import fit
 from lmseq.training.job import Batches
 from lmseq.training.loop import PlanStream
