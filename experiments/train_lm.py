@@ -5,12 +5,20 @@
 The same command continues an interrupted run, bit for bit, and reprints a finished one's summary.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.frame import presets
 from experiments.frame.experiment import Call, Experiment, main
 from lmseq.config import language_model
+
+
+def implied(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the text, where it is a store of tokens."""
+    from experiments.text.loading import stored_settings
+
+    return stored_settings(settings["corpus"])
 
 
 def prepare(call: Call) -> Any:
@@ -32,6 +40,7 @@ EXPERIMENT = Experiment(
     doc=__doc__,
     config=language_model.LanguageModelConfig,
     presets=presets.TRAIN_LM,
+    implied=implied,
     check=language_model.check,
     prepare=prepare,
     facts=lambda prepared: prepared.texts.facts(),

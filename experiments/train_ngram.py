@@ -7,12 +7,20 @@ The run is scored and sampled from as a neural one is; --write_arpa writes it fo
 stands between blanks, and a line is a sentence; characters, bytes and sub-words are one sentence.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.frame import presets
 from experiments.frame.experiment import Call, Experiment, main
 from lmseq.config import counts
+
+
+def implied(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the text, where it is a store of tokens."""
+    from experiments.text.loading import stored_settings
+
+    return stored_settings(settings["corpus"])
 
 
 def prepare(call: Call) -> Any:
@@ -34,6 +42,7 @@ EXPERIMENT = Experiment(
     doc=__doc__,
     config=counts.NgramConfig,
     presets=presets.TRAIN_NGRAM,
+    implied=implied,
     check=counts.check,
     num_devices=None,
     prepare=prepare,

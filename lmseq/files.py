@@ -1,8 +1,10 @@
 """Files of a run: written whole or not at all, and read with one line for what is damaged."""
 
+import glob
 import json
 import math
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -32,6 +34,46 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A folder to write into, which stands at `path` when the block ends: it is there whole or not at all.
+
+    What is written goes to a hidden folder beside it, is brought to disk, and is then renamed. Where the
+    block raises, nothing stays; what a killed process left of the same folder is removed. Raises ValueError
+    where something stands at `path` already, or begins to before the block ends.
+    """
+    taken = f"expected a folder that is not there yet, {path} exists: name another, or remove it"
+    if path.exists() or path.is_symlink():
+        raise ValueError(taken)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if not _is_alive(int(number) if (number := left.name.split(".")[-2]).isdecimal() else 0):
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        if path.exists():
+            raise ValueError(taken)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    """Whether there is a process of that number, which may be another user's."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return process > 0
 
 
 @contextmanager

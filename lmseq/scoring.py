@@ -2,18 +2,19 @@
 
 import math
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lmseq.contract import Model, as_stream, log_prob
 from lmseq.data.partition import scoring as scoring_plan
 from lmseq.data.partition import take_batch
 from lmseq.strips import chain_strips, guess_last
-from lmseq.types import Elements, NllTotals, Params, Stream, TokenLogProbs
+from lmseq.types import Elements, NllTotals, Params, Stream, TokenLogProbs, Tokens
 
 
 def sequence_log_probs(model: Model, params: Params, tokens: Elements) -> TokenLogProbs:
@@ -117,6 +118,64 @@ def score_stream(
     # (steps, batch, time) -> (batch, steps, time): stream order, whose tail is past the end.
     in_order = np.asarray(log_probs).swapaxes(0, 1).reshape(-1)[: length - 1]
     return np.concatenate([np.asarray(first), in_order])
+
+
+EXCERPT_STRIPS = 100
+EXCERPT_WARM_UP = 256  # tokens before each strip that are read and not counted
+
+
+class Excerpt(NamedTuple):
+    """What is scored of a long stream: strips spread evenly over it, each behind tokens that are only read.
+
+    tokens: int32 (N,), all strips one behind the other. strip: the number of the strip that a token is of, -1
+    where it is only read, (N,). num_tokens: of the whole stream.
+    """
+
+    tokens: Tokens
+    strip: Int[np.ndarray, "time"]
+    num_tokens: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left out."""
+        return len(self.tokens) == self.num_tokens and not self.strip.any()
+
+    @property
+    def counted(self) -> Bool[np.ndarray, "time"]:
+        """Which tokens count."""
+        return self.strip >= 0
+
+
+def excerpt(stream: Tokens, most_tokens: int) -> Excerpt:
+    """About `most_tokens` of a stream; the whole stream where it is no longer, or for 0."""
+    size = len(stream)
+    if not 0 < most_tokens < size:
+        return Excerpt(np.asarray(stream, np.int32), np.zeros(size, np.int32), size)
+    num_strips = min(EXCERPT_STRIPS, most_tokens)
+    length = most_tokens // num_strips
+    starts = np.linspace(0, size - length, num_strips).astype(np.int64)
+    begins = np.maximum(starts - EXCERPT_WARM_UP, 0)
+    tokens = [stream[begin : start + length] for begin, start in zip(begins, starts, strict=True)]
+    strips = [
+        np.where(np.arange(begin, start + length) >= start, number, -1)
+        for number, (begin, start) in enumerate(zip(begins, starts, strict=True))
+    ]
+    return Excerpt(np.concatenate(tokens).astype(np.int32), np.concatenate(strips), size)
+
+
+def standard_error(part: Excerpt, log_probs: Float[np.ndarray, "time"]) -> float | None:
+    """Of the mean loss of an excerpt as that of the whole stream, by the spread of its strips.
+
+    The strips are taken as drawn at random without replacement. None of the whole stream, and of one strip.
+    """
+    counted = part.counted
+    num_counted, num_strips = int(counted.sum()), int(part.strip.max(initial=0)) + 1
+    if part.is_whole or num_strips < 2:
+        return None
+    sums = np.bincount(part.strip[counted], np.asarray(log_probs, np.float64)[counted])
+    means = sums / (num_counted / num_strips)
+    left = max(0.0, 1 - num_counted / part.num_tokens)
+    return float(means.std(ddof=1) * math.sqrt(left / num_strips))
 
 
 def mean_loss(model: Model, params: Params, stream: Stream) -> float:

@@ -29,9 +29,10 @@ Sources and texts
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Integer, Key, PyTree
 
-Tokens = Int[Array | np.ndarray, "time"]  # one stream of token ids, int32, on the device or the host
+# One stream of token ids: int32 on the device, there or of a smaller kind on the host.
+Tokens = Integer[Array | np.ndarray, "time"]
 TokenBatch = Int[Array, "batch time"]
 LogProbs = Float[Array, "batch vocab"]  # of the next token, natural logarithms, float32
 TokenLogProbs = Float[Array, "batch time"]  # of the tokens, or log-densities of the values, that did come

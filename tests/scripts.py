@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from experiments import ablate, native, plot_runs, sample_text, score_text
+from experiments import ablate, native, plot_runs, prepare_text, sample_text, score_text
 from experiments.ablation.design import EXPERIMENTS
 from experiments.claims import __main__ as claims_of
 from experiments.frame import start
@@ -28,6 +28,7 @@ COMMANDS = {
     "score_text": score_text.COMMAND,
     "sample_text": sample_text.COMMAND,
     "plot_runs": plot_runs.COMMAND,
+    "prepare_text": prepare_text.COMMAND,
     "native": native.COMMAND,
 }
 TIMINGS = {

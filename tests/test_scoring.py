@@ -156,3 +156,37 @@ def test_the_mean_loss_of_a_stream_is_that_of_its_tokens():
     assert scoring.mean_loss(model, params, tokens) == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ValueError, match="at least one token"):
         scoring.mean_loss(model, params, random_stream(0))
+
+
+# Excerpts
+
+
+@given(size=st.integers(1, 5000), most=st.integers(0, 5000))
+def test_an_excerpt_is_strips_of_the_stream_in_order(size, most):
+    stream = np.arange(size)
+    part = scoring.excerpt(stream, most)
+    counted = part.tokens[part.counted]
+    if not 0 < most < size:
+        assert part.is_whole and np.array_equal(part.tokens, stream) and part.counted.all()
+        return
+    assert not part.is_whole and part.num_tokens == size
+    assert most - scoring.EXCERPT_STRIPS < counted.size <= most
+    assert (np.diff(counted) > 0).all()  # each token once
+    num_strips = min(most, scoring.EXCERPT_STRIPS)
+    assert counted[-1] == size - 1 and len(np.unique(part.strip[part.counted])) == num_strips
+    for number in range(num_strips):  # each behind what is before it in the stream
+        end = np.flatnonzero(part.strip == number)
+        begin = end[0] - min(scoring.EXCERPT_WARM_UP, part.tokens[end[0]])
+        assert (np.diff(part.tokens[begin : end[-1] + 1]) == 1).all()
+
+
+def test_the_standard_error_of_an_excerpt():
+    """Of independent losses it is what it would be without strips; of the whole stream there is none."""
+    rng = np.random.default_rng(0)
+    part = scoring.excerpt(np.zeros(10**6, np.uint8), 10**5)
+    found = scoring.standard_error(part, rng.normal(2.0, 0.5, len(part.tokens)))
+    assert found == pytest.approx(0.5 / np.sqrt(10**5) * np.sqrt(0.9), rel=0.25)
+    whole = scoring.excerpt(np.zeros(100, np.uint8), 0)
+    assert scoring.standard_error(whole, np.zeros(100)) is None
+    one = scoring.excerpt(np.zeros(100, np.uint8), 1)
+    assert scoring.standard_error(one, np.zeros(len(one.tokens))) is None

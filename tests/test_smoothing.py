@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmseq.config.counts import CountConfig, Smoothing
+from lmseq.data.pieces import pieces
 from lmseq.ngram import smoothing
 from lmseq.ngram.arpa import read_arpa
 from lmseq.ngram.backoff import score_words
 from lmseq.ngram.counts import BOS_ID, EOS_ID, UNK_ID, count_ngrams
 from lmseq.ngram.smoothing import FALLBACK_DISCOUNTS, discounts_of
-from lmseq.ngram.words import look_up, number_text, pieces
+from lmseq.ngram.words import look_up, number_text
 from tests.ngrams import ByDefinition, V, contexts, dictionaries, looked_up, marked, sentences, word_ids
 
 GOLDEN = Path(__file__).parent / "golden"

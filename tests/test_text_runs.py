@@ -165,3 +165,29 @@ def test_the_table_has_what_knows_nothing_beside_the_model(tmp_path, prepared, p
     assert float(rows["unigram"][0]) == pytest.approx(report.unigram_figures(short)["loss"], abs=5e-4)
     assert any(name.endswith("-gram") for name in rows) and prepared.config.model.model in rows
     assert f"--run={tmp_path}" in said and "k steps ahead:  1: " in said
+
+
+def test_of_a_long_text_a_sample_is_scored(prepared, params, capsys):
+    """The losses are those of its tokens, each after what comes before it, with a standard error."""
+    settings = dataclasses.replace(prepared.config, report=ReportConfig(score_tokens=80))
+    sampled = prepared._replace(config=settings)
+    found = evaluate.split_figures(sampled, params, "test")
+    ids, part = prepared.texts.ids["test"], evaluate.scored_part(sampled, "test")
+    counted = np.round(np.linspace(0, ids.size - 1, 80) - 0.5 + 1e-9).astype(int)
+    expected = -sum(
+        math.log(TABLE[ids[t - 1], ids[t]] if t else stationary_law(TABLE)[ids[0]]) for t in counted
+    )
+    assert (
+        part.counted.sum() == found["test_tokens_scored"] == 80
+        and 0 < found["test_loss_standard_error"] < 0.2
+    )
+    assert found["test_loss"] == pytest.approx(expected / 80, rel=1e-4)
+    assert found["test_bits_per_char"] == pytest.approx(found["test_loss"] / math.log(2))
+    whole = evaluate.split_figures(prepared, params, "test")
+    assert set(whole) == {"test_loss", "test_perplexity", "test_bits_per_char"}
+    assert abs(whole["test_loss"] - found["test_loss"]) < 4 * found["test_loss_standard_error"]
+    losses = evaluate.split_figures(sampled, params, "valid")
+    unigram = report.unigram_figures(sampled)
+    counts = report.best_counts(sampled)
+    report._print_table(sampled, params, unigram, counts, losses, 0.0)
+    assert "of a sample of 80 of 100 tokens, standard error 0." in capsys.readouterr().err

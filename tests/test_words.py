@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmseq.ngram import words
+from lmseq.data import pieces as data_pieces
+from lmseq.data.pieces import pieces
 from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID
-from lmseq.ngram.words import look_up, number_text, pieces
+from lmseq.ngram.words import look_up, number_text
 
 texts = st.text(alphabet="ab é\n\t\r\0\v\f\u3000", max_size=40)
 
@@ -41,7 +42,7 @@ def test_words_are_what_stands_between_blanks(text, size):
     flat = [word for line in by_hand(text) for word in line]
     assert [word.decode() for word in whole.words] == list(dict.fromkeys(flat))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(words, "PIECE", size)
+        patch.setattr(data_pieces, "PIECE", size)
         cut = number_text(pieces(io.BytesIO(text.encode())))
     np.testing.assert_array_equal(cut.stream, whole.stream)
 

@@ -59,9 +59,11 @@ class Experiment:
     """What a script of a run consists of.
 
     module: its name after `python -m`. doc: its help. config: a class of knobs, or of sections of them.
-    check: the config, or ValueError. prepare: the data and the model of a call. facts: what of them is noted
-    beside the run, in the file `facts_file`, and compared when it goes on. run: the work, of a call, a folder
-    and what was prepared; returns the summary. status: the exit status that a summary means.
+    implied: settings that follow from those which flags and presets give, such as those that a store of
+    tokens was made with; they stand where the command line says nothing. check: the config, or ValueError.
+    prepare: the data and the model of a call. facts: what of them is noted beside the run, in the file
+    `facts_file`, and compared when it goes on. run: the work, of a call, a folder and what was prepared;
+    returns the summary. status: the exit status that a summary means.
 
     options: knobs that are no part of the config, such as what to show. presets: named settings; quick:
     settings under --quick. left_out: knobs of the config that are no flags. num_devices: how many devices
@@ -75,6 +77,7 @@ class Experiment:
     config: type
     run: Callable[[Call, Path, Any], dict[str, Any]]
     prepare: Callable[[Call], Any]
+    implied: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda settings: {}
     check: Callable[[Any], Any] = lambda config: config
     facts: Callable[[Any], dict[str, Any]] = _facts_of
     facts_file: str = "data.json"
@@ -123,7 +126,9 @@ def call_of(experiment: Experiment, given: Given) -> Call:
         defaults = preset_named(experiment.presets, given.values["preset"])
     if experiment.quick is not None and given.values["quick"]:
         defaults = experiment.quick
-    config = experiment.check(config_of(experiment.config, given, defaults))
+    chosen = {name: defaults.get(name, given.values[name]) for name in set(given.values) - given.names}
+    implied = experiment.implied({name: given.values[name] for name in given.names} | chosen)
+    config = experiment.check(config_of(experiment.config, given, {**defaults, **implied}))
     options = {name: given.values[name] for name in experiment.options.__dataclass_fields__}
     return Call(config, experiment.options(**options), given.names, given.values.get(KEEP_PROGRAMS, True))
 

@@ -29,14 +29,34 @@ class PreparedText(NamedTuple):
 
 
 def split_figures(prepared: PreparedText, params: Params, split: str) -> dict[str, float | None]:
-    """Loss, perplexity and bits per character of a split, scored as one stream; None of an empty one."""
-    ids = prepared.texts.ids[split]
-    if not ids.size:
-        return {f"{split}_{name}": None for name in ("loss", "perplexity", "bits_per_char")}
-    log_probs = scoring.score_stream(prepared.model, params, ids)
-    nll = -float(log_probs.sum(dtype=np.float64))
-    figures = scoring.loss_figures(nll, ids.size, prepared.texts.num_chars(split))
+    """Loss, perplexity and bits per character of a split, scored as one stream; None of an empty one.
+
+    Of a split with more tokens than are scored, those of a sample, with its tokens and standard error.
+    """
+    names = ("loss", "perplexity", "bits_per_char")
+    part = scored_part(prepared, split)
+    if not part.num_tokens:
+        return {f"{split}_{name}": None for name in names}
+    log_probs = scoring.score_stream(prepared.model, params, part.tokens)
+    figures = figures_of(prepared, split, part, log_probs)
+    if not part.is_whole:
+        figures["loss_standard_error"] = scoring.standard_error(part, log_probs)
+        figures["tokens_scored"] = int(part.counted.sum())
     return {f"{split}_{name}": value for name, value in figures.items()}
+
+
+def scored_part(prepared: PreparedText, split: str) -> scoring.Excerpt:
+    """What of a split is scored."""
+    return scoring.excerpt(prepared.texts.ids[split], prepared.config.report.score_tokens)
+
+
+def figures_of(
+    prepared: PreparedText, split: str, part: scoring.Excerpt, log_probs: np.ndarray
+) -> dict[str, float]:
+    """Loss, perplexity and bits per character of a split, from the log-probabilities of its scored part."""
+    counted = log_probs[part.counted]
+    nll = -float(counted.sum(dtype=np.float64)) * (part.num_tokens / counted.size)
+    return scoring.loss_figures(nll, part.num_tokens, prepared.texts.num_chars(split))
 
 
 def sample_text(prepared: PreparedText, params: Params, key: PRNGKey, num_tokens: int) -> str:

@@ -6,9 +6,12 @@ from typing import Any
 
 from experiments.frame.console import say
 from experiments.frame.start import data_folders
+from experiments.text.preparing import kept_store
+from lmseq.config import knobs
 from lmseq.config.text import TextConfig
 from lmseq.data import texts as data_texts
 from lmseq.data.corpora import CORPORA, SPLITS, CorpusFile, RawCorpus
+from lmseq.data.store import is_store
 from lmseq.data.texts import Texts
 
 FRACTIONS = frozenset({"valid_fraction", "test_fraction"})
@@ -55,6 +58,11 @@ def check_fractions(text: TextConfig, given: Set[str]) -> TextConfig:
     return replace(text, **{flag: getattr(TextConfig, flag) for flag in FRACTIONS})
 
 
+def stored_settings(corpus: str) -> dict[str, Any]:
+    """The settings that a store of tokens was made with; none where the corpus is no store."""
+    return knobs.to_flat(data_texts.stored_config(corpus)) if is_store(corpus) else {}
+
+
 def say_unknown(name: str, of_split: Mapping[str, tuple[int, int]]) -> None:
     """A line on tokens that the training text lacks, of (unknown, all) by split; none without such."""
     shares = [
@@ -67,10 +75,15 @@ def say_unknown(name: str, of_split: Mapping[str, tuple[int, int]]) -> None:
 
 
 def load_texts(text: TextConfig, given: Set[str] = frozenset()) -> Texts:
-    """Read, split and tokenise what the config names, and say how much it is."""
-    texts = data_texts.load_texts(check_fractions(text, given), **folders())
+    """Read, split and tokenise what the config names, and say how much it is.
+
+    A long text becomes a store in the user's cache folder (`preparing.kept_store`).
+    """
+    text = check_fractions(text, given)
+    kept = kept_store(text)
+    texts = data_texts.load_texts(replace(text, corpus=str(kept)) if kept else text, **folders())
     sizes = " / ".join(f"{ids.size:,}" for ids in texts.ids.values())
-    unit = "characters" if text.level == "char" else f"{text.level} tokens"
+    unit = {"char": "characters", "ids": "ids"}.get(text.level, f"{text.level} tokens")
     say(f"{texts.corpus.name}: {sizes} {unit} (train / valid / test), {len(texts.vocab)} symbols")
     held_out = {split: (texts.num_unknown(split), texts.ids[split].size) for split in SPLITS[1:]}
     say_unknown(texts.corpus.name, held_out)

@@ -143,7 +143,7 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
             f"{row['test_loss']:>11.4f}{row['test_perplexity']:>12.3f}{row['test_bits_per_char']:>11.4f}"
         )
     say(f"{workdir}: mixture.json  summary.json")
-    suggest(workdir, texts.vocab, texts.corpus.valid[:100_000].split()[1:])
+    suggest(workdir, texts.vocab, texts.first_words())
     losses = {
         f"{split}_loss_{name}": row[f"{split}_loss"]
         for (name, _), row in zip(rows[:-1], figures, strict=False)

@@ -1,5 +1,6 @@
 """How a training run ends: final figures, a table with the obvious models beside, pictures, the summary."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,14 @@ import numpy as np
 
 from experiments.frame import start
 from experiments.frame.console import say
-from experiments.text.evaluate import SAMPLE, PreparedText, sample_text, split_figures
+from experiments.text.evaluate import (
+    SAMPLE,
+    PreparedText,
+    figures_of,
+    sample_text,
+    scored_part,
+    split_figures,
+)
 from experiments.text.suggest import suggest
 from lmseq import plotting, rollout, scoring
 from lmseq.models.interface import count_parameters
@@ -90,24 +98,24 @@ def fixed_figures(
 
 def unigram_figures(prepared: PreparedText) -> dict[str, float]:
     """Loss and bits per character of the validation text under the training text's unigram model."""
-    texts = prepared.texts
-    log_probs = smoothing.unigram_log_probs(texts.ids["train"], len(texts.vocab))[texts.ids["valid"]]
-    return scoring.loss_figures(-float(log_probs.sum()), log_probs.size, texts.num_chars("valid"))
+    texts, part = prepared.texts, scored_part(prepared, "valid")
+    log_probs = smoothing.unigram_log_probs(texts.ids["train"], len(texts.vocab))[part.tokens]
+    return figures_of(prepared, "valid", part, log_probs)
 
 
 def best_counts(prepared: PreparedText) -> dict[str, Any]:
-    """Figures of the best count model of the training text's latest tokens, on the whole validation text.
+    """Figures of the best count model of the training text's latest tokens, on what the model is scored on.
 
     The tokens that it is made of are named where they are not all.
     """
     start, most = time.monotonic(), prepared.config.report.count_tokens
     best = fit_counts(prepared.texts, MOST_ORDER, most_tokens=most)
-    train, valid = prepared.texts.ids["train"], prepared.texts.ids["valid"]
+    part = scored_part(prepared, "valid")
     seconds = time.monotonic() - start
     # Scored under the contract, as everything else: the same tokens, no end that has to be predicted.
-    nll = -float(scoring.score_stream(best.model, best.params, valid).sum(dtype=np.float64))
-    figures = scoring.loss_figures(nll, valid.size, prepared.texts.num_chars("valid"))
-    left_out = {"tokens": most} if 0 < most < train.size else {}
+    log_probs = scoring.score_stream(best.model, best.params, part.tokens)
+    figures = figures_of(prepared, "valid", part, log_probs)
+    left_out = {"tokens": most} if 0 < most < prepared.texts.ids["train"].size else {}
     return {**figures, "num_bytes": best.num_bytes, "order": best.order, "seconds": seconds, **left_out}
 
 
@@ -148,11 +156,20 @@ def _print_table(
     say(f"{'validation':<{width}}{'nats/' + prepared.config.data.level:>10}  bits/char       bytes  seconds")
     for name, loss, bits, size, spent in rows:
         say(f"{name:<{width}}{loss:>10.3f}{bits:>11.3f}{size:>12,}{spent:>9.1f}")
+    if "valid_tokens_scored" in losses:
+        say(
+            f"of a sample of {losses['valid_tokens_scored']:,} of {valid.size:,} tokens, standard error "
+            f"{losses['valid_loss_standard_error'] or math.nan:.4f} (all of them: --score_tokens=0)"
+        )
 
 
 def k_step_log_probs(prepared: PreparedText, params: Params, unigram_loss: float, key: PRNGKey) -> np.ndarray:
-    """By origin and k = 1 ..., on the validation text, as far ahead as it allows; (0, 0) of one token."""
-    valid, settings = prepared.texts.ids["valid"], prepared.config.report
+    """By origin and k = 1 ..., on the validation text, as far ahead as it allows; (0, 0) of one token.
+
+    Of a text with more tokens than are scored, on its beginning.
+    """
+    settings = prepared.config.report
+    valid = prepared.texts.ids["valid"][: settings.score_tokens or None]
     longest = min(max(HORIZONS), valid.size // 2)
     if not longest:
         return np.zeros((0, 0))
@@ -188,5 +205,4 @@ def _draw(prepared: PreparedText, workdir: Path, unigram_loss: float, horizon: n
         names.append("horizon.png")
         plotting.save_figure(plotting.horizon_curve(horizon, unigram_loss, title), workdir / "horizon.png")
     say(f"{workdir}: {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")
-    words = prepared.texts.corpus.valid[:100_000].split()[1:]  # the first may be cut
-    suggest(workdir, prepared.texts.vocab, words)
+    suggest(workdir, prepared.texts.vocab, prepared.texts.first_words())

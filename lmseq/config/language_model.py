@@ -10,6 +10,8 @@ from lmseq.config.training import TrainConfig, check_shares, check_train, idle_i
 
 COUNT_TOKENS = 2_000_000  # counted in about 5 s of one core, of which there are 100 in 200 MB
 
+SCORE_TOKENS = 1_000_000  # scored in seconds, to a thousandth of a nat or two
+
 ModelKind = Literal[CellKind, "mlp", "linear"]
 WINDOWED = ("mlp", "linear")
 
@@ -64,6 +66,10 @@ class ReportConfig:
     count_tokens: int = knob(
         COUNT_TOKENS, "count models, to compare with, see the latest so many tokens of a text; 0: all"
     )
+    score_tokens: int = knob(
+        SCORE_TOKENS,
+        "losses of a longer validation or test text are those of a sample of so many tokens; 0: all",
+    )
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def _check_ranges(config: LanguageModelConfig) -> None:
     at_least(1, MOST_DRAWS, **pick(report, "horizon_origins", "horizon_samples"))
     at_least(0, MOST_UNITS, **pick(model, "embedding_size"))
     at_least(0, **pick(model, "recompute_steps"))
-    at_least(0, **pick(report, "count_tokens"))
+    at_least(0, **pick(report, "count_tokens", "score_tokens"))
     below_one(**pick(model, "dropout"))
 
 

@@ -13,10 +13,12 @@ class TextConfig:
     corpus: str = knob(
         "python_docs",
         "python_docs, time_machine, tiny_shakespeare or ptb; or a text file; or a folder with train.txt, "
-        "valid.txt and test.txt",
+        "valid.txt and test.txt; or a store of prepare_text, or nanoGPT's train.bin and val.bin",
         is_path=True,
     )
-    level: Literal["byte", "char", "word", "bpe"] = knob("char", "what a token is")
+    level: Literal["byte", "char", "word", "bpe", "ids"] = knob(
+        "char", "what a token is; ids: numbers, of a store that has no vocabulary"
+    )
     normalize: Literal["none", "letters"] = knob("none", "letters: lower-case a-z and single spaces only")
     valid_fraction: float = knob(0.05, "share of the text for validation, after the training part")
     test_fraction: float = knob(0.05, "share of the text for the test, at its end; 0 for none")

@@ -248,11 +248,11 @@ def split_text(
     empty only where its fraction is 0. Raises ValueError for fractions outside [0, 1) or summing to 1
     or more, and for a text too short to have a part that was asked for.
     """
-    cuts = _cuts(len(text), valid_fraction, test_fraction)
+    cuts = character_cuts(len(text), valid_fraction, test_fraction)
     if whole_words:
         cuts = [_after_blank(text, cut) for cut in cuts]
     parts = {"train": text[: cuts[0]], "valid": text[cuts[0] : cuts[1]], "test": text[cuts[1] :]}
-    _check_parts({split: len(part) for split, part in parts.items()}, valid_fraction, test_fraction)
+    check_parts({split: len(part) for split, part in parts.items()}, valid_fraction, test_fraction)
     return parts
 
 
@@ -269,17 +269,17 @@ def split_offsets(path: Path, valid_fraction: float, test_fraction: float) -> di
             size = file.tell()
             cuts = [
                 _after_blank_byte(file, _byte_of(file, cut))
-                for cut in _cuts(num_chars, valid_fraction, test_fraction)
+                for cut in character_cuts(num_chars, valid_fraction, test_fraction)
             ]
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}; name a file that can be read") from None
     edges = dict(zip(SPLITS, itertools.pairwise([start, *cuts, size]), strict=True))
     parts = {split: (begin, end - begin) for split, (begin, end) in edges.items()}
-    _check_parts({split: length for split, (_, length) in parts.items()}, valid_fraction, test_fraction)
+    check_parts({split: length for split, (_, length) in parts.items()}, valid_fraction, test_fraction)
     return parts
 
 
-def _cuts(num_chars: int, valid_fraction: float, test_fraction: float) -> list[int]:
+def character_cuts(num_chars: int, valid_fraction: float, test_fraction: float) -> list[int]:
     """Where validation and test begin; ValueError for fractions that leave nothing to train on."""
     if not (0.0 <= valid_fraction and 0.0 <= test_fraction and valid_fraction + test_fraction < 1.0):
         raise ValueError(
@@ -291,7 +291,8 @@ def _cuts(num_chars: int, valid_fraction: float, test_fraction: float) -> list[i
     return [int((1 - valid - test) * num_chars), int((1 - test) * num_chars)]
 
 
-def _check_parts(sizes: dict[str, int], valid_fraction: float, test_fraction: float) -> None:
+def check_parts(sizes: dict[str, int], valid_fraction: float, test_fraction: float) -> None:
+    """ValueError where a part that was asked for is empty."""
     for split, fraction in (("train", 1), ("valid", valid_fraction), ("test", test_fraction)):
         if fraction and not sizes[split]:
             raise ValueError(
@@ -326,7 +327,13 @@ def _characters(piece: bytes) -> Bool[np.ndarray, "bytes"]:
 
 def count_characters(piece: bytes) -> int:
     """Characters of UTF-8 that begin in it."""
-    return int(np.count_nonzero(_characters(piece)))
+    return len(piece) if piece.isascii() else int(np.count_nonzero(_characters(piece)))
+
+
+def byte_of_character(piece: bytes, number: int) -> int:
+    """Where the character of that number, from 0, begins in UTF-8; the length where there are fewer."""
+    begins = np.flatnonzero(_characters(piece))
+    return int(begins[number]) if number < len(begins) else len(piece)
 
 
 def _byte_of(file: BufferedIOBase, place: int) -> int:
@@ -335,7 +342,7 @@ def _byte_of(file: BufferedIOBase, place: int) -> int:
     for piece in _pieces(file):
         number = count_characters(piece)
         if before + number > place:
-            return offset + int(np.flatnonzero(_characters(piece))[place - before])
+            return offset + byte_of_character(piece, place - before)
         before, offset = before + number, offset + len(piece)
     return offset
 

@@ -9,17 +9,23 @@ A plan says where windows start, never what is in them; the tokens stay on the d
     scoring         | strip 0: n, n, n, n    | strip 1: n, n, rest    |  no offset, nothing left out
 
 A window of n inputs has n targets, the inputs shifted by one, so it reads n + 1 tokens.
+
+An epoch of a LONG stream is never held: its batches are computed where they are asked for, and the order of
+random windows is a permutation by formula.
 """
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from lmseq.data.permutation import ROUNDS, permute
 from lmseq.types import Batch, Stream
 
 PartitionKind = Literal["random", "sequential"]
+LONG = 1 << 26  # more tokens, 256 MiB of int32 on a device, stay on the host; so do the plans of their epochs
 
 
 class Plan(NamedTuple):
@@ -32,6 +38,57 @@ class Plan(NamedTuple):
     starts: Int[np.ndarray, "steps batch"] | Int[Array, "steps batch"]
     lengths: Int[np.ndarray, "steps batch"] | Int[Array, "steps batch"]
     resets: Bool[np.ndarray, "steps"] | Bool[Array, "steps"]
+
+    @property
+    def num_batches(self) -> int:
+        """How many there are."""
+        return len(self.resets)
+
+    def rows(self, first: int, stop: int) -> "Plan":
+        """The batches first ... stop - 1."""
+        return Plan(*(leaf[first:stop] for leaf in self))
+
+
+@dataclass(frozen=True)
+class LongEpoch:
+    """The epoch of `epoch_plan`, of a stream too long for a plan; a function of (seed, epoch) as well."""
+
+    kind: PartitionKind
+    num_tokens: int
+    num_steps: int
+    batch_size: int
+    seed: int
+    epoch: int
+
+    @property
+    def num_batches(self) -> int:
+        """How many there are."""
+        _, offset = _offset(self.num_steps, self.seed, self.epoch)
+        if self.kind == "random":
+            return -(-self._num_windows(offset) // self.batch_size)
+        return -(-((self.num_tokens - offset - 1) // self.batch_size) // self.num_steps)
+
+    def rows(self, first: int, stop: int) -> Plan:
+        """The batches first ... stop - 1."""
+        rng, offset = _offset(self.num_steps, self.seed, self.epoch)
+        if self.kind == "sequential":
+            strip_length = (self.num_tokens - offset - 1) // self.batch_size
+            cuts = self.num_steps * np.arange(first, stop)
+            last = self.num_tokens - 1
+            return _strips(offset, strip_length, last, self.num_steps, self.batch_size, cuts)
+        keys = rng.integers(2**64, size=ROUNDS, dtype=np.uint64)
+        places, num_windows = (
+            np.arange(first * self.batch_size, stop * self.batch_size),
+            self._num_windows(offset),
+        )
+        order = permute(places[places < num_windows], num_windows, keys)
+        return _windows(offset + self.num_steps * order, self.num_tokens, self.num_steps, self.batch_size)
+
+    def _num_windows(self, offset: int) -> int:
+        return (self.num_tokens - offset - 1) // self.num_steps
+
+
+Epoch = Plan | LongEpoch
 
 
 def check_stream(num_tokens: int, num_steps: int, batch_size: int, kind: PartitionKind) -> None:
@@ -62,24 +119,44 @@ def random_sampling(num_tokens: int, num_steps: int, batch_size: int, seed: int,
     check_stream(num_tokens, num_steps, batch_size, "random")
     rng, offset = _offset(num_steps, seed, epoch)
     starts = offset + num_steps * rng.permutation((num_tokens - offset - 1) // num_steps)
+    return _windows(starts, num_tokens, num_steps, batch_size)
+
+
+def _index_type(num_tokens: int) -> np.dtype:
+    """What places in a stream are written in."""
+    return np.dtype(np.int32 if num_tokens <= 2**31 else np.int64)
+
+
+def _windows(starts: np.ndarray, num_tokens: int, num_steps: int, batch_size: int) -> Plan:
+    """Whole windows in the order of their starts, B a batch; rows that the last batch lacks have length 0."""
     num_batches = -(-len(starts) // batch_size)
     lengths = np.full(len(starts), num_steps)
     missing = (0, num_batches * batch_size - len(starts))
     shape = (num_batches, batch_size)
     return Plan(
-        np.pad(starts, missing).reshape(shape).astype(np.int32),
+        np.pad(starts, missing).reshape(shape).astype(_index_type(num_tokens)),
         np.pad(lengths, missing).reshape(shape).astype(np.int32),
         np.ones(num_batches, bool),
     )
 
 
-def _strips(start: int, strip_length: int, last_target: int, num_steps: int, batch_size: int) -> Plan:
-    """B strips of `strip_length` targets each from `start`, cut every n; none counts past last_target."""
-    cuts = np.arange(0, strip_length, num_steps)
+def _strips(
+    start: int,
+    strip_length: int,
+    last_target: int,
+    num_steps: int,
+    batch_size: int,
+    cuts: np.ndarray | None = None,
+) -> Plan:
+    """B strips of `strip_length` targets each from `start`, cut every n; none counts past last_target.
+
+    cuts: only the batches that begin there, of a strip.
+    """
+    cuts = np.arange(0, strip_length, num_steps) if cuts is None else cuts
     starts = start + cuts[:, None] + strip_length * np.arange(batch_size)[None]
     ends = np.minimum(start + strip_length * (1 + np.arange(batch_size)), last_target)
     lengths = np.clip(ends[None] - starts, 0, num_steps)
-    return Plan(starts.astype(np.int32), lengths.astype(np.int32), cuts == 0)
+    return Plan(starts.astype(_index_type(last_target + 1)), lengths.astype(np.int32), cuts == 0)
 
 
 def sequential_partitioning(num_tokens: int, num_steps: int, batch_size: int, seed: int, epoch: int) -> Plan:
@@ -131,8 +208,11 @@ def sliding(num_points: int, num_steps: int, batch_size: int, seed: int, epoch: 
 
 def epoch_plan(
     kind: PartitionKind, num_tokens: int, num_steps: int, batch_size: int, seed: int, epoch: int
-) -> Plan:
-    """The plan of one epoch of training, a function of (seed, epoch)."""
+) -> Epoch:
+    """The plan of one epoch of training, a function of (seed, epoch); of a LONG stream what makes it."""
+    if kind in get_args(PartitionKind) and num_tokens > LONG:
+        check_stream(num_tokens, num_steps, batch_size, kind)
+        return LongEpoch(kind, num_tokens, num_steps, batch_size, seed, epoch)
     match kind:
         case "random":
             return random_sampling(num_tokens, num_steps, batch_size, seed, epoch)

@@ -6,28 +6,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from lmseq.config.text import TextConfig
 from lmseq.data.corpora import CORPORA, SPLITS, RawCorpus, read_corpus
 from lmseq.data.marks import UNK, places_of
+from lmseq.data.store import Stored, is_store, open_store, read_stored
 from lmseq.data.tokens import Corpus, Vocab, build_vocab, prepare_corpus
 from lmseq.files import cache_folder
 
 
 class Texts(NamedTuple):
-    """The corpus, the vocabulary of its training text, and the ids of train, valid and test, int32 (T,)."""
+    """The corpus, the vocabulary of its training text, and the ids of train, valid and test, (T,).
 
-    corpus: Corpus
+    Of a text the ids are int32. Of a store they are memory maps of a smaller kind, and there is no text.
+    """
+
+    corpus: Corpus | Stored
     vocab: Vocab
-    ids: dict[str, Int[np.ndarray, "_"]]
+    ids: dict[str, Integer[np.ndarray, "_"]]
 
     def num_chars(self, split: str) -> int:
         """Characters of the normalised text of a split."""
-        return len(getattr(self.corpus, split))
+        return self.corpus.num_chars(split)
 
     def num_unknown(self, split: str) -> int:
         """Tokens of a split that the training text lacks, or has too rarely: they are scored as `<unk>`."""
+        if isinstance(self.corpus, Stored):
+            return self.corpus.num_unknown(split)
         if not self.vocab.unknown_ids:
             return 0
         number = int(np.count_nonzero(self.ids[split] == self.vocab.unknown_ids[0]))
@@ -35,13 +41,19 @@ class Texts(NamedTuple):
             number -= sum(1 for _ in places_of(UNK, getattr(self.corpus, split)))  # a word that is known
         return number
 
+    def first_words(self) -> list[str]:
+        """Words of the beginning of the validation text, but for the first, which may be cut."""
+        if isinstance(self.corpus, Stored):
+            return self.vocab.decode(self.ids["valid"][:100_000]).split()[1:]
+        return self.corpus.valid[:100_000].split()[1:]
+
     def facts(self) -> dict[str, Any]:
         """What a model is trained on: name, sizes, and SHA-256 of the normalised text of each split."""
         splits = {
             split: {
                 "characters": self.num_chars(split),
                 "tokens": ids.size,
-                "sha256": hashlib.sha256(getattr(self.corpus, split).encode()).hexdigest(),
+                "sha256": self.corpus.sha256(split),
             }
             for split, ids in self.ids.items()
         }
@@ -52,18 +64,37 @@ def read_raw(corpus: str, *, data_dir: Path | None = None, cache_dir: Path | Non
     """A named corpus, or a file or folder, as it was written (see `read_corpus`, which says what raises).
 
     The files of a named corpus are looked for in data_dir, then in cache_dir, where they are downloaded to if
-    they are in neither; None stands for `cache_folder()`.
+    they are in neither; None stands for `cache_folder()`. ValueError for a store, which holds no text.
     """
+    if is_store(corpus):
+        raise ValueError(f"{corpus} is a store of tokens, without their text: name the text itself")
     if corpus in CORPORA and CORPORA[corpus].files:
         cache_dir = cache_dir or cache_folder()
     return read_corpus(corpus, data_dir=data_dir, cache_dir=cache_dir)
 
 
 def has_parts(corpus: str) -> bool:
-    """Whether a corpus comes in training, validation and test parts, as some named ones and folders do."""
+    """Whether a text comes in training, validation and test parts, as some named ones and folders do."""
     if corpus in CORPORA:
         return "train" in CORPORA[corpus].files
-    return os.path.isdir(corpus)
+    return os.path.isdir(corpus) and not is_store(corpus)
+
+
+def stored_config(corpus: str) -> TextConfig:
+    """The config of the texts of a store; ValueError for one that is damaged."""
+    return TextConfig(corpus=corpus, **read_stored(corpus).settings)
+
+
+def _load_stored(config: TextConfig) -> Texts:
+    """The texts of a store; ValueError where it was made with other settings than the config has."""
+    kept = read_stored(config.corpus).settings
+    differing = [f"--{name}={value}" for name, value in kept.items() if getattr(config, name) != value]
+    if differing:
+        raise ValueError(
+            f"{config.corpus} is a store made with {' '.join(differing)}, got other settings: "
+            "leave them out, or make another store"
+        )
+    return Texts(*open_store(config.corpus))
 
 
 def refuse_fractions(config: TextConfig, name: str) -> None:
@@ -94,9 +125,12 @@ def load_texts(config: TextConfig, *, data_dir: Path | None = None, cache_dir: P
     """Read, split and tokenise what the config names; the vocabulary is of the training text alone.
 
     A named corpus is looked for in data_dir, then in cache_dir, and downloaded to cache_dir if it is in
-    neither; without cache_dir that is the user's cache folder. Raises ValueError as `read_splits`,
-    `build_vocab` and `Vocab.encode` do, with the part that is at fault.
+    neither; without cache_dir that is the user's cache folder. A store is mapped, and nothing of it is read;
+    `stored_config` has its settings. Raises ValueError as `read_splits`, `build_vocab` and `Vocab.encode` do,
+    with the part that is at fault, as `open_store` does, and for a store made with other settings.
     """
+    if is_store(config.corpus):
+        return _load_stored(config)
     corpus = read_splits(config, data_dir=data_dir, cache_dir=cache_dir)
     names = {split: f"the {split} part of {corpus.name}" for split in SPLITS}
     vocab = build_vocab(

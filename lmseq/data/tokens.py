@@ -1,10 +1,13 @@
 """Normalise, tokenise, and the frozen Vocab, built from training text alone."""
 
+import hashlib
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -14,7 +17,7 @@ from numpy.typing import ArrayLike
 from lmseq.data.corpora import RawCorpus, split_text
 from lmseq.data.marks import LINE_END, UNK, refuse_marks
 
-Level = Literal["byte", "char", "word", "bpe"]
+Level = Literal["byte", "char", "word", "bpe", "ids"]
 Normalization = Literal["none", "letters"]
 WORD = re.compile(r"[^ \t\r\0]+")  # within a line
 EOS = LINE_END  # of a text of words: one for each line
@@ -27,6 +30,14 @@ class Corpus(NamedTuple):
     train: str
     valid: str
     test: str
+
+    def num_chars(self, split: str) -> int:
+        """Characters of a split."""
+        return len(getattr(self, split))
+
+    def sha256(self, split: str) -> str:
+        """SHA-256 of a split's UTF-8."""
+        return hashlib.sha256(getattr(self, split).encode()).hexdigest()
 
 
 def normalize_text(text: str, how: Normalization) -> str:
@@ -67,9 +78,12 @@ def prepare_corpus(
 class Vocab:
     """A bijection between V symbols and the ids 0 ... V - 1, and the way text is cut into symbols.
 
-    `tokens` are the characters or words in order of id, `<unk>` first; bytes and bpe store none.
-    `bpe_json` is the serialised byte-pair encoder of level bpe. Vocabularies are equal, and hash
-    alike, when all of their fields are equal.
+    `tokens` are the characters or words in order of id, `<unk>` first; bytes and bpe store none. Where
+    documents have ends, `<eos>` is a token too: the second character, or one more after the bytes or the
+    symbols of bpe. No text encodes to it: who makes a stream of documents puts it there. `bpe_json` is the
+    serialised byte-pair encoder of level bpe. At level `ids` nothing is known of the symbols: `tokens` are
+    their numbers, and a text is numbers between blanks. Vocabularies are equal, and hash alike, when all of
+    their fields are equal.
     """
 
     level: Level
@@ -81,11 +95,18 @@ class Vocab:
         """V, the number of symbols."""
         match self.level:
             case "byte":
-                return 256
+                return 256 + len(self.tokens)
             case "bpe":
-                return self._encoder.get_vocab_size()
+                return self._encoder.get_vocab_size() + len(self.tokens)
             case _:
                 return len(self.tokens)
+
+    @property
+    def end_id(self) -> int | None:
+        """The id of `<eos>`, which ends a line of words, or a document where documents have ends."""
+        if self.level in ("byte", "bpe"):
+            return len(self) - 1 if self.tokens else None
+        return self._ids.get(EOS)
 
     @cached_property
     def _encoder(self):
@@ -101,9 +122,9 @@ class Vocab:
         return {token: i for i, token in enumerate(self.tokens)}
 
     @cached_property
-    def _id_of_code_point(self) -> Int[np.ndarray, "points"]:
+    def id_of_code_point(self) -> Int[np.ndarray, "points"]:
         """Ids by code point, up to the largest known one; the last entry stands for all above it."""
-        known = {ord(token): i for token, i in self._ids.items() if token != UNK}
+        known = {ord(token): i for token, i in self._ids.items() if len(token) == 1}
         table = np.full(max(known, default=-1) + 2, self._ids[UNK], np.int32)
         table[list(known)] = list(known.values())
         return table
@@ -117,7 +138,8 @@ class Vocab:
         """Ids of the normalised text, int32 (T,); a character or word outside V becomes `<unk>`.
 
         Raises ValueError for a text with lone surrogates, which no encoding can write, and at level word for
-        `<s>`, `</s>` and `<eos>`, which are kept for sentences' ends: then the text is called `name`.
+        `<s>`, `</s>` and `<eos>`, which are kept for sentences' ends, or at level ids for what is no id: then
+        the text is called `name`.
         """
         text = normalize_text(text, self.normalize)
         match self.level:
@@ -125,28 +147,48 @@ class Vocab:
                 return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
             case "char":
                 points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-                table = self._id_of_code_point
+                table = self.id_of_code_point
                 return table[np.minimum(points, len(table) - 1)]
             case "word":
                 refuse_marks(text, name)
                 unk = self._ids[UNK]
                 return np.array([self._ids.get(word, unk) for word in split_words(text)], np.int32)
+            case "ids":
+                return np.array([self._number(word, name) for word in text.split()], np.int32)
             case _:
                 return np.array(self._encoder.encode(text).ids, np.int32)
+
+    def _number(self, word: str, name: str) -> int:
+        """The id that is written in a text of ids."""
+        if word not in self._ids:
+            raise ValueError(
+                f"expected numbers from 0 to {len(self) - 1} in {name}, got {word[:20]!r}: the vocabulary is "
+                "of bare ids, which no text can be encoded to or decoded from"
+            )
+        return self._ids[word]
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of ids (T,), a list or any integer array: the inverse of `encode` where nothing is unknown.
 
         That holds for bytes, characters and bpe, while white space between words is not kept:
-        they are joined by single spaces and `<eos>` ends a line. Bytes that are not UTF-8, which a model
-        may well write, become U+FFFD. Raises ValueError for ids that are not integers in 0 ... V - 1.
+        they are joined by single spaces and `<eos>` ends a line; at the other levels it is written out. At
+        level ids the text is numbers between spaces. Bytes that are not UTF-8, which a model may well write,
+        become U+FFFD. Raises ValueError for ids that are not integers in 0 ... V - 1.
         """
         checked = self._checked(ids)
+        if self.level not in ("byte", "bpe") or self.end_id is None:
+            return self._spell(checked)
+        ends = [-1, *(place for place, i in enumerate(checked) if i == self.end_id), len(checked)]
+        return EOS.join(self._spell(checked[left + 1 : right]) for left, right in pairwise(ends))
+
+    def _spell(self, checked: list[int]) -> str:
         match self.level:
             case "byte":
                 return bytes(checked).decode("utf-8", errors="replace")
             case "char":
                 return "".join(self.tokens[i] for i in checked)
+            case "ids":
+                return " ".join(self.tokens[i] for i in checked)
             case "word":
                 words = " ".join("\n" if self.tokens[i] == EOS else self.tokens[i] for i in checked)
                 return re.sub(" ?\n ?", "\n", words)
@@ -163,9 +205,9 @@ class Vocab:
         checked = self._checked(ids)
         match self.level:
             case "byte":
-                return [chr(i) if 0x20 <= i < 0x7F else f"\\x{i:02x}" for i in checked]
+                return [EOS if i > 255 else chr(i) if 0x20 <= i < 0x7F else f"\\x{i:02x}" for i in checked]
             case "bpe":
-                return [self._encoder.id_to_token(i) for i in checked]
+                return [EOS if i == self.end_id else self._encoder.id_to_token(i) for i in checked]
             case _:
                 return [_printable(self.tokens[i]) for i in checked]
 
@@ -217,9 +259,15 @@ def _vocab_fields(fields: Any) -> dict[str, Any]:
         raise ValueError(f"level {level!r} or normalize {fields['normalize']!r} is unknown")
     if not (isinstance(tokens, list) and all(isinstance(token, str) for token in tokens)):
         raise ValueError("tokens are not a list of strings")
-    if tokens[:1] != ([UNK] if level in ("char", "word") else []) or len(set(tokens)) < len(tokens):
+    if level in ("byte", "bpe"):
+        fine = tokens in ([], [EOS])
+    elif level == "ids":
+        fine = tokens == [str(i) for i in range(len(tokens))]
+    else:
+        fine = tokens[:1] == [UNK] and len(set(tokens)) == len(tokens)
+    if not fine:
         raise ValueError(f"tokens of level {level} do not start as they should, or one is there twice")
-    if level == "char" and any(len(token) != 1 for token in tokens[1:]):
+    if level == "char" and any(len(token) != 1 for token in tokens[1 + (tokens[1:2] == [EOS]) :]):
         raise ValueError("a token of level char is not one character")
     if not isinstance(fields["bpe_json"], str) or bool(fields["bpe_json"]) != (level == "bpe"):
         raise ValueError("bpe_json goes with level bpe, and only with it")
@@ -261,22 +309,33 @@ def build_vocab(
         case "byte":
             return Vocab(level, normalize)
         case "char":
-            seen = sorted(symbol for symbol, count in Counter(text).items() if count >= min_count)
-            return Vocab(level, normalize, (UNK, *seen))
+            return Vocab(level, normalize, char_tokens(Counter(text), min_count))
         case "word":
             refuse_marks(text, name)
-            counts = Counter(split_words(text))
-            # A corpus may have <unk> among its words already: it is the same symbol.
-            kept = [word for word in counts if word != UNK and (counts[word] >= min_count or word == EOS)]
-            return Vocab(level, normalize, (UNK, *sorted(kept, key=lambda word: (-counts[word], word))))
+            return Vocab(level, normalize, word_tokens(Counter(split_words(text)), min_count))
         case "bpe":
-            return Vocab(level, normalize, bpe_json=_train_bpe(text, bpe_vocab_size))
+            return Vocab(level, normalize, bpe_json=train_bpe([text], bpe_vocab_size))
         case _:
             raise ValueError(f"expected level byte, char, word or bpe, got {level!r}: choose one of the four")
 
 
-def _train_bpe(text: str, vocab_size: int) -> str:
-    """A byte-level byte-pair encoder, serialised: no normaliser, no added space, so that it is exact."""
+def char_tokens(counts: Mapping[str, int], min_count: int) -> tuple[str, ...]:
+    """`<unk>`, and the characters that are there at least min_count times, by code point."""
+    return (UNK, *sorted(symbol for symbol, count in counts.items() if count >= min_count))
+
+
+def word_tokens(counts: Mapping[str, int], min_count: int) -> tuple[str, ...]:
+    """`<unk>`, and the words that are there at least min_count times, by falling count; `<eos>` always."""
+    # A corpus may have <unk> among its words already: it is the same symbol.
+    kept = [word for word in counts if word != UNK and (counts[word] >= min_count or word == EOS)]
+    return (UNK, *sorted(kept, key=lambda word: (-counts[word], word)))
+
+
+def train_bpe(pieces: Iterable[str], vocab_size: int) -> str:
+    """A byte-level byte-pair encoder, serialised: no normaliser, no added space, so that it is exact.
+
+    Pieces of a text end where lines end, or the text does.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     if vocab_size < 256:
@@ -289,5 +348,6 @@ def _train_bpe(text: str, vocab_size: int) -> str:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    encoder.train_from_iterator(text.splitlines(keepends=True), trainer)
+    lines = (line for piece in pieces for line in piece.splitlines(keepends=True))
+    encoder.train_from_iterator(lines, trainer)
     return encoder.to_str()

@@ -22,10 +22,12 @@ from lmseq.data.corpora import (
     split_files,
     split_offsets,
 )
+from lmseq.data.pieces import pieces
+from lmseq.data.store import is_store
 from lmseq.data.texts import Texts, load_texts, read_splits, refuse_fractions
 from lmseq.data.tokens import EOS, UNK, Vocab
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences, mark_sentences
-from lmseq.ngram.words import look_up, number_text, pieces
+from lmseq.ngram.words import look_up, number_text
 
 
 class Counted(NamedTuple):
@@ -67,7 +69,7 @@ def load_counted(
     Words are what stands between blanks, and each line is a sentence; at the other levels each split is one
     sentence. Raises ValueError as `load_texts` does, so for a part with `<s>`, `</s>` or `<eos>` as a word.
     """
-    if config.level != "word":
+    if config.level != "word" or is_store(config.corpus):
         return from_texts(load_texts(config, data_dir=data_dir, cache_dir=cache_dir))
     return _words(config, data_dir, cache_dir)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from scipy.optimize import minimize
 
 from lmseq.config.counts import CountConfig, Smoothing, thresholds
@@ -53,9 +53,11 @@ def counts_of_counts(
 # What is read from the text
 
 
-def unigram_log_probs(tokens: Int[np.ndarray, "time"], vocab_size: int) -> Float[np.ndarray, "vocab"]:
+def unigram_log_probs(tokens: Integer[np.ndarray, "time"], vocab_size: int) -> Float[np.ndarray, "vocab"]:
     """log P(x) = log((n(x) + 1) / (N + V)), add-one so that no symbol is impossible, float64 (V,)."""
-    counts = np.bincount(tokens, minlength=vocab_size) + 1.0
+    counts = np.ones(vocab_size)
+    for start in range(0, len(tokens), 1 << 22):  # a long text is counted as int64: not all of it at once
+        counts += np.bincount(tokens[start : start + (1 << 22)], minlength=vocab_size)
     return np.log(counts / counts.sum())
 
 

@@ -1,20 +1,14 @@
 """From text to the word ids of count models, numbered by first appearance, a piece of the text at a time."""
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import BufferedIOBase
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from lmseq.data.marks import refuse_marks
-from lmseq.data.tokens import WORD
+from lmseq.data.pieces import LINE_END, split_words
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences
-
-LINE_END = b"\0"  # stands for a line's end among words, none of which can contain it
-PIECE = 1 << 22  # bytes
-_WORD = re.compile(WORD.pattern.encode())
 
 
 class NumberedText(NamedTuple):
@@ -32,39 +26,12 @@ class _Numbering(dict[bytes, int]):
         return number
 
 
-def pieces(file: BufferedIOBase, size: int = -1) -> Iterator[bytes]:
-    """The first `size` bytes of a file (-1: all), about PIECE at a time, cut behind blanks."""
-    rest = b""
-    while size and (block := file.read(PIECE if size < 0 else min(PIECE, size))):
-        size -= len(block) if size > 0 else 0
-        # A text may be one line: its pieces end anywhere between words.
-        end = max(block.rfind(b"\n"), block.rfind(b" ")) + 1
-        if end:
-            yield rest + block[:end]
-            rest = block[end:]
-        else:
-            rest += block
-    if rest:
-        yield rest
-
-
-def _split(piece: bytes) -> list[bytes]:
-    """Words between spaces, tabs, carriage returns and NULs, and LINE_END for each line's end."""
-    if b"\v" in piece or b"\f" in piece:  # which bytes.split takes for blanks
-        lines = piece.split(b"\n")
-        words = [w for line in lines for w in (*_WORD.findall(line), LINE_END)]
-        return words[:-1]
-    if b"\0" in piece:
-        piece = piece.replace(b"\0", b" ")
-    return piece.replace(b"\n", b" " + LINE_END + b" ").split()
-
-
 def _read(text: Iterable[bytes], id_of: Callable[[bytes], int], name: str) -> Int[np.ndarray, "time"]:
     """Marked sentences of a text given in pieces that end with blanks; the last line need not end."""
     ids, last = [np.zeros(0, np.int32)], b"\n"
     for piece in text:
         refuse_marks(piece, name)
-        words = _split(piece)
+        words = split_words(piece)
         ids.append(np.fromiter(map(id_of, words), np.int32, len(words)))
         last = piece[-1:] or last
     if last != b"\n":

@@ -25,10 +25,11 @@ from lmseq.files import locked
 from lmseq.models.interface import count_parameters
 from lmseq.training import ensemble, loop
 from lmseq.training.checkpoint import Progress
+from lmseq.training.feeding import as_elements, put_stream
 from lmseq.training.folder import Folder, begin
 from lmseq.training.job import Batches, Job, check_job
 from lmseq.training.optimizer import make_optimizer
-from lmseq.training.sharding import make_mesh, replicated, training_sharding
+from lmseq.training.sharding import make_mesh, training_sharding
 from lmseq.training.state import LoopState, init_training, split_key
 from lmseq.training.train_step import Dispatch, Objective, make_dispatch, window_loss
 from lmseq.training.watch import Clock, Evaluate, Record, Watcher
@@ -140,7 +141,7 @@ def train(
             step=restored.step,
         )
         plans = loop.PlanStream(partial(job.batches.plan_of, len(stream), job.train.seed))
-        tokens = jax.device_put(stream, replicated(mesh))
+        tokens = put_stream(stream, job.batches.num_steps, mesh)
         records, stopped = folder.records, False
         for done in loop.dispatches(job.train, plans, dispatch, mesh, loop_state, tokens, keys.train):
             loop_state, record = done.loop_state, watcher.record(done)
@@ -194,13 +195,14 @@ def fit_members(
     length = len(streams[0])
 
     def plan_within(seed: int, epoch: int) -> Plan:
-        plan = batches.plan_of(length, seed, epoch)
+        found = batches.plan_of(length, seed, epoch)
+        plan = found.rows(0, found.num_batches)
         return plan._replace(starts=plan.starts + np.int32(length * place[seed]))
 
     members = ensemble.Members(
         tuple(seeds), {name: tuple(values) for name, values in (settings or {}).items()}
     )
-    sizes, stream = (batches.batch_size, batches.num_steps), np.concatenate(streams)
+    sizes, stream = (batches.batch_size, batches.num_steps), as_elements(np.concatenate(streams))
     for done in ensemble.ensemble_run(model, config, members, stream, plan_within, *sizes, objective, parts):
         if on_steps is not None:
             on_steps(done.step)

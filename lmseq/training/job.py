@@ -10,7 +10,7 @@ import numpy as np
 
 from lmseq.config.training import TrainConfig, check_train
 from lmseq.contract import Model
-from lmseq.data.partition import PartitionKind, Plan, check_stream, epoch_plan
+from lmseq.data.partition import Epoch, PartitionKind, check_stream, epoch_plan
 from lmseq.training.memory import check_memory
 from lmseq.training.sharding import check_batch, make_mesh
 from lmseq.training.train_step import Objective, window_loss
@@ -18,7 +18,7 @@ from lmseq.training.watch import Clock, Evaluate
 from lmseq.types import Normal, PRNGKey, Stream
 
 # The batches of an epoch, of (length of the stream, num_steps, batch_size, seed, epoch).
-Partition = Callable[[int, int, int, int, int], Plan]
+Partition = Callable[[int, int, int, int, int], Epoch]
 
 
 class Batches(NamedTuple):
@@ -32,7 +32,7 @@ class Batches(NamedTuple):
     num_steps: int = 32
     partition: PartitionKind | Partition = "sequential"
 
-    def plan_of(self, length: int, seed: int, epoch: int) -> Plan:
+    def plan_of(self, length: int, seed: int, epoch: int) -> Epoch:
         """The batches of one epoch of a stream of `length` elements."""
         named = isinstance(self.partition, str)
         partition = partial(epoch_plan, self.partition) if named else self.partition

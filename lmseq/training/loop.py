@@ -1,16 +1,17 @@
 """From a config and a step number to the next dispatches; the data position is the step itself."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from lmseq.config.training import TrainConfig
-from lmseq.data.partition import Plan
-from lmseq.training.sharding import plan_sharding
+from lmseq.data.partition import Epoch, Plan
+from lmseq.training.feeding import HostStream, feed
 from lmseq.training.state import LoopState
 from lmseq.training.train_step import Dispatch, StepMetrics, first_non_finite
 from lmseq.types import PRNGKey, Stream
@@ -44,10 +45,10 @@ def boundaries(start: int, stop: int, *periods: int) -> Iterator[tuple[int, int]
 
 
 class PlanStream:
-    """The batches of all epochs in a row, addressed by step; `plan_of` gives those of one epoch."""
+    """The batches of all epochs in a row, addressed by step; `epoch_of` gives those of one epoch."""
 
-    def __init__(self, plan_of: Callable[[int], Plan]) -> None:
-        self._plan = lru_cache(maxsize=2)(plan_of)
+    def __init__(self, epoch_of: Callable[[int], Epoch]) -> None:
+        self._epoch = lru_cache(maxsize=2)(epoch_of)
         self._ends: list[int] = []
 
     def slice(self, start: int, stop: int) -> Plan:
@@ -55,31 +56,30 @@ class PlanStream:
         pieces, epoch, first = [], 0, 0
         while first < stop:
             if epoch == len(self._ends):
-                self._ends.append(first + len(self._plan(epoch).resets))
+                self._ends.append(first + self._epoch(epoch).num_batches)
             end = self._ends[epoch]
             if start < end:
-                rows = slice(max(start - first, 0), stop - first)
-                pieces.append(Plan(*(leaf[rows] for leaf in self._plan(epoch))))
+                pieces.append(self._epoch(epoch).rows(max(start - first, 0), min(stop, end) - first))
             epoch, first = epoch + 1, end
         return Plan(*(np.concatenate(leaves) for leaves in zip(*pieces, strict=True)))
 
 
 def advance(
     cuts: Iterable[tuple[int, int]],
-    plan_of: Callable[[int, int], Plan],
-    dispatch: Callable[[LoopState, Plan], tuple[LoopState, StepMetrics]],
+    batches_of: Callable[[int, int], Any],
+    dispatch: Callable[[LoopState, Any], tuple[LoopState, StepMetrics]],
     check: Callable[[StepMetrics, int], None],
     loop_state: LoopState,
 ) -> Iterator[Dispatched]:
-    """The loop of every training: dispatch each cut (first, end) on its plan, wait, check, and yield.
+    """The loop of every training: dispatch each cut (first, end) on its batches, wait, check, and yield.
 
-    plan_of: batches of the steps first ... end - 1, on their devices. check: raises for metrics that are not
+    batches_of: those of the steps first ... end - 1, on their devices. check: raises for metrics that are not
     finite, given the step that they begin after. Waits for every dispatch: programs with collectives that
     queue up behind each other can deadlock on virtual devices, and the caller wants its loss anyway. A
     yielded state is donated to the next dispatch.
     """
     for start, stop in cuts:
-        loop_state, metrics = dispatch(loop_state, plan_of(start, stop))
+        loop_state, metrics = dispatch(loop_state, batches_of(start, stop))
         metrics = jax.device_get(jax.block_until_ready(metrics))
         check(metrics, start)
         yield Dispatched(stop, loop_state, metrics)
@@ -91,21 +91,24 @@ def dispatches(
     dispatch: Dispatch,
     mesh: Mesh,
     loop_state: LoopState,
-    tokens: Stream,
+    tokens: Stream | HostStream,
     key: PRNGKey,
 ) -> Iterator[Dispatched]:
     """Train one model from the state's step to num_train_steps, yielding after each dispatch.
 
-    Raises NonFiniteLossError naming the step.
+    tokens: on the device, or on the host, from where a dispatch's windows are sent before it begins. Raises
+    NonFiniteLossError naming the step.
     """
     periods = (train.steps_per_dispatch, train.eval_every, train.checkpoint_every)
-    return advance(
-        boundaries(int(loop_state.state.step), train.num_train_steps, *periods),
-        lambda start, stop: jax.device_put(plans.slice(start, stop), plan_sharding(mesh)),
-        lambda loop_state, plan: dispatch(loop_state, tokens, plan, key),
-        _check_finite,
-        loop_state,
-    )
+    cuts = list(boundaries(int(loop_state.state.step), train.num_train_steps, *periods))
+    with closing(feed(cuts, plans.slice, mesh, tokens)) as fed:
+        yield from advance(
+            cuts,
+            lambda start, stop: next(fed),
+            lambda loop_state, fed: dispatch(loop_state, fed.stream, fed.plan, key),
+            _check_finite,
+            loop_state,
+        )
 
 
 def _check_finite(metrics: StepMetrics, first_step: int) -> None:

@@ -1,0 +1,139 @@
+"""Vocabulary and ids of a text in pieces: what `tokens` makes of a whole text, without holding it."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Integer, UInt32
+
+from lmseq.config.text import TextConfig
+from lmseq.data.marks import UNK, refuse_marks
+from lmseq.data.pieces import END, LINE_END, Pieces, behind_line, cut_behind, cut_for, split_words
+from lmseq.data.tokens import EOS, Vocab, char_tokens, train_bpe, word_tokens
+
+Ids = Integer[np.ndarray, "_"]
+
+
+def vocab_of(train: Pieces, config: TextConfig, *, has_ends: bool = False, name: str = "the text") -> Vocab:
+    """As `tokens.build_vocab`, of the normalised training text in pieces.
+
+    has_ends: `<eos>` is a symbol, for the ends of documents. Raises ValueError as `build_vocab` does.
+    """
+    ends = (EOS,) if has_ends else ()
+    match config.level:
+        case "byte":
+            return Vocab("byte", config.normalize, ends)
+        case "char":
+            unknown, *known = char_tokens(_count_characters(train), config.min_count)
+            return Vocab("char", config.normalize, (unknown, *ends, *known))
+        case "word":
+            return Vocab("word", config.normalize, word_tokens(_count_words(train, name), config.min_count))
+        case "bpe":
+            lines = (piece.decode() for piece in cut_behind(train, behind_line) if piece is not END)
+            return Vocab("bpe", config.normalize, ends, train_bpe(lines, config.bpe_vocab_size))
+        case _:
+            raise ValueError(
+                f"expected level byte, char, word or bpe of a text, got {config.level!r}: choose one"
+            )
+
+
+def _count_characters(text: Pieces) -> dict[str, int]:
+    counts = np.zeros(0x110000, np.int64)
+    for piece in text:
+        if piece is not END:
+            found = np.bincount(_code_points(piece))
+            counts[: found.size] += found
+    return {chr(point): int(counts[point]) for point in np.flatnonzero(counts)}
+
+
+def _count_words(text: Pieces, name: str) -> dict[str, int]:
+    counts: Counter[bytes] = Counter()
+    for words in _words(text, name):
+        counts.update(words)
+    return {EOS if word == LINE_END else word.decode(): count for word, count in counts.items()}
+
+
+def _words(text: Pieces, name: str) -> Iterator[list[bytes]]:
+    """The words of each piece, with LINE_END for each line's end, the last of a document ended or not."""
+    last = b"\n"
+    for piece in cut_for("word", text):
+        if piece is END:
+            if last != b"\n":
+                yield [LINE_END]
+            last = b"\n"
+            continue
+        refuse_marks(piece, name)
+        yield split_words(piece)
+        last = piece[-1:]
+    if last != b"\n":
+        yield [LINE_END]
+
+
+def _code_points(piece: bytes) -> UInt32[np.ndarray, "points"] | Integer[np.ndarray, "points"]:
+    """The characters of UTF-8."""
+    if piece.isascii():
+        return np.frombuffer(piece, np.uint8)
+    return np.frombuffer(piece.decode().encode("utf-32-le"), np.uint32)
+
+
+def dtype_of(vocab: Vocab) -> np.dtype:
+    """The smallest of uint8, uint16 and uint32, little endian, that holds the ids of a vocabulary."""
+    return next(np.dtype(kind) for kind in ("u1", "<u2", "<u4") if len(vocab) - 1 <= np.iinfo(kind).max)
+
+
+class Encoder:
+    """Makes ids of texts in pieces, as `Vocab.encode` does of a whole one, and counts what was unknown.
+
+    num_unknown: tokens that the vocabulary lacks. num_marks: words that are spelled `<unk>` in the text.
+    """
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab, self._dtype = vocab, dtype_of(vocab)
+        self.num_unknown = self.num_marks = 0
+        if vocab.level == "word":
+            numbers = {token.encode(): number for number, token in enumerate(vocab.tokens) if token != UNK}
+            # Of a training text without lines, not even ends of lines are known.
+            self._numbers = _Numbers(numbers | {LINE_END: vocab.end_id or 0})
+        if vocab.level == "char":
+            self._table = vocab.id_of_code_point.astype(self._dtype)
+
+    def encode(self, text: Pieces, *, name: str = "the text") -> Iterator[Ids]:
+        """Ids of the normalised text, some at a time, of `dtype_of`.
+
+        Where END ends a document stands `<eos>`, if the vocabulary has it; of words it ends the line. Raises
+        ValueError as `Vocab.encode` does.
+        """
+        if self._vocab.level == "word":
+            for words in _words(text, name):
+                yield np.fromiter(map(self._numbers.__getitem__, words), self._dtype, len(words))
+            self.num_unknown, self.num_marks = self._numbers.num_unknown, self._numbers.num_marks
+            return
+        for piece in cut_for(self._vocab.level, text):
+            if piece is not END:
+                yield self._encode_piece(piece)
+            elif self._vocab.end_id is not None:
+                yield np.array([self._vocab.end_id], self._dtype)
+
+    def _encode_piece(self, piece: bytes) -> Ids:
+        match self._vocab.level:
+            case "byte":
+                return np.frombuffer(piece, np.uint8).astype(self._dtype, copy=False)
+            case "char":
+                ids = self._table.take(_code_points(piece), mode="clip")
+                self.num_unknown += ids.size - int(np.count_nonzero(ids))
+                return ids
+            case _:
+                return self._vocab.encode(piece.decode()).astype(self._dtype)
+
+
+class _Numbers(dict[bytes, int]):
+    """Ids by word; every other word is `<unk>`, which is 0, and counted."""
+
+    num_unknown = num_marks = 0
+
+    def __missing__(self, word: bytes) -> int:
+        if word == UNK.encode():
+            self.num_marks += 1
+        else:
+            self.num_unknown += 1
+        return 0
