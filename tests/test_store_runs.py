@@ -87,7 +87,7 @@ def test_mistakes(scripts, book, tmp_path, script, harm, flags, message):
 
 
 def test_a_run_on_a_text_goes_on_with_its_store(scripts, book, tmp_path):
-    workdir, flags = tmp_path / "run", [*SMALL, "--num_train_steps=5", "--batch_size=8"]
+    workdir, flags = tmp_path / "run", [*SMALL, "--num_train_steps=20", "--batch_size=8"]
     summary = scripts.summary("train_lm", f"--corpus={book}", f"--workdir={workdir}", *flags)
     done = scripts.attempt("train_lm", f"--corpus={store_of(book)}", f"--workdir={workdir}", *flags)
     assert done.returncode == 0 and json.loads(done.stdout) == summary
@@ -107,7 +107,7 @@ def test_a_training_on_a_store_is_the_one_on_its_text(book):
 
 def test_bare_ids_are_trained_on_scored_and_sampled(scripts, nano, tmp_path):
     workdir = tmp_path / "run"
-    flags = [*SMALL, "--num_train_steps=5", "--batch_size=2"]
+    flags = [*SMALL, "--num_train_steps=20", "--batch_size=2"]
     summary = scripts.summary("train_lm", f"--corpus={nano}", f"--workdir={workdir}", *flags)
     assert summary["level"] == "ids" and summary["vocab_size"] == 300 and summary["test_loss"] is None
     sample = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["sample"]
