@@ -54,6 +54,7 @@ FLOORS = (
         "lmseq/ngram/storage.py",
     ),
     (
+        "lmseq/noise.py",
         "lmseq/contract.py",
         "lmseq/strips.py",
         "lmseq/scoring.py",
@@ -87,6 +88,7 @@ FLOORS = (
         "lmseq/training/state.py",
         "lmseq/training/optimizer.py",
         "lmseq/training/sharding.py",
+        "lmseq/training/gradient.py",
         "lmseq/training/train_step.py",
         "lmseq/training/objectives.py",
         "lmseq/training/metrics.py",

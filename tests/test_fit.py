@@ -75,7 +75,7 @@ def test_it_is_the_loop_of_dispatches(partition):
     keys, updates, mesh = state.split_key(CONFIG.seed), optimizer.make_optimizer(CONFIG), sharding.make_mesh()
     fresh = state.init_training_jit(keys.init, GRU, updates, 8)
     loop_state = jax.device_put(fresh, sharding.training_sharding(mesh, fresh))
-    dispatch = train_step.make_dispatch(GRU, updates, 5)
+    dispatch = train_step.make_dispatch(GRU, updates, 5, mesh=mesh)
     settings = LanguageModelConfig(DataConfig(partition=partition, batch_size=8, num_steps=5), train=CONFIG)
     tokens, plans = jax.device_put(STREAM, sharding.replicated(mesh)), text_plans(settings, STREAM.size)
     for done, record in zip(

@@ -19,10 +19,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
+from lmseq.training.gradient import Objective, make_gradient
 from lmseq.training.loop import Dispatched, NonFiniteLossError, PlanStream, advance, boundaries
 from lmseq.training.optimizer import Number, make_optimizer
 from lmseq.training.state import LoopState, init_training, split_key
-from lmseq.training.train_step import Objective, StepMetrics, train_step, window_loss
+from lmseq.training.train_step import StepMetrics, train_step, window_loss
 from lmseq.types import Stream
 
 # Settings that enter a step as numbers and nothing else: members may differ in them. Those of `TrainConfig`
@@ -127,7 +128,8 @@ def ensemble_run(
     def dispatch(loop_state, plan, key, settings, tokens):
         optimizer = make_optimizer(train, settings)
         built = parts(settings) if parts else (model, objective)
-        step = partial(train_step, built[0], optimizer, built[1], num_steps)
+        gradient = make_gradient(*built, num_steps, num_parts=train.accumulate_steps)
+        step = partial(train_step, gradient, optimizer)
         return lax.scan(lambda loop_state, row: step(loop_state, tokens, row, key), loop_state, plan)
 
     fresh = jax.jit(partial(lax.map, lambda one: init(*one)))((keys.init, settings))
