@@ -141,7 +141,7 @@ COLLECTIVE = re.compile(r" (all-gather|all-to-all|collective-permute|reduce-scat
 
 @pytest.mark.parametrize("name", SHARED)
 def test_devices_send_each_other_sums_alone(name):
-    """And each device computes its rows: the batch of a device stands in the program, the whole one nowhere."""
+    """And each device computes its own rows: nothing in the program is as large as the whole batch."""
     text = compiled(name, 4)
     assert set(COLLECTIVE.findall(text)) == {"all-reduce"}
     assert not re.search(r"f32\[(\d+,)*72(,\d+)*\]", text)  # 8 rows of 9 steps as one axis
