@@ -3,12 +3,13 @@
     python -m experiments.compile_for --topology=v5e:4x4 --model=lstm --hidden_size=1024 --batch_size=64
 
 Takes the flags of train_lm, and compiles a dispatch of its training steps, scoring and sampling. For each it
-prints the bytes on a device, the flops, the collectives, and the seconds of compilation. Flops and collectives
-are as XLA counts them, the body of a loop once: of a training those of one step; of a GPU's program flops are
-those of matrix products. The last line is a JSON object. The exit status is 1 where a program does not fit.
+prints the bytes on a device, the flops, the collectives, and the seconds of compilation. Flops and
+collectives are as XLA counts them, the body of a loop once: of a training those of one step; of a GPU's
+program flops are those of matrix products. The last line is a JSON object. The exit status is 1 where a
+program does not fit.
 
-Needs the accelerator's compiler: pip install -e ".[tpu]" or ".[gpu]". A GPU's own LSTM (cuDNN) is left out, as
-it is tried on a GPU before it is trusted.
+Needs the accelerator's compiler: pip install -e ".[tpu]" or ".[gpu]". A GPU's own LSTM (cuDNN) is left out,
+as it is tried on a GPU before it is trusted.
 """
 
 from dataclasses import dataclass

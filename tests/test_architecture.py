@@ -117,6 +117,7 @@ ROOMS = (
     ("experiments/counts/",),
     ("experiments/series/",),
     ("experiments/claims/",),
+    ("experiments/accelerators/",),
     (
         "experiments/train_lm.py",
         "experiments/train_ngram.py",
@@ -126,6 +127,7 @@ ROOMS = (
         "experiments/score_text.py",
         "experiments/sample_text.py",
         "experiments/native.py",
+        "experiments/compile_for.py",
     ),
     ("experiments/ablation/",),
     ("experiments/ablate.py", "experiments/plot_runs.py"),

@@ -13,7 +13,8 @@ COLLECTIVES = (
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?(%[\w.-]+) = (\(.*?\)|\S+) ([a-z][\w-]*)\((.*)$")
 SHAPE = re.compile(r"\b(pred|token|[a-z]+\d+\w*)\[([\d,]*)\]")
 HOST = re.compile(r'custom_call_target="[^"]*(?:callback|host)[^"]*"|\b(?:infeed|outfeed|send|recv)\(')
-WIDE = re.compile(r"\b(?:[fsu]64|c128)\[")
+# Of data: the counters of random numbers are u64, in passing.
+WIDE = re.compile(r"\b(?:f64|s64|c128)\[")
 
 
 def _size(dimensions: str) -> int:
@@ -89,7 +90,7 @@ def analyse(compiled: Any, memory: int) -> dict[str, Any]:
 
 def out_of_memory(message: str, memory: int) -> dict[str, Any]:
     """The same of a program that the compiler refuses, as it does not fit."""
-    asked = re.search(r"Used ([\d.]+)([KMGT]) of", message)
+    asked = re.search(r"(?:Used |\()([\d.]+)([KMGT])\)? (?:of|exceeds)", message)
     peak = float(asked[1]) * 1024 ** ("KMGT".index(asked[2]) + 1) if asked else None
     return {
         "flops_per_device": None,

@@ -63,7 +63,7 @@ def parse(topology: str) -> tuple[str, str]:
 
 
 def check_compiler(chip: Chip) -> None:
-    """Raise ValueError, with the command that installs it, where the compiler is not there. Starts nothing."""
+    """Raise ValueError, with the command that installs it, where the compiler is not there."""
     module, extra = {"tpu": ("libtpu", "tpu"), "cuda": ("jax_cuda13_plugin", "gpu")}[chip.platform]
     if find_spec(module) is None:
         raise ValueError(f'the compiler of {extra.upper()}s is not installed: pip install -e ".[{extra}]"')

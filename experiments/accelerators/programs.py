@@ -39,7 +39,7 @@ def mesh_of(devices: Sequence[Any]) -> Mesh:
     return Mesh(np.array(devices), (ROWS,), axis_types=(AxisType.Auto,))
 
 
-def _placed(tree: Any, shardings: Any) -> Any:
+def placed(tree: Any, shardings: Any) -> Any:
     """Shapes and types of arrays, on their devices."""
     return jax.tree.map(
         lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), tree, shardings
@@ -57,8 +57,8 @@ def lowered(config: LanguageModelConfig, model: Model, sizes: Sizes, mesh: Mesh)
     fresh = jax.eval_shape(
         lambda key: init_training(key, model, optimizer, batch_size), jax.eval_shape(jax.random.key, 0)
     )
-    loop_state: LoopState = _placed(fresh, training_sharding(mesh, fresh, train.shard))
-    key = _placed(jax.eval_shape(jax.random.key, 0), whole)
+    loop_state: LoopState = placed(fresh, training_sharding(mesh, fresh, train.shard))
+    key = placed(jax.eval_shape(jax.random.key, 0), whole)
     array = partial(_array, whole)
 
     def train_step():
@@ -68,7 +68,7 @@ def lowered(config: LanguageModelConfig, model: Model, sizes: Sizes, mesh: Mesh)
         )
         rows = jax.ShapeDtypeStruct((steps, batch_size), jnp.int32)
         plan = Plan(rows, rows, jax.ShapeDtypeStruct((steps,), jnp.bool_))
-        return dispatch.lower(loop_state, array(sizes.train), _placed(plan, plan_sharding(mesh)), key)
+        return dispatch.lower(loop_state, array(sizes.train), placed(plan, plan_sharding(mesh)), key)
 
     def score():
         plan = scoring_plan(sizes.valid, *SCORED)
