@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
+from experiments.accelerators import analysis
 from lmseq.config.language_model import ModelConfig, ModelKind
 from lmseq.config.training import TrainConfig
 from lmseq.data.partition import Plan, epoch_plan
@@ -144,6 +145,9 @@ def test_devices_send_each_other_sums_alone(name):
     """And each device computes its own rows: nothing in the program is as large as the whole batch."""
     text = compiled(name, 4)
     assert set(COLLECTIVE.findall(text)) == {"all-reduce"}
+    assert not analysis.HOST.search(text) and not analysis.WIDE.search(
+        text
+    )  # no call of the host, no float64
     assert not re.search(r"f32\[(\d+,)*72(,\d+)*\]", text)  # 8 rows of 9 steps as one axis
 
 

@@ -36,7 +36,7 @@ def prepare(config: SeriesConfig) -> PreparedSeries:
     series = load(config)
     model = model_of(config, series)
     check_batch(make_mesh(), config.data.batch_size, config.train.accumulate_steps)
-    check_memory(model)
+    check_memory(model, shard=config.train.shard)
     return PreparedSeries(config, series, model)
 
 

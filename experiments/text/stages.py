@@ -34,7 +34,7 @@ def prepare(config: LanguageModelConfig, texts: Texts) -> PreparedText:
     data = config.data
     check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
     model = build_model(config.model, len(texts.vocab))
-    check_memory(model)
+    check_memory(model, shard=config.train.shard)
     return PreparedText(config, texts, model)
 
 

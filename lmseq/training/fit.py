@@ -220,7 +220,13 @@ def _programs(
 ) -> tuple[Callable[[PRNGKey], LoopState], Dispatch]:
     """The jitted initialisation and dispatch of a training; the same ones for each seed and stream."""
     optimizer, (batch_size, num_steps) = make_optimizer(config), sizes
-    init = jax.jit(lambda key: init_training(key, model, optimizer, batch_size))
+
+    def init(key: PRNGKey) -> LoopState:
+        return init_training(key, model, optimizer, batch_size)
+
+    # What does not fit one device is spread from the first.
+    placed = training_sharding(mesh, jax.eval_shape(init, jax.random.key(0)), config.shard)
+    init = jax.jit(init, out_shardings=placed if config.shard == "params" else None)
     parts, shard = config.accumulate_steps, config.shard
     return init, make_dispatch(
         model, optimizer, num_steps, objective, num_parts=parts, mesh=mesh, shard=shard

@@ -71,7 +71,7 @@ def check_job(job: Job) -> None:
         check_stream(len(stream), num_steps, batch_size, partition)
     job.batches.plan_of(len(stream), job.train.seed, 0)
     check_batch(make_mesh(), batch_size, job.train.accumulate_steps)
-    check_memory(job.model)
+    check_memory(job.model, shard=job.train.shard)
     if job.workdir is not None and job.workdir.exists() and not job.workdir.is_dir():
         raise ValueError(f"expected a folder as workdir, {job.workdir} is a file: name another")
 
