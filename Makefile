@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo native test test-all lint docs figures pictures clean
+.PHONY: help demo native test test-all test-accelerators lint docs figures pictures clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -33,6 +33,9 @@ test: .venv/.dev ## run the tests (PYTEST_ARGS="-n 2")
 test-all: .venv/.dev ## run the tests, the slow ones too
 	.venv/bin/python -m pytest $(PYTEST_ARGS) -m "slow or not slow" tests
 
+test-accelerators: .accelerators/.tests ## compile every kind of program for TPUs and GPUs (.accelerators: 7 GB)
+	JAX_PLATFORMS=cpu .accelerators/bin/python -m pytest $(PYTEST_ARGS) tests/test_accelerators.py
+
 lint: .venv/.dev ## check style and formatting
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m ruff format --check .
@@ -47,8 +50,8 @@ figures: .venv/.user ## write README.md and the pages that show records, from be
 pictures: .venv/.user ## run the code of the pages; write its outputs and pictures
 	@.venv/bin/python -m docs.tools.snippets
 
-clean: ## remove the environment, the site and caches, keep runs/
-	rm -rf .venv site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: ## remove the environments, the site and caches, keep runs/
+	rm -rf .venv .accelerators site build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are made last, so an install that fails or is interrupted is taken up again by the next make.
@@ -66,6 +69,17 @@ clean: ## remove the environment, the site and caches, keep runs/
 	@rm -f $@
 	@echo "installing what its tests need into .venv (once)" >&2
 	@$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+# Compilers for accelerators are large, and of the version of JAX: they have an environment of their own.
+.accelerators/.tests: requirements-dev.txt requirements.txt pyproject.toml
+	@rm -f $@
+	@$(or $(PYTHON),false) $(SUITS) 2>/dev/null || { \
+	echo "lmseq needs Python 3.11 or later with venv: make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "installing the compilers of TPUs and GPUs into .accelerators (once; 7 GB)" >&2
+	@.accelerators/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .accelerators
+	@.accelerators/bin/python -m pip --disable-pip-version-check -q -q install -r requirements-dev.txt
+	@.accelerators/bin/python -m pip --disable-pip-version-check -q -q install -e ".[tpu,gpu]"
 	@touch $@
 
 .venv/.docs: requirements-docs.txt .venv/.user

@@ -96,13 +96,13 @@ def single_steps(seeds: tuple[int, ...], *shape: Any) -> Steps:
 
     setting = Setting(*shape, 10**6)
     updates = optimizer.make_optimizer(setting.train)
-    dispatch = train_step.make_dispatch(setting.model, updates, setting.num_steps)
+    mesh = sharding.make_mesh()
+    dispatch = train_step.make_dispatch(setting.model, updates, setting.num_steps, mesh=mesh)
     runs = []
     for seed in seeds:
         keys = state.split_key(seed)
         fresh = state.init_training_jit(keys.init, setting.model, updates, setting.batch_size)
         plans = loop.PlanStream(partial(setting.plan_of, seed))
-        mesh = sharding.make_mesh()
         fresh = jax.device_put(fresh, sharding.training_sharding(mesh, fresh))
         stream = jax.device_put(setting.stream, sharding.replicated(mesh))
         runs.append(loop.dispatches(setting.train, plans, dispatch, mesh, fresh, stream, keys.train))

@@ -32,7 +32,9 @@ def warm_up(model: Model, params: Params, prompt: Tokens) -> Carry:
 
 
 @partial(jax.jit, static_argnums=(1, 4, 5, 6, 7))
-def _sample(key, model, params, prompt, num_samples, num_tokens, decoding, never):
+def sample(key, model, params, prompt, num_samples, num_tokens, decoding, never):
+    """The program of `sample_streams`, with its arguments."""
+
     def step(carry, uniforms):
         log_probs = model.readout(params, carry)
         tokens = choose(uniforms, log_probs, decoding, never)
@@ -68,7 +70,7 @@ def sample_streams(
     at_least(1, MOST_DRAWS, num_samples=num_samples)
     at_least(1, 100 * MOST_DRAWS, num_tokens=num_tokens)
     prompt = jnp.asarray(prompt, jnp.int32)
-    return _sample(key, model, params, prompt, num_samples, num_tokens, decoding, never)
+    return sample(key, model, params, prompt, num_samples, num_tokens, decoding, never)
 
 
 def generate(

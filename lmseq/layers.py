@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from lmseq.noise import by_rows
 from lmseq.types import PRNGKey
 
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -96,15 +97,17 @@ def drop(
     rate: float | Float[Array, ""],
     key: PRNGKey | None,
     mask_shape: tuple[int, ...] | None = None,
+    batch_axis: int = 0,
 ) -> Float[Array, "*dims"]:
     """Inverted dropout (Srivastava et al. 2014): x / (1 - rate) where the mask holds, else 0.
 
-    The mask has x's shape, or one that broadcasts to it. Without a key, or at a rate that is the number 0 and
+    The mask has x's shape, or one that broadcasts to it. A row's mask is the same however the batch is shared
+    out; batch_axis says where the rows are. Without a key, or at a rate that is the number 0 and
     not traced, x as it is.
     """
     if key is None or not has_dropout(rate):
         return x
-    kept = jax.random.bernoulli(key, 1.0 - rate, mask_shape or x.shape)
+    kept = jax.random.bernoulli(by_rows(key, batch_axis), 1.0 - rate, mask_shape or x.shape)
     return jnp.where(kept, x / (1.0 - rate), 0.0)
 
 

@@ -73,8 +73,12 @@ def loss_figures(nll: float, num_tokens: int, num_chars: int | None = None) -> d
 
 
 @partial(jax.jit, static_argnums=(0, 5))
-def _score_strips(model, params, tokens, starts, lengths, num_steps):
-    """Log-probability of the first token, and of every target of the plan, (steps, batch, time)."""
+def score_strips(model, params, tokens, starts, lengths, num_steps):
+    """The program of `score_stream`: log-probabilities of the first token, and of every target of a plan.
+
+    starts, lengths: of a plan of `data.partition.scoring`, (steps, batch). Returns float32 (1,) and (steps,
+    batch, num_steps).
+    """
     num_windows, num_strips = starts.shape
     blank = model.init_carry(params, num_strips)
     first = log_prob(model.readout(params, model.init_carry(params, 1)), tokens[:1])
@@ -112,7 +116,7 @@ def score_stream(
         return np.asarray(log_prob(model.readout(params, carry), tokens))
     num_steps = min(num_steps, length - 1)
     plan = scoring_plan(length, num_steps, batch_size)
-    first, log_probs = _score_strips(
+    first, log_probs = score_strips(
         model, params, tokens, jnp.asarray(plan.starts), jnp.asarray(plan.lengths), num_steps
     )
     # (steps, batch, time) -> (batch, steps, time): stream order, whose tail is past the end.

@@ -60,6 +60,7 @@ FLOORS = (
         "lmseq/ngram/storage.py",
     ),
     (
+        "lmseq/noise.py",
         "lmseq/contract.py",
         "lmseq/strips.py",
         "lmseq/scoring.py",
@@ -93,6 +94,7 @@ FLOORS = (
         "lmseq/training/state.py",
         "lmseq/training/optimizer.py",
         "lmseq/training/sharding.py",
+        "lmseq/training/gradient.py",
         "lmseq/training/train_step.py",
         "lmseq/training/objectives.py",
         "lmseq/training/metrics.py",
@@ -122,6 +124,7 @@ ROOMS = (
     ("experiments/counts/",),
     ("experiments/series/",),
     ("experiments/claims/",),
+    ("experiments/accelerators/",),
     (
         "experiments/train_lm.py",
         "experiments/train_ngram.py",
@@ -132,6 +135,7 @@ ROOMS = (
         "experiments/score_text.py",
         "experiments/sample_text.py",
         "experiments/native.py",
+        "experiments/compile_for.py",
     ),
     ("experiments/ablation/",),
     ("experiments/ablate.py", "experiments/plot_runs.py"),

@@ -156,7 +156,7 @@ BAD = [
         ({name: 0}, f"{name} of at least 1, got 0")
         for name in (
             "batch_size num_steps min_count hidden_size num_layers tau num_train_steps steps_per_dispatch "
-            "eval_every checkpoint_every keep_checkpoints host_devices decay_steps "
+            "eval_every checkpoint_every keep_checkpoints host_devices accumulate_steps decay_steps "
             "horizon_origins horizon_samples"
         ).split()
     ),
@@ -171,6 +171,7 @@ BAD = [
     ({"dropout": -0.1}, r"dropout in \[0, 1\), got -0.1"),
     ({"momentum": 1.0, "optimizer": "sgd"}, r"momentum in \[0, 1\), got 1"),
     ({"host_devices": 3}, "batch_size that 3 devices divide, got 32: .*host_devices"),
+    ({"accumulate_steps": 3}, "that 1 devices, in 3 parts each, divide, got 32: .*accumulate_steps"),
     ({"warmup_steps": 10, "num_train_steps": 10}, "warmup_steps below num_train_steps=10, got 10"),
     ({"tie_embeddings": True, "embedding_size": 128}, "got model gru and embedding_size 128"),
     ({"tie_embeddings": True, "embedding_size": 256, "model": "mlp"}, "got model mlp"),
@@ -207,6 +208,7 @@ def test_contradictions(settings, complaint):
         {"schedule": "inverse", "decay_steps": 10, "warmup_steps": 10, "num_train_steps": 5},
         {"tie_embeddings": True, "embedding_size": 64, "hidden_size": 64},
         {"host_devices": 8},
+        {"host_devices": 2, "accumulate_steps": 4, "shard": "params", "backend": "native"},
         {"clip_norm": 0.0, "warmup_steps": 0, "target_loss": 1.5, "test_fraction": 0.0},
     ],
     ids=str,
@@ -388,6 +390,7 @@ SEEN = {
     "eval_every": (cuts_of, SHORT | BATCH, (50, 7)),
     "checkpoint_every": (cuts_of, SHORT | BATCH, (50, 7)),
     "host_devices": (devices_of, {}, (1, 3)),
+    "accumulate_steps": (devices_of, {}, (1, 3)),
 }
 # Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
 READ_BY_SCRIPTS = {
@@ -420,7 +423,7 @@ def test_seen_values_are_all_choices():
         assert set(get_args(FIELDS[name].type)) - {"ids"} <= set(values), name
 
 
-READ_BY_TRAINING = {"keep_checkpoints", "target_loss"}
+READ_BY_TRAINING = {"keep_checkpoints", "target_loss", "shard"}
 
 
 def attributes_read(folder: str) -> set[tuple[str, str]]:

@@ -114,6 +114,11 @@ def test_members_that_do_not_fit_are_refused(members, message):
         ensemble.check_members(members, TRAIN)
 
 
+def test_members_are_whole():
+    with pytest.raises(ValueError, match="each member is whole on its device: shard=params"):
+        ensemble.check_members(Members((0,), {}), dataclasses.replace(TRAIN, shard="params"))
+
+
 def test_the_member_that_diverges_is_named():
     members = Members((3, 4), {"learning_rate": (0.01, 1e30)})
     with pytest.raises(ensemble.NonFiniteMembersError, match=r"of seed 4, learning_rate 1e\+30") as caught:

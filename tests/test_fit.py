@@ -75,7 +75,7 @@ def test_it_is_the_loop_of_dispatches(partition):
     keys, updates, mesh = state.split_key(CONFIG.seed), optimizer.make_optimizer(CONFIG), sharding.make_mesh()
     fresh = state.init_training_jit(keys.init, GRU, updates, 8)
     loop_state = jax.device_put(fresh, sharding.training_sharding(mesh, fresh))
-    dispatch = train_step.make_dispatch(GRU, updates, 5)
+    dispatch = train_step.make_dispatch(GRU, updates, 5, mesh=mesh)
     settings = LanguageModelConfig(DataConfig(partition=partition, batch_size=8, num_steps=5), train=CONFIG)
     tokens, plans = jax.device_put(STREAM, sharding.replicated(mesh)), text_plans(settings, STREAM.size)
     for done, record in zip(
@@ -190,6 +190,28 @@ def test_a_folder_of_another_training_is_refused(tmp_path):
     (tmp_path / "run" / FACTS).write_text("[]")
     with pytest.raises(ValueError, match="is damaged"):
         fit(GRU, STREAM, CONFIG, **given)
+
+
+def test_a_folder_goes_on_that_was_begun_before_a_setting_was_there(tmp_path):
+    given = {"batches": BATCHES, "workdir": tmp_path}
+    params, _ = fit(GRU, STREAM, CONFIG, **given)
+    facts = json.loads((tmp_path / FACTS).read_text())
+    assert facts.pop("accumulate_steps") == 1 and facts.pop("shard") == "batch"
+    (tmp_path / FACTS).write_text(json.dumps(facts))
+    assert_same_bits(fit(GRU, STREAM, CONFIG, **given).params, params)
+
+
+def test_a_spread_training_is_the_training_and_goes_on(tmp_path):
+    """To rounding, which Adam makes larger; stopped after a dispatch."""
+    width = build_model(ModelConfig(hidden_size=8, dropout=0.3), V)
+    whole = fit(width, STREAM, CONFIG, batches=BATCHES).params
+    config = dataclasses.replace(CONFIG, shard="params")
+    given = {"batches": BATCHES, "workdir": tmp_path}
+    fit(width, STREAM, config, **given, should_stop=lambda: True)
+    spread = fit(width, STREAM, config, **given).params
+    kernel = spread["recurrent_kernel_0"]
+    assert kernel.addressable_shards[0].data.size == kernel.size // 8
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), jax.device_get(spread), whole)
 
 
 def another_objective(model, params, carry, batch, step):

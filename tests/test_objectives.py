@@ -15,7 +15,7 @@ from lmseq.config.series import SeriesConfig, check, num_direct, segment_length
 from lmseq.data.partition import sliding, take_batch
 from lmseq.models.build import build_series_model
 from lmseq.training import objectives
-from lmseq.training.train_step import StepInfo
+from lmseq.training.gradient import StepInfo
 from tests.test_series_models import D, advance, drawn, small
 
 TAU, N, K, B = 3, 4, 3, 2
@@ -34,7 +34,8 @@ def batch_of(ahead: int):
 @partial(jax.jit, static_argnums=(0, 1))
 def run(objective, model, params, batch, number, seed):
     step = StepInfo(number, jax.random.key(seed), jnp.array(True))
-    return objective(model, params, (), batch, step)[0]
+    minimised = objective(model, params, (), batch, step).minimised
+    return minimised.nll / minimised.count
 
 
 def loss_of(objective, model, params, batch, number: int = 0, seed: int = 0) -> float:

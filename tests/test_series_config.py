@@ -27,7 +27,7 @@ SECTION_OF = {f.name: name for name, s in SECTIONS.items() for f in dataclasses.
 LEAST = {
     1: "num_points num_steps batch_size tau hidden_size num_layers num_ahead max_horizon num_paths "
     "host_devices num_train_steps steps_per_dispatch eval_every checkpoint_every keep_checkpoints "
-    "decay_steps",
+    "accumulate_steps decay_steps",
     -1: "warmup_steps",
     0: "period input_noise seed momentum weight_decay clip_norm target_loss",
 }
@@ -184,7 +184,8 @@ SEEN = {
 # Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
 READ_BY_SCRIPTS = {"max_horizon", "num_paths", "host_devices"}
 READ_BY_THE_LOOP = set(  # tests/test_config.py and tests/test_watch.py show them
-    "steps_per_dispatch keep_checkpoints target_loss eval_every checkpoint_every".split()
+    "accumulate_steps checkpoint_every eval_every keep_checkpoints shard steps_per_dispatch "
+    "target_loss".split()
 )
 READ_WITH_FILES = {"columns", "time_column", "decimal", "missing"}  # tests/test_series.py shows it
 

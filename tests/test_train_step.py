@@ -13,10 +13,10 @@ from lmseq.contract import gather_log_probs, scan_unroll
 from lmseq.data.partition import Plan, epoch_plan, take_batch
 from lmseq.models.build import build_model
 from lmseq.scoring import sequence_log_probs
+from lmseq.training.gradient import StepInfo, make_gradient
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.state import LoopState, TrainState, init_training, init_training_jit
 from lmseq.training.train_step import (
-    StepInfo,
     StepMetrics,
     first_non_finite,
     make_dispatch,
@@ -60,9 +60,15 @@ def carry_after(model, params, starts=(10, 30, 50)):
     return unrolled(model, params, batch_of(starts=starts).inputs)
 
 
+def mean_loss(*arguments):
+    """What a step minimises: the sum over the count."""
+    losses = window_loss(*arguments)
+    return losses.minimised.nll / jnp.maximum(losses.minimised.count, 1), losses[1:]
+
+
 @partial(jax.jit, static_argnums=0)
 def window_loss_and_grad(*arguments):
-    return jax.value_and_grad(window_loss, argnums=1, has_aux=True)(*arguments)
+    return jax.value_and_grad(mean_loss, argnums=1, has_aux=True)(*arguments)
 
 
 def loss_and_grad(model, params, carry, batch, reset, key=KEY):
@@ -74,7 +80,7 @@ def loss_and_grad(model, params, carry, batch, reset, key=KEY):
 
 @partial(jax.jit, static_argnums=0)
 def step_of(model, loop_state, row):
-    return train_step(model, SGD, window_loss, N, loop_state, TOKENS, row, KEY)
+    return train_step(make_gradient(model, window_loss, N), SGD, loop_state, TOKENS, row, KEY)
 
 
 def assert_close(left, right, rtol=1e-5, atol=1e-6):
@@ -161,7 +167,7 @@ def test_no_gradient_through_the_carry():
     @jax.value_and_grad
     def two_windows(params, before):
         step = StepInfo(jnp.array(0), KEY, jnp.array(False))
-        return window_loss(model, params, unrolled(model, params, before), batch, step)[0]
+        return mean_loss(model, params, unrolled(model, params, before), batch, step)[0]
 
     @jax.jit
     @jax.value_and_grad

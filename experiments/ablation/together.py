@@ -34,6 +34,7 @@ from lmseq.models.build import model_of
 from lmseq.models.interface import bind
 from lmseq.training import ensemble, train_step
 from lmseq.training.fit import fit_members
+from lmseq.training.gradient import Objective
 from lmseq.training.job import Batches
 from lmseq.training.memory import check_memory
 from lmseq.training.objectives import make_objective
@@ -41,8 +42,8 @@ from lmseq.training.optimizer import Number
 from lmseq.types import Params, Stream
 
 Config = LanguageModelConfig | SeriesConfig
-# What only a run of its own can do: checkpoints, evaluations on the way, a batch shared by devices.
-APART = ("host_devices", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
+# What only a run of its own can do: checkpoints, evaluations on the way, work shared by devices.
+APART = ("host_devices", "shard", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
 
 
 class Group(NamedTuple):
@@ -61,7 +62,7 @@ class Work(NamedTuple):
     model: Model
     streams: list[Stream]
     batches: Batches
-    objective: train_step.Objective
+    objective: Objective
     figures: Callable[[Config, Params], dict[str, Any]]
 
 
@@ -127,7 +128,7 @@ def train_together(known: Sequence[Config], work: Work) -> list[Params]:
     return found[: len(known)]
 
 
-def parts_of(config: Config, work: Work, numbers: Mapping[str, Number]) -> tuple[Model, train_step.Objective]:
+def parts_of(config: Config, work: Work, numbers: Mapping[str, Number]) -> tuple[Model, Objective]:
     """Model and objective with a member's numbers in place of the common ones."""
     model, objective = work.model, work.objective
     if "dropout" in numbers:

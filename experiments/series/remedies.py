@@ -60,7 +60,7 @@ def prepare(config: SeriesConfig) -> Prepared:
     """The series, long enough for the longest segments: those of several steps ahead."""
     longest = dataclasses.replace(config.objective, objective="unrolled")
     prepared = load(dataclasses.replace(config, objective=longest))
-    check_batch(make_mesh(), config.data.batch_size)
+    check_batch(make_mesh(), config.data.batch_size, config.train.accumulate_steps)
     check_memory(model_of(config, prepared))
     return prepared
 

@@ -35,8 +35,8 @@ def prepare(config: SeriesConfig) -> PreparedSeries:
     """The series and the model of a config. Raises ValueError where they do not fit each other."""
     series = load(config)
     model = model_of(config, series)
-    check_batch(make_mesh(), config.data.batch_size)
-    check_memory(model)
+    check_batch(make_mesh(), config.data.batch_size, config.train.accumulate_steps)
+    check_memory(model, shard=config.train.shard)
     return PreparedSeries(config, series, model)
 
 

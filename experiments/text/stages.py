@@ -23,7 +23,7 @@ from lmseq.training.sharding import check_batch, make_mesh
 def load(config: LanguageModelConfig, given: Set[str]) -> PreparedText:
     """The text and the model of a config; `given` are the names of the flags that the user gave."""
     check_backend(config.model.backend, config.model.precision)
-    check_batch(make_mesh(), config.data.batch_size)
+    check_batch(make_mesh(), config.data.batch_size, config.train.accumulate_steps)
     return prepare(config, load_texts(config.data, given))
 
 
@@ -34,7 +34,7 @@ def prepare(config: LanguageModelConfig, texts: Texts) -> PreparedText:
     data = config.data
     check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
     model = build_model(config.model, len(texts.vocab))
-    check_memory(model)
+    check_memory(model, shard=config.train.shard)
     return PreparedText(config, texts, model)
 
 

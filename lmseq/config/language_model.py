@@ -116,11 +116,7 @@ def _check_ranges(config: LanguageModelConfig) -> None:
 def _check_pairs(config: LanguageModelConfig) -> None:
     """Settings that must fit each other."""
     data, model, train = config.data, config.model, config.train
-    check_shares(data.batch_size, train.host_devices)
-    if model.backend in ("native", "cudnn") and train.host_devices > 1:
-        raise ValueError(
-            f"backend {model.backend} is for one device: it needs host_devices=1, or choose auto"
-        )
+    check_shares(data.batch_size, train.host_devices, train.accumulate_steps)
     if model.backend == "cudnn" and model.model not in CUDNN_CELLS:
         raise ValueError(f"backend cudnn is for model lstm, got {model.model}: give backend auto")
     windowed = model.model in WINDOWED

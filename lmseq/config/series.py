@@ -172,7 +172,7 @@ def _check_ranges(config: SeriesConfig) -> None:
 def _check_pairs(config: SeriesConfig) -> None:
     """Settings that must fit each other."""
     name = config.objective.objective
-    check_shares(config.data.batch_size, config.train.host_devices)
+    check_shares(config.data.batch_size, config.train.host_devices, config.train.accumulate_steps)
     if name not in ("teacher_forcing", "direct") and not trains(config):
         raise ValueError(
             f"objective {name} needs a model that is trained step by step, got {config.model.model}"

@@ -7,6 +7,8 @@ from lmseq.config.knobs import Idle, at_least, below_one, knob, pick
 
 USUAL_WARMUP = 50  # steps
 
+Shard = Literal["batch", "params"]
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -32,6 +34,14 @@ class TrainConfig:
     target_loss: float = knob(0.0, "record the seconds until validation loss reaches this; 0: do not")
     seed: int = knob(0, "fixes initial parameters, order of the data, dropout and samples")
     host_devices: int = knob(1, "virtual CPU devices to share a batch")
+    accumulate_steps: int = knob(
+        1, "parts that a batch is computed in, one after the other: less memory, the same gradient"
+    )
+    shard: Shard = knob(
+        "batch",
+        "several devices share a batch out; with params they also share out parameters and optimiser state, "
+        "each of which is then on one of them",
+    )
 
 
 def check_train(train: TrainConfig) -> None:
@@ -39,7 +49,8 @@ def check_train(train: TrainConfig) -> None:
     at_least(
         1,
         **pick(train, "num_train_steps", "steps_per_dispatch", "eval_every", "checkpoint_every"),
-        **pick(train, "keep_checkpoints", "host_devices", "decay_steps"),
+        **pick(train, "keep_checkpoints", "host_devices", "accumulate_steps"),
+        **pick(train, "decay_steps"),
     )
     at_least(-1, **pick(train, "warmup_steps"))
     at_least(0, **pick(train, "seed", "momentum", "weight_decay"))
@@ -62,12 +73,14 @@ def settled(train: TrainConfig) -> TrainConfig:
     return replace(train, warmup_steps=train.num_train_steps // 10 if is_short else USUAL_WARMUP)
 
 
-def check_shares(batch_size: int, num_devices: int) -> None:
-    """Raise ValueError unless every device gets the same number of rows of a batch."""
-    if batch_size % num_devices:
+def check_shares(batch_size: int, num_devices: int, num_parts: int = 1) -> None:
+    """Raise ValueError unless every device gets as many rows of a batch as the others, in equal parts."""
+    if batch_size % (num_devices * num_parts):
+        parts = f", in {num_parts} parts each," if num_parts > 1 else ""
+        others = "accumulate_steps or host_devices" if num_parts > 1 else "host_devices"
         raise ValueError(
-            f"expected a batch_size that {num_devices} devices divide, got {batch_size}: choose another "
-            "batch_size, or other host_devices"
+            f"expected a batch_size that {num_devices} devices{parts} divide, got {batch_size}: choose "
+            f"another batch_size, or other {others}"
         )
 
 

@@ -191,7 +191,7 @@ class RecurrentStack(SequenceModule):
         """Dropout; variational with one mask for all steps."""
         time, batch, hidden = outputs.shape
         steps = 1 if self.dropout_kind == "variational" else time
-        return drop(outputs, self.dropout, key, (steps, batch, hidden))
+        return drop(outputs, self.dropout, key, (steps, batch, hidden), batch_axis=1)
 
 
 class RecurrentLanguageModel(RecurrentStack, kw_only=True):

@@ -36,6 +36,13 @@ from lmseq.recurrence.cells.cell import (
 Loop = Literal["scan", "native"]
 
 
+def _by(loop: Loop, scan: Callable[..., Any], compiled: Callable[..., Any], *arguments: Any) -> Any:
+    """What the loop's function makes of the arguments; where no CPU is compiled for it is XLA's."""
+    if loop == "scan":
+        return scan(*arguments)
+    return lax.platform_dependent(*arguments, cpu=compiled, default=scan)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def unroll(
     cell: Cell, precision: Precision, loop: Loop, weights: Recurrent, state: LayerState, xs: GateSteps
@@ -43,17 +50,22 @@ def unroll(
     """The scan of the cell's step over projected inputs (T, B, G * H): last state, outputs (T, B, H).
 
     The cell has a `derivative`. The loops, forward and backward, are XLA's (`scan`) or compiled beforehand
-    (`native`), for a cell that has those.
+    (`native`), for a cell that has those, where the program is one for a CPU.
     """
-    if loop == "native":
-        return native.forward(cell, precision, weights, state, xs, keep=False)[:2]
-    inner = weights._replace(kernel=rounded(weights.kernel, precision))
 
-    def step(state: LayerState, x: Gates) -> tuple[LayerState, State]:
-        state = cell.step(inner, state, x, precision)
-        return state, cell.output(state)
+    def scan(weights: Recurrent, state: LayerState, xs: GateSteps) -> tuple[LayerState, Steps]:
+        inner = weights._replace(kernel=rounded(weights.kernel, precision))
 
-    return lax.scan(step, state, xs)
+        def step(state: LayerState, x: Gates) -> tuple[LayerState, State]:
+            state = cell.step(inner, state, x, precision)
+            return state, cell.output(state)
+
+        return lax.scan(step, state, xs)
+
+    def compiled(*arguments: Any) -> tuple[LayerState, Steps]:
+        return native.forward(cell, precision, *arguments, keep=False)[:2]
+
+    return _by(loop, scan, compiled, weights, state, xs)
 
 
 class Residuals(NamedTuple):
@@ -66,28 +78,33 @@ class Residuals(NamedTuple):
 
 
 def _forward(cell, precision, loop, weights, state, xs):
-    if loop == "native":
-        last, outputs, kept = native.forward(cell, precision, weights, state, xs, keep=True)
-        return (last, outputs), Residuals(weights, state, *kept)
-    inner = weights._replace(kernel=rounded(weights.kernel, precision))
+    def scan(weights, state, xs):
+        inner = weights._replace(kernel=rounded(weights.kernel, precision))
 
-    def step(state, x):
-        state, kept = cell.derivative.step(inner, state, x, precision)
-        return state, (state, kept)
+        def step(state, x):
+            state, kept = cell.derivative.step(inner, state, x, precision)
+            return state, (state, kept)
 
-    last, (states, kept) = lax.scan(step, state, xs)
-    return (last, cell.output(states)), Residuals(weights, state, states, kept)
+        last, (states, kept) = lax.scan(step, state, xs)
+        return last, cell.output(states), (states, kept)
+
+    def compiled(*arguments):
+        return native.forward(cell, precision, *arguments, keep=True)
+
+    last, outputs, kept = _by(loop, scan, compiled, weights, state, xs)
+    return (last, outputs), Residuals(weights, state, *kept)
 
 
 def _backward(cell, precision, loop, residuals, cotangents):
     weights, initial, states, _ = residuals
     d_last, d_outputs = cotangents
     hidden, first = cell.output(states), cell.output(initial)
-    if loop == "native":
-        deltas, d_xs, d_state = native.deltas(cell, precision, *residuals, d_last, d_outputs)
-    else:
-        back = _back(weights, precision)
-        deltas, d_xs, d_state = cell.derivative.deltas(back, *residuals[1:], d_last, d_outputs)
+
+    def scan(weights, *arguments):
+        return cell.derivative.deltas(_back(weights, precision), *arguments)
+
+    compiled = partial(native.deltas, cell, precision)
+    deltas, d_xs, d_state = _by(loop, scan, compiled, *residuals, d_last, d_outputs)
     d_bias = None
     if weights.bias is not None:
         d_bias = jnp.sum(deltas[:, :, -weights.bias.size :], axis=(0, 1))

@@ -51,9 +51,10 @@ def unroll_layer(
     and any other cell is the scan of its step, which JAX differentiates.
 
     backend: whose loops a cell with compiled loops runs in; scan, XLA's; native, those of `cpp/`, which
-    are for float32 on a CPU; auto, native ones where they are loaded and every program has its own device,
-    as XLA cannot share their batch out; cudnn, for inputs that are projected already, is as auto. Raises
-    ValueError for native ones that are not loaded, or that the cell does not have.
+    are for float32 on a CPU; auto, native ones where they are loaded and what is traced is one device's
+    program, as XLA cannot share their batch out; cudnn, for inputs that are projected already, is as auto. A
+    program for anything but a CPU has XLA's in their place. Raises ValueError for native ones that are not
+    loaded, or that the cell does not have.
 
     auto is decided while JAX traces, by what is true of the process then: whether `native.load` was called
     and how many devices there are. A program that was compiled before a change of these stays as it was.
@@ -82,6 +83,10 @@ def _scan_layer(
 
 def check_backend(backend: Backend, precision: Precision) -> None:
     """Raise ValueError unless the backend is there."""
+    if backend == "native" and jax.default_backend() != "cpu":
+        raise ValueError(
+            f"backend native is for a CPU, this is a {jax.default_backend()}: choose auto or scan"
+        )
     if backend == "native" and not native.is_loaded(precision):
         reason = f"this processor has no {precision} products" if native.is_loaded() else "they are not there"
         raise ValueError(
@@ -96,8 +101,8 @@ def check_backend(backend: Backend, precision: Precision) -> None:
 def takes_cudnn(cell: Cell, precision: Precision, backend: Backend) -> bool:
     """Whether a layer over inputs that are not projected yet is cuDNN's, which the LSTM alone can be.
 
-    auto: in float32 or tf32, where a program has its GPU to itself: neither can XLA share the
-    kernel's batch out, nor can it run the members of an ensemble at once.
+    auto: in float32 or tf32, in one device's program: neither can XLA share the kernel's batch out, nor can
+    it run the members of an ensemble at once.
     """
     if backend == "cudnn":
         if not cell.is_cudnn_lstm:
@@ -105,12 +110,14 @@ def takes_cudnn(cell: Cell, precision: Precision, backend: Backend) -> bool:
         check_backend(backend, precision)
         return True
     suits = backend == "auto" and cell.is_cudnn_lstm and precision != "bfloat16"
-    return suits and jax.device_count() == 1 and not _within_shard() and cudnn.is_there()
+    axes = _shared_axes()
+    alone = jax.device_count() == 1 if not axes else "member" not in axes
+    return suits and alone and cudnn.is_there()
 
 
-def _within_shard() -> bool:
-    """Whether what is traced is one device's part of a program over several."""
-    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+def _shared_axes() -> tuple[str, ...]:
+    """The axes of the mesh that what is traced is one device's part of; none of a program over all."""
+    return jax.sharding.get_abstract_mesh().manual_axes
 
 
 def _loop(cell: Cell, backend: Backend, xs: GateSteps, precision: Precision) -> derivative.Loop:
@@ -118,7 +125,7 @@ def _loop(cell: Cell, backend: Backend, xs: GateSteps, precision: Precision) -> 
     if backend == "native":
         check_backend(backend, precision)
     if backend in ("auto", "cudnn"):
-        alone = jax.device_count() == 1 or _within_shard()
-        suits = cell.native is not None and jax.default_backend() == "cpu" and xs.dtype == jnp.float32
+        alone = jax.device_count() == 1 or _shared_axes()
+        suits = cell.native is not None and xs.dtype == jnp.float32
         backend = "native" if native.is_loaded(precision) and suits and alone else "scan"
     return backend if len(xs) else "scan"

@@ -19,10 +19,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
+from lmseq.training.gradient import Objective, make_gradient
 from lmseq.training.loop import Dispatched, NonFiniteLossError, PlanStream, advance, boundaries
 from lmseq.training.optimizer import Number, make_optimizer
 from lmseq.training.state import LoopState, init_training, split_key
-from lmseq.training.train_step import Objective, StepMetrics, train_step, window_loss
+from lmseq.training.train_step import StepMetrics, train_step, window_loss
 from lmseq.types import Stream
 
 # Settings that enter a step as numbers and nothing else: members may differ in them. Those of `TrainConfig`
@@ -53,6 +54,8 @@ def check_members(members: Members, train: TrainConfig) -> Members:
     """Return them, or raise ValueError for a setting that is no number, or is missing or idle somewhere."""
     if not members.seeds:
         raise ValueError("expected at least one seed")
+    if train.shard != "batch":
+        raise ValueError(f"each member is whole on its device: shard={train.shard} is for one training alone")
     for name, values in members.settings.items():
         if name not in NUMERIC:
             raise ValueError(f"expected settings out of {', '.join(NUMERIC)}, got {name!r}: train it apart")
@@ -92,6 +95,29 @@ def _by_member(mesh: Mesh, work: Callable[..., Any], num_shared: int = 0) -> Cal
     return program
 
 
+def make_program(
+    model: Model,
+    train: TrainConfig,
+    num_steps: int,
+    mesh: Mesh,
+    objective: Objective = window_loss,
+    parts: Parts | None = None,
+) -> Callable[..., Any]:
+    """The jitted dispatch of all members, on a mesh of `make_member_mesh`; the training state is donated.
+
+    Of loop states, plans, keys and settings, each with a leading axis S, and the stream: the loop states and
+    the metrics. parts: as in `ensemble_run`.
+    """
+
+    def dispatch(loop_state, plan, key, settings, tokens):
+        built = parts(settings) if parts else (model, objective)
+        gradient = make_gradient(*built, num_steps, num_parts=train.accumulate_steps)
+        step = partial(train_step, gradient, make_optimizer(train, settings))
+        return lax.scan(lambda loop_state, row: step(loop_state, tokens, row, key), loop_state, plan)
+
+    return jax.jit(_by_member(mesh, dispatch, num_shared=1), donate_argnums=0)
+
+
 def ensemble_run(
     model: Model,
     train: TrainConfig,
@@ -124,17 +150,11 @@ def ensemble_run(
     def init(key, settings):
         return init_training(key, model, make_optimizer(train, settings), batch_size)
 
-    def dispatch(loop_state, plan, key, settings, tokens):
-        optimizer = make_optimizer(train, settings)
-        built = parts(settings) if parts else (model, objective)
-        step = partial(train_step, built[0], optimizer, built[1], num_steps)
-        return lax.scan(lambda loop_state, row: step(loop_state, tokens, row, key), loop_state, plan)
-
     fresh = jax.jit(partial(lax.map, lambda one: init(*one)))((keys.init, settings))
     # Waited for, as is each dispatch: on virtual devices of a CPU, programs over several must not queue up.
     loop_state = jax.block_until_ready(jax.device_put(fresh, split))
     settings = jax.device_put(settings, split)
-    program = jax.jit(_by_member(mesh, dispatch, num_shared=1), donate_argnums=0)
+    program = make_program(model, train, num_steps, mesh, objective, parts)
     tokens = jax.device_put(np.asarray(stream), whole)
     plans = [PlanStream(partial(plan_of, seed)) for seed in members.seeds]
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from lmseq.config.training import TrainConfig, check_train, settled
 from lmseq.contract import Model
@@ -27,11 +28,12 @@ from lmseq.training import ensemble, loop
 from lmseq.training.checkpoint import Progress
 from lmseq.training.feeding import as_elements, put_stream
 from lmseq.training.folder import Folder, begin
+from lmseq.training.gradient import Objective
 from lmseq.training.job import Batches, Job, check_job
 from lmseq.training.optimizer import make_optimizer
 from lmseq.training.sharding import make_mesh, training_sharding
 from lmseq.training.state import LoopState, init_training, split_key
-from lmseq.training.train_step import Dispatch, Objective, make_dispatch, window_loss
+from lmseq.training.train_step import Dispatch, make_dispatch, window_loss
 from lmseq.training.watch import Clock, Evaluate, Record, Watcher
 from lmseq.types import Params, PRNGKey, Stream
 
@@ -121,10 +123,10 @@ def train(
     """
     clock, mesh, keys = job.clock or _stopwatch(), make_mesh(), split_key(job.train.seed)
     init, dispatch = _programs(
-        job.model, dataclasses.replace(job.train, seed=0), job.batches[:2], job.objective
+        job.model, dataclasses.replace(job.train, seed=0), job.batches[:2], job.objective, mesh
     )
     fresh = init(keys.init)
-    shardings = training_sharding(mesh, fresh)
+    shardings = training_sharding(mesh, fresh, job.train.shard)
     with closing(Folder(job.workdir, job.train)) as folder:
         restored = folder.restore(fresh, shardings)
         loop_state = jax.device_put(restored.loop_state, shardings)
@@ -216,9 +218,18 @@ def _stopwatch() -> Clock:
 
 @lru_cache(maxsize=4)
 def _programs(
-    model: Model, config: TrainConfig, sizes: tuple[int, int], objective: Objective
+    model: Model, config: TrainConfig, sizes: tuple[int, int], objective: Objective, mesh: Mesh
 ) -> tuple[Callable[[PRNGKey], LoopState], Dispatch]:
     """The jitted initialisation and dispatch of a training; the same ones for each seed and stream."""
     optimizer, (batch_size, num_steps) = make_optimizer(config), sizes
-    init = jax.jit(lambda key: init_training(key, model, optimizer, batch_size))
-    return init, make_dispatch(model, optimizer, num_steps, objective)
+
+    def init(key: PRNGKey) -> LoopState:
+        return init_training(key, model, optimizer, batch_size)
+
+    # What does not fit one device is spread from the first.
+    placed = training_sharding(mesh, jax.eval_shape(init, jax.random.key(0)), config.shard)
+    init = jax.jit(init, out_shardings=placed if config.shard == "params" else None)
+    parts, shard = config.accumulate_steps, config.shard
+    return init, make_dispatch(
+        model, optimizer, num_steps, objective, num_parts=parts, mesh=mesh, shard=shard
+    )

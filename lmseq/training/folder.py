@@ -39,6 +39,8 @@ def begin(workdir: Path, job: Job) -> None:
         began = read_json(path)
         if not isinstance(began, dict):
             raise ValueError(f"{path} is damaged: restore it, or choose another workdir")
+        # What a later version has added stood at its default when the training began.
+        began = dataclasses.asdict(TrainConfig()) | began
         differing = [
             f"{name}: {began.get(name)!r} -> {facts[name]!r}"
             for name in facts

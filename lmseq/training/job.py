@@ -11,9 +11,10 @@ import numpy as np
 from lmseq.config.training import TrainConfig, check_train
 from lmseq.contract import Model
 from lmseq.data.partition import Epoch, PartitionKind, check_stream, epoch_plan
+from lmseq.training.gradient import Objective
 from lmseq.training.memory import check_memory
 from lmseq.training.sharding import check_batch, make_mesh
-from lmseq.training.train_step import Objective, window_loss
+from lmseq.training.train_step import window_loss
 from lmseq.training.watch import Clock, Evaluate
 from lmseq.types import Normal, PRNGKey, Stream
 
@@ -69,8 +70,8 @@ def check_job(job: Job) -> None:
     if isinstance(partition, str):
         check_stream(len(stream), num_steps, batch_size, partition)
     job.batches.plan_of(len(stream), job.train.seed, 0)
-    check_batch(make_mesh(), batch_size)
-    check_memory(job.model)
+    check_batch(make_mesh(), batch_size, job.train.accumulate_steps)
+    check_memory(job.model, shard=job.train.shard)
     if job.workdir is not None and job.workdir.exists() and not job.workdir.is_dir():
         raise ValueError(f"expected a folder as workdir, {job.workdir} is a file: name another")
 

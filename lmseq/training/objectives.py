@@ -21,16 +21,14 @@ from jaxtyping import Array, Bool, Float
 from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model, log_prob
 from lmseq.models.interface import BoundDirectModel
-from lmseq.training.train_step import Objective, StepInfo
+from lmseq.noise import by_rows
+from lmseq.training.gradient import Losses, Objective, StepInfo
 from lmseq.types import Batch, Carry, Element, Elements, NllTotals, Normal, Params
 
-Loss = tuple[Float[Array, ""], tuple[Carry, NllTotals]]
 
-
-def _mean_loss(carry: Carry, log_probs: Float[Array, "..."], mask: Bool[Array, "..."]) -> Loss:
-    nll = -jnp.sum(jnp.where(mask, log_probs, 0.0))
-    count = jnp.sum(mask, dtype=jnp.int32)
-    return nll / count, (carry, NllTotals(nll, count))
+def _losses(carry: Carry, log_probs: Float[Array, "..."], mask: Bool[Array, "..."]) -> Losses:
+    totals = NllTotals(-jnp.sum(jnp.where(mask, log_probs, 0.0)), jnp.sum(mask, dtype=jnp.int32))
+    return Losses(totals, carry, totals)
 
 
 def _scored(targets: Elements, tau: int) -> Bool[Array, "batch time"]:
@@ -47,18 +45,18 @@ def teacher_forcing(
     *,
     tau: int,
     noise: float | Float[Array, ""] | None = None,
-) -> Loss:
+) -> Losses:
     """Each next value from the true ones; `noise` is added to the inputs (Sietsma and Dow 1991).
 
     Of the objectives here the only one that a model's dropout acts in: the others go step by step.
     """
     inputs = batch.inputs
     if noise is not None:
-        inputs = inputs + noise * jax.random.normal(step.key, inputs.shape)
+        inputs = inputs + noise * jax.random.normal(by_rows(step.key, 0), inputs.shape)
     start = model.init_carry(params, inputs.shape[0])
     dropout_key = jax.random.fold_in(step.key, 1)
     _, log_probs = model.token_log_probs(params, start, inputs, batch.targets, training=True, key=dropout_key)
-    return _mean_loss(carry, log_probs, _scored(batch.targets, tau))
+    return _losses(carry, log_probs, _scored(batch.targets, tau))
 
 
 def scheduled_sampling(
@@ -71,14 +69,14 @@ def scheduled_sampling(
     tau: int,
     rate: float | Float[Array, ""],
     num_train_steps: int,
-) -> Loss:
+) -> Losses:
     """As teacher forcing, each input replaced by the model's own prediction with a growing probability.
 
     It rises linearly from 0 to `rate` over the training (Bengio et al. 2015). The gradient does not pass
     through what was fed back.
     """
     probability = rate * step.number / num_train_steps
-    own = jax.random.bernoulli(step.key, probability, batch.inputs.shape[:2])
+    own = jax.random.bernoulli(by_rows(step.key, 0), probability, batch.inputs.shape[:2])
     own = own & (jnp.arange(batch.inputs.shape[1])[None] >= tau)
 
     def advance(state: tuple[Carry, Element], now: tuple[Element, Element, Bool[Array, "batch"]]):
@@ -91,7 +89,7 @@ def scheduled_sampling(
     start = (model.init_carry(params, own.shape[0]), jnp.zeros_like(batch.inputs[:, 0]))
     by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (batch.inputs, batch.targets, own))
     log_probs = lax.scan(advance, start, by_time)[1].T
-    return _mean_loss(carry, log_probs, _scored(batch.targets, tau))
+    return _losses(carry, log_probs, _scored(batch.targets, tau))
 
 
 def _origins(model: Model, params: Params, inputs: Elements, tau: int, num_ahead: int) -> Carry:
@@ -111,7 +109,7 @@ def _ahead(targets: Elements, tau: int, num_ahead: int) -> Float[Array, "origin 
 
 def unrolled(
     model: Model, params: Params, carry: Carry, batch: Batch, step: StepInfo, *, tau: int, num_ahead: int
-) -> Loss:
+) -> Losses:
     """K steps from every origin on the model's own predictions, differentiated through all of them."""
 
     def advance(inner: Carry, target: Element):
@@ -121,7 +119,7 @@ def unrolled(
     start = _origins(model, params, batch.inputs, tau, num_ahead)
     targets = _ahead(batch.targets, tau, num_ahead)
     log_probs = lax.scan(advance, start, jnp.swapaxes(targets, 0, 1))[1]
-    return _mean_loss(carry, log_probs, jnp.ones(log_probs.shape, bool))
+    return _losses(carry, log_probs, jnp.ones(log_probs.shape, bool))
 
 
 def direct(
@@ -133,11 +131,11 @@ def direct(
     *,
     tau: int,
     num_ahead: int,
-) -> Loss:
+) -> Losses:
     """K steps from every origin by a head that predicts them all at once: nothing is fed back."""
     prediction: Normal = model.readout_direct(params, _origins(model, params, batch.inputs, tau, num_ahead))
     log_probs = log_prob(prediction, _ahead(batch.targets, tau, num_ahead))
-    return _mean_loss(carry, log_probs, jnp.ones(log_probs.shape, bool))
+    return _losses(carry, log_probs, jnp.ones(log_probs.shape, bool))
 
 
 def make_objective(config: SeriesConfig) -> Objective:

@@ -1,7 +1,6 @@
 """The jitted step: several optimiser steps in one dispatch."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -9,11 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
 
+from lmseq.config.training import Shard
 from lmseq.contract import Model, log_prob
-from lmseq.data.partition import Plan, take_batch
+from lmseq.data.partition import Plan
 from lmseq.scoring import nll_totals
+from lmseq.training.gradient import Gradient, Losses, Objective, StepInfo, make_gradient
+from lmseq.training.sharding import training_sharding
 from lmseq.training.state import LoopState, TrainState
 from lmseq.types import Batch, Carry, NllTotals, Params, PRNGKey, Stream
 
@@ -25,25 +28,8 @@ class StepMetrics(NamedTuple):
     grad_norm: Float[Array, "steps"]
 
 
-class StepInfo(NamedTuple):
-    """The step being computed: its number, its own key, and whether the carry is reset."""
-
-    number: Int[Array, ""]
-    key: PRNGKey
-    reset: Bool[Array, ""]
-
-
-# What is minimised, of model, parameters, carry, batch and step: the loss, and the next carry with the
-# totals.
-Objective = Callable[
-    [Model, Params, Carry, Batch, StepInfo], tuple[Float[Array, ""], tuple[Carry, NllTotals]]
-]
-
-
-def window_loss(
-    model: Model, params: Params, carry: Carry, batch: Batch, step: StepInfo
-) -> tuple[Float[Array, ""], tuple[Carry, NllTotals]]:
-    """Mean negative log-likelihood in nats of a batch of windows, teacher-forced.
+def window_loss(model: Model, params: Params, carry: Carry, batch: Batch, step: StepInfo) -> Losses:
+    """Negative log-likelihood in nats of a batch of windows, teacher-forced.
 
     Without a reset the windows go on from `carry`, which is where back-propagation is truncated
     (Williams and Peng 1990). With one they begin from the initial carry, and its readout predicts their
@@ -59,15 +45,12 @@ def window_loss(
     totals = nll_totals(log_probs, batch.mask)
     first = log_prob(model.readout(params, initial), batch.inputs[:, 0])
     first_totals = nll_totals(first[:, None], batch.mask[:, :1] & step.reset)
-    loss = (totals.nll + first_totals.nll) / jnp.maximum(totals.count + first_totals.count, 1)
-    return loss, (end, totals)
+    return Losses(jax.tree.map(jnp.add, totals, first_totals), end, totals)
 
 
 def train_step(
-    model: Model,
+    gradient: Gradient,
     optimizer: optax.GradientTransformation,
-    objective: Objective,
-    num_steps: int,
     loop_state: LoopState,
     tokens: Stream,
     row: Plan,
@@ -78,10 +61,8 @@ def train_step(
     The step's own key is fold_in(key, step).
     """
     state, carry = loop_state
-    batch = take_batch(tokens, row.starts, row.lengths, num_steps)
     step = StepInfo(state.step, jax.random.fold_in(key, state.step), row.resets)
-    gradient = jax.grad(objective, argnums=1, has_aux=True)
-    grads, (carry, totals) = gradient(model, state.params, carry, batch, step)
+    grads, carry, totals = gradient(state.params, carry, tokens, row, step)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     state = TrainState(state.step + 1, params, opt_state)
@@ -96,16 +77,28 @@ def make_dispatch(
     optimizer: optax.GradientTransformation,
     num_steps: int,
     objective: Objective = window_loss,
+    *,
+    num_parts: int = 1,
+    mesh: Mesh | None = None,
+    shard: Shard = "batch",
 ) -> Dispatch:
     """A jitted scan of `train_step` over the rows of a plan; the training state is donated.
 
     Python is out of the way for as many steps as the plan has. One program is compiled for each number
-    of rows it is given.
+    of rows it is given. The rest is as in `make_gradient`: on a mesh the state is to be placed by
+    `training_sharding` with the same `shard`, and stays so.
     """
-    step = partial(train_step, model, optimizer, objective, num_steps)
+    gradient = make_gradient(model, objective, num_steps, num_parts=num_parts, mesh=mesh, shard=shard)
 
     def dispatch(loop_state: LoopState, tokens: Stream, plan: Plan, key: PRNGKey):
-        return lax.scan(lambda loop_state, row: step(loop_state, tokens, row, key), loop_state, plan)
+        def step(loop_state: LoopState, row: Plan) -> tuple[LoopState, StepMetrics]:
+            loop_state, metrics = train_step(gradient, optimizer, loop_state, tokens, row, key)
+            if mesh is not None and mesh.size > 1:
+                placed = training_sharding(mesh, loop_state, shard)
+                loop_state = lax.with_sharding_constraint(loop_state, placed)
+            return loop_state, metrics
+
+        return lax.scan(step, loop_state, plan)
 
     return jax.jit(dispatch, donate_argnums=0)
 

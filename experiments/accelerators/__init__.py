@@ -1,0 +1,1 @@
+"""Programs for accelerators, compiled where there is none."""
