@@ -239,7 +239,7 @@ def _is_readable(cell: str, marks: Iterable[str] = ".,") -> bool:
 _PLAIN = {mark: b"0123456789+-eE" + mark.encode() for mark in _NUMBERS}
 
 
-def in_bulk(cells: Sequence[str], mark: str = ".") -> Float[np.ndarray, "row"] | None:
+def in_bulk(cells: Sequence[str], mark: str = ".") -> Float[np.ndarray, "time"] | None:
     """Numbers with this decimal mark as float64, NaN where a cell is blank.
 
     None where a cell is something else, or a number with marks between groups of digits. A number is what
