@@ -90,7 +90,8 @@ def read_text(path: Path) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8, as its byte {error.start} shows: save it as UTF-8") from None
-    return re.sub(r"\r*\n|\r", "\n", text)  # Python on Windows may have written `\r\r\n`
+    # Python on Windows may have written `\r\r\n`.
+    return re.sub(r"\r*\n|\r", "\n", text) if "\r" in text else text
 
 
 # Separators
