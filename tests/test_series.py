@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmseq.config.knobs import from_flat
-from lmseq.config.series import SYNTHETIC, SeriesConfig, is_file
+from lmseq.config.series import SYNTHETIC, SeriesConfig, check, is_file
 from lmseq.data import series as s
 from lmseq.data import synthetic
 
@@ -50,14 +50,36 @@ def test_names_of_columns_are_written_as_in_a_csv_file():
         s.read_names('"a,b')
 
 
-@pytest.mark.parametrize("name", ["load.csv", "load.CSV", "load.csv.gz", "load.TSV.xz", "load", "./load"])
-def test_files_by_ending_by_path_or_by_being_there(tmp_path, monkeypatch, name):
+@pytest.mark.parametrize("name", ["load.csv", "load.CSV", "load.data", "load", "./nile"])
+def test_files_by_their_names_wherever_one_is(tmp_path, monkeypatch, name):
+    """A config means the same in every folder; whether there is such a file is seen when it is read."""
     monkeypatch.chdir(tmp_path)
-    assert is_file(make({"series": name}).data) == (name != "load")
-    (tmp_path / name).write_text("x\n1\n")
-    (tmp_path / "nile").write_text("x\n1\n")
-    assert is_file(make({"series": name}).data)
-    assert not is_file(make({"series": "nile"}).data)
+    config = check(make({"series": name, "columns": "x"}))
+    with pytest.raises(ValueError, match="unknown series 'load'" if name == "load" else "there is none at"):
+        s.load_series(config)
+    (tmp_path / name).write_text("x\n1\n2\n")
+    assert s.load_series(check(config)).values.tolist() == [[1], [2]]
+    assert is_file(config.data) and not is_file(make({"series": "nile"}).data)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"series": "laod", "columns": "a"},
+        {"series": "noisy_sin", "num_points": 50},
+        {"series": "arr", "coefficients": "0.5"},
+        {"series": "x" * 5000, "missing": "previous"},
+    ],
+    ids=str,
+)
+def test_of_a_mistyped_name_the_name_is_said_to_be_wrong(settings):
+    with pytest.raises(ValueError, match=r"^unknown series '.*expected one of noisy_sine, .*, or a CSV file"):
+        s.load_series(check(make(settings)))
+
+
+def test_the_nearest_name_is_suggested():
+    with pytest.raises(ValueError, match=r"did you mean noisy_sine\?$"):
+        s.load_series(make({"series": "noisy_sin"}))
 
 
 def test_an_unknown_series_is_refused():
@@ -145,6 +167,12 @@ def test_a_constant_column_is_named():
         s.fit_scaler(x, ("a", "b"))
 
 
+@pytest.mark.parametrize("unit", [1e-90, 1.0, -1e90])
+def test_what_differs_by_rounding_only_is_constant(unit):
+    with pytest.raises(ValueError, match="'a' is constant in the training part, but for rounding"):
+        s.fit_scaler(np.array([[0.3], [0.1 + 0.2], [0.3]]) * unit, ("a",))
+
+
 @given(st.integers(-90, 90), st.integers(0, 12))
 def test_no_unit_is_too_small_or_too_large(exponent, level):
     """What varies is no constant, however small beside its level."""
@@ -167,7 +195,7 @@ def file_of(tmp_path, *values) -> dict:
 
 @pytest.mark.parametrize("far", [1e20, -1e60, 1e300])
 def test_a_value_beyond_all_that_was_trained_on(tmp_path, far):
-    with pytest.raises(ValueError, match=r"column 'x', point 9: the value lies more than 1e\+15 standard"):
+    with pytest.raises(ValueError, match=r"row 10, column 'x': the value lies more than 1e\+15 standard"):
         s.prepare(make(file_of(tmp_path, *range(8), far, 8)))
 
 

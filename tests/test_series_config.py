@@ -67,6 +67,8 @@ IDLE = [  # the first is what nothing reads beside the others
     *({name: 0.1} for name in ("weight_decay", "momentum")),
     {"decay_steps": 7},
     *({"learning_rate": 0.1, "model": kind} for kind in ("linear", "persistence")),
+    *({"num_train_steps": 20, "model": kind} for kind in ("linear", "mean")),  # not what is derived from it
+    {"warmup_steps": 7, "model": "mean"},
 ]
 
 
@@ -90,6 +92,7 @@ FINE = [
     {"model": "linear", "fit": "gradient", "objective": "unrolled", "num_ahead": 1, "learning_rate": 0.1},
     {"model": "linear", "objective": "direct", "num_ahead": 4, "head": "normal", "num_paths": 7},
     {"residual": True, "activation": "gelu", "objective": "scheduled_sampling", "sampling_rate": 1.0},
+    {"model": "mean", "seed": 3},
     {"model": "lstm", "objective": "input_noise", "input_noise": 0.0, "test_fraction": 0.0},
 ]
 

@@ -212,6 +212,7 @@ BAD = [
     ),
     ("predict_series", "", "--workdir"),
     ("predict_series", "--workdir={new} --series=sines", "noisy_sine"),
+    ("predict_series", "--workdir={new} --series=laod --columns=a", "unknown series 'laod'"),
     ("predict_series", "--workdir={new} --series={folder}/none.csv", "none.csv"),
     ("predict_series", "--workdir={new} --series={folder}/empty.csv", "empty"),
     ("predict_series", "--workdir={new} --series={folder}/constant.csv --columns=load", "constant"),
@@ -230,6 +231,11 @@ BAD = [
     ("predict_series", "--workdir={new} --series=ar --coefficients=1.1", "stable"),
     ("predict_series", "--workdir={new} --series=ar --coefficients=a,b", "coefficients"),
     ("predict_series", "--workdir={new} --coefficients=0.5", "does nothing here"),
+    (
+        "predict_series",
+        "--workdir={new} --model=mean --num_train_steps=20",
+        "num_train_steps=20 does",
+    ),
     ("predict_series", "--workdir={new} --model=seasonal --series=logistic", "--period"),
     ("predict_series", "--workdir={new} --model=mean --objective=unrolled", "objective"),
     ("predict_series", "--workdir={run} --series={folder}/two.csv", "series: "),
@@ -237,6 +243,7 @@ BAD = [
     ("claims.window_or_state", "--workdir={new} --num_seeds=1", "num_seeds"),
     ("claims.iid_or_sequence", "--workdir={new} --num_tokens=10", "characters"),
     ("compare_objectives", "--workdir={new} --model=linear", "step by step"),
+    ("compare_objectives", "--workdir={new} --model=mean --num_train_steps=20", "num_train_steps=20 does"),
 ]
 
 

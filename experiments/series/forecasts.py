@@ -14,6 +14,7 @@ from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model
 from lmseq.data.series import Prepared
 from lmseq.errors import ErrorCurve
+from lmseq.files import finite
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.interface import count_parameters
 from lmseq.training.checkpoint import digest
@@ -183,7 +184,7 @@ def _band(found: Forecasts, key: PRNGKey) -> np.ndarray | None:
 
 
 def summary(found: Forecasts) -> dict[str, Any]:
-    """The figures, in the units of the series; None for what is undefined."""
+    """The figures, in the units of the series; None for what is undefined, where nothing came."""
     name, series = found.name, found.series
     curve, actual = found.curves[name], series.series.observed()[series.split.test_start :]
     horizon, persistence = found.points.shape[1], found.curves["persistence"].rmse
@@ -216,14 +217,9 @@ def summary(found: Forecasts) -> dict[str, Any]:
         "log_density": found.log_density,
         "params_digest": digest(found.params),
     }
-    return {name: None if is_undefined(value) else value for name, value in figures.items()}
+    return finite(figures)
 
 
 def ratio(value: float, unit: float) -> float:
     """One over the other; NaN where that is nothing."""
     return float(value / unit) if unit != 0 else math.nan
-
-
-def is_undefined(value: Any) -> bool:
-    """Whether a figure is no number: of errors where nothing came, of forecasts that ran off."""
-    return isinstance(value, float) and not math.isfinite(value)

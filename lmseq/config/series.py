@@ -1,8 +1,6 @@
 """What a run on a series is made of: the sections that differ from a language model's, and their checks."""
 
 import dataclasses
-import os.path
-import re
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -128,14 +126,14 @@ def segment_length(config: SeriesConfig) -> int:
     return config.model.tau - 1 + config.data.num_steps + ahead - 1
 
 
-TABLE_FILE = re.compile(r"(?P<stem>.*)\.(csv|tsv|txt|dat)(\.(gz|bz2|xz))?", re.IGNORECASE | re.DOTALL)
-
-
 def is_file(data: SeriesDataConfig) -> bool:
-    """Whether the series is read from a file: it is named as one, or by a path, or there is one."""
-    name = data.series
-    named = TABLE_FILE.fullmatch(name) is not None or "/" in name
-    return named or (name not in (*SYNTHETIC, *BUNDLED) and os.path.exists(name))
+    """Whether the series is read from a file: its name is not one of those known here."""
+    return data.series not in (*SYNTHETIC, *BUNDLED)
+
+
+def is_spelled_as_file(data: SeriesDataConfig) -> bool:
+    """Whether the name can only be a path: others may as well be a known name that is mistyped."""
+    return "." in data.series or "/" in data.series
 
 
 def check_objective(objective: ObjectiveConfig) -> None:
@@ -184,14 +182,16 @@ def _check_idle(config: SeriesConfig) -> None:
     data, model, objective, forecast = config.data, config.model, config.objective, config.forecast
     layered, fits = model.model not in (*BASELINES, "linear"), model.model not in BASELINES
     name = objective.objective
-    synthetic = not is_file(data) and data.series in SYNTHETIC
+    # What may be mistyped is for `load_series` to refuse: not what it would read is wrong, but the name.
+    unclear = is_file(data) and not is_spelled_as_file(data)
+    synthetic = data.series in SYNTHETIC
     check_idle(
         (data, "columns", is_file(data), "a CSV file"),
         (data, "time_column", is_file(data), "a CSV file"),
         (data, "decimal", is_file(data), "a CSV file"),
-        (data, "num_points", synthetic, "a synthetic series"),
+        (data, "num_points", synthetic or unclear, "a synthetic series"),
         (data, "missing", not synthetic, "a CSV file or a series of statsmodels"),
-        (data, "coefficients", data.series == "ar", "series ar"),
+        (data, "coefficients", data.series == "ar" or unclear, "series ar"),
         (model, "hidden_size", layered, "models with hidden units"),
         (model, "num_layers", layered, "models with hidden units"),
         (model, "activation", model.model == "mlp", "model mlp"),
@@ -208,10 +208,18 @@ def _check_idle(config: SeriesConfig) -> None:
         (config.train, "target_loss", data.valid_fraction > 0, "runs with a valid_fraction"),
         *idle_in_training(config.train),
     )
-    untrained = settled(dataclasses.replace(_train_defaults(), seed=config.train.seed))
-    for knob_field in dataclasses.fields(untrained):
-        given = getattr(settled(config.train), knob_field.name)
-        if not trains(config) and given != getattr(untrained, knob_field.name):
+    if not trains(config):
+        _check_untrained(config.train)
+
+
+def _check_untrained(train: TrainConfig) -> None:
+    """ValueError for a setting of the training that was given, though nothing is trained."""
+    untrained = dataclasses.replace(_train_defaults(), seed=train.seed)
+    for each in dataclasses.fields(untrained):
+        # A config that was checked before is settled.
+        idle = (getattr(untrained, each.name), getattr(settled(untrained), each.name))
+        given = getattr(train, each.name)
+        if given not in idle:
             raise ValueError(
-                f"{knob_field.name}={given} does nothing here: it is read by models trained in steps only"
+                f"{each.name}={given} does nothing here: it is read by models trained in steps only"
             )

@@ -64,13 +64,18 @@ def check_train(train: TrainConfig) -> None:
         )
 
 
-def settled(train: TrainConfig) -> TrainConfig:
-    """The same training with what depends on other settings filled in: the steps of the warm-up."""
+def num_warmup_steps(train: TrainConfig) -> int:
+    """The steps of the warm-up: those that are set, or what suits the length of the training."""
     if train.warmup_steps >= 0:
-        return train
+        return train.warmup_steps
     # Only cosine needs an end beyond the warm-up.
     is_short = train.schedule == "cosine" and train.num_train_steps <= USUAL_WARMUP
-    return replace(train, warmup_steps=train.num_train_steps // 10 if is_short else USUAL_WARMUP)
+    return train.num_train_steps // 10 if is_short else USUAL_WARMUP
+
+
+def settled(train: TrainConfig) -> TrainConfig:
+    """The same training with what depends on other settings filled in: the steps of the warm-up."""
+    return replace(train, warmup_steps=num_warmup_steps(train))
 
 
 def check_shares(batch_size: int, num_devices: int, num_parts: int = 1) -> None:

@@ -1,8 +1,10 @@
 """The series of a run: read or generated, split by time, standardised by its training part."""
 
 import csv
+import difflib
 import hashlib
 from functools import partial
+from os.path import exists
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from lmseq.config.series import (
     SYNTHETIC,
     SeriesConfig,
     is_file,
+    is_spelled_as_file,
     num_direct,
     segment_length,
     trains,
@@ -32,17 +35,24 @@ def load_series(config: SeriesConfig) -> Series:
     """
     data = config.data
     if is_file(data):
+        if not is_spelled_as_file(data) and not exists(data.series):
+            raise ValueError(_unknown(data.series))
         names = read_names(data.columns)
         return read_csv(Path(data.series), names, data.time_column, data.missing, data.decimal)
     if data.series in BUNDLED:
         return bundled(data.series, data.missing)
-    if data.series not in GENERATORS:
-        known = ", ".join((*SYNTHETIC, *BUNDLED))
-        raise ValueError(f"unknown series {data.series!r}: expected one of {known}, or a CSV file")
     generate = GENERATORS[data.series]
     if data.coefficients and generate is autoregression:
         generate = partial(generate, coefficients=read_coefficients(data.coefficients))
     return generate(np.random.default_rng(config.train.seed), data.num_points)
+
+
+def _unknown(name: str) -> str:
+    """What is said of a name that is neither known nor there as a file."""
+    known = (*SYNTHETIC, *BUNDLED)
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown series {quoted(name)}: expected one of {', '.join(known)}, or a CSV file{hint}"
 
 
 def read_names(text: str) -> tuple[str, ...]:
@@ -99,6 +109,7 @@ class Scaler(NamedTuple):
         return np.asarray(values, np.float64) * self.scale + self.mean
 
 
+LEAST_SPREAD = 4 * np.finfo(np.float64).eps  # of the largest value: 0.1 + 0.2 and 0.3 differ by rounding only
 LARGEST = 1e100  # of values, and one over it their least spread: float64 must hold squares and their sums
 FURTHEST = 1e15  # from the training part's mean, in its deviations: float32 must hold squares and their sums
 
@@ -106,14 +117,17 @@ FURTHEST = 1e15  # from the training part's mean, in its deviations: float32 mus
 def fit_scaler(train: Values, columns: tuple[str, ...]) -> Scaler:
     """Mean and standard deviation of the training part.
 
-    Raises ValueError for a variable that is constant there, and for one whose values or whose spread lie
-    beyond what can be squared.
+    Raises ValueError for a variable that is constant there but for rounding, and for one whose values or
+    whose spread lie beyond what can be squared.
     """
-    same, large = (train == train[0]).all(axis=0), np.abs(train).max(axis=0) > LARGEST
+    largest = np.abs(train).max(axis=0)
+    large = largest > LARGEST
+    with np.errstate(over="ignore"):
+        same = np.ptp(train, axis=0) <= LEAST_SPREAD * largest
     if same.any():
         raise ValueError(
-            f"column {quoted(columns[int(np.argmax(same))])} is constant in the training part: it cannot be "
-            "standardised; leave it out"
+            f"column {quoted(columns[int(np.argmax(same))])} is constant in the training part, but for "
+            "rounding: it cannot be standardised; leave it out"
         )
     with np.errstate(over="ignore", invalid="ignore"):
         mean, scale = train.mean(axis=0), train.std(axis=0)
@@ -127,14 +141,15 @@ def fit_scaler(train: Values, columns: tuple[str, ...]) -> Scaler:
     return Scaler(mean, scale)
 
 
-def _check_reach(values: Values, columns: tuple[str, ...]) -> None:
+def _check_reach(values: Values, series: Series) -> None:
     """ValueError for a standardised value that the training part says nothing of, nor float32 can square."""
     far = ~(np.abs(values) <= FURTHEST)
     if far.any():
         at, column = np.argwhere(far)[0]
         raise ValueError(
-            f"column {quoted(columns[column])}, point {at + 1}: the value lies more than {FURTHEST:g} "
-            "standard deviations of the training part from its mean: mend it, or leave the column out"
+            f"row {series.rows[at] if series.rows else at + 1}, column {quoted(series.columns[column])}: the "
+            f"value lies more than {FURTHEST:g} standard deviations of the training part from its mean: mend "
+            "it, or leave the column out"
         )
 
 
@@ -193,7 +208,7 @@ def prepare(config: SeriesConfig) -> Prepared:
         _check_filled(loaded, split, data.missing)
     scaler = fit_scaler(loaded.values[: split.train_end], loaded.columns)
     values = scaler.apply(loaded.values)
-    _check_reach(values, loaded.columns)
+    _check_reach(values, loaded)
     return Prepared(loaded, split, scaler, values)
 
 

@@ -1,5 +1,6 @@
 """Series that others measured: tables in files, and the public-domain ones that statsmodels ships."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -7,7 +8,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from lmseq.config.series import TABLE_FILE
 from lmseq.data import times
 from lmseq.data.series_types import Series, Values
 from lmseq.data.tables import (
@@ -20,6 +20,7 @@ from lmseq.data.tables import (
     quoted,
     read_table,
 )
+from lmseq.files import PACKINGS
 
 Missing = Literal["error", "previous", "interpolate"]
 
@@ -102,10 +103,14 @@ def fill_missing(
 # Files
 
 
+_PACKED = "|".join(re.escape(each.ending) for each in PACKINGS)
+_TABLE_FILE = re.compile(rf"(.+)\.(csv|tsv|txt|dat)({_PACKED})?", re.IGNORECASE | re.DOTALL)
+
+
 def stem(path: Path) -> str:
     """The name of a file without the endings of tables and of what packed them: load of load.csv.gz."""
-    named = TABLE_FILE.fullmatch(path.name)
-    return named.group("stem") if named and named.group("stem") else path.stem
+    named = _TABLE_FILE.fullmatch(path.name)
+    return named[1] if named else path.stem
 
 
 def read_csv(
@@ -127,12 +132,14 @@ def read_csv(
     _check_names(path, table, columns, time_column)
     found = time_column or ("" if columns else times.time_column(table))
     chosen = tuple(columns) or _of_numbers(path, table, found)
-    mark = decimal_mark([table.columns[name] for name in chosen], decimal)
+    timed = [found] if found and is_numeric(table.columns[found]) else []
+    mark = decimal_mark([table.columns[name] for name in (*chosen, *timed)], decimal)
     values = np.stack([numbers(table, name, mark) for name in chosen], axis=1)
     at = times.read_times(table, found, mark) if found else None
     whole = fill_missing(values, missing, chosen, table.rows)
     notes = _notes(table, () if columns else (found, *chosen), "" if time_column else found, mark, decimal)
-    return Series(stem(path), chosen, whole, filled=np.isnan(values), times=at, notes=notes)
+    filled = np.isnan(values)
+    return Series(stem(path), chosen, whole, filled=filled, times=at, notes=notes, rows=table.rows)
 
 
 def _check_names(path: Path, table: Table, columns: Sequence[str], time_column: str) -> None:
@@ -149,11 +156,11 @@ def _check_names(path: Path, table: Table, columns: Sequence[str], time_column: 
 def _of_numbers(path: Path, table: Table, time_column: str) -> tuple[str, ...]:
     """The columns of numbers but the time; ValueError where there is none.
 
-    A first one without a name that counts the rows, as pandas writes it, is none either.
+    A first one without a name that numbers the rows, as pandas writes it, is none either.
     """
     rest = {name: cells for name, cells in table.columns.items() if name != time_column}
     chosen = [name for name, cells in rest.items() if is_numeric(cells)]
-    if len(chosen) > 1 and table.header and not table.header[0] and _counts(rest[chosen[0]]):
+    if len(chosen) > 1 and chosen[0] == next(iter(table.columns)) and _is_index(table):
         chosen.pop(0)
     if not rest:
         raise ValueError(f"{path} has no column beside the time {quoted(time_column)}")
@@ -168,9 +175,13 @@ def _of_numbers(path: Path, table: Table, time_column: str) -> tuple[str, ...]:
     return tuple(chosen)
 
 
-def _counts(cells: Sequence[str]) -> bool:
-    """Whether cells are 0, 1, 2, ... or 1, 2, 3, ..."""
-    return any(cells == [str(row) for row in range(first, first + len(cells))] for first in (0, 1))
+def _is_index(table: Table) -> bool:
+    """Whether the first column has no name and numbers the rows: by whole numbers, of equal steps."""
+    cells = next(iter(table.columns.values()))
+    if table.header[:1] != ("",) or not all(map(re.compile("-?[0-9]{1,15}").fullmatch, cells)):
+        return False
+    steps = np.diff(np.array(cells, np.int64))
+    return not steps.size or bool(steps[0] != 0 and (steps == steps[0]).all())
 
 
 def _notes(

@@ -1,6 +1,6 @@
 """What a time series is: values at equally spaced times, and what is known of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ class Series(NamedTuple):
     lyapunov: mean growth of ln |error| per step of a chaotic system, nats.
     filled: which values were missing and stand there by a policy; they are never scored. (T, D), or None.
     times: of each row, (T,) datetime64 in UTC or plain numbers, for pictures; None: steps are counted.
+    rows: the line of its file at which each row begins, for messages; empty where there is no file.
     notes: what was decided in reading it, a line each, for people to see.
     """
 
@@ -30,6 +31,7 @@ class Series(NamedTuple):
     filled: Bool[np.ndarray, "time feature"] | None = None
     times: Shaped[np.ndarray, "time"] | None = None
     notes: tuple[str, ...] = ()
+    rows: Sequence[int] = ()
 
     def observed(self) -> Values:
         """The values, NaN where they were missing."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from lmseq.data.tables import Table, is_date, is_number, mostly, numbers, quoted
+from lmseq.data.tables import Table, in_bulk, is_date, is_dated, is_number, numbers, quoted
 
 FORMS = "such as 12, 2024-01-31, 2024-01, 20240131 or 2024-01-31T12:00"
 _COMPACT = {8: "%Y%m%d", 6: "%Y%m"}  # by the number of digits
@@ -17,7 +17,7 @@ def time_column(table: Table) -> str:
     It is the only one of dates, or the first of the table where that is one. There, days as 20240131 are
     dates as well.
     """
-    dated = [name for name, cells in table.columns.items() if mostly(cells, is_date)]
+    dated = [name for name, cells in table.columns.items() if is_dated(cells)]
     first, cells = next(iter(table.columns.items()))
     if len(table.columns) > 1 and len(cells[0]) == 8 and _compact(cells) is not None:
         dated.insert(0, first)
@@ -67,7 +67,9 @@ def _dates(table: Table, name: str) -> Shaped[np.ndarray, "time"]:
 
 def _numbers(table: Table, name: str, mark: str) -> Float[np.ndarray, "time"]:
     """Numbers, none of them missing."""
-    for row, cell in zip(table.rows, table.columns[name], strict=True):
+    values = in_bulk(table.columns[name], mark)
+    is_whole = values is not None and not np.isnan(values).any()
+    for row, cell in () if is_whole else zip(table.rows, table.columns[name], strict=True):
         if not is_number(cell, mark):
             raise ValueError(
                 f"row {row}, column {quoted(name)}: expected a number, as the first time, got {quoted(cell)}"

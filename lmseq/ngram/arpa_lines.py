@@ -1,37 +1,17 @@
 """The lines of an ARPA file or pipe, compressed or not, with their numbers: what `arpa.read_arpa` reads."""
 
-import bz2
 import codecs
-import gzip
-import lzma
 import re
-import zlib
 from pathlib import Path
-from typing import IO
+
+from lmseq.files import DAMAGE, unpacked
 
 BLOCK = 1 << 22  # bytes read at once
 MOST_HEADER = 1 << 20  # bytes before the line \data\: what has more of them is no ARPA file
 MOST_LINE = 1 << 26  # bytes
-# Known by its first bytes, not by its name: a pipe has none.
-UNPACK = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)  # what reading raises
 BLANKS = b" \t\r\0"
 _BREAK = re.compile(rb"\n(?:[ \t\r\0]*\n|\\)")  # a line's end before an empty line, or before a header
 _DATA = re.compile(rb"(?:\A|\n)[ \t\r\0]*\\data\\[ \t\r\0]*(?=\n|\Z)")
-
-
-class _Rejoined:
-    """A file that can only be read onwards, with what was read of it already put back in front."""
-
-    def __init__(self, head: bytes, file: IO[bytes]) -> None:
-        self.head, self.file = head, file
-
-    def read(self, size: int) -> bytes:
-        """At most so many bytes; none at the end."""
-        if not self.head:
-            return self.file.read(size)
-        piece, self.head = self.head[:size], self.head[size:]
-        return piece
 
 
 class ArpaLines:
@@ -45,9 +25,7 @@ class ArpaLines:
         self.path, self.number, self.buffer = path, 0, b""
         self.opened = path.open("rb")
         try:
-            head = self.opened.read(max(map(len, UNPACK)))
-            unpack = next((UNPACK[magic] for magic in UNPACK if head.startswith(magic)), lambda file: file)
-            self.file = unpack(_Rejoined(head, self.opened))
+            self.file = unpacked(self.opened)
             self._skip_header()
         except BaseException:
             self.opened.close()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from lmseq.config.training import TrainConfig, settled
+from lmseq.config.training import TrainConfig, num_warmup_steps
 
 Number = float | Float[Array, ""]
 
@@ -18,7 +18,7 @@ def make_schedule(config: TrainConfig, peak: Number | None = None) -> optax.Sche
     cosine falls to zero at num_train_steps (Loshchilov and Hutter 2017); inverse is
     peak / (1 + t / decay_steps), t counted from the end of the warm-up.
     """
-    warmup = settled(config).warmup_steps
+    warmup = num_warmup_steps(config)
     peak = config.learning_rate if peak is None else peak
     match config.schedule:
         case "constant":
