@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 from absl import flags
 
-from experiments import ablate
+from experiments import ablate, compile_for
 from experiments.ablation.design import EXPERIMENTS
 from experiments.frame import start
 from experiments.frame.command import StoppedError
@@ -260,14 +260,15 @@ def test_devices_and_kept_programs_are_what_the_call_asks_for(tmp_path, monkeypa
     assert asked == [(2, True), (3, False)]
 
 
+BESIDE = (ablate.EXPERIMENT, compile_for.EXPERIMENT)  # which are not ablated
 SCRIPTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
 
 
 def test_every_script_is_a_value_that_something_runs():
     """Those with a run's folder can be ablated; a script that was forgotten would be missing here."""
     of_runs = {each.name for each in EXPERIMENTS if each.module == f"experiments.{each.name}"}
-    assert sorted([*of_runs, *COMMANDS, ablate.EXPERIMENT.name]) == SCRIPTS
-    for experiment in (*EXPERIMENTS, ablate.EXPERIMENT):
+    assert sorted([*of_runs, *COMMANDS, *(each.name for each in BESIDE)]) == SCRIPTS
+    for experiment in (*EXPERIMENTS, *BESIDE):
         path = ROOT / experiment.module.replace(".", "/")
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), experiment.module
 

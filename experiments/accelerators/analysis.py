@@ -1,10 +1,11 @@
 """What a compiled program says of itself: flops, bytes, and what the devices send each other."""
 
-import json
 import math
 import re
 from collections import defaultdict
 from typing import Any
+
+from lmseq.files import to_json
 
 COLLECTIVES = (
     "all-gather all-reduce all-to-all collective-broadcast collective-permute reduce-scatter".split()
@@ -128,4 +129,4 @@ def table(programs: dict[str, dict[str, Any]]) -> str:
 
 def last_line(programs: dict[str, Any]) -> str:
     """The figures on one line of JSON."""
-    return json.dumps(programs)
+    return to_json(programs)
