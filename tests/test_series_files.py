@@ -117,6 +117,28 @@ def test_what_is_read_and_what_is_said_of_it(tmp_path, name):
     assert len(found.notes) == len(notes) and all(map(re.search, notes, found.notes))
 
 
+@pytest.mark.parametrize("text", ["year,v\n1900,3\n1901,5\n1902,4\n", "t;v\n0;3\n60;5\n120;4\n"])
+def test_a_column_that_counts_is_named(tmp_path, text):
+    """It may be the time, or a quantity: nobody can tell."""
+    found = read(tmp_path, text)
+    assert len(found.columns) == 2 and "counts in equal steps" in found.notes[-1]
+    assert not read(tmp_path, text, time_column=found.columns[0]).notes
+    assert not read(tmp_path, text, columns=found.columns).notes
+
+
+def test_names_of_rows_are_no_whole_parts(tmp_path):
+    """R writes one name less than there are columns."""
+    with pytest.raises(
+        ValueError, match="has one name, 'v', above cells such as '1,11': say --decimal=comma"
+    ):
+        read(tmp_path, "v\n1,11\n2,12\n3,13\n")
+    assert read(tmp_path, "v\n1,11\n2,12\n3,13\n", decimal="comma").values[:, 0].tolist() == [
+        1.11,
+        2.12,
+        3.13,
+    ]
+
+
 def test_rows_of_nothing_keep_their_place(tmp_path):
     found = read(tmp_path, "a,b\n1,2\n,\n\n4,8\n", missing="interpolate")
     assert found.values.tolist() == [[1, 2], [2, 4], [3, 6], [4, 8]]

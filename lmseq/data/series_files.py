@@ -134,6 +134,8 @@ def read_csv(
     chosen = tuple(columns) or _of_numbers(path, table, found)
     timed = [found] if found and is_numeric(table.columns[found]) else []
     mark = decimal_mark([table.columns[name] for name in (*chosen, *timed)], decimal)
+    if mark == "," and decimal == "auto":
+        _check_row_names(path, table, chosen[0])
     values = np.stack([numbers(table, name, mark) for name in chosen], axis=1)
     at = times.read_times(table, found, mark) if found else None
     whole = fill_missing(values, missing, chosen, table.rows)
@@ -176,12 +178,26 @@ def _of_numbers(path: Path, table: Table, time_column: str) -> tuple[str, ...]:
 
 
 def _is_index(table: Table) -> bool:
-    """Whether the first column has no name and numbers the rows: by whole numbers, of equal steps."""
-    cells = next(iter(table.columns.values()))
-    if table.header[:1] != ("",) or not all(map(re.compile("-?[0-9]{1,15}").fullmatch, cells)):
+    """Whether the first column has no name and numbers the rows."""
+    return table.header[:1] == ("",) and _counts(next(iter(table.columns.values())))
+
+
+def _counts(cells: Sequence[str]) -> bool:
+    """Whether cells are whole numbers of equal steps, as those of years, seconds and rows are."""
+    if not all(map(re.compile("-?[0-9]{1,15}").fullmatch, cells)):
         return False
     steps = np.diff(np.array(cells, np.int64))
     return not steps.size or bool(steps[0] != 0 and (steps == steps[0]).all())
+
+
+def _check_row_names(path: Path, table: Table, name: str) -> None:
+    """ValueError where what stands before decimal commas numbers the rows: R writes names of rows so."""
+    before = [cell.partition(",")[0] for cell in table.columns[name] if not is_blank(cell)]
+    if len(table.columns) == 1 and len(before) > 2 and _counts(before):
+        raise ValueError(
+            f"{path} has one name, {quoted(name)}, above cells such as {quoted(table.columns[name][0])}: say "
+            "--decimal=comma if they are numbers, or name the column before the comma too"
+        )
 
 
 def _notes(
@@ -197,6 +213,13 @@ def _notes(
     if left:
         more = f" and {len(left) - 10} more" if len(left) > 10 else ""
         notes.append(f"left out, as they hold no values of a series: {', '.join(left[:10])}{more}")
+    first, *others = table.columns
+    is_counted = len(table.rows) > 2 and _counts(table.columns[first])
+    if is_counted and first in found[1:] and not set(found).isdisjoint(others):
+        notes.append(
+            f"column {quoted(first)} counts in equal steps and is forecast like the others: if it is the "
+            "time, name it by --time_column"
+        )
     if mark == "," and decimal == "auto":
         notes.append("decimal marks are commas: 1,5 is one and a half")
     return tuple(notes)
