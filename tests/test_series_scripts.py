@@ -238,7 +238,7 @@ BAD = [
     ),
     ("predict_series", "--workdir={new} --model=seasonal --series=logistic", "--period"),
     ("predict_series", "--workdir={new} --model=mean --objective=unrolled", "objective"),
-    ("predict_series", "--workdir={run} --series={folder}/two.csv", "series: "),
+    ("predict_series", "--workdir={run} --series={folder}/two.csv --columns=wind", "series: "),
     ("claims.window_or_state", "--workdir={new} --lags=3,x", "--lags"),
     ("claims.window_or_state", "--workdir={new} --num_seeds=1", "num_seeds"),
     ("claims.iid_or_sequence", "--workdir={new} --num_tokens=10", "characters"),

@@ -67,17 +67,18 @@ def recall_stream(rng: np.random.Generator, lag: int, num_blocks: int) -> np.nda
 
 
 def answer_loss(model: Any, params: Any, carry: Any, batch: Any, step: Any) -> Any:
-    """Mean negative log-likelihood of the answers alone: the last target of each block."""
+    """Negative log-likelihood of the answers alone, the last target of each block."""
     import jax.numpy as jnp
 
+    from lmseq.training.gradient import Losses
     from lmseq.types import NllTotals
 
     start = model.init_carry(params, batch.inputs.shape[0])
     _, log_probs = model.token_log_probs(
         params, start, batch.inputs, batch.targets, training=True, key=step.key
     )
-    nll, count = -jnp.sum(log_probs[:, -1]), jnp.asarray(log_probs.shape[0], jnp.int32)
-    return nll / count, (carry, NllTotals(nll, count))
+    totals = NllTotals(-jnp.sum(log_probs[:, -1]), jnp.asarray(log_probs.shape[0], jnp.int32))
+    return Losses(totals, carry, totals)
 
 
 def block_plan(length: int, lag: int, batch_size: int, seed: int, epoch: int) -> Any:
