@@ -62,6 +62,7 @@ def made(train: str, other: str, level: str) -> tuple[Vocab, list[str], smoothin
 @example(AWKWARD[3], AWKWARD[3])
 @example("<UNK> a", "<unk> b \\<UNK>")
 @example("a b", "\\<unk> <unk>")
+@example("a", " ")
 def test_a_model_and_its_file_score_alike(tmp_path_factory, level, train, other):
     assume_allowed(level, train, other)
     vocab, words, tables, stream = made(train, other, level)

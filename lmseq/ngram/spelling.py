@@ -41,7 +41,10 @@ def spell_text(vocab: Vocab, text: str) -> str:
     match vocab.level:
         case "word":
             refuse_marks(text, "the text")
-            return "\n".join(" ".join(map(_spelled, WORD.findall(line))) for line in text.split("\n"))
+            lines = [(line, " ".join(map(_spelled, WORD.findall(line)))) for line in text.split("\n")]
+            return "\n".join(
+                words or " " * bool(line) for line, words in lines
+            )  # a last line of blanks is one
         case "char":
             return " ".join(map(_spelled, text))
         case _:
