@@ -16,7 +16,7 @@ from lmseq.config.mixture import MixtureConfig
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
 from lmseq.data.corpora import SPLITS
-from lmseq.data.texts import Texts, has_parts
+from lmseq.data.texts import Texts
 from lmseq.files import read_json, to_json, write_text
 from lmseq.models.mixture import CacheParams, fit_cache, fit_weights
 from lmseq.runs import Run, is_proper
@@ -40,16 +40,13 @@ def prepare(config: MixtureConfig) -> PreparedMixture:
     found = [load_run(str(path), config.checkpoint) for path in paths]
     check_models(paths, found)
     text = {k: v for k, v in knobs.to_flat(found[0].config).items() if k in TextConfig.__dataclass_fields__}
-    if (
-        os.path.exists(text["corpus"])
-        and not Path(text["corpus"]).is_file()
-        and not has_parts(text["corpus"])
-    ):
+    corpus = text["corpus"]
+    if os.path.exists(corpus) and not (os.path.isfile(corpus) or os.path.isdir(corpus)):
         raise ValueError(
-            f"{paths[0]} was made of a text from a pipe ({text['corpus']}), which is not there any more: "
+            f"{paths[0]} was made of a text from a pipe ({corpus}), which is not there any more: "
             "make the models of a file"
         )
-    noted = {"corpus": text["corpus"], "runs": identify(paths, found), **digests}
+    noted = {"corpus": corpus, "runs": identify(paths, found), **digests}
     return PreparedMixture(config, found, TextConfig(**text), noted)
 
 
