@@ -120,19 +120,23 @@ def read_text(path: Path) -> str:
     The file is read once, from its beginning to its end, so it may be a pipe. Raises ValueError for a file
     that is missing, unreadable, empty, or not UTF-8 (with the byte offset).
     """
-    data = _read_bytes(path)
-    try:
-        text = data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"expected UTF-8 in {path}, got byte 0x{data[error.start]:02x} at byte offset {error.start}: "
-            "convert the file to UTF-8"
-        ) from None
+    text = decoded(_read_bytes(path), path).removeprefix("\ufeff")
     if not text:
         raise ValueError(
             f"expected text in {path}, got an empty file: write some text into it or name another"
         )
     return text
+
+
+def decoded(data: bytes, name: str | Path, offset: int = 0) -> str:
+    """The text of UTF-8; ValueError for other bytes, which says where in `name` the first of them is."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"expected UTF-8 in {name}, got byte 0x{data[error.start]:02x} at byte offset "
+            f"{offset + error.start}: convert the file to UTF-8"
+        ) from None
 
 
 def read_corpus(

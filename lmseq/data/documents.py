@@ -11,7 +11,7 @@ from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
-from lmseq.data.corpora import SPLITS
+from lmseq.data.corpora import SPLITS, decoded
 from lmseq.data.pieces import END, PIECE, behind_character, blocks, cut_behind
 
 PACKED = (".gz", ".zst")
@@ -149,13 +149,7 @@ def _plain(path: Path, file: BufferedIOBase) -> Iterator[bytes | None]:
     offset = 0
     for piece in cut_behind(blocks(file), behind_character):
         if not piece.isascii():
-            try:
-                piece.decode()
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"expected UTF-8 in {path}, got byte 0x{piece[error.start]:02x} at byte offset "
-                    f"{offset + error.start}: convert the file to UTF-8"
-                ) from None
+            decoded(piece, path, offset)
         text = piece if offset else piece.removeprefix(codecs.BOM_UTF8)
         if text:
             yield text

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Integer, UInt32
 
 from lmseq.config.text import TextConfig
-from lmseq.data.marks import UNK, refuse_marks
-from lmseq.data.pieces import END, LINE_END, Pieces, behind_line, cut_behind, cut_for, split_words
+from lmseq.data.marks import UNK
+from lmseq.data.pieces import END, LINE_END, Pieces, behind_line, cut_behind, cut_for, words_of
 from lmseq.data.tokens import EOS, Vocab, char_tokens, train_bpe, word_tokens
 
 Ids = Integer[np.ndarray, "_"]
@@ -48,25 +48,9 @@ def _count_characters(text: Pieces) -> dict[str, int]:
 
 def _count_words(text: Pieces, name: str) -> dict[str, int]:
     counts: Counter[bytes] = Counter()
-    for words in _words(text, name):
+    for words in words_of(cut_for("word", text), name):
         counts.update(words)
     return {EOS if word == LINE_END else word.decode(): count for word, count in counts.items()}
-
-
-def _words(text: Pieces, name: str) -> Iterator[list[bytes]]:
-    """The words of each piece, with LINE_END for each line's end, the last of a document ended or not."""
-    last = b"\n"
-    for piece in cut_for("word", text):
-        if piece is END:
-            if last != b"\n":
-                yield [LINE_END]
-            last = b"\n"
-            continue
-        refuse_marks(piece, name)
-        yield split_words(piece)
-        last = piece[-1:]
-    if last != b"\n":
-        yield [LINE_END]
 
 
 def _code_points(piece: bytes) -> UInt32[np.ndarray, "points"] | Integer[np.ndarray, "points"]:
@@ -104,7 +88,7 @@ class Encoder:
         ValueError as `Vocab.encode` does.
         """
         if self._vocab.level == "word":
-            for words in _words(text, name):
+            for words in words_of(cut_for("word", text), name):
                 yield np.fromiter(map(self._numbers.__getitem__, words), self._dtype, len(words))
             self.num_unknown, self.num_marks = self._numbers.num_unknown, self._numbers.num_marks
             return

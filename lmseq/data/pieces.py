@@ -1,10 +1,12 @@
 """A long text in pieces of UTF-8: cut where no token is cut, normalised, and dealt out to its parts."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedIOBase
 
 from lmseq.data.corpora import BLANKS, SPLITS, byte_of_character, count_characters
+from lmseq.data.marks import refuse_marks
 from lmseq.data.tokens import WORD, Level, Normalization
 
 LINE_END = b"\0"  # stands for a line's end among words, none of which can contain it
@@ -13,6 +15,7 @@ END = None  # among pieces: here a document ends
 Pieces = Iterable[bytes | None]
 _WORD = re.compile(WORD.pattern.encode())
 _BLANK = re.compile(f"[{BLANKS}]".encode())
+_BLANK_BYTES = {blank.encode() for blank in BLANKS}
 _LETTERS = bytes(i if chr(i) in "abcdefghijklmnopqrstuvwxyz" else ord(" ") for i in bytes(range(256)).lower())
 # Where byte-pair encoding would cut whatever stands on either side: behind a line feed or before a space,
 # with no other white space beside it.
@@ -28,6 +31,25 @@ def split_words(piece: bytes) -> list[bytes]:
     if b"\0" in piece:
         piece = piece.replace(b"\0", b" ")
     return piece.replace(b"\n", b" " + LINE_END + b" ").split()
+
+
+def words_of(text: Pieces, name: str) -> Iterator[list[bytes]]:
+    """The words of each piece, with LINE_END for each line's end, the last of a document ended or not.
+
+    Pieces end where no word is cut. Raises ValueError for words kept for ends, in a text called `name`.
+    """
+    last = b"\n"
+    for piece in text:
+        if piece is END:
+            if last != b"\n":
+                yield [LINE_END]
+            last = b"\n"
+            continue
+        refuse_marks(piece, name)
+        yield split_words(piece)
+        last = piece[-1:] or last
+    if last != b"\n":
+        yield [LINE_END]
 
 
 def blocks(file: BufferedIOBase, size: int = -1) -> Iterator[bytes]:
@@ -125,6 +147,23 @@ def normalize_pieces(text: Pieces, how: Normalization) -> Iterator[bytes | None]
             yield letters
 
 
+class Tally:
+    """Passes pieces of a text on, and adds up what there is of it."""
+
+    def __init__(self, text: Iterable[bytes | None]) -> None:
+        self._text = text
+        self.num_chars = self.num_bytes = 0
+        self.sha256 = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes | None]:
+        for piece in self._text:
+            if piece is not END:
+                self.num_chars += count_characters(piece)
+                self.num_bytes += len(piece)
+                self.sha256.update(piece)
+            yield piece
+
+
 def deal_out(text: Pieces, cuts: list[int], *, whole_words: bool) -> Iterator[tuple[str, bytes | None]]:
     """Pieces with the part that they are of, for cuts as characters of the text (`corpora.character_cuts`).
 
@@ -149,6 +188,3 @@ def deal_out(text: Pieces, cuts: list[int], *, whole_words: bool) -> Iterator[tu
                     head = piece[: blank.end()]
             yield SPLITS[part], head
             piece, place, last = piece[len(head) :], place + count_characters(head), head[-1:]
-
-
-_BLANK_BYTES = {blank.encode() for blank in BLANKS}

@@ -1,7 +1,7 @@
 """Making a token store of any amount of text, a piece at a time."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from itertools import groupby
@@ -13,7 +13,7 @@ from lmseq.config.text import TextConfig
 from lmseq.data.corpora import SPLITS, character_cuts, check_parts, count_characters
 from lmseq.data.documents import Progress, Source, gathered, read_documents
 from lmseq.data.encoding import Encoder, dtype_of, vocab_of
-from lmseq.data.pieces import END, Pieces, deal_out, normalize_pieces
+from lmseq.data.pieces import END, Pieces, Tally, deal_out, normalize_pieces
 from lmseq.data.store import FACTS, SETTINGS, VERSION, VOCAB, SplitFacts
 from lmseq.data.texts import refuse_fractions
 from lmseq.data.tokens import Vocab
@@ -126,26 +126,9 @@ def _while_train(dealt: Dealt) -> Dealt:
         yield split, piece
 
 
-class _Tally:
-    """Passes pieces of a text on, and adds up what there is of it."""
-
-    def __init__(self, text: Iterable[bytes | None]) -> None:
-        self._text = text
-        self.num_chars = self.num_bytes = 0
-        self.sha256 = hashlib.sha256()
-
-    def __iter__(self) -> Iterator[bytes | None]:
-        for piece in self._text:
-            if piece is not END:
-                self.num_chars += count_characters(piece)
-                self.num_bytes += len(piece)
-                self.sha256.update(piece)
-            yield piece
-
-
 def _write_split(folder: Path, split: str, vocab: Vocab, text: Pieces, name: str) -> SplitFacts:
     """Write the ids of a split."""
-    tally, encoder, digest, num_tokens = _Tally(text), Encoder(vocab), hashlib.sha256(), 0
+    tally, encoder, digest, num_tokens = Tally(text), Encoder(vocab), hashlib.sha256(), 0
     with (folder / f"{split}.bin").open("wb") as file:
         for ids in encoder.encode(tally, name=f"the {split} part of {name}"):
             file.write(data := ids.tobytes())

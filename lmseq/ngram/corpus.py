@@ -4,7 +4,6 @@ Words are read from their file in pieces, so that the text is never in memory as
 and sub-words are taken from `Texts`.
 """
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,12 +16,12 @@ from lmseq.config.text import TextConfig
 from lmseq.data.corpora import (
     CORPORA,
     SPLITS,
-    count_characters,
+    decoded,
     skip_order_mark,
     split_files,
     split_offsets,
 )
-from lmseq.data.pieces import pieces
+from lmseq.data.pieces import Tally, pieces
 from lmseq.data.store import is_store
 from lmseq.data.texts import Texts, load_texts, read_splits, refuse_fractions
 from lmseq.data.tokens import EOS, UNK, Vocab
@@ -115,33 +114,21 @@ def from_texts(texts: Texts) -> Counted:
     )
 
 
-class _Meter:
-    """Passes pieces of a text on, and adds up its characters and digest."""
-
-    def __init__(self, source: Iterable[bytes], name: str) -> None:
-        self.source, self.name = source, name
-        self.num_chars, self.num_bytes, self.sha256 = 0, 0, hashlib.sha256()
-
-    def __iter__(self) -> Iterator[bytes]:
-        for piece in self.source:
-            self.num_chars += count_characters(piece)
-            self.sha256.update(piece)
-            try:
-                piece.decode()  # pieces end between words
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"expected UTF-8 in {self.name}, got byte 0x{piece[error.start]:02x} at byte offset "
-                    f"{self.num_bytes + error.start}: convert the file to UTF-8"
-                ) from None
-            self.num_bytes += len(piece)
-            yield piece
+def _checked(text: Iterable[bytes], name: str) -> Iterator[bytes]:
+    """The same pieces, which end between words; ValueError for what is not UTF-8."""
+    offset = 0
+    for piece in text:
+        decoded(piece, name, offset)
+        offset += len(piece)
+        yield piece
 
 
 def _words(text: TextConfig, data_dir: Path | None, cache_dir: Path | None) -> Counted:
     """Lines of words, in pieces straight from the file where they need no normalising."""
     name, sources = _sources(text, data_dir, cache_dir)
-    meters = {split: _Meter(sources[split], f"the {split} part of {name}") for split in SPLITS}
-    train = number_text(meters["train"], meters["train"].name)
+    names = {split: f"the {split} part of {name}" for split in SPLITS}
+    tallies = {split: Tally(_checked(sources[split], names[split])) for split in SPLITS}
+    train = number_text(tallies["train"], names["train"])
     counts = np.bincount(train.stream, minlength=FIRST_WORD_ID + len(train.words))
     spelled = [word.decode() for word in train.words]
     stream, words, written = train.stream, spelled, train.words
@@ -157,7 +144,7 @@ def _words(text: TextConfig, data_dir: Path | None, cache_dir: Path | None) -> C
     word_of = np.array([unknown, *(i for i, _ in ordinary)], np.int32)
     streams, num_unknown = {"train": stream}, {}
     for split in SPLITS[1:]:
-        found = look_up(meters[split], written, meters[split].name)
+        found = look_up(tallies[split], written, names[split])
         num_unknown[split] = int(np.count_nonzero(found == UNK_ID))
         # What is too rare to be a word of its own is written <unk>, and counted as that word.
         streams[split] = np.where(found == UNK_ID, unknown, found) if text.min_count > 1 else found
@@ -167,8 +154,8 @@ def _words(text: TextConfig, data_dir: Path | None, cache_dir: Path | None) -> C
         word_of,
         FIRST_WORD_ID + len(words),
         streams,
-        {split: meter.num_chars for split, meter in meters.items()},
-        {split: meter.sha256.hexdigest() for split, meter in meters.items()},
+        {split: tally.num_chars for split, tally in tallies.items()},
+        {split: tally.sha256.hexdigest() for split, tally in tallies.items()},
         num_unknown,
     )
 

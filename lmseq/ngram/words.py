@@ -6,8 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from lmseq.data.marks import refuse_marks
-from lmseq.data.pieces import LINE_END, split_words
+from lmseq.data.pieces import LINE_END, words_of
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences
 
 
@@ -28,14 +27,9 @@ class _Numbering(dict[bytes, int]):
 
 def _read(text: Iterable[bytes], id_of: Callable[[bytes], int], name: str) -> Int[np.ndarray, "time"]:
     """Marked sentences of a text given in pieces that end with blanks; the last line need not end."""
-    ids, last = [np.zeros(0, np.int32)], b"\n"
-    for piece in text:
-        refuse_marks(piece, name)
-        words = split_words(piece)
+    ids = [np.zeros(0, np.int32)]
+    for words in words_of(text, name):
         ids.append(np.fromiter(map(id_of, words), np.int32, len(words)))
-        last = piece[-1:] or last
-    if last != b"\n":
-        ids.append(np.array([EOS_ID], np.int32))
     whole = np.concatenate(ids)
     ids.clear()  # a long text is in memory once, not twice
     return begin_sentences(whole)
