@@ -22,6 +22,7 @@ from experiments.frame.console import say
 from experiments.frame.experiment import Call, Experiment, main
 from lmseq.config import language_model
 from lmseq.config.knobs import knob
+from lmseq.files import to_json
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def compile_for(call: Call) -> int:
     say(analysis.table(found))
     for line in _advice(config, chip):
         say(line)
-    print(analysis.last_line(found), flush=True)
+    print(to_json(found), flush=True)
     return 0 if all(figures["fits"] for figures in found.values()) else 1
 
 

@@ -9,15 +9,13 @@ The corpus is a file, a folder or a pattern of UTF-8 text, plain, or packed as .
 object with `tokens`, `bytes_per_second` and `peak_memory`, in bytes.
 """
 
-import resource
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.frame.command import Command, main
 from experiments.frame.console import say
 from experiments.frame.flags import Given
-from experiments.frame.start import seconds
+from experiments.frame.start import peak_memory, seconds
 from lmseq.config.knobs import knob
 from lmseq.config.text import TextConfig, check_text
 from lmseq.data.corpora import SPLITS
@@ -36,11 +34,6 @@ class PrepareOptions(TextConfig):
     text_field: str = knob("text", "where the text is in an object of JSON lines")
     end_documents: bool = knob(False, "each file, or line of JSON, ends with <eos>")
     out: str = knob("", "folder of the store: created, and never replaced", is_path=True)
-
-
-def peak_memory() -> int:
-    """Bytes of memory that this process had at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def act(options: PrepareOptions, given: Given) -> None:

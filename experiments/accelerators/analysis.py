@@ -5,8 +5,6 @@ import re
 from collections import defaultdict
 from typing import Any
 
-from lmseq.files import to_json
-
 COLLECTIVES = (
     "all-gather all-reduce all-to-all collective-broadcast collective-permute reduce-scatter".split()
 )
@@ -125,8 +123,3 @@ def table(programs: dict[str, dict[str, Any]]) -> str:
             f"  {'yes' if figures['fits'] else 'NO':<4}  {sent or 'none'}"
         )
     return "\n".join(lines)
-
-
-def last_line(programs: dict[str, Any]) -> str:
-    """The figures on one line of JSON."""
-    return to_json(programs)

@@ -1,7 +1,6 @@
 """The stages of a count model's run: from marked sentences to tables, figures, pictures and an ARPA file."""
 
 import math
-import resource
 import shutil
 import sys
 import time
@@ -15,6 +14,7 @@ from tqdm import tqdm
 
 from experiments.counts.loading import load_counted
 from experiments.frame.console import listed, say
+from experiments.frame.start import peak_memory
 from experiments.text.suggest import suggest
 from lmseq import scoring
 from lmseq.config import counts as counts_config
@@ -64,7 +64,7 @@ def run(config: NgramConfig, workdir: Path, prepared: PreparedCounts) -> dict[st
             **found,
             **{f"seconds_{name}": each for name, each in spent.items()},
             "seconds_to_tables": sum(spent.values()),
-            "peak_memory_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+            "peak_memory_bytes": peak_memory(),
         }
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -3,6 +3,8 @@
 import ctypes
 import ctypes.util
 import os
+import resource
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +17,11 @@ from lmseq.files import cache_folder, from_home
 def seconds() -> float:
     """Seconds since this process began to import."""
     return time.monotonic() - STARTED
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process had at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def num_cores() -> int:

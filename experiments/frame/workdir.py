@@ -46,15 +46,16 @@ def _check_run(workdir: Path, run: Identity) -> None:
     except ValueError as error:
         raise ValueError(f"{workdir} holds no run that can be gone on with: {error}") from None
     noted = read_json(workdir / run.name) if (workdir / run.name).exists() else None
-    moved = _without_places(noted)
-    same_data = moved != noted and moved == _without_places(run.facts)
+    what = _without_places(noted)
+    is_same = what == _without_places(run.facts)
+    same_data = is_same and what != noted  # which a digest says
     differing = knobs.differences(began, run.config, but_paths=same_data)
     if differing:
         raise ValueError(
             f"{workdir} holds a run of another config ({'; '.join(differing)}): "
             "choose another --workdir, or give it the flags it began with"
         )
-    if noted is not None and moved != _without_places(run.facts) and not _agree(noted, run.facts):
+    if noted is not None and not is_same and not _agree(noted, run.facts):
         raise ValueError(
             f"the data of {next(iter(run.facts.values()))} is not the one that {workdir} was begun with: "
             "choose another --workdir, or restore it"

@@ -14,7 +14,6 @@ from experiments.frame.start import data_folders
 from lmseq.config.text import TextConfig
 from lmseq.data.corpora import CORPORA, SPLITS, split_files
 from lmseq.data.documents import Source, find_source
-from lmseq.data.pieces import blocks
 from lmseq.data.store import SETTINGS, VERSION, is_store
 from lmseq.data.store_writer import Begin, prepare_store, write_store
 from lmseq.data.texts import has_parts, read_raw
@@ -90,10 +89,7 @@ def kept_store(text: TextConfig) -> Path | None:
     key = hashlib.sha256(to_json({"name": source.name, "version": VERSION, **settings}).encode())
     for part in (part for part in ("all", *SPLITS) if part in source.parts):
         with source.parts[part][0].open("rb") as file:
-            content = hashlib.sha256()
-            for block in blocks(file):
-                content.update(block)
-        key.update(content.digest())
+            key.update(hashlib.file_digest(file, "sha256").digest())
     out = cache_folder() / "stores" / key.hexdigest()[:32]
     if is_store(out):
         return out
