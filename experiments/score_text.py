@@ -42,10 +42,6 @@ def read_texts(options: ScoreOptions) -> list[str]:
         got = "both" if options.file else "neither"
         raise ValueError(f"expected either --text (once or more) or --file, got {got}")
     texts = [read_text(Path(options.file))] if options.file else list(options.text)
-    try:
-        "".join(texts).encode()
-    except UnicodeEncodeError:
-        raise ValueError("expected --text in UTF-8, got bytes that are not") from None
     if not all(texts):
         raise ValueError("expected a text of at least one character, got an empty one")
     return texts
