@@ -20,7 +20,7 @@ from lmseq.strips import strip_carries
 from lmseq.types import Carry, Normal, Params, PRNGKey, Tokens
 
 Values = Float[Array | np.ndarray, "time feature"]
-Points = Float[Array, "origin horizon feature"]
+Points = Float[Array | np.ndarray, "origin horizon feature"]
 BLOCK = 4096  # origins rolled out together: their carries and predictions stay in the cache
 
 
@@ -33,6 +33,23 @@ class DirectModel(Protocol):
 
     def readout_direct(self, params: Params, carry: Carry) -> Normal:
         """The next K elements, a `Normal` of (B, K, D)."""
+        ...
+
+
+@runtime_checkable
+class HostModel(Protocol):
+    """A model of windows whose forecasts are a few products, made in NumPy where nothing must be compiled."""
+
+    memory: int
+
+    def host_points(
+        self, params: Params, windows: Float[np.ndarray, "origin window feature"], horizon: int
+    ) -> Float[np.ndarray, "origin horizon feature"]:
+        """What `rollout` gives from the carries of windows (O, tau, D), float64 (O, K, D)."""
+        ...
+
+    def takes_host(self, num_origins: int, horizon: int) -> bool:
+        """Whether that is sooner done than a program is compiled."""
         ...
 
 
@@ -100,12 +117,23 @@ def k_step_points(
 
     Origin t has seen the first t of values (T, D); entry [t - t_0, k - 1] predicts values[t + k - 1] on
     the model's own predictions between. One program: a pass over the series whose carries are kept, then
-    K steps from all of them. Raises ValueError unless 1 <= t_0 <= T - K.
+    K steps from all of them; few products are made in NumPy instead, in float64. Raises ValueError unless 1 <= t_0 <= T - K.
     """
     _check_origins(len(values), max_horizon, first_origin)
+    origins = np.arange(first_origin, len(values) - max_horizon + 1)
+    if isinstance(model, HostModel) and model.takes_host(len(origins), max_horizon):
+        return model.host_points(params, last_windows(values, origins, model.memory), max_horizon)
     return _k_step_points(
         model, params, jnp.asarray(values, jnp.float32), first_origin, max_horizon, min(block, len(values))
     )
+
+
+def last_windows(
+    values: Values, origins: Int[np.ndarray, "origin"], width: int
+) -> Float[np.ndarray, "origin window feature"]:
+    """The last values before each origin, (O, width, D); zeros stand before the beginning."""
+    padded = np.concatenate([np.zeros((width, values.shape[1]), np.float32), np.asarray(values)])
+    return padded[origins[:, None] + np.arange(width)[None]]
 
 
 def _check_origins(num_points: int, max_horizon: int, first_origin: int) -> None:

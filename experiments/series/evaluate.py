@@ -6,7 +6,7 @@ import numpy as np
 
 from lmseq import scoring
 from lmseq.contract import Model
-from lmseq.data.series import Prepared
+from lmseq.data.series import Prepared, PreparedPanel
 from lmseq.types import Params
 
 
@@ -22,10 +22,10 @@ def log_density(prepared: Prepared, model: Model, params: Params, start: int, st
     return float(log_probs.mean(dtype=np.float64)) - float(np.log(prepared.scaler.scale).sum())
 
 
-def evaluate(prepared: Prepared, model: Model, params: Params, step: int) -> dict[str, Any]:
+def evaluate(panel: PreparedPanel, model: Model, params: Params, step: int) -> dict[str, Any]:
     """Loss of the validation part, of standardised values; None where there is no such part."""
-    first, last = prepared.split
+    first, last = panel.only.split
     if first == last:
         return {"valid_loss": None}
-    log_probs = scoring.score_stream(model, params, prepared.values[:last])[first:]
+    log_probs = scoring.score_stream(model, params, panel.only.values[:last])[first:]
     return {"valid_loss": -float(log_probs.mean(dtype=np.float64))}

@@ -1,18 +1,23 @@
-"""The series of a run, and how long its parts are."""
+"""The series of a run, and how long their parts are."""
 
 from experiments.frame.console import listed, say
+from experiments.frame.start import data_folders
 from lmseq.config.series import SeriesConfig
-from lmseq.data.series import Prepared, prepare
+from lmseq.data.series import PreparedPanel, prepare
 
 
-def load(config: SeriesConfig) -> Prepared:
+def load(config: SeriesConfig) -> PreparedPanel:
     """Load, check, split and standardise what the config names, and say how and how much."""
-    prepared = prepare(config)
-    for note in prepared.series.notes:
-        say(f"{prepared.series.name}: {note}")
-    num_points, (train_end, test_start) = len(prepared.values), prepared.split
-    say(
-        f"{prepared.series.name}: {train_end:,} / {test_start - train_end:,} / {num_points - test_start:,} "
-        f"points (train / valid / test) of {listed(prepared.series.columns)}"
+    prepared = prepare(config, [folder for folder in data_folders() if folder is not None])
+    panel, members = prepared.panel, prepared.members
+    for note in panel.notes:
+        say(f"{panel.name}: {note}")
+    if len(panel.series) > len(members):
+        say(f"{panel.name}: {len(panel.series) - len(members)} series are left out, as they are too short")
+    train, test = (
+        sum(parts) for parts in zip(*((m.split.train_end, m.test_points) for m in members), strict=True)
     )
+    rest = sum(len(each.values) for each in members) - train - test
+    of = listed(members[0].series.columns) if len(members) == 1 else f"{len(members):,} series"
+    say(f"{panel.name}: {train:,} / {rest:,} / {test:,} points (train / valid / test) of {of}")
     return prepared

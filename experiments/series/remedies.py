@@ -16,7 +16,7 @@ from experiments.series.loading import load
 from lmseq import errors, plotting, rollout
 from lmseq.config.series import ObjectiveConfig, SeriesConfig, segment_length
 from lmseq.data.partition import sliding
-from lmseq.data.series import Prepared
+from lmseq.data.series import PreparedPanel
 from lmseq.models.build import model_of
 from lmseq.training.fit import fit
 from lmseq.training.job import Batches
@@ -30,8 +30,8 @@ OBJECTIVES = get_args(ObjectiveConfig.__dataclass_fields__["objective"].type)
 class ErrorCurves:
     """The error curve of one objective and seed; keeps what it compiled for the seeds that follow."""
 
-    def __init__(self, config: SeriesConfig, prepared: Prepared) -> None:
-        self._config, self._prepared, self._set_up_for = config, prepared, None
+    def __init__(self, config: SeriesConfig, panel: PreparedPanel) -> None:
+        self._config, self._panel, self._prepared, self._set_up_for = config, panel, panel.only, None
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         """RMSE(k) over all origins of the test part, in the units of the series."""
@@ -52,28 +52,30 @@ class ErrorCurves:
     def _set_up(self, objective: str) -> None:
         chosen = dataclasses.replace(self._config.objective, objective=objective)
         config = dataclasses.replace(self._config, objective=chosen)
-        self._model, self._objective = model_of(config, self._prepared), make_objective(config)
+        self._model, self._objective = model_of(config, self._panel), make_objective(config)
         self._batches = Batches(config.data.batch_size, segment_length(config), sliding)
 
 
-def prepare(config: SeriesConfig) -> Prepared:
+def prepare(config: SeriesConfig) -> PreparedPanel:
     """The series, long enough for the longest segments: those of several steps ahead."""
     longest = dataclasses.replace(config.objective, objective="unrolled")
     prepared = load(dataclasses.replace(config, objective=longest))
+    _ = prepared.only  # or ValueError
     check_batch(make_mesh(), config.data.batch_size, config.train.accumulate_steps)
     check_memory(model_of(config, prepared))
     return prepared
 
 
-def compare(workdir: Path, config: Any, prepared: Prepared) -> dict[str, Any]:
+def compare(workdir: Path, config: Any, prepared: PreparedPanel) -> dict[str, Any]:
     """Train with each objective from each seed; the table, the picture, the summary."""
     seeds = range(config.train.seed, config.train.seed + config.seeds.num_seeds)
     units = [{"objective": objective, "seed": seed} for objective in OBJECTIVES for seed in seeds]
     records = list(measured(workdir, units, ErrorCurves(config, prepared)))
-    title = f"{prepared.series.name}: {config.model.model}"
+    name = prepared.only.series.name
+    title = f"{name}: {config.model.model}"
     panel = objectives_picture.panel(records, title)
     plotting.save_figure(plotting.draw_panels([panel]), workdir / "objectives.png")
-    return {"series": prepared.series.name, **table(records)}
+    return {"series": name, **table(records)}
 
 
 def least_of(means: dict[str, float]) -> str | None:

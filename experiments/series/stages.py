@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.frame import show
-from experiments.series import forecasts
+from experiments.series import forecasts, judging
 from experiments.series.evaluate import evaluate
 from experiments.series.loading import load
 from lmseq.config.series import SeriesConfig, segment_length, trains
 from lmseq.contract import Model
-from lmseq.data.partition import sliding
-from lmseq.data.series import Prepared
+from lmseq.data.series import PreparedPanel
 from lmseq.models.build import fit_at_once, model_of
 from lmseq.training.fit import Trained
 from lmseq.training.job import Batches, Job
@@ -27,7 +26,7 @@ class PreparedSeries(NamedTuple):
     """The config, the series and the model of a run."""
 
     config: SeriesConfig
-    series: Prepared
+    series: PreparedPanel
     model: Model
 
 
@@ -48,7 +47,13 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
         params, key = train(workdir, prepared).params, split_key(config.train.seed).after
     else:
         params = fit_at_once(config, series, model)
-    found = forecasts.forecast(config, series, model, params)
+    if len(series.members) > 1:
+        judged = judging.judge(config, series, model, params)
+        judging.tell(judged)
+        judging.write_tables(workdir, judged)
+        judging.draw(workdir, judged)
+        return judging.summary(judged)
+    found = forecasts.forecast(config, series.only, model, params)
     forecasts.tell(found)
     forecasts.draw(workdir, found, key)
     return forecasts.summary(found)
@@ -61,7 +66,7 @@ def train(workdir: Path, prepared: PreparedSeries) -> Trained:
         model,
         series.train,
         config.train,
-        Batches(config.data.batch_size, segment_length(config), sliding),
+        Batches(config.data.batch_size, segment_length(config), series.partition),
         make_objective(config),
         workdir,
         partial(evaluate, series, model),

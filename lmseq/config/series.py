@@ -44,6 +44,22 @@ class SeriesDataConfig:
     num_points: int = knob(1000, "length of a synthetic series")
     coefficients: str = knob("", "phi_1,phi_2,... of series ar; empty: three, stable and drawn at random")
     period: int = knob(0, "steps of a season, for the seasonal baseline; 0: the series' own, if it has one")
+    test_series: str = knob(
+        "", "file of the same form with what came after each series: the test part", is_path=True
+    )
+    channels: Literal["joint", "independent"] = knob(
+        "joint", "columns of a table: values of one series, or series of one value that share one model"
+    )
+    short: Literal["error", "leave_out"] = knob(
+        "error", "what to do with series of a panel that are too short for the model"
+    )
+    train_points: int = knob(0, "length of the training part, from the beginning; 0: by the shares below")
+    valid_points: int = knob(0, "length of the validation part, before the test part; 0: by its share")
+    test_points: int = knob(0, "length of the test part; 0: by its share")
+    log: bool = knob(False, "the model works on logarithms of the values, which must be above 0")
+    standardise: bool = knob(
+        True, "values minus the mean of the training part, over their deviation there, series by series"
+    )
     valid_fraction: float = knob(0.0, "share for validation during training, before the test part")
     test_fraction: float = knob(0.4, "share for the test, at the end")
     batch_size: int = knob(64, "segments of a batch")
@@ -66,6 +82,19 @@ class SeriesModelConfig:
     fit: Literal["least_squares", "gradient"] = knob(
         "least_squares", "how the linear model is fitted: in closed form or step by step"
     )
+    ridge: float = knob(
+        0.0,
+        "penalty of the squared weights in closed form, of the mean square of the inputs; -1: the best on the "
+        "validation part",
+    )
+    refit: bool = knob(
+        False, "in closed form fit again on training and validation part, once ridge is chosen"
+    )
+    normalisation: Literal["none", "last", "mean", "scale", "instance"] = knob(
+        "none",
+        "of each window of tau values, undone in the forecast: minus its last value; its mean; over its mean "
+        "size; minus its mean, over its deviation",
+    )
 
 
 @dataclass(frozen=True)
@@ -87,6 +116,7 @@ class ForecastConfig:
     """The figures at the end of a run."""
 
     max_horizon: int = knob(64, "steps ahead, from every origin of the test part")
+    origin_step: int = knob(1, "steps between the origins of a panel's test parts")
     num_paths: int = knob(200, "sampled trajectories for the quantile band of a normal head")
 
 
@@ -162,7 +192,12 @@ def _check_ranges(config: SeriesConfig) -> None:
     at_least(1, 1000, num_layers=model.num_layers)
     at_least(1, MOST_UNITS, max_horizon=forecast.max_horizon)
     at_least(1, MOST_DRAWS, num_paths=forecast.num_paths)
-    at_least(0, period=data.period)
+    at_least(0, period=data.period, train_points=data.train_points, valid_points=data.valid_points)
+    at_least(0, test_points=data.test_points)
+    at_least(1, origin_step=forecast.origin_step)
+    at_least(-1, 1e6, ridge=model.ridge)
+    if -1 < model.ridge < 0:
+        raise ValueError(f"expected ridge of at least 0, or -1, got {model.ridge}")
     below_one(valid_fraction=data.valid_fraction, test_fraction=data.test_fraction)
     check_objective(config.objective)
 
@@ -181,6 +216,7 @@ def _check_idle(config: SeriesConfig) -> None:
     """A setting that nothing reads is refused rather than ignored."""
     data, model, objective, forecast = config.data, config.model, config.objective, config.forecast
     layered, fits = model.model not in (*BASELINES, "linear"), model.model not in BASELINES
+    closed = model.model == "linear" and not trains(config)
     name = objective.objective
     # What may be mistyped is for `load_series` to refuse: not what it would read is wrong, but the name.
     unclear = is_file(data) and not is_spelled_as_file(data)
@@ -190,6 +226,9 @@ def _check_idle(config: SeriesConfig) -> None:
         (data, "time_column", is_file(data), "a CSV file"),
         (data, "decimal", is_file(data), "a CSV file"),
         (data, "num_points", synthetic or unclear, "a synthetic series"),
+        (data, "test_series", is_file(data), "a CSV file"),
+        (data, "channels", is_file(data), "a CSV file"),
+        (data, "short", is_file(data), "a CSV file"),
         (data, "missing", not synthetic, "a CSV file or a series of statsmodels"),
         (data, "coefficients", data.series == "ar" or unclear, "series ar"),
         (model, "hidden_size", layered, "models with hidden units"),
@@ -197,6 +236,9 @@ def _check_idle(config: SeriesConfig) -> None:
         (model, "activation", model.model == "mlp", "model mlp"),
         (model, "residual", model.model == "mlp", "model mlp"),
         (model, "fit", model.model == "linear", "model linear"),
+        (model, "ridge", closed, "model linear in closed form"),
+        (model, "refit", closed and model.ridge == -1, "ridge -1"),
+        (model, "normalisation", fits, "models that are fitted"),
         (model, "head", fits, "models that are fitted"),
         (objective, "objective", fits, "models that are fitted"),
         (objective, "num_ahead", name in ("unrolled", "direct"), "objectives unrolled and direct"),

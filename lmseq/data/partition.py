@@ -206,6 +206,28 @@ def sliding(num_points: int, num_steps: int, batch_size: int, seed: int, epoch: 
     return Plan(starts, np.full(shape, num_steps, np.int32), np.ones(shape[0], bool))
 
 
+@dataclass(frozen=True)
+class Within:
+    """`sliding` over several series that lie one behind the other, of these lengths: no window is of two.
+
+    Of one series it is `sliding`, to the bit. A series too short for a window has none.
+    """
+
+    lengths: tuple[int, ...]
+
+    def __call__(self, num_points: int, num_steps: int, batch_size: int, seed: int, epoch: int) -> Plan:
+        """The plan of one epoch; ValueError where no series has a window."""
+        lengths = np.array(self.lengths)
+        counts = np.maximum(lengths - num_steps, 0)
+        if not counts.any():
+            return sliding(int(lengths.max()), num_steps, batch_size, seed, epoch)  # says so
+        plan = sliding(int(counts.sum()) + num_steps, num_steps, batch_size, seed, epoch)
+        # Window w is one of the series whose windows are counted up to beyond w.
+        owner = np.searchsorted(np.cumsum(counts), plan.starts, side="right")
+        shift = np.cumsum(lengths) - lengths - (np.cumsum(counts) - counts)
+        return plan._replace(starts=(plan.starts + shift[owner]).astype(np.int32))
+
+
 def epoch_plan(
     kind: PartitionKind, num_tokens: int, num_steps: int, batch_size: int, seed: int, epoch: int
 ) -> Epoch:

@@ -3,6 +3,7 @@
 import csv
 import difflib
 import hashlib
+from collections.abc import Sequence
 from functools import partial
 from os.path import exists
 from pathlib import Path
@@ -21,26 +22,46 @@ from lmseq.config.series import (
     segment_length,
     trains,
 )
-from lmseq.data.series_files import bundled, read_csv
+from lmseq.data.panel import Panel, read_panel
+from lmseq.data.partition import Within
+from lmseq.data.scaling import Scaler, check_reach, make_scaler
+from lmseq.data.series_files import bundled
 from lmseq.data.series_types import Series, Values
 from lmseq.data.synthetic import GENERATORS, autoregression
 from lmseq.data.tables import is_number, quoted
 
 
-def load_series(config: SeriesConfig) -> Series:
+def load_panel(config: SeriesConfig, folders: Sequence[Path] = ()) -> Panel:
     """Read or generate what the config names; the config's training seed fixes what is random in it.
 
-    Raises ValueError for a name that is neither a synthetic series nor a bundled one nor a path, and as
+    A file that is not there is looked for in the folders. Raises ValueError for a name that is neither a synthetic series nor a bundled one nor a path, and as
     `read_csv`, `bundled` and the generators do.
     """
     data = config.data
     if is_file(data):
         if not is_spelled_as_file(data) and not exists(data.series):
             raise ValueError(_unknown(data.series))
-        names = read_names(data.columns)
-        return read_csv(Path(data.series), names, data.time_column, data.missing, data.decimal)
-    if data.series in BUNDLED:
-        return bundled(data.series, data.missing)
+        return read_panel(
+            _found(data.series, folders),
+            channels=data.channels,
+            columns=read_names(data.columns),
+            time_column=data.time_column,
+            test_path=_found(data.test_series, folders) if data.test_series else None,
+            missing=data.missing,
+            decimal=data.decimal,
+        )
+    series = bundled(data.series, data.missing) if data.series in BUNDLED else _generated(config)
+    return Panel(series.name, (series,), notes=series.notes)
+
+
+def _found(name: str, folders: Sequence[Path]) -> Path:
+    """The file of a name: as it stands, or in the first of the folders that has it."""
+    places = [Path(name), *(folder / name for folder in folders)]
+    return next((place for place in places if exists(place)), places[0])
+
+
+def _generated(config: SeriesConfig) -> Series:
+    data = config.data
     generate = GENERATORS[data.series]
     if data.coefficients and generate is autoregression:
         generate = partial(generate, coefficients=read_coefficients(data.coefficients))
@@ -72,7 +93,7 @@ def read_coefficients(text: str) -> np.ndarray:
     return np.array(parts, np.float64)
 
 
-# Splits and units
+# Splits
 
 
 class SeriesSplit(NamedTuple):
@@ -93,66 +114,6 @@ def split_series(num_points: int, valid_fraction: float, test_fraction: float) -
     return SeriesSplit(test_start - round(num_points * valid_fraction), test_start)
 
 
-class Scaler(NamedTuple):
-    """Level and scale of each variable, (D,) float64: z = (x - mean) / scale."""
-
-    mean: Float[np.ndarray, "feature"]
-    scale: Float[np.ndarray, "feature"]
-
-    def apply(self, values: Values) -> Values:
-        """Standardised values, float32; infinite where that holds them not."""
-        with np.errstate(over="ignore"):
-            return ((values - self.mean) / self.scale).astype(np.float32)
-
-    def undo(self, values: Float[np.ndarray, "*dims feature"]) -> Float[np.ndarray, "*dims feature"]:
-        """Values (..., D) in the units of the series, float64."""
-        return np.asarray(values, np.float64) * self.scale + self.mean
-
-
-LEAST_SPREAD = 4 * np.finfo(np.float64).eps  # of the largest value: 0.1 + 0.2 and 0.3 differ by rounding only
-LARGEST = 1e100  # of values, and one over it their least spread: float64 must hold squares and their sums
-FURTHEST = 1e15  # from the training part's mean, in its deviations: float32 must hold squares and their sums
-
-
-def fit_scaler(train: Values, columns: tuple[str, ...]) -> Scaler:
-    """Mean and standard deviation of the training part.
-
-    Raises ValueError for a variable that is constant there but for rounding, and for one whose values or
-    whose spread lie beyond what can be squared.
-    """
-    largest = np.abs(train).max(axis=0)
-    large = largest > LARGEST
-    with np.errstate(over="ignore"):
-        same = np.ptp(train, axis=0) <= LEAST_SPREAD * largest
-    if same.any():
-        raise ValueError(
-            f"column {quoted(columns[int(np.argmax(same))])} is constant in the training part, but for "
-            "rounding: it cannot be standardised; leave it out"
-        )
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, scale = train.mean(axis=0), train.std(axis=0)
-    refused = large | ~(scale >= 1 / LARGEST)
-    if refused.any():
-        raise ValueError(
-            f"column {quoted(columns[int(np.argmax(refused))])} is too large or varies too little to be "
-            f"squared: expected values up to {LARGEST:g} that vary by {1 / LARGEST:g} or more; give it in "
-            "another unit"
-        )
-    return Scaler(mean, scale)
-
-
-def _check_reach(values: Values, series: Series) -> None:
-    """ValueError for a standardised value that the training part says nothing of, nor float32 can square."""
-    far = ~(np.abs(values) <= FURTHEST)
-    if far.any():
-        at, column = np.argwhere(far)[0]
-        raise ValueError(
-            f"row {series.rows[at] if series.rows else at + 1}, column {quoted(series.columns[column])}: the "
-            f"value lies more than {FURTHEST:g} standard deviations of the training part from its mean: mend "
-            "it, or leave the column out"
-        )
-
-
 # From a config to values
 
 
@@ -169,6 +130,11 @@ class Prepared(NamedTuple):
         """The standardised values of the training part."""
         return self.values[: self.split.train_end]
 
+    @property
+    def test_points(self) -> int:
+        """How many values are forecast."""
+        return len(self.values) - self.split.test_start
+
     def facts(self) -> dict[str, Any]:
         """What a model is trained on: name, columns, parts, and SHA-256 of the values."""
         return {
@@ -176,47 +142,160 @@ class Prepared(NamedTuple):
             "columns": list(self.series.columns),
             "points": len(self.values),
             "train_points": self.split.train_end,
-            "test_points": len(self.values) - self.split.test_start,
+            "test_points": self.test_points,
             "sha256": hashlib.sha256(np.ascontiguousarray(self.series.values).tobytes()).hexdigest(),
         }
 
 
-def least_points(config: SeriesConfig, num_features: int) -> int:
-    """How long a training part must be: a segment and a target, or a window for each weight to solve for."""
+class PreparedPanel(NamedTuple):
+    """The series that one model is made for; one alone is a panel too."""
+
+    panel: Panel
+    members: tuple[Prepared, ...]
+
+    @property
+    def only(self) -> Prepared:
+        """The one series of a panel of one; ValueError for a panel of more."""
+        if len(self.members) != 1:
+            raise ValueError(
+                f"expected one series, {self.panel.name} has {len(self.members)}: choose a column of it"
+            )
+        return self.members[0]
+
+    @property
+    def num_features(self) -> int:
+        """Values a step, D."""
+        return self.members[0].values.shape[1]
+
+    @property
+    def period(self) -> int:
+        """Steps of a season; 0 where there is none."""
+        return self.members[0].series.period
+
+    @property
+    def train(self) -> Values:
+        """The standardised training parts, one behind the other."""
+        return np.concatenate([each.train for each in self.members])
+
+    @property
+    def partition(self) -> Within:
+        """The windows of the training parts, none of which lies in two of them."""
+        return Within(tuple(each.split.train_end for each in self.members))
+
+    def facts(self) -> dict[str, Any]:
+        """What a model is trained on; of several series their number and the SHA-256 of all their values."""
+        if len(self.members) == 1:
+            return self.members[0].facts()
+        sha = hashlib.sha256()
+        for each in self.members:
+            sha.update(f"{each.series.name} {each.split}\n".encode())
+            sha.update(np.ascontiguousarray(each.series.values).tobytes())
+        return {
+            "series": self.panel.name,
+            "num_series": len(self.members),
+            "points": sum(len(each.values) for each in self.members),
+            "train_points": sum(each.split.train_end for each in self.members),
+            "test_points": sum(each.test_points for each in self.members),
+            "sha256": sha.hexdigest(),
+        }
+
+
+def least_points(config: SeriesConfig, num_features: int, num_series: int = 1) -> int:
+    """How long a training part must be: a segment and a target, or a window for each weight to solve for.
+
+    Several series, and a ridge, give enough windows together, or none is needed: then it is one window.
+    """
     if trains(config):
         return segment_length(config) + 1
     if config.model.model == "linear":
-        tau = config.model.tau
-        return tau * num_features + 1 + tau + num_direct(config) - 1
+        window = config.model.tau + num_direct(config)
+        return window + (config.model.tau * num_features if solves_exactly(config, num_series) else 0)
     return 2
 
 
-def prepare(config: SeriesConfig) -> Prepared:
-    """Load, check, split and standardise what the config names.
+def solves_exactly(config: SeriesConfig, num_series: int) -> bool:
+    """Whether a linear map is found from all windows at once, and not from their sums."""
+    return num_series == 1 and config.model.ridge == 0 and config.model.normalisation == "none"
 
-    Raises ValueError as `load_series`, `split_series` and `fit_scaler` do, where a part is too short for the
+
+def prepare(config: SeriesConfig, folders: Sequence[Path] = ()) -> PreparedPanel:
+    """Load, check, split and standardise what the config names; files are looked for in the folders too.
+
+    Raises ValueError as `load_panel`, `split_series` and `make_scaler` do, where a part is too short for the
     model or the season, where interpolated values would tell the model what comes, where all values of the
     test part are missing, and for a value too far from those of the training part.
     """
+    panel = load_panel(config, folders)
+    found, short = [], []
+    for place, series in enumerate(panel.series):
+        parted = _parts(config, series, panel.test[place] if panel.test else None)
+        if len(panel.series) > 1 and _is_short(config, *parted):
+            short.append(series.name)
+            continue
+        found.append(_prepare_one(config, *parted, len(panel.series)))
+    _check_short(config, panel, short, found)
+    return PreparedPanel(panel, tuple(found))
+
+
+def _parts(config: SeriesConfig, series: Series, test: Series | None) -> tuple[Series, SeriesSplit]:
+    """A series with its test part, and where its parts lie."""
     data = config.data
-    loaded = load_series(config)
     if data.period:
-        loaded = loaded._replace(period=data.period)
-    split = split_series(len(loaded.values), data.valid_fraction, data.test_fraction)
-    _check_lengths(config, loaded, split)
-    if loaded.filled is not None:
-        _check_filled(loaded, split, data.missing)
-    scaler = fit_scaler(loaded.values[: split.train_end], loaded.columns)
-    values = scaler.apply(loaded.values)
-    _check_reach(values, loaded)
-    return Prepared(loaded, split, scaler, values)
+        series = series._replace(period=data.period)
+    if test is not None:
+        train_end = len(series.values)
+        valid_points = data.valid_points or round(train_end * data.valid_fraction)
+        return series.followed_by(test), SeriesSplit(train_end - valid_points, train_end)
+    length = len(series.values)
+    if data.train_points:
+        test_start = data.train_points + data.valid_points
+        end = test_start + data.test_points if data.test_points else length
+        if end > length:
+            raise ValueError(
+                f"expected {end} points of {series.name} for train_points, valid_points and test_points, got "
+                f"{length}: choose fewer"
+            )
+        return series.until(end), SeriesSplit(data.train_points, test_start)
+    if data.test_points or data.valid_points:
+        test_points = data.test_points or round(length * data.test_fraction)
+        valid_points = data.valid_points or round(length * data.valid_fraction)
+        return series, SeriesSplit(length - test_points - valid_points, length - test_points)
+    return series, split_series(length, data.valid_fraction, data.test_fraction)
 
 
-def _check_lengths(config: SeriesConfig, series: Series, split: SeriesSplit) -> None:
+def _prepare_one(config: SeriesConfig, series: Series, split: SeriesSplit, num_series: int) -> Prepared:
+    """A series standardised, once it is known to be long enough and whole."""
+    data = config.data
+    _check_lengths(config, series, split, num_series)
+    if series.filled is not None:
+        _check_filled(series, split, data.missing)
+    scaler = make_scaler(series, split.train_end, log=data.log, standardise=data.standardise)
+    values = scaler.apply(series.values)
+    check_reach(values, series)
+    return Prepared(series, split, scaler, values)
+
+
+def _is_short(config: SeriesConfig, series: Series, split: SeriesSplit) -> bool:
+    """Whether a series of a panel has no window to train on, or nothing to forecast."""
+    num_test = len(series.values) - split.test_start
+    return split.train_end < least_points(config, series.values.shape[1], 2) or num_test < 1
+
+
+def _check_short(config: SeriesConfig, panel: Panel, short: list[str], rest: list[Prepared]) -> None:
+    """ValueError for series of a panel that are too short, unless they are to be left out and some are left."""
+    if short and (config.data.short == "error" or not rest):
+        raise ValueError(
+            f"{len(short)} of {len(panel.series)} series of {panel.name} are too short for a window of the "
+            f"model, the first is {quoted(short[0])}: choose a smaller tau, num_steps or num_ahead, or "
+            "--short=leave_out"
+        )
+
+
+def _check_lengths(config: SeriesConfig, series: Series, split: SeriesSplit, num_series: int) -> None:
     """ValueError for a part that is too short for the model or for the season that is asked for."""
     num_points, num_features = series.values.shape
-    needed, num_test = least_points(config, num_features), num_points - split.test_start
-    if num_test < 2 or split.train_end < needed:
+    needed, num_test = least_points(config, num_features, num_series), num_points - split.test_start
+    if num_test < (2 if num_series == 1 else 1) or split.train_end < needed:
         raise ValueError(
             f"expected at least {needed} points to train on (tau, num_steps and what lies ahead) and 2 to "
             f"test on, got {split.train_end} and {num_test} of {series.name}: give a longer series "

@@ -36,3 +36,30 @@ class Series(NamedTuple):
     def observed(self) -> Values:
         """The values, NaN where they were missing."""
         return self.values if self.filled is None else np.where(self.filled, np.nan, self.values)
+
+    def until(self, end: int) -> "Series":
+        """The first so many points."""
+        filled, times = self.filled, self.times
+        return self._replace(
+            values=self.values[:end],
+            filled=None if filled is None else filled[:end],
+            times=None if times is None else times[:end],
+            rows=self.rows[:end],
+        )
+
+    def followed_by(self, later: "Series") -> "Series":
+        """The points of both, one behind the other; times are kept where both have them."""
+
+        def joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+            return None if first is None or second is None else np.concatenate([first, second])
+
+        filled = [
+            np.zeros(each.values.shape, bool) if each.filled is None else each.filled
+            for each in (self, later)
+        ]
+        return self._replace(
+            values=np.concatenate([self.values, later.values]),
+            filled=joined(*filled) if any(map(np.any, filled)) else None,
+            times=joined(self.times, later.times),
+            rows=(),
+        )

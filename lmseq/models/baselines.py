@@ -5,7 +5,7 @@ same code predicts with them, k steps ahead too.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -34,6 +34,8 @@ def _point(mean: Value) -> Normal:
 class Mean(Baseline):
     """Always the mean of the training part; the carry is empty but for its rows."""
 
+    memory: ClassVar[int | None] = 1
+
     def init_carry(self, params: Params, batch_size: int) -> Float[Array, "batch 0"]:
         """Nothing is remembered."""
         return jnp.zeros((batch_size, 0))
@@ -49,6 +51,8 @@ class Mean(Baseline):
 
 class Persistence(Baseline):
     """The last value again."""
+
+    memory: ClassVar[int | None] = 1
 
     def init_carry(self, params: Params, batch_size: int) -> Value:
         """The mean, before anything was seen."""
@@ -68,6 +72,11 @@ class SeasonalNaive(Baseline):
     """The value of one period ago; the carry is the last period, (B, period, D)."""
 
     period: int
+
+    @property
+    def memory(self) -> int:
+        """A period."""
+        return self.period
 
     def init_carry(self, params: Params, batch_size: int) -> Float[Array, "batch period feature"]:
         """The mean, a whole period of it."""

@@ -8,11 +8,12 @@ from lmseq.config.kinds import CellKind
 from lmseq.config.language_model import ModelConfig, ModelKind
 from lmseq.config.series import BASELINES, SeriesConfig, SeriesModelConfig, SeriesModelKind, num_direct
 from lmseq.contract import Model
-from lmseq.data.series import Prepared
+from lmseq.data.series import PreparedPanel, solves_exactly
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
-from lmseq.models.interface import bind, bind_direct
-from lmseq.models.linear import fit_least_squares
+from lmseq.models.interface import BoundModel, SequenceModule, bind, bind_direct
+from lmseq.models.linear import DirectLinearMap, LinearMap, fit_least_squares, fit_map
 from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
+from lmseq.models.normalised import DirectNormalised, Normalised
 from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel
 from lmseq.recurrence.cells import cell_named
 from lmseq.types import Params
@@ -62,6 +63,7 @@ def build_series_model(
     Raises ValueError for a kind that does not exist, and for a seasonal forecast without a period.
     """
     values = {"num_features": num_features, "head": config.head, "num_direct": num_direct}
+    sizes = (config.normalisation, config.tau, num_features)
     match config.model:
         case name if name in get_args(CellKind):
             module = RecurrentSeriesModel(
@@ -89,27 +91,36 @@ def build_series_model(
         case _:
             kinds = ", ".join(get_args(SeriesModelKind))
             raise ValueError(f"expected one of {kinds} as model, got {config.model!r}")
+    if config.model == "linear" and config.fit == "least_squares":
+        return (DirectLinearMap if num_direct > 1 else LinearMap)(_bound(module, num_direct), *sizes)
+    if config.normalisation != "none":
+        return (DirectNormalised if num_direct > 1 else Normalised)(_bound(module, num_direct), *sizes)
+    return _bound(module, num_direct)
+
+
+def _bound(module: SequenceModule, num_direct: int) -> BoundModel:
     return bind_direct(module) if num_direct > 1 else bind(module)
 
 
-def model_of(config: SeriesConfig, prepared: Prepared) -> Model:
-    """The model that the config names, for the variables and the season that the series has.
+def model_of(config: SeriesConfig, prepared: PreparedPanel) -> Model:
+    """The model that the config names, for the variables and the season that the series have.
 
     Raises ValueError as `build_series_model` does.
     """
     return build_series_model(
-        config.model,
-        prepared.values.shape[1],
-        num_direct=num_direct(config),
-        period=prepared.series.period,
+        config.model, prepared.num_features, num_direct=num_direct(config), period=prepared.period
     )
 
 
-def fit_at_once(config: SeriesConfig, prepared: Prepared, model: Model) -> Params:
+def fit_at_once(config: SeriesConfig, prepared: PreparedPanel, model: Model) -> Params:
     """Parameters of a model that needs no steps: those of least squares for `linear`, a baseline's own.
 
-    model: what `model_of` makes of the same config. Raises ValueError as `fit_least_squares` does.
+    model: what `model_of` makes of the same config. Raises ValueError as `fit_least_squares` and `fit_map` do.
     """
-    if config.model.model in BASELINES:
+    chosen, members = config.model, prepared.members
+    if chosen.model in BASELINES:
         return model.init(jax.random.key(0))
-    return fit_least_squares(prepared.train, config.model.tau, config.model.head, num_direct(config))
+    if solves_exactly(config, len(members)):
+        return fit_least_squares(prepared.train, chosen.tau, chosen.head, num_direct(config))
+    windows = (chosen.tau, num_direct(config), chosen.normalisation)
+    return fit_map(members, *windows, chosen.ridge, refit=chosen.refit, head=chosen.head)

@@ -74,6 +74,11 @@ class BoundModel:
 
     module: SequenceModule
 
+    @property
+    def memory(self) -> int | None:
+        """How many of the last elements are all that the carry knows; None where there is no such number."""
+        return getattr(self.module, "memory", None)
+
     def init(self, key: PRNGKey) -> Params:
         """Draw parameters, a plain dict of float32 arrays."""
         return self.module.init(key, method="first_prediction").get("params", {})

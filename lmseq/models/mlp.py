@@ -40,6 +40,11 @@ class MarkovModel(SequenceModule):
     residual: bool = False
     dropout: float | Float[Array, ""] = 0.0
 
+    @property
+    def memory(self) -> int:
+        """How many of the last elements the carry is made of."""
+        return self.tau
+
     def _embed(self, windows: Windows) -> Float[Array, "*dims input"]:
         """Windows (..., tau) of tokens or (..., tau, D) of values as one vector each."""
         raise NotImplementedError
@@ -93,8 +98,8 @@ class MarkovModel(SequenceModule):
     ) -> tuple[Window, Predictions]:
         """One batched product a layer for all windows."""
         check_key(training, key, has_noise=has_dropout(self.dropout))
-        windows = self.carries(carry, xs)
-        return windows[:, -1], self._predict(self._forward(windows, key))
+        last = jnp.concatenate([carry, xs], axis=1)[:, -self.tau :]
+        return last, self._predict(self._forward(self.carries(carry, xs), key))
 
 
 class MarkovLanguageModel(MarkovModel, kw_only=True):

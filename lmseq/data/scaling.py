@@ -1,0 +1,93 @@
+"""The units that models work in: values standardised by the training part, of their logarithms where asked."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from lmseq.data.series_types import Series, Values
+from lmseq.data.tables import quoted
+
+
+class Scaler(NamedTuple):
+    """Level and scale of each variable, (D,) float64: z = (x - mean) / scale, of ln x where log holds."""
+
+    mean: Float[np.ndarray, "feature"]
+    scale: Float[np.ndarray, "feature"]
+    log: bool = False
+
+    def apply(self, values: Values) -> Values:
+        """Standardised values, float32; infinite where that holds them not."""
+        with np.errstate(over="ignore"):
+            return (((np.log(values) if self.log else values) - self.mean) / self.scale).astype(np.float32)
+
+    def undo(self, values: Float[np.ndarray, "*dims feature"]) -> Float[np.ndarray, "*dims feature"]:
+        """Values (..., D) in the units of the series, float64."""
+        linear = np.asarray(values, np.float64) * self.scale + self.mean
+        return np.exp(linear) if self.log else linear
+
+
+LEAST_SPREAD = 4 * np.finfo(np.float64).eps  # of the largest value: 0.1 + 0.2 and 0.3 differ by rounding only
+LARGEST = 1e100  # of values, and one over it their least spread: float64 must hold squares and their sums
+FURTHEST = 1e15  # from the training part's mean, in its deviations: float32 must hold squares and their sums
+
+
+def make_scaler(series: Series, train_end: int, *, log: bool, standardise: bool) -> Scaler:
+    """The scaler of a series from its first train_end values; one that changes nothing but by `log`, if so.
+
+    Raises ValueError as `fit_scaler` does, and for a value that has no logarithm.
+    """
+    if log and (series.values <= 0).any():
+        at, column = np.argwhere(series.values <= 0)[0]
+        raise ValueError(
+            f"{_place(series, at, column)}: expected values above 0 for their logarithm, got "
+            f"{series.values[at, column]:g}: take --nolog"
+        )
+    if not standardise:
+        num_features = series.values.shape[1]
+        return Scaler(np.zeros(num_features), np.ones(num_features), log)
+    train = series.values[:train_end]
+    return fit_scaler(np.log(train) if log else train, series.columns)._replace(log=log)
+
+
+def _place(series: Series, at: int, column: int) -> str:
+    """Where a value stands, for a message."""
+    return f"{series.name}, row {series.rows[at] if series.rows else at + 1}, column {quoted(series.columns[column])}"
+
+
+def fit_scaler(train: Values, columns: tuple[str, ...]) -> Scaler:
+    """Mean and standard deviation of the training part.
+
+    Raises ValueError for a variable that is constant there but for rounding, and for one whose values or
+    whose spread lie beyond what can be squared.
+    """
+    largest = np.abs(train).max(axis=0)
+    large = largest > LARGEST
+    with np.errstate(over="ignore"):
+        same = np.ptp(train, axis=0) <= LEAST_SPREAD * largest
+    if same.any():
+        raise ValueError(
+            f"column {quoted(columns[int(np.argmax(same))])} is constant in the training part, but for "
+            "rounding: it cannot be standardised; leave it out"
+        )
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, scale = train.mean(axis=0), train.std(axis=0)
+    refused = large | ~(scale >= 1 / LARGEST)
+    if refused.any():
+        raise ValueError(
+            f"column {quoted(columns[int(np.argmax(refused))])} is too large or varies too little to be "
+            f"squared: expected values up to {LARGEST:g} that vary by {1 / LARGEST:g} or more; give it in "
+            "another unit"
+        )
+    return Scaler(mean, scale)
+
+
+def check_reach(values: Values, series: Series) -> None:
+    """ValueError for a standardised value that the training part says nothing of, nor float32 can square."""
+    far = ~(np.abs(values) <= FURTHEST)
+    if far.any():
+        at, column = np.argwhere(far)[0]
+        raise ValueError(
+            f"{_place(series, at, column)}: the value lies more than {FURTHEST:g} standard deviations of the training part from its mean: mend "
+            "it, or leave the column out"
+        )

@@ -1,0 +1,155 @@
+"""The linear map from a window to all that follows it, in closed form, from the windows of many series.
+
+W = argmin |A W + b - B|^2 + lambda |W|^2 over all windows: A (M, tau D) the inputs after normalisation, B (M, K D)
+what followed, in the same units. There are millions of windows and only thousands of inputs, so what is kept
+is A'A and A'B, summed in float64 over pieces of the windows; one eigen-decomposition of A'A then gives the
+solution for every lambda (Hoerl and Kennard 1970).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from lmseq.data.windows import sliding_windows
+from lmseq.models.normalised import Normalisation, statistics
+
+PIECE = 1 << 21  # numbers of a piece of A and B together
+# Penalties to choose from, over the mean square of the inputs' entries times the number of windows.
+PENALTIES = (0.0, *(10.0**power for power in range(-9, 2)))
+Values = Float[np.ndarray, "time feature"]
+
+
+class Moments(NamedTuple):
+    """Sums over windows: how many, inputs (P,), targets (Q,), and their products (P, P), (P, Q), (Q,), float64."""
+
+    count: int
+    inputs: np.ndarray
+    targets: np.ndarray
+    products: np.ndarray
+    crosses: np.ndarray
+    squares: np.ndarray
+
+
+def pieces(
+    series: Iterable[Values], tau: int, horizon: int, kind: Normalisation
+) -> Iterator[tuple[Float[np.ndarray, "windows input"], Float[np.ndarray, "windows target"]]]:
+    """Inputs and targets of all windows of all series, normalised, a piece at a time, float64.
+
+    A series too short for a window has none.
+    """
+    for values in series:
+        if len(values) < tau + horizon:
+            continue
+        windows = sliding_windows(np.asarray(values, np.float64), tau, horizon)
+        labels = windows.labels if horizon > 1 else windows.labels[:, None]
+        step = max(1, PIECE // ((tau + horizon) * values.shape[1]))
+        for first in range(0, len(labels), step):
+            seen = windows.features[first : first + step]
+            found = statistics(seen, kind)
+            ahead = found.apply(labels[first : first + step])
+            yield found.apply(seen).reshape(len(seen), -1), ahead.reshape(len(seen), -1)
+
+
+def moments(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> Moments:
+    """The sums of inputs (M, P) and targets (M, Q) that come in pieces. Raises ValueError where none come."""
+    total = None
+    for inputs, targets in parts:
+        part = (
+            len(inputs),
+            inputs.sum(axis=0),
+            targets.sum(axis=0),
+            inputs.T @ inputs,
+            inputs.T @ targets,
+            (targets**2).sum(axis=0),
+        )
+        total = part if total is None else tuple(map(sum, zip(total, part, strict=True)))
+    if total is None:
+        raise ValueError(
+            "expected at least one window to fit to, got none: give longer series or a smaller tau"
+        )
+    return Moments(*total)
+
+
+class Decomposed(NamedTuple):
+    """The normal equations in the basis of their eigenvectors V: A'A = V diag(values) V', about the means.
+
+    projected: V' A'B, (P, Q). input_mean (P,), target_mean (Q,). unit: the size that a penalty of 1 has.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    projected: np.ndarray
+    input_mean: np.ndarray
+    target_mean: np.ndarray
+    unit: float
+
+
+def decompose(found: Moments) -> Decomposed:
+    """The eigen-decomposition from which `weights` gives the solution for every penalty."""
+    input_mean, target_mean = found.inputs / found.count, found.targets / found.count
+    products = found.products - np.outer(found.inputs, input_mean)
+    crosses = found.crosses - np.outer(found.inputs, target_mean)
+    values, vectors = np.linalg.eigh(products)
+    return Decomposed(
+        np.maximum(values, 0.0),
+        vectors,
+        vectors.T @ crosses,
+        input_mean,
+        target_mean,
+        float(np.trace(products)) / len(values),
+    )
+
+
+def inverse(of: Decomposed, penalty: float) -> Float[np.ndarray, "input"]:
+    """1 / (eigenvalue + lambda) for each eigenvector; 0 for one along which the inputs do not vary."""
+    sizes = of.values + penalty * of.unit
+    cut = len(sizes) * np.finfo(np.float64).eps * of.values.max(initial=0.0)
+    with np.errstate(divide="ignore"):
+        return np.where(sizes > cut, 1.0 / sizes, 0.0)
+
+
+class Map(NamedTuple):
+    """The map B = A W + b: W (P, Q), b (Q,), float64, and the penalty that it was found with."""
+
+    weights: Float[np.ndarray, "input target"]
+    bias: Float[np.ndarray, "target"]
+    penalty: float
+
+
+def solve(of: Decomposed, penalty: float) -> Map:
+    """The map of least penalised squared error; the smallest of those that do, where there are several."""
+    weights = of.vectors @ (inverse(of, penalty)[:, None] * of.projected)
+    return Map(weights, of.target_mean - of.input_mean @ weights, penalty)
+
+
+def mean_square_error(found: Moments, solved: Map) -> Float[np.ndarray, "target"]:
+    """The mean squared residual of each target over the windows that were summed."""
+    weights, bias = solved.weights, solved.bias
+    inputs = found.inputs @ weights
+    explained = ((found.products @ weights) * weights).sum(axis=0) + 2 * bias * inputs + found.count * bias**2
+    crossed = (weights * found.crosses).sum(axis=0) + bias * found.targets
+    return np.maximum(found.squares - 2 * crossed + explained, 0.0) / found.count
+
+
+def choose_penalty(
+    of: Decomposed, parts: Iterable[tuple[np.ndarray, np.ndarray]], penalties: Sequence[float] = PENALTIES
+) -> float:
+    """The penalty of least squared error on other windows, that come in pieces; the larger of equals.
+
+    Raises ValueError where no window comes.
+    """
+    errors, count = np.zeros(len(penalties)), 0
+    for inputs, targets in parts:
+        coordinates = (inputs - of.input_mean) @ of.vectors
+        wanted = targets - of.target_mean
+        count += len(inputs)
+        for place, penalty in enumerate(penalties):
+            missed = (coordinates * inverse(of, penalty)) @ of.projected - wanted
+            errors[place] += float((missed**2).sum())
+    if not count:
+        raise ValueError(
+            "expected a validation part with a window in it to choose the ridge on: make it longer"
+        )
+    return max(zip(-errors, penalties, strict=True))[1]
