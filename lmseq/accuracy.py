@@ -6,7 +6,6 @@ ones. Values that are not known, NaN, are left out. The definitions are those of
 """
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -33,7 +32,9 @@ def seasonal_scale(train: Float[np.ndarray, "time feature"], period: int) -> Flo
         return np.where(known, steps, 0.0).sum(axis=0) / known.sum(axis=0)
 
 
-def mean_known(values: Known, axis: int | tuple[int, ...] | None = None) -> Known:
+def mean_known(
+    values: Known, axis: int | tuple[int, ...] | None = None
+) -> Float[np.ndarray, "..."] | np.floating:
     """The mean over some axes of what is known; NaN where nothing is."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
@@ -89,14 +90,3 @@ def naive2(train: Float[np.ndarray, "time"], period: int, horizon: int) -> Float
     factors = seasonal_factors(train, period)
     ahead = (len(train) + np.arange(horizon)) % period
     return train[-1] / factors[(len(train) - 1) % period] * factors[ahead]
-
-
-def overall_weighted_average(
-    smapes: Sequence[float],
-    mases: Sequence[float],
-    naive_smapes: Sequence[float],
-    naive_mases: Sequence[float],
-) -> float:
-    """OWA: half the sum of mean sMAPE and mean MASE, each over that of Naive2; 1 is as good as Naive2."""
-    ratio = np.mean(smapes) / np.mean(naive_smapes) + np.mean(mases) / np.mean(naive_mases)
-    return float(ratio / 2)

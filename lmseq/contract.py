@@ -97,8 +97,8 @@ class StepModel(ABC):
 
     Make it a frozen dataclass of its sizes, so that equal models are one static argument of `jax.jit` and
     share their compiled programs; a plain class works too, and each of its objects is compiled for by itself.
-    A subclass may compute any of the three scans in a faster way that agrees with the one here. One that knows
-    only the last few elements may say how many in `memory`: forecasts then read no more than those.
+    A subclass may compute any of the three scans in a faster way that agrees with the one here. One that
+    knows only the last few elements may say how many in `memory`: forecasts then read no more than those.
     """
 
     memory: ClassVar[int | None] = None

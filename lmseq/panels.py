@@ -14,7 +14,6 @@ from lmseq.contract import Model
 from lmseq.rollout import HostModel, last_windows, rollout
 from lmseq.types import Carry, Params
 
-Values = Float[np.ndarray, "time feature"]
 LARGEST = 1 << 24  # numbers that carries or forecasts of one call of a program hold
 
 
@@ -36,8 +35,13 @@ class Origins(NamedTuple):
 
 
 def panel_points(
-    model: Model, params: Params, series: Sequence[Values], origins: Sequence[Origins], *, max_horizon: int
-) -> list[Float[np.ndarray, "origin horizon feature"]]:
+    model: Model,
+    params: Params,
+    series: Sequence[np.ndarray],
+    origins: Sequence[Origins],
+    *,
+    max_horizon: int,
+) -> list[np.ndarray]:
     """Forecasts 1 ... K steps ahead from the origins of each series, (O_n, K, D) each, in their order.
 
     series: standardised values (T_n, D). An origin t has seen values[:t], all of them, and nothing after. The
@@ -60,11 +64,10 @@ def _split(points: np.ndarray, origins: Sequence[Origins]) -> list[np.ndarray]:
 
 
 def _by_windows(
-    model: Model, params: Params, series: Sequence[Values], origins: Sequence[Origins], horizon: int
+    model: Model, params: Params, series: Sequence[np.ndarray], origins: Sequence[Origins], horizon: int
 ) -> list[np.ndarray]:
-    windows = np.concatenate([
-        last_windows(values, each.places(), model.memory) for values, each in zip(series, origins, strict=True)
-    ])  # fmt: skip
+    pairs = zip(series, origins, strict=True)
+    windows = np.concatenate([last_windows(values, each.places(), model.memory) for values, each in pairs])
     if isinstance(model, HostModel) and model.takes_host(len(windows), horizon):
         return _split(model.host_points(params, windows, horizon), origins)
     size = max(1, LARGEST // (max(windows.shape[1], horizon) * windows.shape[2]))
@@ -89,7 +92,7 @@ def _from_windows(model, params, windows, horizon):
 
 
 def _by_states(
-    model: Model, params: Params, series: Sequence[Values], origins: Sequence[Origins], horizon: int
+    model: Model, params: Params, series: Sequence[np.ndarray], origins: Sequence[Origins], horizon: int
 ) -> list[np.ndarray]:
     """Series aligned at their last origins; those that are shorter begin later."""
     num_origins, step = max(each.count for each in origins), max(each.step for each in origins)

@@ -117,7 +117,8 @@ def k_step_points(
 
     Origin t has seen the first t of values (T, D); entry [t - t_0, k - 1] predicts values[t + k - 1] on
     the model's own predictions between. One program: a pass over the series whose carries are kept, then
-    K steps from all of them; few products are made in NumPy instead, in float64. Raises ValueError unless 1 <= t_0 <= T - K.
+    K steps from all of them; few products are made in NumPy instead, in float64. Raises ValueError unless
+    1 <= t_0 <= T - K.
     """
     _check_origins(len(values), max_horizon, first_origin)
     origins = np.arange(first_origin, len(values) - max_horizon + 1)

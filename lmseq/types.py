@@ -8,8 +8,8 @@ Everywhere
 Models
     `hidden` H units of a state; `gates` G H, all gates of a cell side by side; `window` the last tau
     elements; `period` steps of a season; `input` width of an embedded window; `out` width of a product's
-    result; `rows` leading dimensions made one; `part` models of a mixture; `cached` C tokens of a cache;
-    `number` keys of the pieces of a window.
+    result; `rows` leading dimensions made one; `windows`, `target` windows of many series, and what follows
+    one; `part` models of a mixture; `cached` C tokens of a cache; `number` keys of the pieces of a window.
 Training
     `steps` optimiser steps of a dispatch, or time steps of a forecast.
 Forecasts and samples

@@ -25,7 +25,7 @@ def test_models_that_need_no_steps(name):
     params = fit_at_once(config, prepared, model)
     shapes = jax.eval_shape(model.init, jax.random.key(0))
     assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
-    assert np.isfinite(score_stream(model, params, prepared.values)).all()
+    assert np.isfinite(score_stream(model, params, prepared.only.values)).all()
 
 
 def test_the_season_is_the_series_own_or_the_configs():

@@ -14,7 +14,8 @@ from lmseq.config.knobs import from_flat
 from lmseq.config.series import SYNTHETIC, SeriesConfig, check, num_direct, segment_length, trains
 from lmseq.data.partition import sliding
 from lmseq.data.series import prepare
-from lmseq.models.build import build_series_model
+from lmseq.models import build
+from lmseq.models.build import build_series_model, fit_at_once
 from lmseq.training import objectives
 from tests.test_config import attributes_read, updates_of
 from tests.test_objectives import VALUES, loss_of, take
@@ -142,7 +143,18 @@ def plan_of(config: SeriesConfig):
 
 def prepared_as(config: SeriesConfig):
     prepared = prepare(config)
-    return prepared.facts(), prepared.series.period
+    return prepared.facts(), prepared.period
+
+
+def values_of(config: SeriesConfig):
+    return prepare(config).only.values.tolist()
+
+
+def fitted(config: SeriesConfig):
+    """The parameters of a model in closed form."""
+    prepared = prepare(config)
+    params = fit_at_once(config, prepared, build.model_of(config, prepared))
+    return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)]
 
 
 TINY = {"hidden_size": 5, "tau": 4}
@@ -170,6 +182,14 @@ SEEN = {
     "input_noise": (trained_on, TINY | {"objective": "input_noise"}, (0.0, 0.1, 0.2)),
     "series": (prepared_as, {}, SYNTHETIC),
     "num_points": (prepared_as, {}, (500, 600)),
+    "train_points": (prepared_as, {}, (0, 300, 400)),
+    "valid_points": (prepared_as, {}, (0, 30, 40)),
+    "test_points": (prepared_as, {}, (0, 30, 40)),
+    "log": (values_of, {"series": "mackey_glass"}, (False, True)),
+    "standardise": (values_of, {}, (False, True)),
+    "normalisation": (forecast_of, TINY, get_args(FIELDS["normalisation"].type)),
+    "ridge": (fitted, {"model": "linear", "valid_fraction": 0.1}, (0.0, 0.5, -1.0)),
+    "refit": (fitted, {"model": "linear", "valid_fraction": 0.1, "ridge": -1.0}, (False, True)),
     "coefficients": (prepared_as, {"series": "ar"}, ("", "0.5", "0.6,0.1")),
     "period": (prepared_as, {}, (0, 5, 7)),
     "valid_fraction": (prepared_as, {}, (0.0, 0.1)),
@@ -185,12 +205,13 @@ SEEN = {
     "clip_norm": (updates_of, SHORT | {"optimizer": "sgd"}, (0.0, 1.0, 2.0)),
 }
 # Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
-READ_BY_SCRIPTS = {"max_horizon", "num_paths", "host_devices"}
+READ_BY_SCRIPTS = {"max_horizon", "origin_step", "num_paths", "host_devices"}
 READ_BY_THE_LOOP = set(  # tests/test_config.py and tests/test_watch.py show them
     "accumulate_steps checkpoint_every eval_every keep_checkpoints shard steps_per_dispatch "
     "target_loss".split()
 )
-READ_WITH_FILES = {"columns", "time_column", "decimal", "missing"}  # tests/test_series.py shows it
+# tests/test_series.py and tests/test_panels.py show these.
+READ_WITH_FILES = {"columns", "time_column", "decimal", "missing", "test_series", "channels", "short"}
 
 
 @pytest.mark.parametrize("name", SEEN)

@@ -13,7 +13,9 @@ from scipy.stats import norm
 from experiments.series import evaluate, forecasts, objectives_picture, remedies
 from lmseq.config.knobs import from_flat
 from lmseq.config.series import SeriesConfig
-from lmseq.data.series import Prepared, SeriesSplit, fit_scaler
+from lmseq.data.panel import Panel
+from lmseq.data.scaling import fit_scaler
+from lmseq.data.series import Prepared, PreparedPanel, SeriesSplit
 from lmseq.data.series_types import Series
 from lmseq.models.baselines import Persistence
 from tests.test_series_models import D, advance, readout, small
@@ -27,6 +29,10 @@ def prepared(scale: float = 1.0, filled: np.ndarray | None = None) -> Prepared:
     scaler = fit_scaler(values[:TRAIN_END], columns)
     series = Series("walk", columns, values, filled=filled)
     return Prepared(series, SeriesSplit(TRAIN_END, TEST_START), scaler, scaler.apply(values))
+
+
+def alone(series: Prepared) -> PreparedPanel:
+    return PreparedPanel(Panel("walk", (series.series,)), (series,))
 
 
 def step_log_probs(series: Prepared, model, params) -> np.ndarray:
@@ -71,9 +77,10 @@ def test_the_validation_part_is_what_lies_between_training_and_test():
     model, params = small("gru, normal")
     series = prepared()
     expected = -step_log_probs(series, model, params)[TRAIN_END:TEST_START].mean()
-    assert evaluate.evaluate(series, model, params, 0)["valid_loss"] == pytest.approx(expected, abs=1e-4)
+    found = evaluate.evaluate(alone(series), model, params, 0)
+    assert found["valid_loss"] == pytest.approx(expected, abs=1e-4)
     without = series._replace(split=SeriesSplit(TRAIN_END, TRAIN_END))
-    assert evaluate.evaluate(without, model, params, 0) == {"valid_loss": None}
+    assert evaluate.evaluate(alone(without), model, params, 0) == {"valid_loss": None}
 
 
 @pytest.mark.parametrize(

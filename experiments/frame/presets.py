@@ -145,9 +145,9 @@ def etth1_96() -> dict[str, Any]:
 
     python -m experiments.predict_series --preset=etth1_96 --workdir=runs/etth1
 
-    Published: PatchTST/64 0.370 / 0.400 (Nie et al. 2023), NLinear 0.374 / 0.394 (Zeng et al. 2023). Window and
-    normalisation are those of NLinear, the ridge is chosen on the validation part. --series=FILE takes another
-    file of the same form and split, such as ETTh2.csv.
+    Published: PatchTST/64 0.370 / 0.400 (Nie et al. 2023), NLinear 0.374 / 0.394 (Zeng et al. 2023). Window
+    and normalisation are those of NLinear, the ridge is chosen on the validation part. --series=FILE takes
+    another file of the same form and split, such as ETTh2.csv.
     """
     return _ett(96)
 

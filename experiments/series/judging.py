@@ -27,8 +27,8 @@ SHOWN = 6  # series in the picture
 class Errors(NamedTuple):
     """Errors of one forecaster by series and horizon, (N, K) each: means over the origins and variables.
 
-    smape: percent. mase: over the seasonal step of all that stands before the test part. mse, mae: of values standardised by the
-    training part.
+    smape: percent. mase: over the seasonal step of all that stands before the test part. mse, mae: of values
+    standardised by the training part.
     """
 
     smape: np.ndarray
@@ -69,7 +69,7 @@ def horizon_of(config: SeriesConfig, panel: PreparedPanel) -> int:
 
 
 def judge(config: SeriesConfig, panel: PreparedPanel, model: Model, params: Params) -> Judged:
-    """Forecast every test part from all origins that have the whole horizon after them, and so do the rivals."""
+    """Forecast every test part from all origins with the whole horizon after them; so do the rivals."""
     horizon, step = horizon_of(config, panel), config.forecast.origin_step
     origins = [
         Origins(each.split.test_start, (each.test_points - horizon) // step + 1, step)
@@ -202,19 +202,18 @@ def draw(workdir: Path, judged: Judged) -> None:
     """error_curve.png, the errors by horizon, and forecast.png, some series with what was forecast."""
     title = f"{judged.panel.panel.name}: {judged.config.model.model}"
     steps = np.arange(1, judged.points[0].shape[1] + 1)
-    drawn = [
-        Panel(title, AHEAD, label, [
-            Curve(name, steps, mean_known(getattr(errors, figure), 0)) for name, errors in judged.errors.items()
-        ])
-        for figure, label in (("smape", "sMAPE, %"), ("mase", "MASE"))
-    ]  # fmt: skip
+    drawn = []
+    for figure, label in (("smape", "sMAPE, %"), ("mase", "MASE")):
+        by_horizon = {name: mean_known(getattr(each, figure), 0) for name, each in judged.errors.items()}
+        curves = [Curve(name, steps, values) for name, values in by_horizon.items()]
+        drawn.append(Panel(title, AHEAD, label, curves))
     plotting.save_figure(plotting.draw_panels(drawn), workdir / "error_curve.png")
     plotting.save_figure(plotting.draw_panels(_some(judged)), workdir / "forecast.png")
     say(f"{workdir}: forecast.png  error_curve.png  series.csv  horizons.csv  summary.json")
 
 
 def _some(judged: Judged) -> list[Panel]:
-    """Of series from the best to the worst forecast, in equal steps: the end of what was known, and what came."""
+    """Series from the best to the worst forecast, in equal steps: the end of what was known, what came."""
     mase = mean_known(judged.errors[judged.config.model.model].mase, 1)
     order = np.argsort(mase, kind="stable")
     chosen = order[np.unique(np.linspace(0, len(order) - 1, SHOWN).round().astype(int))]

@@ -84,8 +84,8 @@ class SeriesModelConfig:
     )
     ridge: float = knob(
         0.0,
-        "penalty of the squared weights in closed form, of the mean square of the inputs; -1: the best on the "
-        "validation part",
+        "penalty of the squared weights in closed form, over the mean square of the inputs; -1: the best on "
+        "the validation part",
     )
     refit: bool = knob(
         False, "in closed form fit again on training and validation part, once ridge is chosen"
@@ -195,7 +195,7 @@ def _check_ranges(config: SeriesConfig) -> None:
     at_least(0, period=data.period, train_points=data.train_points, valid_points=data.valid_points)
     at_least(0, test_points=data.test_points)
     at_least(1, origin_step=forecast.origin_step)
-    at_least(-1, 1e6, ridge=model.ridge)
+    at_least(-1, ridge=model.ridge)
     if -1 < model.ridge < 0:
         raise ValueError(f"expected ridge of at least 0, or -1, got {model.ridge}")
     below_one(valid_fraction=data.valid_fraction, test_fraction=data.test_fraction)

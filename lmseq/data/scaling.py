@@ -1,4 +1,4 @@
-"""The units that models work in: values standardised by the training part, of their logarithms where asked."""
+"""The units that models work in: values, or their logarithms, standardised by the training part."""
 
 from typing import NamedTuple
 
@@ -38,10 +38,10 @@ def make_scaler(series: Series, train_end: int, *, log: bool, standardise: bool)
     Raises ValueError as `fit_scaler` does, and for a value that has no logarithm.
     """
     if log and (series.values <= 0).any():
-        at, column = np.argwhere(series.values <= 0)[0]
+        at, column = np.argwhere(series.values <= 0)[0].tolist()
         raise ValueError(
-            f"{_place(series, at, column)}: expected values above 0 for their logarithm, got "
-            f"{series.values[at, column]:g}: take --nolog"
+            f"{_place(series, at, column)}: expected values above 0 with --log, got "
+            f"{series.values[at, column]:g}: leave --log out"
         )
     if not standardise:
         num_features = series.values.shape[1]
@@ -52,7 +52,8 @@ def make_scaler(series: Series, train_end: int, *, log: bool, standardise: bool)
 
 def _place(series: Series, at: int, column: int) -> str:
     """Where a value stands, for a message."""
-    return f"{series.name}, row {series.rows[at] if series.rows else at + 1}, column {quoted(series.columns[column])}"
+    row = series.rows[at] if series.rows else at + 1
+    return f"{series.name}, row {row}, column {quoted(series.columns[column])}"
 
 
 def fit_scaler(train: Values, columns: tuple[str, ...]) -> Scaler:
@@ -86,8 +87,8 @@ def check_reach(values: Values, series: Series) -> None:
     """ValueError for a standardised value that the training part says nothing of, nor float32 can square."""
     far = ~(np.abs(values) <= FURTHEST)
     if far.any():
-        at, column = np.argwhere(far)[0]
+        at, column = np.argwhere(far)[0].tolist()
         raise ValueError(
-            f"{_place(series, at, column)}: the value lies more than {FURTHEST:g} standard deviations of the training part from its mean: mend "
-            "it, or leave the column out"
+            f"{_place(series, at, column)}: the value lies more than {FURTHEST:g} standard deviations of the "
+            "training part from its mean: mend it, or leave the column out"
         )

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from lmseq.config.series import (
     BUNDLED,
@@ -34,8 +33,8 @@ from lmseq.data.tables import is_number, quoted
 def load_panel(config: SeriesConfig, folders: Sequence[Path] = ()) -> Panel:
     """Read or generate what the config names; the config's training seed fixes what is random in it.
 
-    A file that is not there is looked for in the folders. Raises ValueError for a name that is neither a synthetic series nor a bundled one nor a path, and as
-    `read_csv`, `bundled` and the generators do.
+    A file that is not there is looked for in the folders. Raises ValueError for a name that is neither a
+    synthetic series nor a bundled one nor a path, and as `read_panel`, `bundled` and the generators do.
     """
     data = config.data
     if is_file(data):
@@ -282,7 +281,7 @@ def _is_short(config: SeriesConfig, series: Series, split: SeriesSplit) -> bool:
 
 
 def _check_short(config: SeriesConfig, panel: Panel, short: list[str], rest: list[Prepared]) -> None:
-    """ValueError for series of a panel that are too short, unless they are to be left out and some are left."""
+    """ValueError for series of a panel that are too short, unless they may be left out and some are left."""
     if short and (config.data.short == "error" or not rest):
         raise ValueError(
             f"{len(short)} of {len(panel.series)} series of {panel.name} are too short for a window of the "
@@ -299,8 +298,8 @@ def _check_lengths(config: SeriesConfig, series: Series, split: SeriesSplit, num
         raise ValueError(
             f"expected at least {needed} points to train on (tau, num_steps and what lies ahead) and 2 to "
             f"test on, got {split.train_end} and {num_test} of {series.name}: give a longer series "
-            "(num_points of a synthetic one), a smaller tau, num_steps or num_ahead, or another "
-            "valid_fraction or test_fraction"
+            "(num_points of a synthetic one), a smaller tau, num_steps or num_ahead, or other parts: another "
+            "valid_fraction or test_fraction, or train_points, valid_points and test_points"
         )
     is_seasonal = config.data.period > 0 or config.model.model == "seasonal"
     if is_seasonal and series.period >= split.train_end:

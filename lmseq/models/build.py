@@ -115,7 +115,7 @@ def model_of(config: SeriesConfig, prepared: PreparedPanel) -> Model:
 def fit_at_once(config: SeriesConfig, prepared: PreparedPanel, model: Model) -> Params:
     """Parameters of a model that needs no steps: those of least squares for `linear`, a baseline's own.
 
-    model: what `model_of` makes of the same config. Raises ValueError as `fit_least_squares` and `fit_map` do.
+    model: what `model_of` makes of the same config. Raises ValueError as `fit_least_squares` and `fit_map`.
     """
     chosen, members = config.model, prepared.members
     if chosen.model in BASELINES:

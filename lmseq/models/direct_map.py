@@ -1,9 +1,9 @@
 """The linear map from a window to all that follows it, in closed form, from the windows of many series.
 
-W = argmin |A W + b - B|^2 + lambda |W|^2 over all windows: A (M, tau D) the inputs after normalisation, B (M, K D)
-what followed, in the same units. There are millions of windows and only thousands of inputs, so what is kept
-is A'A and A'B, summed in float64 over pieces of the windows; one eigen-decomposition of A'A then gives the
-solution for every lambda (Hoerl and Kennard 1970).
+W = argmin |A W + b - B|^2 + lambda |W|^2 over all windows: A (M, tau D) the inputs after normalisation, B
+(M, K D) what followed, in the same units. There are millions of windows and only thousands of inputs, so
+what is kept is A'A and A'B, summed in float64 over pieces of the windows; one eigen-decomposition of A'A then
+gives the solution for every lambda (Hoerl and Kennard 1970).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,11 +18,10 @@ from lmseq.models.normalised import Normalisation, statistics
 PIECE = 1 << 21  # numbers of a piece of A and B together
 # Penalties to choose from, over the mean square of the inputs' entries times the number of windows.
 PENALTIES = (0.0, *(10.0**power for power in range(-9, 2)))
-Values = Float[np.ndarray, "time feature"]
 
 
 class Moments(NamedTuple):
-    """Sums over windows: how many, inputs (P,), targets (Q,), and their products (P, P), (P, Q), (Q,), float64."""
+    """Sums over windows: their number, inputs (P,), targets (Q,), products (P, P), (P, Q), (Q,), float64."""
 
     count: int
     inputs: np.ndarray
@@ -33,9 +32,9 @@ class Moments(NamedTuple):
 
 
 def pieces(
-    series: Iterable[Values], tau: int, horizon: int, kind: Normalisation
+    series: Iterable[np.ndarray], tau: int, horizon: int, kind: Normalisation
 ) -> Iterator[tuple[Float[np.ndarray, "windows input"], Float[np.ndarray, "windows target"]]]:
-    """Inputs and targets of all windows of all series, normalised, a piece at a time, float64.
+    """Inputs and targets of all windows of all series (T_n, D), normalised, a piece at a time, float64.
 
     A series too short for a window has none.
     """

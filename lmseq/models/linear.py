@@ -51,7 +51,7 @@ def fit_map(
     refit: bool = False,
     head: HeadKind = "point",
 ) -> Params:
-    """The linear map from tau values to the next K, fitted to all windows of the training parts of all series.
+    """The linear map from tau values to the next K, fitted to all windows of all training parts.
 
     ridge: the penalty of `direct_map.solve`, or -1: the one of least squared error on the windows whose
     targets lie in the validation parts, whose inputs may lie before. refit: then fit with it to the windows

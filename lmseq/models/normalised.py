@@ -22,14 +22,16 @@ from lmseq.contract import Model, Predictions, StepModel, check_key, unroll_by_c
 from lmseq.types import Carry, Element, Elements, Normal, Params, Prediction, PRNGKey
 
 Normalisation = Literal["none", "last", "mean", "scale", "instance"]
+SMALLEST = 1e-30  # of a window's size: what is divided by less overflows
 Inputs = Float[Array | np.ndarray, "*dims window feature"]
+PerWindow = Float[Array | np.ndarray, "*dims 1 feature"]
 
 
 class Statistics(NamedTuple):
     """What is subtracted from the values of a window, and what they are then divided by, (..., 1, D)."""
 
-    shift: Float[Array | np.ndarray, "*dims 1 feature"]
-    scale: Float[Array | np.ndarray, "*dims 1 feature"]
+    shift: PerWindow
+    scale: PerWindow
 
     def apply(self, values: Inputs) -> Inputs:
         """Values (..., T, D), normalised."""
@@ -44,7 +46,7 @@ def statistics(windows: Inputs, kind: Normalisation) -> Statistics:
     """The statistics of windows (..., tau, D), of each variable by itself, in their own floating type.
 
     A size that is nothing but rounding counts as 1: a window that is constant stays as it is, but for its
-    level. Works on NumPy arrays and on those of JAX. Raises ValueError for a kind that does not exist.
+    level. Works on NumPy arrays and on those of JAX.
     """
     nothing = windows[..., -1:, :] * 0
     match kind:
@@ -63,11 +65,11 @@ def statistics(windows: Inputs, kind: Normalisation) -> Statistics:
             raise ValueError(f"expected a normalisation none, last, mean, scale or instance, got {kind!r}")
 
 
-def _size(sizes: Inputs, windows: Inputs) -> Inputs:
+def _size(sizes: PerWindow, windows: Inputs) -> PerWindow:
     """Sizes (..., 1, D), 1 where they are rounding of the windows' values."""
     where = jnp.where if isinstance(windows, jax.Array) else np.where
     rounding = 4 * float(np.finfo(windows.dtype).eps) * abs(windows).max(axis=-2, keepdims=True)
-    return where(sizes > rounding, sizes, 1.0).astype(windows.dtype)
+    return where(sizes > rounding + SMALLEST, sizes, 1.0).astype(windows.dtype)
 
 
 def _restored(prediction: Normal, found: Statistics) -> Normal:
