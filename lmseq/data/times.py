@@ -121,3 +121,25 @@ def check_times(times: Shaped[np.ndarray, "time"], column: str, rows: Sequence[i
 def _regular(steps: Float[np.ndarray, "time"]) -> Bool[np.ndarray, "time"]:
     usual = np.median(steps)
     return (0.5 * usual <= steps) & (steps <= 1.5 * usual)
+
+
+# What comes next
+
+
+def future_times(
+    times: Shaped[np.ndarray, "time"] | None, frequency: str, horizon: int
+) -> Shaped[np.ndarray, "horizon"]:
+    """The times of the `horizon` steps that follow.
+
+    Dates go on by the frequency, a pandas offset alias, as datetime64: business days skip weekends, months go
+    by the calendar. Plain numbers go on by their usual step, as float64. Where there are no times, steps are
+    counted from 0 and go on from the number of them that `frequency` cannot tell: 0, 1, ... is returned.
+    """
+    if times is None:
+        return np.arange(horizon, dtype=np.float64)
+    if not np.issubdtype(times.dtype, np.datetime64):
+        step = np.median(np.diff(times)) if len(times) > 1 else 1.0
+        return times[-1] + step * np.arange(1, horizon + 1)
+    import pandas
+
+    return pandas.date_range(times[-1], periods=horizon + 1, freq=frequency)[1:].to_numpy("datetime64[us]")
