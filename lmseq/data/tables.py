@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from lmseq.data.dates import is_date
 from lmseq.files import DAMAGE, unpacked
 
 Decimal = Literal["auto", "point", "comma"]
@@ -200,11 +201,6 @@ def _rectangle(text: str, path: Path, separator: str) -> _Cut:
 
 
 _BLANKS = {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "."}
-_DATE = re.compile(
-    r"[0-9]{4}[-/](0?[1-9]|1[0-2])([-/](0?[1-9]|[12][0-9]|3[01])"  # a day or a month
-    r"([T ][0-9]{1,2}(:?[0-9]{2}(:?[0-9]{2}(\.[0-9]+)?)?)?"  # a time of the day
-    r"( ?(Z|[+-][0-9]{2}(:?[0-9]{2})?))?)?)?"  # its zone
-)
 
 
 def _number(mark: str, other: str) -> re.Pattern[str]:
@@ -226,11 +222,6 @@ def is_blank(cell: str) -> bool:
 def is_number(cell: str, mark: str) -> bool:
     """Whether a cell is a number with this decimal mark, `.` or `,`."""
     return _NUMBERS[mark].fullmatch(cell) is not None
-
-
-def is_date(cell: str) -> bool:
-    """Whether a cell is a date: year, month, perhaps a day, a time of it, and its zone."""
-    return _DATE.fullmatch(cell) is not None
 
 
 def _is_readable(cell: str, marks: Iterable[str] = ".,") -> bool:
