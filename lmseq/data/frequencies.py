@@ -65,8 +65,29 @@ def infer_frequency(times: Times | None) -> str:
     steps = np.diff(times).astype(np.int64)
     if not (steps == steps[0]).all() or steps[0] <= 0:
         return ""
-    base = max((each for each in _LENGTHS if steps[0] % _LENGTHS[each] == 0), key=_LENGTHS.__getitem__)
-    count = int(steps[0]) // _LENGTHS[base]
+    return _of_length(int(steps[0]))
+
+
+def step_frequency(times: Times) -> str:
+    """The frequency of most steps of dates in order, between which some may lack."""
+    times = times.astype("datetime64[us]")
+    sizes, counts = np.unique(np.diff(times).astype(np.int64), return_counts=True)
+    usual, days = int(sizes[np.argmax(counts)]), times.astype("datetime64[D]")
+    if usual == _LENGTHS["D"] and np.is_busday(days).all() and (sizes == 3 * usual).any():
+        return "B"
+    if usual >= 28 * _LENGTHS["D"]:
+        months = days.astype("datetime64[M]")
+        is_end = (days + 1 == (days + 1).astype("datetime64[M]")).all()
+        if is_end or len(np.unique(days - months.astype("datetime64[D]"))) == 1:
+            apart, often = np.unique(np.diff(months).astype(np.int64), return_counts=True)
+            return f"{apart[np.argmax(often)]}{'ME' if is_end else 'MS'}"
+    return _of_length(usual)
+
+
+def _of_length(step: int) -> str:
+    """Of microseconds."""
+    base = max((each for each in _LENGTHS if step % _LENGTHS[each] == 0), key=_LENGTHS.__getitem__)
+    count = step // _LENGTHS[base]
     return base if count == 1 else f"{count}{base}"
 
 
