@@ -59,7 +59,8 @@ FAULTS = {
     "a hole": (["1", "", "3"], "row 3, column 't': expected a number, as the first time, got ''"),
     "infinite": (["1", "inf", "3"], "row 3, column 't': expected a finite number"),
     "no such day": (["2024-02-30", "2024-03-01"], "row 2, column 't': expected a time"),
-    "day first": (["31.01.2024", "01.02.2024"], "row 2, column 't': expected a time"),
+    "which first": (["01/02/2024", "02/02/2024"], "column 't': '01/02/2024' may be 2024-02-01 or 2024-01-02"),
+    "both first": (["31/01/2024", "01/31/2024"], "column 't': '31/01/2024' has the day first, '01/31/2024'"),
 }
 
 

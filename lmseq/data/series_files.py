@@ -3,13 +3,14 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from lmseq.data import times
-from lmseq.data.series_types import Series, Values
+from lmseq.data.gaps import Missing, Roles, Rows, fill_missing, make_series
+from lmseq.data.series_types import Series
 from lmseq.data.tables import (
     Decimal,
     Table,
@@ -21,8 +22,6 @@ from lmseq.data.tables import (
     read_table,
 )
 from lmseq.files import PACKINGS
-
-Missing = Literal["error", "previous", "interpolate"]
 
 # Bundled with statsmodels; those that it marks as public domain.
 _COLUMNS = {"sunspots": "SUNACTIVITY", "co2": "co2", "nile": "volume"}
@@ -60,46 +59,6 @@ def _years(years: Int[np.ndarray, "time"]) -> Shaped[np.ndarray, "time"]:
     return (years - 1970).astype("datetime64[Y]")
 
 
-def fill_missing(
-    values: Values, missing: Missing, columns: tuple[str, ...], rows: Sequence[int] | None = None
-) -> Values:
-    """NaN replaced by the value before, or along the line between its neighbours, or refused.
-
-    Raises ValueError for a NaN under `error`, for one with no value before it (previous) or on either
-    side (interpolate), and for a column of nothing else. `rows` are the numbers by which errors name the
-    rows, 1 ... T unless given.
-    """
-    rows = range(1, len(values) + 1) if rows is None else rows
-    holes = np.isnan(values)
-    if not holes.any():
-        return values
-    row, column = np.argwhere(holes)[0]
-    where = f"row {rows[row]}, column {quoted(columns[column])}"
-    if missing == "error":
-        raise ValueError(
-            f"the series has {holes.sum()} missing value(s), the first in {where}: "
-            "choose --missing=previous or --missing=interpolate, or mend the file"
-        )
-    filled, steps = values.copy(), np.arange(len(values))
-    for d, name in enumerate(columns):
-        known = steps[~holes[:, d]]
-        if not known.size:
-            raise ValueError(f"column {quoted(name)} has no value at all: leave it out")
-        first, last = known[[0, -1]]
-        if first > 0 or (missing == "interpolate" and last < len(values) - 1):
-            place, end = (0, "first") if first > 0 else (len(values) - 1, "last")
-            raise ValueError(
-                f"column {quoted(name)} has no value in row {rows[place]}, its {end}: {missing} has nothing "
-                "to fill it from; cut such rows off"
-            )
-        if missing == "previous":
-            last_known = np.maximum.accumulate(np.where(holes[:, d], 0, steps))
-            filled[:, d] = values[last_known, d]
-        else:
-            filled[:, d] = np.interp(steps, known, values[known, d])
-    return filled
-
-
 # Files
 
 
@@ -129,19 +88,48 @@ def read_csv(
     leaves a gap, missing values unless `missing` says what to do with them, and as `read_table` does.
     """
     table = read_table(path, decimal)
-    _check_names(path, table, columns, time_column)
+    choice = choose(path, table, columns, time_column, decimal)
+    return make_series(*rows_of(path, table, choice), missing)._replace(notes=choice.notes)
+
+
+class Choice(NamedTuple):
+    """Which columns hold what: values, the times (or none, ""), others beside; and the decimal mark."""
+
+    columns: tuple[str, ...]
+    time: str
+    mark: str
+    notes: tuple[str, ...]
+
+
+def choose(
+    path: Path,
+    table: Table,
+    columns: Sequence[str],
+    time_column: str,
+    decimal: Decimal,
+    beside: Sequence[str] = (),
+) -> Choice:
+    """The columns named or, where none are, all of numbers but the time and those `beside`."""
+    _check_names(path, table, (*columns, *beside), time_column)
     found = time_column or ("" if columns else times.time_column(table))
-    chosen = tuple(columns) or _of_numbers(path, table, found)
-    timed = [found] if found and is_numeric(table.columns[found]) else []
-    mark = decimal_mark([table.columns[name] for name in (*chosen, *timed)], decimal)
+    chosen = tuple(columns) or _of_numbers(path, table, found, beside)
+    read = [*chosen, *(name for name in (found, *beside) if name and is_numeric(table.columns[name]))]
+    mark = decimal_mark([table.columns[name] for name in read], decimal)
     if mark == "," and decimal == "auto":
         _check_row_names(path, table, chosen[0])
-    values = np.stack([numbers(table, name, mark) for name in chosen], axis=1)
-    at = times.read_times(table, found, mark) if found else None
-    whole = fill_missing(values, missing, chosen, table.rows)
-    notes = _notes(table, () if columns else (found, *chosen), "" if time_column else found, mark, decimal)
-    filled = np.isnan(values)
-    return Series(stem(path), chosen, whole, filled=filled, times=at, notes=notes, rows=table.rows)
+    said = () if columns else (found, *chosen, *beside)
+    return Choice(chosen, found, mark, _notes(table, said, "" if time_column else found, mark, decimal))
+
+
+def rows_of(
+    path: Path, table: Table, choice: Choice, known: Sequence[str] = (), past: Sequence[str] = ()
+) -> tuple[Rows, Roles]:
+    """All rows of a table, of values and covariates, in whatever order of times; and what columns are for."""
+    roles = Roles(choice.columns, tuple(known), tuple(past), choice.time)
+    names = (*roles.values, *roles.known, *roles.past)
+    cells = np.stack([numbers(table, name, choice.mark) for name in names], axis=1)
+    at = times.parse_times(table, choice.time, choice.mark) if choice.time else None
+    return Rows(stem(path), cells, at, table.rows), roles
 
 
 def _check_names(path: Path, table: Table, columns: Sequence[str], time_column: str) -> None:
@@ -155,12 +143,12 @@ def _check_names(path: Path, table: Table, columns: Sequence[str], time_column: 
             raise ValueError(f"{path} has no column {quoted(name)}: it has {known}")
 
 
-def _of_numbers(path: Path, table: Table, time_column: str) -> tuple[str, ...]:
-    """The columns of numbers but the time; ValueError where there is none.
+def _of_numbers(path: Path, table: Table, time_column: str, beside: Sequence[str]) -> tuple[str, ...]:
+    """The columns of numbers but the time and those beside; ValueError where there is none.
 
     A first one without a name that numbers the rows, as pandas writes it, is none either.
     """
-    rest = {name: cells for name, cells in table.columns.items() if name != time_column}
+    rest = {name: cells for name, cells in table.columns.items() if name not in (time_column, *beside)}
     chosen = [name for name, cells in rest.items() if is_numeric(cells)]
     if len(chosen) > 1 and chosen[0] == next(iter(table.columns)) and _is_index(table):
         chosen.pop(0)

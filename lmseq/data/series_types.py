@@ -20,6 +20,9 @@ class Series(NamedTuple):
     times: of each row, (T,) datetime64 in UTC or plain numbers, for pictures; None: steps are counted.
     rows: the line of its file at which each row begins, for messages; empty where there is no file.
     notes: what was decided in reading it, a line each, for people to see.
+    known: covariates that are known ahead, of the T rows and of F more that follow, (T + F, C) float64.
+    past: those that are known only so far, (T, C). static: what never changes, (C,); a text is a column of 0
+    and 1 for each of its values in the panel. None where there are none; each with the names of its columns.
     """
 
     name: str
@@ -32,6 +35,12 @@ class Series(NamedTuple):
     times: Shaped[np.ndarray, "time"] | None = None
     notes: tuple[str, ...] = ()
     rows: Sequence[int] = ()
+    known: Values | None = None
+    known_names: tuple[str, ...] = ()
+    past: Values | None = None
+    past_names: tuple[str, ...] = ()
+    static: Float[np.ndarray, "feature"] | None = None
+    static_names: tuple[str, ...] = ()
 
     def observed(self) -> Values:
         """The values, NaN where they were missing."""

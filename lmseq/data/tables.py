@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from lmseq.data.dates import is_date
 from lmseq.files import DAMAGE, unpacked
 
 Decimal = Literal["auto", "point", "comma"]
@@ -46,6 +47,14 @@ def read_table(path: Path, decimal: Decimal = "auto") -> Table:
     Raises ValueError where there is no such file, text or table, where two separators do as well, and for a
     name that stands there twice.
     """
+    return table_of(path, *read_cells(path, decimal))
+
+
+def read_cells(path: Path, decimal: Decimal = "auto") -> tuple[list[int], list[list[str]]]:
+    """The line at which each row begins, and the cells of each column, names not told from data.
+
+    Blank rows at the end are passed over. Raises ValueError as `read_table` does.
+    """
     text = read_text(path)
     if not text.strip():
         raise ValueError(f"{path} is empty: expected names of columns, and a row for each time")
@@ -55,16 +64,22 @@ def read_table(path: Path, decimal: Decimal = "auto") -> Table:
             column.pop()
     if not columns[0]:
         raise ValueError(f"{path} has no cell that is not empty: expected a row for each time")
+    return lines[: len(columns[0])], columns
+
+
+def table_of(path: Path, lines: list[int], columns: list[list[str]]) -> Table:
+    """The table that cells are, as `read_cells` gives them."""
     is_data = all(is_blank(column[0]) or _is_readable(column[0]) for column in columns)
-    header = () if is_data else tuple(column.pop(0) for column in columns)
-    if not columns[0]:
+    header = () if is_data else tuple(column[0] for column in columns)
+    start = len(header) > 0
+    if not columns[0][start:]:
         raise ValueError(f"{path} has names of columns and nothing below them: expected a row for each time")
     names = [name or str(place) for place, name in enumerate(header or [""] * len(columns), 1)]
     twice = [name for name in names if names.count(name) > 1] if len(set(names)) < len(names) else []
     if twice:
         raise ValueError(f"{path} names a column twice: {quoted(twice[0])}; rename one of them")
-    rows = lines[len(header) > 0 :][: len(columns[0])]
-    return Table(dict(zip(names, columns, strict=True)), rows, header)
+    cells = [column[start:] for column in columns]
+    return Table(dict(zip(names, cells, strict=True)), lines[start:], header)
 
 
 def quoted(text: str) -> str:
@@ -200,11 +215,6 @@ def _rectangle(text: str, path: Path, separator: str) -> _Cut:
 
 
 _BLANKS = {"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "none", "."}
-_DATE = re.compile(
-    r"[0-9]{4}[-/](0?[1-9]|1[0-2])([-/](0?[1-9]|[12][0-9]|3[01])"  # a day or a month
-    r"([T ][0-9]{1,2}(:?[0-9]{2}(:?[0-9]{2}(\.[0-9]+)?)?)?"  # a time of the day
-    r"( ?(Z|[+-][0-9]{2}(:?[0-9]{2})?))?)?)?"  # its zone
-)
 
 
 def _number(mark: str, other: str) -> re.Pattern[str]:
@@ -226,11 +236,6 @@ def is_blank(cell: str) -> bool:
 def is_number(cell: str, mark: str) -> bool:
     """Whether a cell is a number with this decimal mark, `.` or `,`."""
     return _NUMBERS[mark].fullmatch(cell) is not None
-
-
-def is_date(cell: str) -> bool:
-    """Whether a cell is a date: year, month, perhaps a day, a time of it, and its zone."""
-    return _DATE.fullmatch(cell) is not None
 
 
 def _is_readable(cell: str, marks: Iterable[str] = ".,") -> bool:

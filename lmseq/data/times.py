@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 
-from lmseq.data.tables import Table, in_bulk, is_date, is_dated, is_number, numbers, quoted
+from lmseq.data.dates import FORMS, read_dates
+from lmseq.data.frequencies import regular_steps
+from lmseq.data.tables import Table, in_bulk, is_dated, is_number, numbers, quoted
 
-FORMS = "such as 12, 2024-01-31, 2024-01, 20240131 or 2024-01-31T12:00"
 _COMPACT = {8: "%Y%m%d", 6: "%Y%m"}  # by the number of digits
 
 
@@ -30,11 +31,17 @@ def read_times(table: Table, name: str, mark: str = ".") -> Shaped[np.ndarray, "
     Days as 20240131 and months as 202401 are dates where all cells are. Raises ValueError for a cell that is
     no time, or not of the kind that the first one is, and as `check_times` does.
     """
+    times = parse_times(table, name, mark)
+    check_times(times, name, table.rows)
+    return times
+
+
+def parse_times(table: Table, name: str, mark: str = ".") -> Shaped[np.ndarray, "time"]:
+    """The same in whatever order and steps they are."""
     cells = table.columns[name]
     times = _compact(cells)
     if times is None:
         times = _numbers(table, name, mark) if is_number(cells[0], mark) else _dates(table, name)
-    check_times(times, name, table.rows)
     return times
 
 
@@ -51,18 +58,17 @@ def _compact(cells: Sequence[str]) -> Shaped[np.ndarray, "time"] | None:
 
 
 def _dates(table: Table, name: str) -> Shaped[np.ndarray, "time"]:
-    """ISO dates as datetime64 in UTC."""
-    import pandas
-
-    cells = [cell if is_date(cell) else None for cell in table.columns[name]]  # `now` is no date of a table
-    found = pandas.to_datetime(cells, format="ISO8601", utc=True, errors="coerce")
-    if found.hasnans:
-        row = int(np.argmax(found.isna()))
-        cell = table.columns[name][row]
-        raise ValueError(
-            f"row {table.rows[row]}, column {quoted(name)}: expected a time, {FORMS}, got {quoted(cell)}"
-        )
-    return found.tz_localize(None).to_numpy("datetime64[us]")
+    """Dates of any form as datetime64 in UTC."""
+    cells = table.columns[name]
+    try:
+        found = read_dates(cells)
+    except ValueError as error:
+        raise ValueError(f"column {quoted(name)}: {error}") from None
+    if np.isnat(found).any():
+        at = int(np.argmax(np.isnat(found)))
+        where = f"row {table.rows[at]}, column {quoted(name)}"
+        raise ValueError(f"{where}: expected a time, {FORMS}, got {quoted(cells[at])}")
+    return found
 
 
 def _numbers(table: Table, name: str, mark: str) -> Float[np.ndarray, "time"]:
@@ -88,7 +94,6 @@ def check_times(times: Shaped[np.ndarray, "time"], column: str, rows: Sequence[i
     by which errors name the rows.
     """
     where = f"column {quoted(column)}"
-    is_dated = np.issubdtype(times.dtype, np.datetime64)
     steps = np.diff(times).astype(np.float64)
     if not steps.size:
         return
@@ -99,25 +104,17 @@ def check_times(times: Shaped[np.ndarray, "time"], column: str, rows: Sequence[i
             first, second = order[same[0]], order[same[0] + 1]
             raise ValueError(
                 f"{where}: rows {rows[first]} and {rows[second]} have the same time: expected one row a time "
-                "(of clocks that are put back, times in UTC)"
+                "(of clocks that are put back, times in UTC), or say --repair for the mean of such rows"
             )
         row = rows[int(np.argmax(steps <= 0)) + 1]
-        raise ValueError(f"row {row}, {where}: the time is earlier than in the row before: sort the file")
-    regular = _regular(steps)
-    if not regular.all() and is_dated:
-        days = times.astype("datetime64[D]")
-        if (days == times).all() and np.is_busday(days).all():
-            steps = np.busday_count(days[:-1], days[1:]).astype(np.float64)
-            regular = _regular(steps)
+        raise ValueError(
+            f"row {row}, {where}: the time is earlier than in the row before: sort the file, or say --repair"
+        )
+    parts, regular = regular_steps(times)
     if not regular.all():
         at = int(np.argmin(regular))
         raise ValueError(
-            f"row {rows[at + 1]}, {where}: {steps[at] / np.median(steps):.3g} usual steps after the row "
-            "before: add the rows that lack (empty cells will do, with --missing), take out those between, "
-            "or read the values by --columns without --time_column"
+            f"row {rows[at + 1]}, {where}: {parts[at]:.3g} usual steps after the row before: "
+            "add the rows that lack (empty cells will do, with --missing), or say --repair, take out those "
+            "between, or read the values by --columns without --time_column"
         )
-
-
-def _regular(steps: Float[np.ndarray, "time"]) -> Bool[np.ndarray, "time"]:
-    usual = np.median(steps)
-    return (0.5 * usual <= steps) & (steps <= 1.5 * usual)
