@@ -1,8 +1,8 @@
 """Intervals around point forecasts from errors that were made before: split conformal, by horizon.
 
-Scores are signed errors (y - f) / u of forecasts of a part that the model was not fitted to, u being a unit of
-each series, so that series of any size calibrate each other. If a new error is exchangeable with M scores of
-its horizon, it lies below the ceil((M + 1) q)-th smallest of them with probability at least q (Vovk et al.
+Scores are signed errors (y - f) / u of forecasts of a part that the model was not fitted to, u being a unit
+of each series, so that series of any size calibrate each other. If a new error is exchangeable with M scores
+of its horizon, it lies below the ceil((M + 1) q)-th smallest of them with probability at least q (Vovk et al.
 2005; Lei et al. 2018). No distribution is assumed.
 """
 

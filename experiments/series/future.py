@@ -121,14 +121,17 @@ def forecast_ahead(
     ahead = []
     for member, [points], origin in zip(panel.members, found, origins, strict=True):
         spread = intervals.at(horizon)[:, :, None] * unit_of(member, origin)
-        times = future_times(_until(member.series.times, origin), panel.panel.frequency, horizon)
+        times = _times_ahead(member.series.times, origin, panel.panel.frequency, horizon)
         undo = member.scaler.undo
         ahead.append(Ahead(times, undo(points), undo(points + spread), origin))
     return ahead
 
 
-def _until(times: np.ndarray | None, origin: int) -> np.ndarray | None:
-    return None if times is None else times[:origin]
+def _times_ahead(times: np.ndarray | None, origin: int, frequency: str, horizon: int) -> np.ndarray:
+    """The times that come next; the numbers of the steps, from 1, where there are none."""
+    if times is None:
+        return np.arange(origin + 1, origin + horizon + 1)
+    return future_times(times[:origin], frequency, horizon)
 
 
 # What is written

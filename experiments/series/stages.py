@@ -1,5 +1,6 @@
 """The stages of a run on a series: series and model, fit, forecasts from everywhere."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,17 +10,20 @@ import jax
 from experiments.frame import show
 from experiments.series import forecasts, judging
 from experiments.series.evaluate import evaluate
+from experiments.series.future import calibrate, write_intervals
 from experiments.series.loading import load
-from lmseq.config.series import SeriesConfig, segment_length, trains
+from lmseq.config.series import SeriesConfig, has_validation, num_direct, segment_length, trains
 from lmseq.contract import Model
 from lmseq.data.series import PreparedPanel
 from lmseq.models.build import fit_at_once, model_of
+from lmseq.training.checkpoint import save_params
 from lmseq.training.fit import Trained
 from lmseq.training.job import Batches, Job
 from lmseq.training.memory import check_memory
 from lmseq.training.objectives import make_objective
 from lmseq.training.sharding import check_batch, make_mesh
 from lmseq.training.state import split_key
+from lmseq.types import Params
 
 
 class PreparedSeries(NamedTuple):
@@ -47,6 +51,7 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
         params, key = train(workdir, prepared).params, split_key(config.train.seed).after
     else:
         params = fit_at_once(config, series, model)
+    keep(workdir, prepared, params)
     if len(series.members) > 1:
         judged = judging.judge(config, series, model, params)
         judging.tell(judged)
@@ -57,6 +62,23 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
     forecasts.tell(found)
     forecasts.draw(workdir, found, key)
     return forecasts.summary(found)
+
+
+def keep(workdir: Path, prepared: PreparedSeries, params: Params) -> None:
+    """What `experiments.forecast` needs of a run: parameters that no training has saved, and intervals."""
+    config, series, model = prepared
+    if not trains(config):
+        save_params(workdir, params)
+    horizon = max(config.forecast.max_horizon, num_direct(config))
+    # Of a map that was fitted to the validation part too, errors there would say too little.
+    apart = dataclasses.replace(config, model=dataclasses.replace(config.model, refit=False))
+    judged = params if apart == config else fit_at_once(apart, series, model)
+    write_intervals(workdir, calibrate(series, model, judged, horizon))
+
+
+def which_checkpoint(config: SeriesConfig) -> str:
+    """Which parameters of a run are used: the best by validation, where it was validated."""
+    return "best" if trains(config) and has_validation(config.data) else "latest"
 
 
 def train(workdir: Path, prepared: PreparedSeries) -> Trained:

@@ -144,6 +144,11 @@ def trains(config: SeriesConfig) -> bool:
     )
 
 
+def has_validation(data: SeriesDataConfig) -> bool:
+    """Whether there is a validation part."""
+    return data.valid_fraction > 0 or data.valid_points > 0
+
+
 def num_direct(config: SeriesConfig) -> int:
     """How many steps ahead the head predicts at once."""
     return config.objective.num_ahead if config.objective.objective == "direct" else 1
@@ -247,7 +252,7 @@ def _check_idle(config: SeriesConfig) -> None:
         (forecast, "num_paths", model.head == "normal", "head normal"),
         (data, "batch_size", trains(config), "models that are trained step by step"),
         (data, "num_steps", trains(config), "models that are trained step by step"),
-        (config.train, "target_loss", data.valid_fraction > 0, "runs with a valid_fraction"),
+        (config.train, "target_loss", has_validation(data), "runs with a valid_fraction"),
         *idle_in_training(config.train),
     )
     if not trains(config):

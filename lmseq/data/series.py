@@ -3,6 +3,7 @@
 import csv
 import difflib
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from os.path import exists
@@ -24,6 +25,7 @@ from lmseq.config.series import (
 from lmseq.data.panel import Panel, read_panel
 from lmseq.data.partition import Within
 from lmseq.data.scaling import Scaler, check_reach, make_scaler
+from lmseq.data.seasons import season_of
 from lmseq.data.series_files import bundled
 from lmseq.data.series_types import Series, Values
 from lmseq.data.synthetic import GENERATORS, autoregression
@@ -168,8 +170,8 @@ class PreparedPanel(NamedTuple):
 
     @property
     def period(self) -> int:
-        """Steps of a season; 0 where there is none."""
-        return self.members[0].series.period
+        """Steps of the season that most series have; 0 where that is none."""
+        return Counter(each.series.period for each in self.members).most_common(1)[0][0]
 
     @property
     def train(self) -> Values:
@@ -227,7 +229,8 @@ def prepare(config: SeriesConfig, folders: Sequence[Path] = ()) -> PreparedPanel
     panel = load_panel(config, folders)
     found, short = [], []
     for place, series in enumerate(panel.series):
-        parted = _parts(config, series, panel.test[place] if panel.test else None)
+        series, split = _parts(config, series, panel.test[place] if panel.test else None)
+        parted = (with_season(config, panel, series, split.train_end), split)
         if len(panel.series) > 1 and _is_short(config, *parted):
             short.append(series.name)
             continue
@@ -236,11 +239,21 @@ def prepare(config: SeriesConfig, folders: Sequence[Path] = ()) -> PreparedPanel
     return PreparedPanel(panel, tuple(found))
 
 
+def with_season(config: SeriesConfig, panel: Panel, series: Series, train_end: int) -> Series:
+    """The series with the season that the config says, or else that of its frequency or its training part.
+
+    Only of files is it looked for: other series know their own.
+    """
+    if config.data.period:
+        return series._replace(period=config.data.period)
+    if series.period or not is_file(config.data):
+        return series
+    return series._replace(period=season_of(series.observed()[:train_end, 0], panel.frequency))
+
+
 def _parts(config: SeriesConfig, series: Series, test: Series | None) -> tuple[Series, SeriesSplit]:
     """A series with its test part, and where its parts lie."""
     data = config.data
-    if data.period:
-        series = series._replace(period=data.period)
     if test is not None:
         train_end = len(series.values)
         valid_points = data.valid_points or round(train_end * data.valid_fraction)

@@ -158,6 +158,18 @@ def save(manager: ocp.CheckpointManager, step: int, loop_state: LoopState, progr
             raise RuntimeError(f"the checkpoint of step {step} was refused: a later one exists already")
 
 
+def save_params(workdir: Path, params: Params) -> None:
+    """Save parameters that no training made, as step 0, from where `load_params` takes them.
+
+    What is there already is kept: the parameters of a run are a function of its config and data.
+    """
+    with open_manager(workdir, 1) as manager:
+        if manager.latest_step() is None:
+            nothing = np.zeros(1, np.int32)  # Orbax saves no empty tree
+            save(manager, 0, LoopState(TrainState(np.int32(0), params, nothing), ()), Progress())
+            _wait(manager)
+
+
 @contextmanager
 def _one_line_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
     """What Orbax and tensorstore raise when they cannot write, as an OSError that says what to do."""

@@ -1,0 +1,195 @@
+"""A run of predict_series used again: rebuilt from its own config, on its own data or on other series."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.frame.console import say
+from experiments.frame.start import data_folders
+from experiments.series import future, stages
+from experiments.series.future import Ahead, Intervals
+from lmseq.config import series as series_config
+from lmseq.config.knobs import from_json
+from lmseq.config.series import SeriesConfig
+from lmseq.contract import Model
+from lmseq.data.dates import read_dates
+from lmseq.data.frequencies import future_times, is_dates
+from lmseq.data.panel import Panel
+from lmseq.data.scaling import check_reach, make_scaler
+from lmseq.data.series import Prepared, PreparedPanel, SeriesSplit, load_panel, with_season
+from lmseq.data.series import prepare as prepare_panel
+from lmseq.data.series_types import Series
+from lmseq.data.tables import is_number, quoted
+from lmseq.files import read_json, read_text
+from lmseq.models.build import model_of
+from lmseq.training.checkpoint import digest, load_params
+from lmseq.types import Params
+
+
+class Saved(NamedTuple):
+    """A fitted model of series, the series that it is to forecast, and how far, from where."""
+
+    config: SeriesConfig
+    model: Model
+    params: Params
+    intervals: Intervals
+    panel: PreparedPanel
+    horizon: int
+    origins: list[int]
+
+    def facts(self) -> dict[str, Any]:
+        """What is forecast, by which parameters."""
+        return self.panel.facts() | {"origins": sum(self.origins), "params_digest": digest(self.params)}
+
+
+def prepare(options: Any) -> Saved:
+    """The run that the options name and the series to forecast; ValueError where they do not fit."""
+    folder = Path(options.run)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"expected a run of predict_series in {folder}, but it has no config.json")
+    config = series_config.check(from_json(read_text(folder / "config.json"), SeriesConfig, "predict_series"))
+    folders = [each for each in data_folders() if each is not None]
+    if options.series:
+        panel = _other(config, options, _noted(folder))
+    else:
+        own = prepare_panel(config, folders)
+        _check_same(folder, own)
+        panel = own
+    for note in panel.panel.notes:
+        say(f"{panel.panel.name}: {note}")
+    model = model_of(config, panel)
+    _check_long_enough(config, model, panel)
+    params, _ = load_params(folder, model, stages.which_checkpoint(config))
+    horizon = options.horizon or config.forecast.max_horizon
+    return Saved(
+        config,
+        model,
+        params,
+        future.read_intervals(folder),
+        panel,
+        horizon,
+        _origins(panel, options.from_date),
+    )
+
+
+def run(workdir: Path, saved: Saved) -> dict[str, Any]:
+    """Forecast, write the table, draw, sum up."""
+    panel, intervals = saved.panel, saved.intervals
+    ahead: list[Ahead] = future.forecast_ahead(
+        panel, saved.model, saved.params, intervals, saved.horizon, saved.origins
+    )
+    future.tell(panel, ahead, intervals)
+    future.write_table(workdir / "forecast.csv", panel, ahead, intervals.levels)
+    future.draw(workdir / "forecast.png", panel, ahead, intervals.levels)
+    say(f"{workdir}: forecast.csv  forecast.png  summary.json")
+    return future.summary(panel, ahead, saved.config)
+
+
+def _noted(folder: Path) -> dict[str, Any]:
+    """The facts of the data that the run was made on."""
+    facts = read_json(folder / "series.json") if (folder / "series.json").is_file() else None
+    if not isinstance(facts, dict):
+        raise ValueError(f"{folder} has no series.json that can be read: restore it, or run again")
+    return facts
+
+
+def _check_same(folder: Path, own: PreparedPanel) -> None:
+    if _noted(folder).get("sha256") != own.facts()["sha256"]:
+        raise ValueError(
+            f"the data of {own.panel.name} is not the one that {folder} was made on: restore it, or name the "
+            "new file by --series"
+        )
+
+
+def _other(config: SeriesConfig, options: Any, noted: dict[str, Any]) -> PreparedPanel:
+    """Other series, in the units of a scaler of their own; ValueError for columns that are not the run's."""
+    columns = noted.get("columns") or []
+    names = ("time_column", "decimal", "missing")
+    data = dataclasses.replace(
+        config.data,
+        series=options.series,
+        test_series="",
+        columns=options.columns,
+        **{name: getattr(options, name) for name in names},
+    )
+    panel = load_panel(dataclasses.replace(config, data=data))
+    num_features = max(1, len(columns)) if data.channels == "joint" else 1
+    if num_features > 1:
+        panel = _chosen(panel, columns)
+    widths = {each.values.shape[1] for each in panel.series}
+    if widths != {num_features}:
+        if num_features == 1 and len(panel.series) == 1:  # each column is a series
+            panel = load_panel(
+                dataclasses.replace(config, data=dataclasses.replace(data, channels="independent"))
+            )
+        else:
+            raise ValueError(
+                f"the run forecasts {num_features} values a step, {panel.name} has {max(widths)}: name as "
+                "many by --columns"
+            )
+    members = []
+    for series in panel.series:
+        series = with_season(config, panel, series, len(series.values))
+        scaler = make_scaler(
+            series, len(series.values), log=config.data.log, standardise=config.data.standardise
+        )
+        values = scaler.apply(series.values)
+        check_reach(values, series)
+        split = SeriesSplit(len(values), len(values))
+        members.append(Prepared(series, split, scaler, values))
+    return PreparedPanel(panel, tuple(members))
+
+
+def _chosen(panel: Panel, columns: list[str]) -> Panel:
+    """The run's columns, in its order; ValueError for one that is not there."""
+    [series] = panel.series
+    lacking = [name for name in columns if name not in series.columns]
+    if lacking:
+        raise ValueError(
+            f"{panel.name} has no column {quoted(lacking[0])}: the run forecasts {', '.join(map(quoted, columns))}"
+        )
+    places = [series.columns.index(name) for name in columns]
+    filled = None if series.filled is None else series.filled[:, places]
+    found = series._replace(columns=tuple(columns), values=series.values[:, places], filled=filled)
+    return panel._replace(series=(found,))
+
+
+def _check_long_enough(config: SeriesConfig, model: Model, panel: PreparedPanel) -> None:
+    """ValueError for a series that is shorter than the window that the model reads."""
+    needed = getattr(model, "memory", None) or 1
+    short = next((each for each in panel.members if len(each.values) < needed), None)
+    if short is not None:
+        raise ValueError(
+            f"expected at least {needed} values to forecast from, as the run reads so many, "
+            f"{short.series.name} has {len(short.values)}: give more of it"
+        )
+
+
+def _origins(panel: PreparedPanel, from_date: str) -> list[int]:
+    """How many values of each series come before the first time to forecast."""
+    if not from_date:
+        return [len(each.values) for each in panel.members]
+    return [_origin(each.series, panel.panel.frequency, from_date) for each in panel.members]
+
+
+def _origin(series: Series, frequency: str, from_date: str) -> int:
+    """The place of a time, or of the first row after it; ValueError where nothing stands before it."""
+    times = series.times if series.times is not None else np.arange(len(series.values))
+    ends = np.concatenate([times, future_times(times, frequency, 1).astype(times.dtype)])
+    if is_dates(times):
+        at = read_dates([from_date])[0]
+    elif is_number(from_date, "."):
+        at = float(from_date)
+    else:
+        raise ValueError(
+            f"expected --from_date as a number, as the times of {series.name} are, got {quoted(from_date)}"
+        )
+    origin = int(np.searchsorted(ends, at))
+    if not 0 < origin < len(ends):
+        raise ValueError(
+            f"expected --from_date after {times[0]} and up to {ends[-1]}, the step after the last of "
+            f"{series.name}, got {from_date}"
+        )
+    return origin
