@@ -1,6 +1,7 @@
 """Forecasts of many series of unequal lengths, from many origins each, by one model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -8,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from lmseq.contract import Model
-from lmseq.rollout import HostModel, last_windows, rollout
+from lmseq.contract import Model, log_prob
+from lmseq.rollout import DirectModel, HostModel, last_windows, rollout
 from lmseq.types import Carry, Params
 
 LARGEST = 1 << 24  # numbers that carries or forecasts of one call of a program hold
@@ -49,30 +50,91 @@ def panel_points(
     any other reads a series from its beginning. Raises ValueError for an origin with nothing before it or
     beyond the end.
     """
+    _check_origins(series, origins)
+    memory = getattr(model, "memory", None)
+    if memory is not None and isinstance(model, HostModel):
+        windows = _windows(series, origins, memory)
+        if model.takes_host(len(windows), max_horizon):
+            return _split(model.host_points(params, windows, max_horizon), origins)
+    wanted = _Horizon(max_horizon)
+    return _from_carries(
+        wanted, model, params, series, origins, [np.zeros((each.count, 0)) for each in origins]
+    )
+
+
+def panel_log_probs(
+    model: Model, params: Params, series: Sequence[np.ndarray], origins: Sequence[Origins], *, horizon: int
+) -> list[np.ndarray]:
+    """Log-density in nats of the K values after each origin of each series, (O_n, K) each.
+
+    K is 1, or as many as the model predicts at once from the carry of the origin. Raises ValueError as
+    `panel_points` does.
+    """
+    _check_origins(series, origins)
+    targets = [
+        np.lib.stride_tricks.sliding_window_view(values, horizon, axis=0)[each.places()].swapaxes(1, 2)
+        for values, each in zip(series, origins, strict=True)
+    ]
+    return _from_carries(_log_probs_ahead, model, params, series, origins, targets)
+
+
+def _check_origins(series: Sequence[np.ndarray], origins: Sequence[Origins]) -> None:
     for values, each in zip(series, origins, strict=True):
         if each.count and not 1 <= each.first <= each.last <= len(values):
             raise ValueError(
                 f"expected origins after 1 to {len(values)} values, got {each.first} to {each.last}"
             )
-    if getattr(model, "memory", None) is not None:
-        return _by_windows(model, params, series, origins, max_horizon)
-    return _by_states(model, params, series, origins, max_horizon)
 
 
-def _split(points: np.ndarray, origins: Sequence[Origins]) -> list[np.ndarray]:
-    return np.split(points, np.cumsum([each.count for each in origins])[:-1])
+@dataclass(frozen=True)
+class _Horizon:
+    """`rollout` to a horizon, as what is made of carries."""
+
+    horizon: int
+
+    def __call__(self, model: Model, params: Params, carry: Carry, _: Array) -> Array:
+        return rollout(model, params, carry, self.horizon)
 
 
-def _by_windows(
-    model: Model, params: Params, series: Sequence[np.ndarray], origins: Sequence[Origins], horizon: int
+def _log_probs_ahead(model: Model, params: Params, carry: Carry, targets: Array) -> Array:
+    """Of targets (O, K, D) after each carry, (O, K)."""
+    if isinstance(model, DirectModel):
+        return log_prob(model.readout_direct(params, carry), targets)
+    return log_prob(model.readout(params, carry), targets[:, 0])[:, None]
+
+
+# What is made of the carries at origins and of what belongs to each origin, as rows.
+_Use = Callable[[Model, Params, Carry, Array], Array]
+
+
+def _from_carries(
+    use: _Use,
+    model: Model,
+    params: Params,
+    series: Sequence[np.ndarray],
+    origins: Sequence[Origins],
+    beside: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
+    memory = getattr(model, "memory", None)
+    if memory is None:
+        return _by_states(use, model, params, series, origins, beside)
+    windows, rest = _windows(series, origins, memory), np.concatenate(list(beside)).astype(np.float32)
+    width = max(memory, getattr(use, "horizon", 0), *rest.shape[1:2])
+    size = max(1, LARGEST // (width * windows.shape[2]))
+    found = [
+        np.asarray(_from_windows(use, model, params, windows[rows], rest[rows]))
+        for rows in _blocks(np.arange(len(windows)), size)
+    ]
+    return _split(np.concatenate(found)[: len(windows)], origins)
+
+
+def _windows(series: Sequence[np.ndarray], origins: Sequence[Origins], width: int) -> np.ndarray:
     pairs = zip(series, origins, strict=True)
-    windows = np.concatenate([last_windows(values, each.places(), model.memory) for values, each in pairs])
-    if isinstance(model, HostModel) and model.takes_host(len(windows), horizon):
-        return _split(model.host_points(params, windows, horizon), origins)
-    size = max(1, LARGEST // (max(windows.shape[1], horizon) * windows.shape[2]))
-    found = [_from_windows(model, params, block, horizon)[: len(block)] for block in _blocks(windows, size)]
-    return _split(np.concatenate([np.asarray(each) for each in found])[: len(windows)], origins)
+    return np.concatenate([last_windows(values, each.places(), width) for values, each in pairs])
+
+
+def _split(rows: np.ndarray, origins: Sequence[Origins]) -> list[np.ndarray]:
+    return np.split(rows, np.cumsum([each.count for each in origins])[:-1])
 
 
 def _blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
@@ -85,50 +147,58 @@ def _blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
     return np.split(rows[filled], number)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _from_windows(model, params, windows, horizon):
+@partial(jax.jit, static_argnums=(0, 1))
+def _from_windows(use, model, params, windows, beside):
     carry = model.unroll(params, model.init_carry(params, windows.shape[0]), windows)[0]
-    return rollout(model, params, carry, horizon)
+    return use(model, params, carry, beside)
 
 
 def _by_states(
-    model: Model, params: Params, series: Sequence[np.ndarray], origins: Sequence[Origins], horizon: int
+    use: _Use,
+    model: Model,
+    params: Params,
+    series: Sequence[np.ndarray],
+    origins: Sequence[Origins],
+    beside: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
     """Series aligned at their last origins; those that are shorter begin later."""
     num_origins, step = max(each.count for each in origins), max(each.step for each in origins)
     longest = max(each.last for each in origins if each.count)
-    num_features = series[0].shape[1]
+    num_features, width = series[0].shape[1], beside[0].shape[1:]
     aligned = np.zeros((len(series), longest, num_features), np.float32)
+    rest = np.zeros((len(series), num_origins, *width), np.float32)
     began = np.full(len(series), longest)
     for row, (values, each) in enumerate(zip(series, origins, strict=True)):
         if each.count:
             began[row] = longest - each.last
             aligned[row, began[row] :] = values[: each.last]
-    # Those of a series with fewer origins than others are the last ones.
-    places = longest - step * np.arange(num_origins)[::-1]
-    # How many series at once: their forecasts, and the carries of as many rows.
-    size = max(1, LARGEST // (num_origins * max(horizon, 256) * num_features))
-    rows = np.arange(len(series))
+            # The origins of a series with fewer than others are the last ones.
+            rest[row, num_origins - each.count :] = beside[row]
+    places = np.maximum(longest - step * np.arange(num_origins)[::-1], 0)
+    # How many series at once: by what they have at their origins, and the carries there.
+    size = max(1, LARGEST // (num_origins * max(getattr(use, "horizon", 0), 256) * num_features))
     found = []
-    for block in _blocks(rows, size):
-        valid = np.arange(longest)[None] >= began[block][:, None]
-        points = _from_states(
-            model, params, aligned[block], valid, jnp.asarray(np.maximum(places, 0)), horizon
+    for rows in _blocks(np.arange(len(series)), size):
+        valid = np.arange(longest)[None] >= began[rows][:, None]
+        found.append(
+            np.asarray(
+                _from_states(use, model, params, aligned[rows], valid, rest[rows], jnp.asarray(places))
+            )
         )
-        found.append(np.asarray(points))
-    points = np.concatenate(found)[: len(series)]
-    return [points[row, num_origins - each.count :] for row, each in enumerate(origins)]
+    whole = np.concatenate(found)[: len(series)]
+    return [whole[row, num_origins - each.count :] for row, each in enumerate(origins)]
 
 
-@partial(jax.jit, static_argnums=(0, 5))
+@partial(jax.jit, static_argnums=(0, 1))
 def _from_states(
+    use: _Use,
     model: Model,
     params: Params,
     values: Float[Array, "batch time feature"],
     valid: Bool[Array, "batch time"],
-    places: Array,
-    horizon: int,
-) -> Float[Array, "batch origin horizon feature"]:
+    beside: Float[Array, "batch origin ..."],
+    places: Int[Array, "origin"],
+) -> Float[Array, "batch origin ..."]:
     """Each row is read from its first valid value on; a carry is kept at each place, after so many steps."""
     start = model.init_carry(params, values.shape[0])
     kept = jax.tree.map(lambda leaf: jnp.zeros((places.shape[0], *leaf.shape), leaf.dtype), start)
@@ -141,14 +211,14 @@ def _from_states(
             return jnp.where(is_valid.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         carry = jax.tree.map(chosen, model.update(params, carry, x), carry)
-        at = jnp.searchsorted(places, number + 1)
-        here = (at < places.shape[0]) & (places[jnp.minimum(at, places.shape[0] - 1)] == number + 1)
-        slot = jnp.where(here, at, places.shape[0])  # out of range: dropped
-        kept = jax.tree.map(lambda all_, one: all_.at[slot].set(one, mode="drop"), kept, carry)
+        at = jnp.minimum(jnp.searchsorted(places, number + 1), places.shape[0] - 1)
+        slot = jnp.where(places[at] == number + 1, at, places.shape[0])  # out of range: dropped
+        kept = jax.tree.map(lambda every, one: every.at[slot].set(one, mode="drop"), kept, carry)
         return (carry, kept), None
 
     by_time = (jnp.arange(values.shape[1]), jnp.swapaxes(values, 0, 1), valid.T)
     (_, kept), _ = lax.scan(step, (start, kept), by_time)
     carries = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), kept)
-    points = rollout(model, params, carries, horizon)
-    return points.reshape(values.shape[0], places.shape[0], *points.shape[1:])
+    rows = values.shape[0] * places.shape[0]  # not -1, as there may be nothing beside
+    found = use(model, params, carries, beside.reshape(rows, *beside.shape[2:]))
+    return found.reshape(values.shape[0], places.shape[0], *found.shape[1:])

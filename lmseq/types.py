@@ -13,6 +13,7 @@ Models
 Training
     `steps` optimiser steps of a dispatch, or time steps of a forecast.
 Forecasts and samples
+    `score`, `level` errors that were made before, and levels of their quantiles;
     `origin` O places to predict from; `horizon` K steps ahead; `sample` S draws; `block` origins computed
     together; `num_steps`, `num_tokens` as the argument of that name; `test` points of the test part.
 Pictures

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 from absl import flags
 
-from experiments import ablate, compile_for
+from experiments import ablate, compile_for, forecast
 from experiments.ablation.design import EXPERIMENTS
 from experiments.frame import start
 from experiments.frame.command import StoppedError
@@ -260,7 +260,7 @@ def test_devices_and_kept_programs_are_what_the_call_asks_for(tmp_path, monkeypa
     assert asked == [(2, True), (3, False)]
 
 
-BESIDE = (ablate.EXPERIMENT, compile_for.EXPERIMENT)  # which are not ablated
+BESIDE = (ablate.EXPERIMENT, compile_for.EXPERIMENT, forecast.EXPERIMENT)  # which are not ablated
 SCRIPTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__")
 
 

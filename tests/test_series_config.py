@@ -170,6 +170,7 @@ SEEN = {
     "hidden_size": (parameters_of, {}, (5, 6)),
     "num_layers": (parameters_of, TINY, (1, 2)),
     "activation": (forecast_of, TINY, get_args(FIELDS["activation"].type)),
+    "skip": (parameters_of, TINY, (False, True)),
     "residual": (forecast_of, TINY, (False, True)),
     "fit": (trains, {"model": "linear"}, ("least_squares", "gradient")),
     "objective": (

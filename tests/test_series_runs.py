@@ -77,10 +77,10 @@ def test_the_validation_part_is_what_lies_between_training_and_test():
     model, params = small("gru, normal")
     series = prepared()
     expected = -step_log_probs(series, model, params)[TRAIN_END:TEST_START].mean()
-    found = evaluate.evaluate(alone(series), model, params, 0)
+    found = evaluate.evaluate(alone(series), model, 1, params, 0)
     assert found["valid_loss"] == pytest.approx(expected, abs=1e-4)
     without = series._replace(split=SeriesSplit(TRAIN_END, TRAIN_END))
-    assert evaluate.evaluate(alone(without), model, params, 0) == {"valid_loss": None}
+    assert evaluate.evaluate(alone(without), model, 1, params, 0) == {"valid_loss": None}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import numpy as np
 from lmseq import scoring
 from lmseq.contract import Model
 from lmseq.data.series import Prepared, PreparedPanel
+from lmseq.panels import Origins, panel_log_probs
 from lmseq.types import Params
 
 
@@ -22,10 +23,27 @@ def log_density(prepared: Prepared, model: Model, params: Params, start: int, st
     return float(log_probs.mean(dtype=np.float64)) - float(np.log(prepared.scaler.scale).sum())
 
 
-def evaluate(panel: PreparedPanel, model: Model, params: Params, step: int) -> dict[str, Any]:
-    """Loss of the validation part, of standardised values; None where there is no such part."""
-    first, last = panel.only.split
-    if first == last:
+def evaluate(panel: PreparedPanel, model: Model, horizon: int, params: Params, step: int) -> dict[str, Any]:
+    """Loss of the validation part, of standardised values; None where there is no such part.
+
+    Of one series it is that of the next value; of several that of the `horizon` values that the model
+    predicts at once, from every origin of their validation parts that has as many after it.
+    """
+    if any(each.split.train_end == each.split.test_start for each in panel.members):
         return {"valid_loss": None}
+    if len(panel.members) > 1:
+        return {"valid_loss": _panel_loss(panel, model, horizon, params)}
+    first, last = panel.only.split
     log_probs = scoring.score_stream(model, params, panel.only.values[:last])[first:]
     return {"valid_loss": -float(log_probs.mean(dtype=np.float64))}
+
+
+def _panel_loss(panel: PreparedPanel, model: Model, horizon: int, params: Params) -> float:
+    """Mean over series of means over origins and steps ahead, nats."""
+    origins = []
+    for member in panel.members:
+        first, last = member.split
+        origins.append(Origins(first, max(0, last - horizon - first + 1)))
+    values = [each.values for each in panel.members]
+    found = panel_log_probs(model, params, values, origins, horizon=horizon)
+    return -float(np.mean([each.mean(dtype=np.float64) for each in found if each.size]))

@@ -148,7 +148,7 @@ def _chosen(panel: Panel, columns: list[str]) -> Panel:
     lacking = [name for name in columns if name not in series.columns]
     if lacking:
         raise ValueError(
-            f"{panel.name} has no column {quoted(lacking[0])}: the run forecasts {', '.join(map(quoted, columns))}"
+            f"{panel.name} has no column {quoted(lacking[0])}, which the run forecasts: name another file"
         )
     places = [series.columns.index(name) for name in columns]
     filled = None if series.filled is None else series.filled[:, places]

@@ -91,6 +91,6 @@ def train(workdir: Path, prepared: PreparedSeries) -> Trained:
         Batches(config.data.batch_size, segment_length(config), series.partition),
         make_objective(config),
         workdir,
-        partial(evaluate, series, model),
+        partial(evaluate, series, model, num_direct(config)),
     )
     return show.run(job, f"{config.model.model}, {config.objective.objective}", "row")

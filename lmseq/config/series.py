@@ -79,6 +79,9 @@ class SeriesModelConfig:
     num_layers: int = knob(2, "hidden or recurrent layers")
     activation: Literal["tanh", "relu", "gelu", "silu"] = knob("tanh", "of the mlp's layers")
     residual: bool = knob(False, "the mlp's layers after the first are added to their input")
+    skip: bool = knob(
+        False, "the mlp's head sees the window too, beside the last layer: a linear map is added"
+    )
     fit: Literal["least_squares", "gradient"] = knob(
         "least_squares", "how the linear model is fitted: in closed form or step by step"
     )
@@ -240,6 +243,7 @@ def _check_idle(config: SeriesConfig) -> None:
         (model, "num_layers", layered, "models with hidden units"),
         (model, "activation", model.model == "mlp", "model mlp"),
         (model, "residual", model.model == "mlp", "model mlp"),
+        (model, "skip", model.model == "mlp", "model mlp"),
         (model, "fit", model.model == "linear", "model linear"),
         (model, "ridge", closed, "model linear in closed form"),
         (model, "refit", closed and model.ridge == -1, "ridge -1"),

@@ -76,6 +76,7 @@ def build_series_model(
                 num_layers=config.num_layers if config.model == "mlp" else 0,
                 activation=config.activation,
                 residual=config.residual,
+                skip=config.skip and config.model == "mlp",
                 **values,
             )
         case "mean":

@@ -134,15 +134,21 @@ class MarkovLanguageModel(MarkovModel, kw_only=True):
 
 
 class MarkovSeriesModel(MarkovModel, kw_only=True):
-    """The next D values from the last tau; before so many were seen, zeros: the mean, once standardised."""
+    """The next D values from the last tau; before so many were seen, zeros: the mean, once standardised.
+
+    With `skip` the head sees the window beside the last hidden layer, so that a linear map of the window is
+    added to what the layers give.
+    """
 
     num_features: int
     head: HeadKind = "point"
     num_direct: int = 1
+    skip: bool = False
 
     def setup(self) -> None:
         """Declare the parameters."""
         width = self._declare_layers(self.tau * self.num_features)
+        width += self.tau * self.num_features if self.skip else 0
         self.value_head = ValueHead(width, self.num_features, self.head, self.num_direct)
 
     def init_carry(self, batch_size: int) -> Float[Array, "batch window feature"]:
@@ -151,6 +157,10 @@ class MarkovSeriesModel(MarkovModel, kw_only=True):
 
     def _embed(self, windows: Float[Array, "*dims window feature"]) -> Float[Array, "*dims input"]:
         return windows.reshape(*windows.shape[:-2], self.tau * self.num_features)
+
+    def _forward(self, windows: Windows, key: PRNGKey | None = None) -> Float[Array, "*dims hidden"]:
+        hidden = super()._forward(windows, key)
+        return jnp.concatenate([hidden, self._embed(windows)], axis=-1) if self.skip else hidden
 
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Normal:
         return self.value_head(hidden)

@@ -110,6 +110,8 @@ class Normalised(StepModel):
     def carries(self, params: Params, carry: Carry, xs: Elements) -> Carry:
         """All B T windows at once."""
         stream = jnp.concatenate([carry, xs], axis=1)
+        if xs.shape[1] == 1:
+            return stream[:, None, 1:]
         return stream[:, 1 + jnp.arange(xs.shape[1])[:, None] + jnp.arange(self.tau)[None]]
 
     def unroll(
@@ -123,7 +125,8 @@ class Normalised(StepModel):
     ) -> tuple[Carry, Predictions]:
         """The predictions from all windows, read out at once; there is no noise."""
         check_key(training, key)
-        return unroll_by_carries(self, params, carry, xs)
+        _, predictions = unroll_by_carries(self, params, carry, xs)
+        return jnp.concatenate([carry, xs], axis=1)[:, -self.tau :], predictions
 
     def _read(self, params: Params, carry: Carry) -> tuple[Carry, Statistics]:
         """The model's carry after a normalised window a row, and the statistics of the windows."""

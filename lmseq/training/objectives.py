@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float
 from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model, log_prob
 from lmseq.models.interface import BoundDirectModel
+from lmseq.models.normalised import Normalised
 from lmseq.noise import by_rows
 from lmseq.training.gradient import Losses, Objective, StepInfo
 from lmseq.types import Batch, Carry, Element, Elements, NllTotals, Normal, Params
@@ -94,10 +95,13 @@ def scheduled_sampling(
 
 def _origins(model: Model, params: Params, inputs: Elements, tau: int, num_ahead: int) -> Carry:
     """The carries of all origins of all segments, (B n, ...)."""
-    num_read = inputs.shape[1] - num_ahead + 1
+    num_read, first = inputs.shape[1] - num_ahead + 1, 0
     start = model.init_carry(params, inputs.shape[0])
-    after = model.carries(params, start, inputs[:, :num_read])
-    return jax.tree.map(lambda leaf: leaf[:, tau - 1 :].reshape(-1, *leaf.shape[2:]), after)
+    if isinstance(model, Normalised):  # a window is nothing but values: none is made that is not read out
+        first = tau - 1
+        start = model.unroll(params, start, inputs[:, :first])[0] if first else start
+    after = model.carries(params, start, inputs[:, first:num_read])
+    return jax.tree.map(lambda leaf: leaf[:, tau - 1 - first :].reshape(-1, *leaf.shape[2:]), after)
 
 
 def _ahead(targets: Elements, tau: int, num_ahead: int) -> Float[Array, "origin horizon feature"]:
