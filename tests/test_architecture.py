@@ -33,6 +33,7 @@ FLOORS = (
         "lmseq/data/marks.py",
         "lmseq/data/tokens.py",
         "lmseq/data/pieces.py",
+        "lmseq/data/numbering.py",
         "lmseq/data/documents.py",
         "lmseq/data/encoding.py",
         "lmseq/data/store.py",
