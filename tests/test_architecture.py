@@ -19,6 +19,7 @@ FLOORS = (
     (
         "lmseq/types.py",
         "lmseq/files.py",
+        "lmseq/packing.py",
         "lmseq/config/kinds.py",
         "lmseq/config/knobs.py",
         "lmseq/config/text.py",

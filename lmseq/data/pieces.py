@@ -3,10 +3,10 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from io import BufferedIOBase
 
 from lmseq.data.corpora import BLANKS, SPLITS, byte_of_character, count_characters
 from lmseq.data.tokens import Level, Normalization
+from lmseq.packing import Readable
 
 LINE_END = b"\n"  # stands for a line's end among words, none of which can contain it
 PIECE = 1 << 22  # bytes
@@ -20,7 +20,7 @@ _LETTERS = bytes(i if chr(i) in "abcdefghijklmnopqrstuvwxyz" else ord(" ") for i
 _BETWEEN = re.compile(r"\S\n(?=\S)|\S(?= \S)")
 
 
-def blocks(file: BufferedIOBase, size: int = -1) -> Iterator[bytes]:
+def blocks(file: Readable, size: int = -1) -> Iterator[bytes]:
     """The first `size` bytes of a file (-1: all), at most PIECE at a time, cut anywhere."""
     while size and (block := file.read(PIECE if size < 0 else min(PIECE, size))):
         size -= len(block) if size > 0 else 0
@@ -90,7 +90,7 @@ def cut_for(level: Level, text: Pieces) -> Iterator[bytes | None]:
             return iter(text)
 
 
-def pieces(file: BufferedIOBase, size: int = -1) -> Iterator[bytes]:
+def pieces(file: Readable, size: int = -1) -> Iterator[bytes]:
     """The first `size` bytes of a file (-1: all), about PIECE at a time, cut behind blanks."""
     # A text may be one line: its pieces end anywhere between words.
     return cut_behind(blocks(file, size), behind_blank)

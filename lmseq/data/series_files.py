@@ -20,7 +20,7 @@ from lmseq.data.tables import (
     quoted,
     read_table,
 )
-from lmseq.files import PACKINGS
+from lmseq.packing import PACKINGS
 
 Missing = Literal["error", "previous", "interpolate"]
 

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from lmseq.files import DAMAGE, unpacked
+from lmseq.packing import DAMAGE, unpacked
 
 Decimal = Literal["auto", "point", "comma"]
 SEPARATORS = (",", ";", "\t", "|")
