@@ -4,9 +4,9 @@
     python -m experiments.prepare_text --corpus='dump/*.jsonl.gz' --end_documents --out=stores/dump
     python -m experiments.train_lm --corpus=stores/dump --workdir=runs/dump
 
-The corpus is a file, a folder or a pattern of UTF-8 text, plain, or packed as .gz or .zst, or JSON lines
-(.jsonl); several files are read in sorted order. It is read in pieces and never held. The last line is a JSON
-object with `tokens`, `bytes_per_second` and `peak_memory`, in bytes.
+The corpus is a file, a folder or a pattern of UTF-8 text, plain or packed (.gz, .bz2, .xz, .zst), or JSON
+lines (.jsonl); several files are read in sorted order. It is read in pieces and never held. The last line is
+a JSON object with `tokens`, `bytes_per_second` and `peak_memory`, in bytes.
 """
 
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class PrepareOptions(TextConfig):
 
     corpus: str = knob(
         "python_docs",
-        "a file, a folder or a pattern of UTF-8 texts, also .gz, .zst and .jsonl; or a named corpus",
+        "a file, a folder or a pattern of UTF-8 texts, also packed or .jsonl; or a named corpus",
         is_path=True,
     )
     text_field: str = knob("text", "where the text is in an object of JSON lines")

@@ -1,22 +1,17 @@
-"""Files: written whole or not at all, unpacked, and read with one line for what is damaged."""
+"""Files: written whole or not at all, and read with one line for what is damaged."""
 
-import bz2
 import glob
-import gzip
 import json
-import lzma
 import math
 import os
-import re
 import shutil
 import stat
 import tempfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import IO, Any, Literal
 
 import filelock
 
@@ -153,62 +148,6 @@ def finite(value: Any) -> Any:
             return [finite(each) for each in value]
         case _:
             return value
-
-
-# Packed files
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """What bytes can be read from, onwards only."""
-
-    def read(self, size: int = -1, /) -> bytes:
-        """At most so many bytes, all if negative; none at the end."""
-
-
-class Packing(NamedTuple):
-    """How files are packed: the ending of their names, their first bytes, what unpacks an open one."""
-
-    ending: str
-    magic: re.Pattern[bytes]
-    unpack: Callable[[Readable], Readable]
-
-
-PACKINGS = (
-    Packing(".gz", re.compile(rb"\x1f\x8b"), gzip.open),
-    # More than `BZh`, which may be the first word of a text.
-    Packing(".bz2", re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)"), bz2.open),
-    Packing(".xz", re.compile(rb"\xfd7zXZ\0"), lzma.open),
-)
-DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)  # what reading a packed file raises
-
-
-class _Rejoined:
-    """A file that can only be read onwards, with what was read of it already put back in front."""
-
-    def __init__(self, head: bytes, file: Readable) -> None:
-        self.head, self.file = head, file
-
-    def read(self, size: int = -1, /) -> bytes:
-        """As `Readable` has it."""
-        if not self.head:
-            return self.file.read(size)
-        if size < 0:
-            piece, self.head = self.head + self.file.read(), b""
-        else:
-            piece, self.head = self.head[:size], self.head[size:]
-        return piece
-
-
-def unpacked(file: Readable) -> Readable:
-    """An open file, at its beginning, as one to read on: unpacked where it is packed by gzip, bzip2 or xz.
-
-    It is known by its first bytes, not by its name: a pipe has none. Reading raises one of `DAMAGE` where
-    the file is damaged.
-    """
-    head = file.read(10)
-    rejoined = _Rejoined(head, file)
-    return next((each.unpack(rejoined) for each in PACKINGS if each.magic.match(head)), rejoined)
 
 
 # Files of a run

@@ -19,6 +19,7 @@ FLOORS = (
     (
         "lmseq/types.py",
         "lmseq/files.py",
+        "lmseq/packing.py",
         "lmseq/config/kinds.py",
         "lmseq/config/knobs.py",
         "lmseq/config/text.py",
@@ -33,6 +34,7 @@ FLOORS = (
         "lmseq/data/marks.py",
         "lmseq/data/tokens.py",
         "lmseq/data/pieces.py",
+        "lmseq/data/numbering.py",
         "lmseq/data/documents.py",
         "lmseq/data/encoding.py",
         "lmseq/data/store.py",

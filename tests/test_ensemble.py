@@ -12,7 +12,7 @@ from lmseq.config.training import TrainConfig
 from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model
 from lmseq.models.interface import bind
-from lmseq.training import ensemble, loop, optimizer, sharding, state, train_step
+from lmseq.training import ensemble, feeding, loop, optimizer, sharding, state, train_step
 from lmseq.training.ensemble import Members
 
 STREAM = np.random.default_rng(0).integers(7, size=600).astype(np.int32)
@@ -124,3 +124,15 @@ def test_the_member_that_diverges_is_named():
     with pytest.raises(ensemble.NonFiniteMembersError, match=r"of seed 4, learning_rate 1e\+30") as caught:
         list(together(members))
     assert isinstance(caught.value, loop.NonFiniteLossError) and list(caught.value.steps) == [1]
+
+
+def test_members_on_a_stream_that_stays_on_the_host(monkeypatch):
+    """Of which only windows are sent: the same members, to the bit."""
+
+    def ends():
+        *_, last = together(Members((0, 1), {}))
+        return last.loop_state.state.params
+
+    on_device = ends()
+    monkeypatch.setattr(feeding, "LONG", 1)
+    jax.tree.map(np.testing.assert_array_equal, ends(), on_device)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sys
 
 import pytest
 
@@ -69,3 +70,15 @@ def test_a_disk_that_fills_is_said_in_a_line(scripts, book, tmp_path, monkeypatc
     done = scripts.attempt("prepare_text", f"--corpus={book}", f"--out={tmp_path / 'store'}")
     assert refusal(done)[1].endswith("No space left on device: make room, then give the same command again")
     assert [path.name for path in tmp_path.iterdir()] == ["book.txt"]
+
+
+@pytest.mark.parametrize("level", ["byte", "word"])
+def test_memory_does_not_grow_with_the_text(processes, tmp_path, level):
+    """A text of 48 MB takes no more than its pieces do; held as words it would take 600 MB."""
+    peaks = []
+    for size in (1, 48):
+        (tmp_path / "text").write_bytes((TEXT.encode() * (10**6 // len(TEXT))) * size)
+        flags = [f"--corpus={tmp_path / 'text'}", f"--level={level}", f"--out={tmp_path / str(size)}"]
+        done = processes.execute([sys.executable, "-m", "experiments.prepare_text", *flags])
+        peaks.append(json.loads(done.stdout)["peak_memory"])
+    assert peaks[1] < peaks[0] + 150e6

@@ -1,8 +1,11 @@
 """Token stores: the same ids as of the whole text, whatever its pieces; made whole or not at all."""
 
+import bz2
 import errno
 import gzip
 import json
+import lzma
+import sys
 from functools import partial
 
 import numpy as np
@@ -175,8 +178,6 @@ def test_documents_end(tmp_path, level, shown):
         ({"a_jsonl": '{"b": 1, "c": 2}'}, "text at 'text' in line 1 of .*, got 'b, c': name the field"),
         ({"a_jsonl": "[]"}, "text at 'text' in line 1 of .*, got 'no object'"),
         ({"a_jsonl": r'{"text": "\ud800"}'}, "line 1 of .* has a character that is none"),
-        ({"a_txt_gz": "no"}, "a.txt.gz is damaged"),
-        ({"a_zst": "no"}, "takes the package zstandard: pip install zstandard"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, files, message):
@@ -184,6 +185,34 @@ def test_files_that_cannot_be_read(tmp_path, files, message):
     with pytest.raises(ValueError, match=message):
         make(tmp_path, find_source(folder))
     assert [path.name for path in tmp_path.iterdir()] == ["files"]
+
+
+def zst(data: bytes) -> bytes:
+    return pytest.importorskip("zstandard").compress(data)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zst])
+def test_packed_texts_are_known_by_their_first_bytes(tmp_path, pack):
+    """Whatever their names end with; a text that is cut short is damaged, not short."""
+    text, path = "the tide is low\n" * 9000, tmp_path / "book.txt"
+    packed = pack(text.encode())
+    path.write_bytes(packed)
+    assert b"".join(read_documents([path])).decode() == text
+    path.write_bytes(packed + packed)
+    assert b"".join(read_documents([path])).decode() == 2 * text
+    path.write_bytes(packed[:-5])
+    with pytest.raises(ValueError, match=r"book.txt is damaged \(.*\): restore it"):
+        list(read_documents([path]))
+    path.with_name("book.gz").write_text("plain")
+    assert list(read_documents([path.with_name("book.gz")])) == [b"plain"]
+
+
+def test_a_packing_that_nothing_here_unpacks(tmp_path, monkeypatch):
+    for name in ("zstandard", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "a.zst").write_bytes(b"\x28\xb5\x2f\xfd and more")
+    with pytest.raises(ValueError, match="takes the package zstandard: pip install zstandard"):
+        list(read_documents([tmp_path / "a.zst"]))
 
 
 def test_bytes_that_are_not_utf8_have_a_place(tmp_path):

@@ -336,8 +336,10 @@ def count_characters(piece: bytes) -> int:
 
 def byte_of_character(piece: bytes, number: int) -> int:
     """Where the character of that number, from 0, begins in UTF-8; the length where there are fewer."""
-    begins = np.flatnonzero(_characters(piece))
-    return int(begins[number]) if number < len(begins) else len(piece)
+    # Most pieces lie before the place that is sought: counting is many times as fast as listing.
+    if number >= count_characters(piece):
+        return len(piece)
+    return number if piece.isascii() else int(np.flatnonzero(_characters(piece))[number])
 
 
 def _byte_of(file: BufferedIOBase, place: int) -> int:

@@ -2,19 +2,16 @@
 
 import codecs
 import glob
-import gzip
 import json
 import os
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from io import BufferedIOBase, BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
 from lmseq.data.corpora import SPLITS, decoded
-from lmseq.data.pieces import END, PIECE, behind_character, blocks, cut_behind
+from lmseq.data.pieces import END, behind_character, behind_line, blocks, cut_behind
+from lmseq.packing import DAMAGE, ENDINGS, Readable, unpacked
 
-PACKED = (".gz", ".zst")
 JSON_LINES = (".jsonl", ".ndjson")
 Progress = Callable[[int], None]  # is told bytes of files as they are read
 BATCH = 1 << 18  # bytes of short documents that are handed on together
@@ -107,44 +104,29 @@ def gathered(text: Iterable[bytes | None]) -> Iterator[bytes | None]:
 
 def _documents(path: Path, text_field: str, progress: Progress) -> Iterator[bytes | None]:
     """Each document of a file in pieces, with an END behind it."""
-    told = 0
     try:
-        with path.open("rb") as raw, _unpacked(path, raw) as file:
-            is_lines = _ending(path) in JSON_LINES
-            for piece in _json_lines(path, file, text_field) if is_lines else _plain(path, file):
-                yield piece
-                told, before = raw.tell(), told
-                progress(told - before)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path} is damaged ({error}): restore it, or name another") from None
+        raw = path.open("rb")
     except FileNotFoundError:
         raise ValueError(
             f"cannot read {path}: it is not there any more; give the same command again"
         ) from None
+    told, read = 0, _json_lines if _ending(path) in JSON_LINES else _plain
+    with raw:
+        try:
+            for piece in read(path, unpacked(raw), text_field):
+                yield piece
+                told, before = raw.tell(), told
+                progress(told - before)
+        except DAMAGE as error:
+            raise ValueError(f"{path} is damaged ({error}): restore it, or name another") from None
 
 
 def _ending(path: Path) -> str:
     """The last part of a file's name that says what is in it, however it is packed."""
-    return Path(path.stem if path.suffix in PACKED else path.name).suffix
+    return Path(path.stem if path.suffix in ENDINGS else path.name).suffix
 
 
-def _unpacked(path: Path, raw: BufferedIOBase) -> BufferedIOBase:
-    """A file's content, of which the ending says how it is packed."""
-    if path.suffix == ".gz":
-        return gzip.GzipFile(fileobj=raw)
-    if path.suffix == ".zst":
-        try:
-            import zstandard
-        except ImportError:
-            raise ValueError(
-                f"reading {path.name} takes the package zstandard: pip install zstandard"
-            ) from None
-        stream = zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True)
-        return BufferedReader(stream, PIECE)
-    return raw
-
-
-def _plain(path: Path, file: BufferedIOBase) -> Iterator[bytes | None]:
+def _plain(path: Path, file: Readable, _: str) -> Iterator[bytes | None]:
     """A text, as it is."""
     offset = 0
     for piece in cut_behind(blocks(file), behind_character):
@@ -157,9 +139,11 @@ def _plain(path: Path, file: BufferedIOBase) -> Iterator[bytes | None]:
     yield END
 
 
-def _json_lines(path: Path, file: BufferedIOBase, text_field: str) -> Iterator[bytes | None]:
+def _json_lines(path: Path, file: Readable, text_field: str) -> Iterator[bytes | None]:
     """The text of each line."""
-    for number, line in enumerate(file, start=1):
+    pieces = cut_behind(blocks(file), behind_line)
+    lines = (line for piece in pieces for line in piece.removesuffix(b"\n").split(b"\n"))
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         where = f"line {number} of {path}"

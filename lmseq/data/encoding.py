@@ -1,14 +1,15 @@
 """Vocabulary and ids of a text in pieces: what `tokens` makes of a whole text, without holding it."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 from jaxtyping import Integer, UInt32
 
 from lmseq.config.text import TextConfig
-from lmseq.data.marks import UNK
-from lmseq.data.pieces import END, LINE_END, Pieces, behind_line, cut_behind, cut_for, words_of
+from lmseq.data.numbering import number_words
+from lmseq.data.pieces import END, LINE_END, Pieces, behind_line, cut_behind, cut_for
 from lmseq.data.tokens import EOS, Vocab, char_tokens, train_bpe, word_tokens
 
 Ids = Integer[np.ndarray, "_"]
@@ -47,10 +48,14 @@ def _count_characters(text: Pieces) -> dict[str, int]:
 
 
 def _count_words(text: Pieces, name: str) -> dict[str, int]:
-    counts: Counter[bytes] = Counter()
-    for words in words_of(cut_for("word", text), name):
-        counts.update(words)
-    return {EOS if word == LINE_END else word.decode(): count for word, count in counts.items()}
+    numbers: defaultdict[bytes, int] = defaultdict(count().__next__)
+    counts = np.zeros(0, np.int64)
+    for found in number_words(text, numbers.__getitem__, name):
+        more = np.bincount(found, minlength=len(numbers))
+        more[: counts.size] += counts
+        counts = more
+    words = (EOS if word == LINE_END else word.decode() for word in numbers)
+    return dict(zip(words, counts.tolist(), strict=True))
 
 
 def _code_points(piece: bytes) -> UInt32[np.ndarray, "points"] | Integer[np.ndarray, "points"]:
@@ -75,9 +80,8 @@ class Encoder:
         self._vocab, self._dtype = vocab, dtype_of(vocab)
         self.num_unknown = self.num_marks = 0
         if vocab.level == "word":
-            numbers = {token.encode(): number for number, token in enumerate(vocab.tokens) if token != UNK}
-            # Of a training text without lines, not even ends of lines are known.
-            self._numbers = _Numbers(numbers | {LINE_END: vocab.end_id or 0})
+            words = (LINE_END if token == EOS else token.encode() for token in vocab.tokens)
+            self._numbers = {word: number for number, word in enumerate(words)}
         if vocab.level == "char":
             self._table = vocab.id_of_code_point.astype(self._dtype)
 
@@ -88,9 +92,12 @@ class Encoder:
         ValueError as `Vocab.encode` does.
         """
         if self._vocab.level == "word":
-            for words in words_of(cut_for("word", text), name):
-                yield np.fromiter(map(self._numbers.__getitem__, words), self._dtype, len(words))
-            self.num_unknown, self.num_marks = self._numbers.num_unknown, self._numbers.num_marks
+            unknown = len(self._numbers)
+            for numbers in number_words(text, lambda word: self._numbers.get(word, unknown), name):
+                is_unknown = numbers == unknown
+                self.num_unknown += int(np.count_nonzero(is_unknown))
+                self.num_marks += int(np.count_nonzero(numbers == 0))
+                yield np.where(is_unknown, 0, numbers).astype(self._dtype)
             return
         for piece in cut_for(self._vocab.level, text):
             if piece is not END:
@@ -108,16 +115,3 @@ class Encoder:
                 return ids
             case _:
                 return self._vocab.encode(piece.decode()).astype(self._dtype)
-
-
-class _Numbers(dict[bytes, int]):
-    """Ids by word; every other word is `<unk>`, which is 0, and counted."""
-
-    num_unknown = num_marks = 0
-
-    def __missing__(self, word: bytes) -> int:
-        if word == UNK.encode():
-            self.num_marks += 1
-        else:
-            self.num_unknown += 1
-        return 0

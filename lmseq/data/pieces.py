@@ -3,17 +3,15 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
-from io import BufferedIOBase
 
 from lmseq.data.corpora import BLANKS, SPLITS, byte_of_character, count_characters
-from lmseq.data.marks import refuse_marks
-from lmseq.data.tokens import WORD, Level, Normalization
+from lmseq.data.tokens import Level, Normalization
+from lmseq.packing import Readable
 
-LINE_END = b"\0"  # stands for a line's end among words, none of which can contain it
+LINE_END = b"\n"  # stands for a line's end among words, none of which can contain it
 PIECE = 1 << 22  # bytes
 END = None  # among pieces: here a document ends
 Pieces = Iterable[bytes | None]
-_WORD = re.compile(WORD.pattern.encode())
 _BLANK = re.compile(f"[{BLANKS}]".encode())
 _BLANK_BYTES = {blank.encode() for blank in BLANKS}
 _LETTERS = bytes(i if chr(i) in "abcdefghijklmnopqrstuvwxyz" else ord(" ") for i in bytes(range(256)).lower())
@@ -22,37 +20,7 @@ _LETTERS = bytes(i if chr(i) in "abcdefghijklmnopqrstuvwxyz" else ord(" ") for i
 _BETWEEN = re.compile(r"\S\n(?=\S)|\S(?= \S)")
 
 
-def split_words(piece: bytes) -> list[bytes]:
-    """Words between spaces, tabs, carriage returns and NULs, and LINE_END for each line's end."""
-    if b"\v" in piece or b"\f" in piece:  # which bytes.split takes for blanks
-        lines = piece.split(b"\n")
-        words = [w for line in lines for w in (*_WORD.findall(line), LINE_END)]
-        return words[:-1]
-    if b"\0" in piece:
-        piece = piece.replace(b"\0", b" ")
-    return piece.replace(b"\n", b" " + LINE_END + b" ").split()
-
-
-def words_of(text: Pieces, name: str) -> Iterator[list[bytes]]:
-    """The words of each piece, with LINE_END for each line's end, the last of a document ended or not.
-
-    Pieces end where no word is cut. Raises ValueError for words kept for ends, in a text called `name`.
-    """
-    last = b"\n"
-    for piece in text:
-        if piece is END:
-            if last != b"\n":
-                yield [LINE_END]
-            last = b"\n"
-            continue
-        refuse_marks(piece, name)
-        yield split_words(piece)
-        last = piece[-1:] or last
-    if last != b"\n":
-        yield [LINE_END]
-
-
-def blocks(file: BufferedIOBase, size: int = -1) -> Iterator[bytes]:
+def blocks(file: Readable, size: int = -1) -> Iterator[bytes]:
     """The first `size` bytes of a file (-1: all), at most PIECE at a time, cut anywhere."""
     while size and (block := file.read(PIECE if size < 0 else min(PIECE, size))):
         size -= len(block) if size > 0 else 0
@@ -122,7 +90,7 @@ def cut_for(level: Level, text: Pieces) -> Iterator[bytes | None]:
             return iter(text)
 
 
-def pieces(file: BufferedIOBase, size: int = -1) -> Iterator[bytes]:
+def pieces(file: Readable, size: int = -1) -> Iterator[bytes]:
     """The first `size` bytes of a file (-1: all), about PIECE at a time, cut behind blanks."""
     # A text may be one line: its pieces end anywhere between words.
     return cut_behind(blocks(file, size), behind_blank)

@@ -21,7 +21,7 @@ from lmseq.data.tables import (
     quoted,
     read_table,
 )
-from lmseq.files import PACKINGS
+from lmseq.packing import PACKINGS
 
 # Bundled with statsmodels; those that it marks as public domain.
 _COLUMNS = {"sunspots": "SUNACTIVITY", "co2": "co2", "nile": "volume"}

@@ -6,7 +6,6 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
-from scipy import linalg, signal
 
 from lmseq.config.series import SYNTHETIC
 from lmseq.data.series_types import Series
@@ -64,6 +63,8 @@ def ar_optimal_rmse(
     coefficients: Float[np.ndarray, "order"], noise_scale: float, horizon: int
 ) -> Float[np.ndarray, "horizon"]:
     """RMSE of the best k-step prediction, k = 1 ... K: s sqrt(sum_{j<k} psi_j^2), psi impulse response."""
+    from scipy import signal  # slow to import, and no other series needs it
+
     impulse = np.zeros(horizon)
     impulse[0] = 1.0
     psi = signal.lfilter([1.0], np.concatenate([[1.0], -np.asarray(coefficients, np.float64)]), impulse)
@@ -81,6 +82,8 @@ def autoregression(
     Without coefficients there are three, stable and drawn at random. Raises ValueError for coefficients that
     are not stable.
     """
+    from scipy import linalg, signal  # slow to import, and no other series needs them
+
     phi = check_stable(random_coefficients(rng, 3) if coefficients is None else coefficients)
     order = phi.size
     companion = np.vstack([phi, np.eye(order - 1, order)])

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lmseq.data.dates import is_date
-from lmseq.files import DAMAGE, unpacked
+from lmseq.packing import DAMAGE, unpacked
 
 Decimal = Literal["auto", "point", "comma"]
 SEPARATORS = (",", ";", "\t", "|")

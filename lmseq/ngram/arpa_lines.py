@@ -4,7 +4,7 @@ import codecs
 import re
 from pathlib import Path
 
-from lmseq.files import DAMAGE, unpacked
+from lmseq.packing import DAMAGE, unpacked
 
 BLOCK = 1 << 22  # bytes read at once
 MOST_HEADER = 1 << 20  # bytes before the line \data\: what has more of them is no ARPA file

@@ -14,7 +14,6 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
-from scipy.optimize import minimize
 
 from lmseq.config.counts import CountConfig, Smoothing, thresholds
 from lmseq.config.counts import epsilons as given_epsilons
@@ -121,6 +120,8 @@ def fit_epsilons(
             if n == 0:
                 unigram, unigram_slopes = prob, slopes
         return -np.log(prob).mean(), -(slopes / prob).mean(axis=1)
+
+    from scipy.optimize import minimize  # slow to import, and training needs no counts before its end
 
     bounds = [(-12.0, 12.0)] * len(counts)
     return np.exp(minimize(loss, np.zeros(len(counts)), jac=True, bounds=bounds).x).tolist()

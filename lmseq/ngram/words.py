@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from lmseq.data.pieces import LINE_END, words_of
+from lmseq.data.numbering import number_words
+from lmseq.data.pieces import LINE_END
 from lmseq.ngram.counts import EOS_ID, FIRST_WORD_ID, UNK_ID, begin_sentences
 
 
@@ -27,9 +28,7 @@ class _Numbering(dict[bytes, int]):
 
 def _read(text: Iterable[bytes], id_of: Callable[[bytes], int], name: str) -> Int[np.ndarray, "time"]:
     """Marked sentences of a text given in pieces that end with blanks; the last line need not end."""
-    ids = [np.zeros(0, np.int32)]
-    for words in words_of(text, name):
-        ids.append(np.fromiter(map(id_of, words), np.int32, len(words)))
+    ids = [np.zeros(0, np.int32), *number_words(text, id_of, name)]
     whole = np.concatenate(ids)
     ids.clear()  # a long text is in memory once, not twice
     return begin_sentences(whole)

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from lmseq.config.training import TrainConfig
 from lmseq.contract import Model
 from lmseq.data.partition import Plan
+from lmseq.training.feeding import Fed, HostStream, gather, put_stream
 from lmseq.training.gradient import Objective, make_gradient
 from lmseq.training.loop import Dispatched, NonFiniteLossError, PlanStream, advance, boundaries
 from lmseq.training.optimizer import Number, make_optimizer
@@ -155,17 +156,20 @@ def ensemble_run(
     loop_state = jax.block_until_ready(jax.device_put(fresh, split))
     settings = jax.device_put(settings, split)
     program = make_program(model, train, num_steps, mesh, objective, parts)
-    tokens = jax.device_put(np.asarray(stream), whole)
+    tokens = put_stream(stream, num_steps, mesh)
     plans = [PlanStream(partial(plan_of, seed)) for seed in members.seeds]
 
-    def stacked(start: int, stop: int) -> Plan:
+    def stacked(start: int, stop: int) -> Fed:
         rows = [batches.slice(start, stop) for batches in plans]
-        return jax.device_put(Plan(*(np.stack(leaves) for leaves in zip(*rows, strict=True))), split)
+        plan = Plan(*(np.stack(leaves) for leaves in zip(*rows, strict=True)))
+        if isinstance(tokens, HostStream):
+            return jax.device_put(gather(tokens, plan), Fed(whole, split))
+        return Fed(tokens, jax.device_put(plan, split))
 
     yield from advance(
         boundaries(0, train.num_train_steps, train.steps_per_dispatch),
         stacked,
-        lambda loop_state, plan: program(loop_state, plan, train_keys, settings, tokens),
+        lambda loop_state, fed: program(loop_state, fed.plan, train_keys, settings, fed.stream),
         partial(_check_finite, members),
         loop_state,
     )

@@ -51,7 +51,7 @@ def gather(host: HostStream, plan: Plan) -> Fed:
     places = plan.starts[..., None] + np.arange(width)
     windows = np.asarray(host.stream)[np.minimum(places, len(host.stream) - 1)]
     starts = width * np.arange(plan.starts.size, dtype=np.int32).reshape(plan.starts.shape)
-    stream = as_elements(windows.reshape(-1, *windows.shape[3:]))
+    stream = as_elements(windows.reshape(-1, *host.stream.shape[1:]))
     return Fed(stream, plan._replace(starts=starts))
 
 
