@@ -49,6 +49,9 @@ IDLE = [  # the first is what nothing reads beside the others
     *({name: "a", "series": "nile"} for name in ("columns", "time_column")),
     {"missing": "previous"},
     {"decimal": "comma"},
+    {"form": "wide"},
+    *({name: "a"} for name in ("id_column", "known_columns", "past_columns", "static_columns")),
+    *({name: True, "series": "nile"} for name in ("repair", "calendar")),
     {"num_points": 50, "series": "nile"},
     {"num_points": 50, "series": "load.csv"},
     *({name: 5, "model": kind} for name in ("hidden_size", "num_layers") for kind in ("linear", "mean")),
@@ -190,7 +193,10 @@ READ_BY_THE_LOOP = set(  # tests/test_config.py and tests/test_watch.py show the
     "accumulate_steps checkpoint_every eval_every keep_checkpoints shard steps_per_dispatch "
     "target_loss".split()
 )
-READ_WITH_FILES = {"columns", "time_column", "decimal", "missing"}  # tests/test_series.py shows it
+READ_WITH_FILES = set(  # tests/test_series.py and tests/test_panel.py show it
+    "columns time_column decimal missing form id_column repair known_columns past_columns static_columns "
+    "calendar".split()
+)
 
 
 @pytest.mark.parametrize("name", SEEN)

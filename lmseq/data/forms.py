@@ -4,6 +4,7 @@ Which form a file has is found where it is plain. A table (a row a time) is what
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -157,23 +158,26 @@ def find_key(path: Path, table: Table, time_column: str = "", beside: Sequence[s
     """
     rest = {name: cells for name, cells in table.columns.items() if name not in beside}
     dated = [time_column] if time_column else [name for name, cells in rest.items() if is_dated(cells)]
+    if any(len(set(rest[time])) == len(table.rows) for time in dated):
+        return Key()
     whole = [name for name, cells in rest.items() if _is_whole(cells)]
     texts = [name for name, cells in rest.items() if not is_numeric(cells) and not is_dated(cells)]
     for time in dated or whole:
-        if len(set(rest[time])) == len(table.rows):
+        times = rest[time]
+        if "unique_id" in rest and time != "unique_id" and _recurs(rest["unique_id"]):
+            return Key("unique_id", time)
+        if 3 * len(set(times)) > 2 * len(times):  # a few times that recur are faults of a table
             continue
-        named = [name for name in texts if _tells(rest[name], rest[time], steady=time not in dated)]
-        if "unique_id" in rest and "unique_id" != time and _recurs(rest["unique_id"]):
-            named = ["unique_id"]
+        named = [name for name in texts if _tells(rest[name], times, steady=time not in dated)]
         if named:
             return Key(min(named, key=lambda name: len(set(rest[name]))), time)
-        counted = [name for name in whole if name != time and _tells(rest[name], rest[time], steady=False)]
-        if time in dated and len(counted) > 1:
+        counted = [name for name in whole if time in dated and _tells_well(rest[name], times)]
+        if len(counted) > 1:
             raise ValueError(
                 f"{path}: times in column {quoted(time)} recur, and series may be told by "
                 f"{quoted(counted[0])} or {quoted(counted[1])}: say --id_column"
             )
-        if time in dated and counted:
+        if counted:
             return Key(counted[0], time)
     return Key()
 
@@ -198,6 +202,12 @@ def _tells(ids: Sequence[str], times: Sequence[str], steady: bool) -> bool:
         steps = np.concatenate(parts)
         return pairs == len(ids) and steps.size > 0 and bool((steps == steps[0]).all())
     return (len(ids) - pairs) * 4 <= len(ids) - len(set(times))
+
+
+def _tells_well(ids: Sequence[str], times: Sequence[str]) -> bool:
+    """The same for numbers, which may be values as well: no time recurs within any id, and each id does."""
+    counts = Counter(ids)
+    return min(counts.values()) > 1 < len(counts) and len(set(zip(ids, times, strict=True))) == len(ids)
 
 
 def groups(ids: Sequence[str]) -> dict[str, Int[np.ndarray, "place"]]:

@@ -15,13 +15,15 @@ from lmseq.config.series import (
     BUNDLED,
     SYNTHETIC,
     SeriesConfig,
+    SeriesDataConfig,
     is_file,
     is_spelled_as_file,
     num_direct,
     segment_length,
     trains,
 )
-from lmseq.data.series_files import bundled, read_csv
+from lmseq.data.panel import Panel, read_panel
+from lmseq.data.series_files import bundled
 from lmseq.data.series_types import Series, Values
 from lmseq.data.synthetic import GENERATORS, autoregression
 from lmseq.data.tables import is_number, quoted
@@ -37,14 +39,42 @@ def load_series(config: SeriesConfig) -> Series:
     if is_file(data):
         if not is_spelled_as_file(data) and not exists(data.series):
             raise ValueError(_unknown(data.series))
-        names = read_names(data.columns)
-        return read_csv(Path(data.series), names, data.time_column, data.missing, data.decimal)
+        return _only(load_panel(data))
     if data.series in BUNDLED:
         return bundled(data.series, data.missing)
     generate = GENERATORS[data.series]
     if data.coefficients and generate is autoregression:
         generate = partial(generate, coefficients=read_coefficients(data.coefficients))
     return generate(np.random.default_rng(config.train.seed), data.num_points)
+
+
+def load_panel(data: SeriesDataConfig) -> Panel:
+    """The series of the file that a config names; ValueError as `read_panel`."""
+    return read_panel(
+        Path(data.series),
+        form=data.form,
+        columns=read_names(data.columns),
+        time_column=data.time_column,
+        id_column=data.id_column,
+        missing=data.missing,
+        decimal=data.decimal,
+        repair=data.repair,
+        known_columns=read_names(data.known_columns),
+        past_columns=read_names(data.past_columns),
+        static_columns=read_names(data.static_columns),
+        calendar=data.calendar,
+    )
+
+
+def _only(panel: Panel) -> Series:
+    """The one series of a panel; ValueError where it has several, or covariates, which no model uses yet."""
+    if len(panel.series) != 1:
+        raise ValueError(f"{panel.name} has {len(panel.series)} series: several series are not yet used")
+    series = panel.series[0]
+    names = (*series.known_names, *series.past_names, *series.static_names)
+    if names:
+        raise ValueError(f"covariates are read but not yet used by any model: leave out {', '.join(names)}")
+    return series
 
 
 def _unknown(name: str) -> str:
