@@ -214,6 +214,22 @@ FOUND = {
         "D",
         "told by column 'shop'",
     ),
+    "long, the time last": (
+        "unique_id,y,ds\n" + "".join(f"{i},{3 * n},{n}\n" for i in "ab" for n in range(4)),
+        {},
+        {"a": 4, "b": 4},
+        "",
+        "times are in column 'ds'",
+    ),
+    "long, ids named": (LONG, {"id_column": "shop"}, {"A": 7, "B": 8}, "D", "times are in column 'day'"),
+    "long, ids and values named": (
+        LONG,
+        {"id_column": "shop", "columns": ("sales",)},
+        {"A": 7, "B": 8},
+        "D",
+        "",
+    ),
+    "long, unique ids without times": ("unique_id,y\na,1\na,2\nb,5\n", {}, {"a": 2, "b": 1}, "", "told by"),
     "long without times": ("k,v\na,1\nb,5\na,2\n", {"id_column": "k"}, {"a": 2, "b": 1}, "", "told by"),
     "a text in each row": (
         "day,kind,x\n2024-01-01,a,1\n2024-01-02,b,2\n2024-01-03,a,2\n",
@@ -303,7 +319,22 @@ FAULTS = {
     "two columns of ids": (
         "day,p,q\n" + "".join(f"2024-01-0{d},{p},{9 - p}\n" for d in range(1, 4) for p in (1, 2)),
         {},
-        "'p' or 'q': say --id_column",
+        "series may be in column 'p' or 'q': say --id_column",
+    ),
+    "two times": (
+        "k,n,m\n" + "".join(f"{i},{n},{2 * n}\n" for i in "ab" for n in range(4)),
+        {},
+        "times may be in column 'n' or 'm': say --time_column",
+    ),
+    "unique ids with a gap": (
+        "unique_id,ds,y\n" + "".join(f"{i},{n},1\n" for i in "ab" for n in (1, 2, 3, 5)),
+        {},
+        "series 'a': row 5, column 'ds': 2 usual steps",
+    ),
+    "a day twice in a table": (
+        "d,x\n2024-01-01,1\n2024-01-02,2\n2024-01-02,1\n",
+        {},
+        "rows 3 and 4 have the same",
     ),
     "irregular days": (
         "d,x\n2024-01-01,1\n2024-01-02,1\n2024-01-03,2\n2024-01-07,1\n",
