@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from lmseq.data.panel import Panel, read_panel
 from lmseq.data.series_files import read_csv
 from lmseq.data.tables import SEPARATORS
+from tests.test_tables import files, mixed_files
 
 IN_ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -155,6 +156,22 @@ def test_a_panel_of_one_series_is_that_series(tmp_path, text):
     np.testing.assert_array_equal(each.filled, alone.filled)
     if alone.times is not None:
         np.testing.assert_array_equal(each.times, alone.times)
+
+
+@given(files() | mixed_files())
+@IN_ONE_FOLDER
+def test_a_drawn_table_is_the_series_of_it(tmp_path, drawn):
+    path, asked = tmp_path / "drawn.csv", {"missing": "previous", "decimal": drawn.decimal}
+    path.write_bytes(drawn.content)
+    try:
+        alone = read_csv(path, **asked)
+    except ValueError as error:
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            read_panel(path, **asked)
+        return
+    (each,) = read_panel(path, **asked).series
+    assert (each.name, each.columns, each.notes) == (alone.name, alone.columns, alone.notes)
+    np.testing.assert_array_equal(each.values, alone.values)
 
 
 def test_one_panel_in_three_forms(tmp_path):

@@ -143,6 +143,8 @@ def _check_roles(asked: Asked) -> None:
     seen: dict[str, str] = {}
     for flag, names in roles.items():
         for name in filter(None, names):
+            if seen.get(name) == flag:
+                raise ValueError(f"{flag} names {quoted(name)} twice: expected each column once")
             if name in seen:
                 raise ValueError(
                     f"{quoted(name)} is named by {seen[name]} and by {flag}: expected one of them"
