@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from experiments import ablate, compile_for, native, plot_runs, prepare_text, sample_text, score_text
+from experiments import (
+    ablate,
+    compile_for,
+    forecast,
+    native,
+    plot_runs,
+    prepare_text,
+    sample_text,
+    score_text,
+)
 from experiments.ablation.design import EXPERIMENTS
 from experiments.claims import __main__ as claims_of
 from experiments.frame import start
@@ -65,7 +74,7 @@ def attempt(script: str, flags: Sequence[str]) -> int:
     if script == "claims":
         return claims_of.attempt(flags)
     module = f"experiments.{script}"
-    for experiment in (*EXPERIMENTS, ablate.EXPERIMENT, compile_for.EXPERIMENT):
+    for experiment in (*EXPERIMENTS, ablate.EXPERIMENT, compile_for.EXPERIMENT, forecast.EXPERIMENT):
         if experiment.module == module:
             return attempt_experiment(experiment, flags)
     return attempt_command(COMMANDS[script], flags)

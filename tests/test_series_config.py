@@ -50,6 +50,9 @@ IDLE = [  # the first is what nothing reads beside the others
     *({name: "a", "series": "nile"} for name in ("columns", "time_column")),
     {"missing": "previous"},
     {"decimal": "comma"},
+    {"form": "wide"},
+    *({name: "a"} for name in ("id_column", "known_columns", "past_columns", "static_columns")),
+    *({name: True, "series": "nile"} for name in ("repair", "calendar")),
     {"num_points": 50, "series": "nile"},
     {"num_points": 50, "series": "load.csv"},
     *({name: 5, "model": kind} for name in ("hidden_size", "num_layers") for kind in ("linear", "mean")),
@@ -211,8 +214,10 @@ READ_BY_THE_LOOP = set(  # tests/test_config.py and tests/test_watch.py show the
     "accumulate_steps checkpoint_every eval_every keep_checkpoints shard steps_per_dispatch "
     "target_loss".split()
 )
-# tests/test_series.py and tests/test_panels.py show these.
-READ_WITH_FILES = {"columns", "time_column", "decimal", "missing", "test_series", "channels", "short"}
+READ_WITH_FILES = set(  # tests of series and panels show these
+    "columns time_column decimal missing form id_column repair known_columns past_columns static_columns "
+    "calendar test_series channels short".split()
+)
 
 
 @pytest.mark.parametrize("name", SEEN)

@@ -43,6 +43,8 @@ def folder(tmp_path_factory):
     write("unsorted.csv", ["t", "load"], np.roll(t, 5), load)
     write("gap.csv", ["t", "load"], np.where(t > 150, t + 3, t), load)
     (path / "empty.csv").write_text("", encoding="utf-8")
+    (path / "ragged.csv").write_text("name,a,b\nx,1,2\ny,3,\n", encoding="utf-8")
+    (path / "months.csv").write_text("t,x\n01/02/2024,1\n02/02/2024,2\n03/02/2024,4\n", encoding="utf-8")
     return path
 
 
@@ -222,6 +224,23 @@ BAD = [
     ("predict_series", "--workdir={new} --series={folder}/words.csv", "'many'"),
     ("predict_series", "--workdir={new} --series={folder}/unsorted.csv --time_column=t", "row 7"),
     ("predict_series", "--workdir={new} --series={folder}/gap.csv --time_column=t", "row 153"),
+    ("predict_series", "--workdir={new} --series={folder}/unsorted.csv --time_column=t", "or say --repair"),
+    (
+        "predict_series",
+        "--workdir={new} --series={folder}/gap.csv --time_column=t --repair",
+        "choose --missing",
+    ),
+    ("predict_series", "--workdir={new} --series={folder}/ragged.csv", "say --form=wide or --form=table"),
+    ("predict_series", "--workdir={new} --series={folder}/ragged.csv --form=wide", "are not yet used"),
+    ("predict_series", "--workdir={new} --series={folder}/two.csv --form=long", "say --id_column"),
+    ("predict_series", "--workdir={new} --series={folder}/two.csv --calendar", "--calendar needs dates"),
+    (
+        "predict_series",
+        "--workdir={new} --series={folder}/two.csv --columns=load --known_columns=wind",
+        "leave out wind",
+    ),
+    ("predict_series", "--workdir={new} --series={folder}/two.csv --known_columns=rain", "no column 'rain'"),
+    ("predict_series", "--workdir={new} --series={folder}/months.csv", "may be 2024-02-01 or 2024-01-02"),
     ("predict_series", "--workdir={new} --series={folder}/short.csv", "points to train on"),
     ("predict_series", "--workdir={new} --tau=700", "points to train on"),
     ("predict_series", "--workdir={new} --tau=0", "tau of at least 1"),

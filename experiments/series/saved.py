@@ -106,7 +106,7 @@ def _check_same(folder: Path, own: PreparedPanel) -> None:
 def _other(config: SeriesConfig, options: Any, noted: dict[str, Any]) -> PreparedPanel:
     """Other series, in the units of a scaler of their own; ValueError for columns that are not the run's."""
     columns = noted.get("columns") or []
-    names = ("time_column", "decimal", "missing")
+    names = ("form", "time_column", "id_column", "decimal", "missing", "repair")
     data = dataclasses.replace(
         config.data,
         series=options.series,

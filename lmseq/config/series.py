@@ -35,6 +35,22 @@ class SeriesDataConfig:
         "",
         "column of a CSV file with times, checked for order and gaps; empty: one of dates, if all are read",
     )
+    form: Literal["auto", "table", "long", "wide"] = knob(
+        "auto",
+        "of a CSV file: a row a time, a row an id and time, or a row a series; auto: what it plainly is",
+    )
+    id_column: str = knob("", "column of a long CSV file that names the series of each row; empty: found")
+    repair: bool = knob(
+        False, "rows of a CSV file are sorted, those of one time averaged, times that lack are missing values"
+    )
+    known_columns: str = knob(
+        "", "columns of a CSV file that are known ahead, also in rows after the last value"
+    )
+    past_columns: str = knob("", "columns of a CSV file that are known only so far")
+    static_columns: str = knob("", "columns of a long CSV file that are the same in all rows of a series")
+    calendar: bool = knob(
+        False, "hour, day of the week and of the year, of dates in a CSV file, as covariates"
+    )
     decimal: Literal["auto", "point", "comma"] = knob(
         "auto", "decimal mark in a CSV file: 1.5 or 1,5; auto: the one by which all cells are numbers"
     )
@@ -233,6 +249,8 @@ def _check_idle(config: SeriesConfig) -> None:
         (data, "columns", is_file(data), "a CSV file"),
         (data, "time_column", is_file(data), "a CSV file"),
         (data, "decimal", is_file(data), "a CSV file"),
+        *((data, name, is_file(data), "a CSV file") for name in ("form", "id_column", "repair", "calendar")),
+        *((data, f"{kind}_columns", is_file(data), "a CSV file") for kind in ("known", "past", "static")),
         (data, "num_points", synthetic or unclear, "a synthetic series"),
         (data, "test_series", is_file(data), "a CSV file"),
         (data, "channels", is_file(data), "a CSV file"),

@@ -4,6 +4,7 @@ Which form a file has is found where it is plain. A table (a row a time) is what
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -147,35 +148,55 @@ class Key(NamedTuple):
     time: str = ""
 
 
-def find_key(path: Path, table: Table, time_column: str = "", beside: Sequence[str] = ()) -> Key:
-    """The columns by which a table plainly is a long form, or none.
+def find_key(
+    path: Path, table: Table, id_column: str = "", time_column: str = "", beside: Sequence[str] = ()
+) -> Key:
+    """The columns by which a table is a long form: those named, `unique_id`, or where it plainly is one.
 
     Times recur, and no time does within a series. An id is a column of texts that recur; of several, the one
     with fewest. Where there are no dates, times are whole numbers that go on by one step in each series;
-    where no texts tell series apart, ids may be whole numbers. Raises ValueError where several columns of
-    these do.
+    where no texts tell series apart, ids may be whole numbers. `beside` holds values and covariates. Raises
+    ValueError where several columns may be the one sought.
     """
     rest = {name: cells for name, cells in table.columns.items() if name not in beside}
-    dated = [time_column] if time_column else [name for name, cells in rest.items() if is_dated(cells)]
+    given = id_column or ("unique_id" if _recurs(rest.get("unique_id", [])) else "")
+    dated = [name for name, cells in rest.items() if name != given and is_dated(cells)]
+    dated = [time_column] if time_column else dated
+    recurring = [name for name in dated if len(set(rest[name])) < len(table.rows)]
+    if not given and (len(recurring) < len(dated)):
+        return Key()
     whole = [name for name, cells in rest.items() if _is_whole(cells)]
+    if given:
+        if id_column and id_column not in table.columns:
+            return Key(id_column, time_column)
+        ids = table.columns[given]
+        counted = [name for name in whole if name != given and _tells(ids, rest[name], steady=True)]
+        is_all = not beside and len(counted) == sum(is_numeric(cells) for cells in rest.values())
+        named = "ds" if "ds" in (dated or whole) else ""
+        return Key(given, named or _one(path, dated or ([] if is_all else counted), "times", "--time_column"))
     texts = [name for name, cells in rest.items() if not is_numeric(cells) and not is_dated(cells)]
+    keys = []
     for time in dated or whole:
-        if len(set(rest[time])) == len(table.rows):
+        times = rest[time]
+        if 3 * len(set(times)) > 2 * len(times):  # a few times that recur are faults of a table
             continue
-        named = [name for name in texts if _tells(rest[name], rest[time], steady=time not in dated)]
-        if "unique_id" in rest and "unique_id" != time and _recurs(rest["unique_id"]):
-            named = ["unique_id"]
-        if named:
-            return Key(min(named, key=lambda name: len(set(rest[name]))), time)
-        counted = [name for name in whole if name != time and _tells(rest[name], rest[time], steady=False)]
-        if time in dated and len(counted) > 1:
-            raise ValueError(
-                f"{path}: times in column {quoted(time)} recur, and series may be told by "
-                f"{quoted(counted[0])} or {quoted(counted[1])}: say --id_column"
-            )
-        if time in dated and counted:
-            return Key(counted[0], time)
-    return Key()
+        told = [name for name in texts if _tells(rest[name], times, steady=time not in dated)]
+        if not told and time in dated:
+            told = [name for name in whole if _tells_well(rest[name], times)]
+            told = [_one(path, told, "series", "--id_column")] if told else []
+        if told:
+            keys.append(Key(min(told, key=lambda name: len(set(rest[name]))), time))
+    time = _one(path, [key.time for key in keys], "times", "--time_column")
+    return next((key for key in keys if key.time == time), Key())
+
+
+def _one(path: Path, names: Sequence[str], what: str, flag: str) -> str:
+    """The only one, or none; ValueError where there are several."""
+    if len(names) > 1:
+        raise ValueError(
+            f"{path}: {what} may be in column {quoted(names[0])} or {quoted(names[1])}: say {flag}"
+        )
+    return names[0] if names else ""
 
 
 def _is_whole(cells: Sequence[str]) -> bool:
@@ -198,6 +219,12 @@ def _tells(ids: Sequence[str], times: Sequence[str], steady: bool) -> bool:
         steps = np.concatenate(parts)
         return pairs == len(ids) and steps.size > 0 and bool((steps == steps[0]).all())
     return (len(ids) - pairs) * 4 <= len(ids) - len(set(times))
+
+
+def _tells_well(ids: Sequence[str], times: Sequence[str]) -> bool:
+    """The same for numbers, which may be values as well: no time recurs within any id, and each id does."""
+    counts = Counter(ids)
+    return min(counts.values()) > 1 < len(counts) and len(set(zip(ids, times, strict=True))) == len(ids)
 
 
 def groups(ids: Sequence[str]) -> dict[str, Int[np.ndarray, "place"]]:

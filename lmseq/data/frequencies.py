@@ -14,6 +14,8 @@ Times = Shaped[np.ndarray, "time"]
 _LENGTHS = {"ms": 10**3, "s": 10**6, "min": 60 * 10**6, "h": 3600 * 10**6, "D": 86400 * 10**6}
 _LENGTHS |= {"us": 1, "W": 7 * _LENGTHS["D"]}
 _MONTHS = {"MS": 1, "ME": 1, "QS": 3, "QE": 3, "YS": 12, "YE": 12}  # of the calendar
+_WEEKDAYS = "MON TUE WED THU FRI SAT SUN".split()
+_MONTH_NAMES = "JAN FEB MAR APR MAY JUN JUL AUG SEP OCT NOV DEC".split()
 _WORDS = {"s": "second", "min": "minute", "h": "hour", "D": "day", "B": "business day", "W": "week"}
 _WORDS |= {name: {1: "month", 3: "quarter", 12: "year"}[months] for name, months in _MONTHS.items()}
 
@@ -48,24 +50,8 @@ def infer_frequency(times: Times | None) -> str:
     """The frequency of dates in order; empty for numbers, a single date, and steps that are of none."""
     if times is None or not is_dates(times) or len(times) < 2:
         return ""
-    times = times.astype("datetime64[us]")
-    if len(times) > 2:
-        import pandas
-
-        found = pandas.infer_freq(pandas.DatetimeIndex(times))
-        if found and split_frequency(found) is not None:
-            return found
-    months = times.astype("datetime64[M]").astype(np.int64)
-    apart = int(months[1] - months[0])
-    if apart > 0:
-        # As the 15th of each month, which pandas has no name for.
-        alias = {1: "MS", 3: "QS", 12: "YS"}.get(apart, f"{apart}MS")
-        if follows(times, alias):
-            return alias
-    steps = np.diff(times).astype(np.int64)
-    if not (steps == steps[0]).all() or steps[0] <= 0:
-        return ""
-    return _of_length(int(steps[0]))
+    found = step_frequency(times)
+    return found if found and follows(times, found) else ""
 
 
 def step_frequency(times: Times) -> str:
@@ -73,15 +59,28 @@ def step_frequency(times: Times) -> str:
     times = times.astype("datetime64[us]")
     sizes, counts = np.unique(np.diff(times).astype(np.int64), return_counts=True)
     usual, days = int(sizes[np.argmax(counts)]), times.astype("datetime64[D]")
+    if usual <= 0:
+        return ""
     if usual == _LENGTHS["D"] and np.is_busday(days).all() and (sizes == 3 * usual).any():
         return "B"
-    if usual >= 28 * _LENGTHS["D"]:
-        months = days.astype("datetime64[M]")
-        is_end = (days + 1 == (days + 1).astype("datetime64[M]")).all()
-        if is_end or len(np.unique(days - months.astype("datetime64[D]"))) == 1:
-            apart, often = np.unique(np.diff(months).astype(np.int64), return_counts=True)
-            return f"{apart[np.argmax(often)]}{'ME' if is_end else 'MS'}"
-    return _of_length(usual)
+    months = days.astype("datetime64[M]")
+    within = (days - months.astype("datetime64[D]")).astype(np.int64)
+    last = ((months + 1).astype("datetime64[D]") - 1 - months.astype("datetime64[D]")).astype(np.int64)
+    is_end = bool((within == last).all())
+    if usual >= 28 * _LENGTHS["D"] and (is_end or (within == np.minimum(last, within.max())).all()):
+        apart, often = np.unique(np.diff(months).astype(np.int64), return_counts=True)
+        return _of_months(int(apart[np.argmax(often)]), int(months[0].astype(np.int64)) % 12, "SE"[is_end])
+    found = _of_length(usual)
+    return f"{found}-{_WEEKDAYS[int(days[0].astype(np.int64) + 3) % 7]}" if found.endswith("W") else found
+
+
+def _of_months(apart: int, month: int, end: str) -> str:
+    """So many months apart, from a month of 0 to 11 on: MS, 2ME, QS-OCT, YE-DEC."""
+    size = next(size for size in (12, 3, 1) if apart % size == 0)
+    # Pandas names quarters by the last month of a year in which one begins, or ends.
+    unit = {12: "Y", 3: "Q", 1: "M"}[size]
+    anchor = {12: f"-{_MONTH_NAMES[month]}", 3: f"-{_MONTH_NAMES[9 + month % 3]}", 1: ""}[size]
+    return f"{apart // size if apart > size else ''}{unit}{end}{anchor}"
 
 
 def _of_length(step: int) -> str:

@@ -152,7 +152,7 @@ def repaired(raw: Rows, column: str) -> tuple[Rows, tuple[str, ...]]:
     return Rows(raw.name, cells, times, rows), tuple(notes)
 
 
-def _grid(times: Shaped[np.ndarray, "time"], column: str) -> Shaped[np.ndarray, "time"]:
+def _grid(times: Shaped[np.ndarray, "time"], column: str) -> Shaped[np.ndarray, "steps"]:
     """All times from the first to the last by the usual step; ValueError where some of them lie between."""
     steps = np.diff(times).astype(np.float64)
     sizes, counts = np.unique(steps, return_counts=True)

@@ -143,6 +143,8 @@ def _check_roles(asked: Asked) -> None:
     seen: dict[str, str] = {}
     for flag, names in roles.items():
         for name in filter(None, names):
+            if seen.get(name) == flag:
+                raise ValueError(f"{flag} names {quoted(name)} twice: expected each column once")
             if name in seen:
                 raise ValueError(
                     f"{quoted(name)} is named by {seen[name]} and by {flag}: expected one of them"
@@ -170,9 +172,12 @@ def _read(path: Path, asked: Asked) -> tuple[tuple[Series, ...], tuple[str, ...]
             "--form=wide or --form=table"
         )
     table = table_of(path, lines, columns)
-    key = forms.Key(asked.id_column, asked.time_column)
-    if not asked.id_column and asked.form in ("auto", "long"):
-        key = forms.find_key(path, table, asked.time_column, (*asked.columns, *asked.beside()))
+    key = forms.Key()
+    # Values that are named without times are rows as they stand, whatever else is in the file.
+    is_open = asked.form == "auto" and bool(asked.id_column or asked.time_column or not asked.columns)
+    if is_open or asked.form == "long":
+        beside = {*asked.columns, *asked.beside()} - {asked.id_column}
+        key = forms.find_key(path, table, asked.id_column, asked.time_column, tuple(beside))
     if asked.form == "long" and not key.id:
         raise ValueError(f"{path}: expected a column that names the series of each row: say --id_column")
     if key.id and asked.form != "table":

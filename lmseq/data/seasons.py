@@ -58,7 +58,7 @@ def _first_peak(values: Float[np.ndarray, "time"]) -> int:
     seen = autocorrelation(values, 2 * most)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], seen[: most + 1] > 0, [False]]).astype(int)))
     stretches = list(zip(edges[::2], edges[1::2], strict=True))[1:]  # without the one at lag 0
-    lags = [first + int(np.argmax(seen[first:last])) for first, last in stretches]
+    lags = [int(first + np.argmax(seen[first:last])) for first, last in stretches]
     lags = [lag for lag in lags if _is_clear(seen, lag, len(values))]
     if 2 in lags and seen[len(seen) // 4 * 2] < _LEAST:  # what merely alternates soon forgets when
         return 0

@@ -42,14 +42,23 @@ def load_panel(config: SeriesConfig, folders: Sequence[Path] = ()) -> Panel:
     if is_file(data):
         if not is_spelled_as_file(data) and not exists(data.series):
             raise ValueError(_unknown(data.series))
-        return read_panel(
-            _found(data.series, folders),
-            channels=data.channels,
-            columns=read_names(data.columns),
-            time_column=data.time_column,
-            test_path=_found(data.test_series, folders) if data.test_series else None,
-            missing=data.missing,
-            decimal=data.decimal,
+        return _without_covariates(
+            read_panel(
+                _found(data.series, folders),
+                form=data.form,
+                channels=data.channels,
+                columns=read_names(data.columns),
+                time_column=data.time_column,
+                id_column=data.id_column,
+                test_path=_found(data.test_series, folders) if data.test_series else None,
+                missing=data.missing,
+                decimal=data.decimal,
+                repair=data.repair,
+                known_columns=read_names(data.known_columns),
+                past_columns=read_names(data.past_columns),
+                static_columns=read_names(data.static_columns),
+                calendar=data.calendar,
+            )
         )
     series = bundled(data.series, data.missing) if data.series in BUNDLED else _generated(config)
     return Panel(series.name, (series,), notes=series.notes)
@@ -59,6 +68,15 @@ def _found(name: str, folders: Sequence[Path]) -> Path:
     """The file of a name: as it stands, or in the first of the folders that has it."""
     places = [Path(name), *(folder / name for folder in folders)]
     return next((place for place in places if exists(place)), places[0])
+
+
+def _without_covariates(panel: Panel) -> Panel:
+    """The panel; ValueError where it has covariates, which no model uses yet."""
+    first = panel.series[0]
+    names = (*first.known_names, *first.past_names, *first.static_names)
+    if names:
+        raise ValueError(f"covariates are read but not yet used by any model: leave out {', '.join(names)}")
+    return panel
 
 
 def _generated(config: SeriesConfig) -> Series:
