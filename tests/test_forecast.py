@@ -149,7 +149,7 @@ def test_from_any_date(tmp_path, scripts, run):
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, scripts, run, folder, flags, says):
     given = flags.format(run=run, folder=folder).split()
     done = scripts.attempt("forecast", *given, f"--workdir={tmp_path / 'bad'}")
-    assert says in refusal(done) and not (tmp_path / "bad").exists()
+    assert says in refusal(done)[1] and not (tmp_path / "bad").exists()
 
 
 def test_a_run_whose_intervals_are_damaged(tmp_path, run):

@@ -149,13 +149,13 @@ def write_table(path: Path, panel: PreparedPanel, ahead: Sequence[Ahead], levels
             part = {"series": member.series.name}
             if named and panel.num_features > 1:
                 part["column"] = column
-            part |= {"time": _spelled(each.times), "mean": each.point[:, place]}
+            part |= {"time": spelled(each.times), "mean": each.point[:, place]}
             part |= {f"q{levels[at]:g}": each.quantiles[at, :, place] for at in chosen}
             parts.append(pandas.DataFrame(part))
     write_text(path, pandas.concat(parts, ignore_index=True).to_csv(index=False, float_format="%.8g"))
 
 
-def _spelled(times: np.ndarray) -> np.ndarray:
+def spelled(times: np.ndarray) -> np.ndarray:
     """Dates as they are usually written, without a time of the day where all are at midnight."""
     if not np.issubdtype(times.dtype, np.datetime64):
         return times
@@ -179,7 +179,7 @@ def draw(path: Path, panel: PreparedPanel, ahead: Sequence[Ahead], levels: Seque
             Curve("known", before, member.series.observed()[first : each.origin, 0], style="k-"),
             Curve("forecast", steps, each.point[:, 0], band[0], band[1], "C0-", "central 90 %"),
         ]
-        title = f"{member.series.name}, from {_spelled(each.times[:1])[0]}"
+        title = f"{member.series.name}, from {spelled(each.times[:1])[0]}"
         drawn.append(Panel(title, "step", member.series.columns[0], curves))
     plotting.save_figure(plotting.draw_panels(drawn), path)
 
@@ -188,7 +188,7 @@ def tell(panel: PreparedPanel, ahead: Sequence[Ahead], intervals: Intervals) -> 
     """What was forecast, and what its quantiles are made of."""
     first, horizon = ahead[0], len(ahead[0].point)
     say(
-        f"{panel.panel.name}: {len(ahead):,} series, {horizon} steps from {_spelled(first.times[:1])[0]}"
+        f"{panel.panel.name}: {len(ahead):,} series, {horizon} steps from {spelled(first.times[:1])[0]}"
         + (" of the first" if len(ahead) > 1 else "")
     )
     known = intervals.quantiles.shape[1]
@@ -207,6 +207,6 @@ def summary(panel: PreparedPanel, ahead: Sequence[Ahead], config: SeriesConfig) 
         "num_series": len(ahead),
         "model": config.model.model,
         "horizon": len(ahead[0].point),
-        "first_time": str(_spelled(ahead[0].times[:1])[0]),
-        "last_time": str(_spelled(ahead[0].times[-1:])[0]),
+        "first_time": str(spelled(ahead[0].times[:1])[0]),
+        "last_time": str(spelled(ahead[0].times[-1:])[0]),
     }

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.frame.console import say
 from experiments.frame.start import data_folders
 from experiments.series import future, stages
-from experiments.series.future import Ahead, Intervals
+from experiments.series.future import Ahead, Intervals, spelled
 from lmseq.config import series as series_config
 from lmseq.config.knobs import from_json
 from lmseq.config.series import SeriesConfig
@@ -189,7 +189,7 @@ def _origin(series: Series, frequency: str, from_date: str) -> int:
     origin = int(np.searchsorted(ends, at))
     if not 0 < origin < len(ends):
         raise ValueError(
-            f"expected --from_date after {times[0]} and up to {ends[-1]}, the step after the last of "
-            f"{series.name}, got {from_date}"
+            f"expected --from_date after {spelled(ends[:1])[0]} and up to {spelled(ends[-1:])[0]}, the step "
+            f"after the last of {series.name}, got {quoted(from_date)}"
         )
     return origin

@@ -54,6 +54,7 @@ class Series(NamedTuple):
             filled=None if filled is None else filled[:end],
             times=None if times is None else times[:end],
             rows=self.rows[:end],
+            past=None if self.past is None else self.past[:end],
         )
 
     def followed_by(self, later: "Series") -> "Series":
