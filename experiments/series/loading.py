@@ -1,8 +1,18 @@
 """The series of a run, and how long its parts are."""
 
 from experiments.frame.console import listed, say
-from lmseq.config.series import SeriesConfig
-from lmseq.data.series import Prepared, prepare
+from lmseq.config.series import SYNTHETIC, SeriesConfig
+from lmseq.data.series import Prepared, load_series, prepare
+
+
+def num_points_of(config: SeriesConfig) -> int:
+    """The rows of the series that the config names; 0 where it is said later what is wrong with it."""
+    if config.data.series in SYNTHETIC:
+        return config.data.num_points
+    try:
+        return len(load_series(config).values)
+    except (OSError, ValueError):
+        return 0
 
 
 def load(config: SeriesConfig) -> Prepared:

@@ -15,12 +15,14 @@ from lmseq.contract import Model
 from lmseq.data.partition import sliding
 from lmseq.data.series import Prepared
 from lmseq.models.build import fit_at_once, model_of
+from lmseq.training.checkpoint import load_params
 from lmseq.training.fit import Trained
 from lmseq.training.job import Batches, Job
 from lmseq.training.memory import check_memory
 from lmseq.training.objectives import make_objective
 from lmseq.training.sharding import check_batch, make_mesh
 from lmseq.training.state import split_key
+from lmseq.types import Params
 
 
 class PreparedSeries(NamedTuple):
@@ -45,13 +47,21 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
     config, series, model = prepared
     key = jax.random.key(config.train.seed)
     if trains(config):
-        params, key = train(workdir, prepared).params, split_key(config.train.seed).after
+        params = chosen_params(workdir, model, train(workdir, prepared))
+        key = split_key(config.train.seed).after
     else:
         params = fit_at_once(config, series, model)
     found = forecasts.forecast(config, series, model, params)
     forecasts.tell(found)
     forecasts.draw(workdir, found, key)
     return forecasts.summary(found)
+
+
+def chosen_params(workdir: Path, model: Model, trained: Trained) -> Params:
+    """The best by validation, where there is a validation part; else the last."""
+    if trained.progress.best_step is None:
+        return trained.params
+    return load_params(workdir, model, "best").params
 
 
 def train(workdir: Path, prepared: PreparedSeries) -> Trained:

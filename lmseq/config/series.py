@@ -1,8 +1,9 @@
 """What a run on a series is made of: the sections that differ from a language model's, and their checks."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob
@@ -11,6 +12,7 @@ from lmseq.config.training import TrainConfig, check_shares, check_train, idle_i
 SeriesModelKind = Literal["mlp", "linear", CellKind, "mean", "persistence", "seasonal", "drift"]
 SYNTHETIC = ("noisy_sine", "ar", "logistic", "mackey_glass", "lorenz", "trend_and_season")
 BUNDLED = ("sunspots", "co2", "nile", "elnino")
+NETS = ("mlp", *get_args(CellKind))
 BASELINES = ("mean", "persistence", "seasonal", "drift")
 
 
@@ -112,6 +114,41 @@ def trains(config: SeriesConfig) -> bool:
     return config.model.model not in BASELINES and not (
         config.model.model == "linear" and config.model.fit == "least_squares"
     )
+
+
+# For nets that are to be used, chosen on sums of sines, a trend and an autoregression.
+_OF_NETS = {
+    "valid_fraction": 0.1,
+    "objective": "direct",
+    "num_train_steps": 400,
+    "steps_per_dispatch": 50,
+    "eval_every": 50,
+    "checkpoint_every": 200,
+    "learning_rate": 1e-2,
+    "optimizer": "adamw",
+    "batch_size": 32,
+}
+_LONGEST = 64  # steps, of what a net reads first and of what it predicts at once
+_NUM_ORIGINS = 32  # of a segment
+
+
+def net_settings(settings: Mapping[str, Any], given: frozenset[str], num_points: int) -> dict[str, Any]:
+    """Settings with which a net forecasts well on a series of `num_points` rows, whatever its season.
+
+    settings: all, of which `given` are chosen already. A state is worth carrying over long segments only,
+    and a direct head needs no feedback; the validation part chooses the checkpoint. Segments take at most
+    five eighths of the training part. What the chosen objective or optimiser does not read is left out.
+    """
+    found = {**settings, **{name: value for name, value in _OF_NETS.items() if name not in given}}
+    num_train = int(num_points * (1 - found["valid_fraction"] - found["test_fraction"]))
+    implied = dict(_OF_NETS)
+    implied["tau"] = max(1, min(_LONGEST, num_train // 4))
+    implied["num_steps"] = max(1, min(_NUM_ORIGINS, num_train // 8))
+    if found["objective"] == "direct":
+        implied["num_ahead"] = max(2, min(_LONGEST, num_train // 4))
+    if found["optimizer"] == "adamw":
+        implied["weight_decay"] = 0.3
+    return implied
 
 
 def num_direct(config: SeriesConfig) -> int:
