@@ -60,7 +60,9 @@ class SeriesModelConfig:
         "mlp", "perceptron or linear map of the last tau values; recurrent cell; or a baseline"
     )
     tau: int = knob(4, "values seen by mlp and linear, and read before the first prediction that counts")
-    head: Literal["point", "normal"] = knob("point", "predict a value, or a normal distribution")
+    head: Literal["point", "normal", "student", "quantiles"] = knob(
+        "point", "predict a value, a normal or Student's t-distribution, or quantiles (0.05 to 0.95)"
+    )
     hidden_size: int = knob(64, "units of each layer")
     num_layers: int = knob(2, "hidden or recurrent layers")
     activation: Literal["tanh", "relu", "gelu", "silu"] = knob("tanh", "of the mlp's layers")
@@ -89,7 +91,7 @@ class ForecastConfig:
     """The figures at the end of a run."""
 
     max_horizon: int = knob(64, "steps ahead, from every origin of the test part")
-    num_paths: int = knob(200, "sampled trajectories for the quantile band of a normal head")
+    num_paths: int = knob(200, "sampled trajectories for the quantile band of a recursive forecast")
 
 
 def _train_defaults() -> TrainConfig:
@@ -120,10 +122,10 @@ def trains(config: SeriesConfig) -> bool:
 _OF_NETS = {
     "valid_fraction": 0.1,
     "objective": "direct",
-    "num_train_steps": 400,
+    "num_train_steps": 300,
     "steps_per_dispatch": 50,
     "eval_every": 50,
-    "checkpoint_every": 200,
+    "checkpoint_every": 100,
     "learning_rate": 1e-2,
     "optimizer": "adamw",
     "batch_size": 32,
@@ -212,6 +214,12 @@ def _check_pairs(config: SeriesConfig) -> None:
         raise ValueError(
             f"objective {name} needs a model that is trained step by step, got {config.model.model}"
         )
+    heads = ("point", "normal")
+    if config.model.model == "linear" and not trains(config) and config.model.head not in heads:
+        raise ValueError(
+            f"expected head {_either(heads)} of a linear model by least squares, got "
+            f"{config.model.head}: give --fit=gradient"
+        )
 
 
 def _check_idle(config: SeriesConfig) -> None:
@@ -239,7 +247,7 @@ def _check_idle(config: SeriesConfig) -> None:
         (objective, "num_ahead", name in ("unrolled", "direct"), "objectives unrolled and direct"),
         (objective, "sampling_rate", name == "scheduled_sampling", "objective scheduled_sampling"),
         (objective, "input_noise", name == "input_noise", "objective input_noise"),
-        (forecast, "num_paths", model.head == "normal", "head normal"),
+        (forecast, "num_paths", model.head != "point", "heads that predict more than a point"),
         (data, "batch_size", trains(config), "models that are trained step by step"),
         (data, "num_steps", trains(config), "models that are trained step by step"),
         (config.train, "target_loss", data.valid_fraction > 0, "runs with a valid_fraction"),
