@@ -6,14 +6,30 @@
 One-step error is what everyone reports. Here the model also feeds on its own predictions, from every
 origin of the test part, and stands beside the mean, persistence, the season, the drift and, where the
 series has one, the error that is theoretically least. Interrupted runs continue, bit for bit.
+
+Without a preset, a net (mlp or a recurrent cell) is trained for use: by a direct head up to 64 steps ahead,
+from up to 64 values read first, with weight decay; the tenth before the test part chooses the checkpoint.
+A short series gets shorter windows. --preset=one_step has the plain settings that stand below as defaults.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.frame import presets
 from experiments.frame.experiment import Call, Experiment, main
-from lmseq.config import series
+from lmseq.config import knobs, series
+
+
+def implied(settings: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
+    """What suits a net on a series of this length; nothing where a preset says all."""
+    from experiments.series.loading import num_points_of
+
+    if settings["preset"] != presets.none.__name__ or settings["model"] not in series.NETS:
+        return {}
+    known = {name: settings[name] for name in knobs.names_of(series.SeriesConfig)}
+    num_points = num_points_of(knobs.from_flat(known, series.SeriesConfig))
+    return series.net_settings(known, given, num_points) if num_points > 0 else {}
 
 
 def prepare(call: Call) -> Any:
@@ -35,6 +51,7 @@ EXPERIMENT = Experiment(
     doc=__doc__,
     config=series.SeriesConfig,
     presets=presets.PREDICT_SERIES,
+    implied=implied,
     check=series.check,
     prepare=prepare,
     facts=lambda prepared: prepared.series.facts(),

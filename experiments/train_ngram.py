@@ -16,7 +16,7 @@ from experiments.frame.experiment import Call, Experiment, main
 from lmseq.config import counts
 
 
-def implied(settings: Mapping[str, Any]) -> dict[str, Any]:
+def implied(settings: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
     """The settings of the text, where it is a store of tokens."""
     from experiments.text.loading import stored_settings
 

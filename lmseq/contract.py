@@ -5,7 +5,6 @@ alone. Counts, windows and hidden states differ only in what they carry. Scoring
 and sampling are written over this contract once and serve every model.
 """
 
-import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -14,11 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from lmseq.predictions import value_log_prob
 from lmseq.types import (
     Carry,
     Element,
     Elements,
-    Normal,
+    OfValues,
     Params,
     Prediction,
     PRNGKey,
@@ -26,16 +26,16 @@ from lmseq.types import (
     TokenLogProbs,
 )
 
-Predictions = Float[Array, "batch time vocab"] | Normal
+Predictions = Float[Array, "batch time vocab"] | OfValues
 
 
 @runtime_checkable
 class Model(Protocol):
     """A model of sequences of tokens, x (B,) of ids, or of values, x (B, D).
 
-    Tokens are predicted by log-probabilities (B, V), values by a `Normal` of (B, D). A model is hashable,
-    so that it can be a static argument of `jax.jit`. This is the type that functions ask for; `StepModel` is
-    the class to write a model with: it has the last three methods already.
+    Tokens are predicted by log-probabilities (B, V), values by one of `types.OfValues` of (B, D). A model is
+    hashable, so that it can be a static argument of `jax.jit`. This is the type that functions ask for;
+    `StepModel` is the class to write a model with: it has the last three methods already.
     """
 
     def init(self, key: PRNGKey) -> Params:
@@ -201,11 +201,13 @@ def batch_major(tree: Carry) -> Carry:
 
 
 def log_prob(prediction: Predictions | Prediction, x: Element | Elements) -> Float[Array, "*dims"]:
-    """Natural logarithm of the probability of tokens x (...), or of the joint density of values (..., D)."""
-    if not isinstance(prediction, Normal):
-        return gather_log_probs(prediction, x)
-    z = (x - prediction.mean) / prediction.scale
-    return jnp.sum(-0.5 * (z**2 + math.log(2.0 * math.pi)) - jnp.log(prediction.scale), axis=-1)
+    """Natural logarithm of the probability of tokens x (...), or of the joint density of values (..., D).
+
+    Of predicted quantiles, which have no density, minus the pinball loss: `predictions.value_log_prob`.
+    """
+    if isinstance(prediction, OfValues):
+        return value_log_prob(prediction, x)
+    return gather_log_probs(prediction, x)
 
 
 def as_stream(xs: Stream) -> Stream:

@@ -15,9 +15,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Model, gather_log_probs, repeat_carry
+from lmseq.predictions import point
 from lmseq.sampling import draw
 from lmseq.strips import strip_carries
-from lmseq.types import Carry, Normal, Params, PRNGKey, Tokens
+from lmseq.types import Carry, OfValues, Params, PRNGKey, Tokens
 
 Values = Float[Array | np.ndarray, "time feature"]
 Points = Float[Array | np.ndarray, "origin horizon feature"]
@@ -31,8 +32,8 @@ BLOCK = 4096  # origins rolled out together: their carries and predictions stay 
 class DirectModel(Protocol):
     """A model that also predicts several steps from one carry, without feedback."""
 
-    def readout_direct(self, params: Params, carry: Carry) -> Normal:
-        """The next K elements, a `Normal` of (B, K, D)."""
+    def readout_direct(self, params: Params, carry: Carry) -> OfValues:
+        """The next K elements, a prediction of (B, K, D)."""
         ...
 
 
@@ -56,29 +57,33 @@ class HostModel(Protocol):
 def rollout(model: Model, params: Params, carry: Carry, horizon: int) -> Points:
     """Point forecasts 1 ... K steps ahead from each of O carries, float32 (O, K, D).
 
-    Each step reads the mean out and feeds it back. A model that predicts K' steps directly does so for
-    these; beyond them it feeds its own predictions back, K' at a time.
+    Each step reads the point out (mean or median) and feeds it back. A model that predicts K' steps directly
+    does so for these; beyond them it feeds its own predictions back, K' at a time.
     """
     if isinstance(model, DirectModel):
         return _direct_rollout(model, params, carry, horizon)
 
     def step(carry: Carry, _: None) -> tuple[Carry, Float[Array, "origin feature"]]:
-        mean = model.readout(params, carry).mean
-        return model.update(params, carry, mean), mean
+        value = point(model.readout(params, carry))
+        return model.update(params, carry, value), value
 
     return jnp.swapaxes(lax.scan(step, carry, length=horizon)[1], 0, 1)
 
 
 def _direct_rollout(model: Model, params: Params, carry: Carry, horizon: int) -> Points:
-    pieces, reached = [], 0
-    while reached < horizon:
-        means = model.readout_direct(params, carry).mean
-        pieces.append(means)
-        reached += means.shape[1]
-        if reached < horizon:
-            last = model.carries(params, carry, means)
-            carry = jax.tree.map(lambda leaf: leaf[:, -1], last)
-    return jnp.concatenate(pieces, axis=1)[:, :horizon]
+    def ahead(carry: Carry) -> Points:
+        return point(model.readout_direct(params, carry))
+
+    def piece(carry: Carry, _: None) -> tuple[Carry, Points]:
+        values = ahead(carry)
+        after = model.carries(params, carry, values)
+        return jax.tree.map(lambda leaf: leaf[:, -1], after), values
+
+    # A loop over the pieces: one long forecast would else be compiled piece by piece.
+    num_direct = jax.eval_shape(ahead, carry).shape[1]
+    carry, before = lax.scan(piece, carry, length=-(-horizon // num_direct) - 1)
+    pieces = jnp.concatenate([before, ahead(carry)[None]])
+    return jnp.moveaxis(pieces, 0, 1).reshape(pieces.shape[1], -1, pieces.shape[-1])[:, :horizon]
 
 
 def _blockwise(model: Model, params: Params, carries: Carry, horizon: int, block: int) -> Points:

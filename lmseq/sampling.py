@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from lmseq.types import Element, LogProbs, Normal, Prediction, PRNGKey
+from lmseq.predictions import draw_values
+from lmseq.types import Element, LogProbs, OfValues, Prediction, PRNGKey
 
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)  # what is nearer to zero is flushed to it
 
@@ -72,8 +73,8 @@ def draw(key: PRNGKey, prediction: Prediction) -> Element:
     Tokens are drawn from log-probabilities (B, V) by the inverse CDF, `invert`. One uniform number a row:
     V times fewer random bits than the Gumbel form.
     """
-    if isinstance(prediction, Normal):
-        return prediction.mean + prediction.scale * jax.random.normal(key, prediction.mean.shape)
+    if isinstance(prediction, OfValues):
+        return draw_values(key, prediction)
     return invert(jax.random.uniform(key, (prediction.shape[0], 1)), prediction)
 
 

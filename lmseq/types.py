@@ -11,7 +11,7 @@ Models
     result; `rows` leading dimensions made one; `windows`, `target` windows of many series, and what follows
     one; `part` models of a mixture; `cached` C tokens of a cache; `number` keys of the pieces of a window.
 Training
-    `steps` optimiser steps of a dispatch, or time steps of a forecast.
+    `level` quantiles of a prediction. `steps` optimiser steps of a dispatch, or time steps of a forecast.
 Forecasts and samples
     `score`, `level` errors that were made before, and levels of their quantiles;
     `origin` O places to predict from; `horizon` K steps ahead; `sample` S draws; `block` origins computed
@@ -57,7 +57,39 @@ class Normal(NamedTuple):
     scale: Float[Array, "*dims feature"]
 
 
-Prediction = LogProbs | Normal  # of the next element, one a row
+class StudentT(NamedTuple):
+    """Independent Student's t-distributions (..., D): location, scale, degrees of freedom above 2.
+
+    So the location is the mean, and the variance is finite.
+    """
+
+    mean: Float[Array, "*dims feature"]
+    scale: Float[Array, "*dims feature"]
+    freedom: Float[Array, "*dims feature"]
+
+
+class Laplace(NamedTuple):
+    """Independent Laplace distributions: median and scale (..., D), scale above 0.
+
+    A prediction of the median alone has scale 1: its log-density is minus the absolute error, up to a
+    constant.
+    """
+
+    mean: Float[Array, "*dims feature"]
+    scale: Float[Array, "*dims feature"]
+
+
+LEVELS = (0.05, 0.1, 0.5, 0.9, 0.95)  # of the quantiles that a head predicts; the middle one is the median
+
+
+class Quantiles(NamedTuple):
+    """The quantiles at LEVELS of each value, (..., D, 5), in increasing order."""
+
+    values: Float[Array, "*dims feature level"]
+
+
+OfValues = Normal | StudentT | Laplace | Quantiles  # a prediction of values
+Prediction = LogProbs | OfValues  # of the next element, one a row
 
 
 class Windows(NamedTuple):

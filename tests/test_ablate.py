@@ -18,7 +18,10 @@ from experiments.frame.experiment import call_from_texts
 from tests.pictures import is_drawn_on
 from tests.scripts import ROOT, TIMINGS, refusal
 
-SERIES = "num_points=300 num_train_steps=60 steps_per_dispatch=20 hidden_size=8 batch_size=16 max_horizon=16"
+SERIES = (
+    "preset=one_step num_points=300 num_train_steps=60 steps_per_dispatch=20 hidden_size=8 batch_size=16 "
+    "max_horizon=16"
+)
 TEXT = (
     "hidden_size=16 batch_size=4 num_steps=16 warmup_steps=10 steps_per_dispatch=20 num_train_steps=40 "
     "horizon_origins=8 horizon_samples=4"
@@ -178,6 +181,7 @@ def test_any_experiment_runs_as_processes(tmp_path, scripts, text):
 
 def test_a_dry_run_writes_nothing(tmp_path, scripts):
     flags = ["--experiment=predict_series", "--sweep=tau=1,2 learning_rate=1e-3,1e-2", "--dry_run"]
+    flags.append("--fixed=preset=one_step")
     done = scripts.run("ablate", *flags, f"--workdir={tmp_path / 'new'}")
     assert done.returncode == 0 and not (tmp_path / "new").exists()
     assert "12 cells of predict_series: 2 programs, 0 processes" in done.stdout

@@ -8,12 +8,23 @@ from typing import get_args
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmseq.config import knobs
 from lmseq.config.knobs import from_flat
-from lmseq.config.series import SYNTHETIC, SeriesConfig, check, num_direct, segment_length, trains
+from lmseq.config.series import (
+    NETS,
+    SYNTHETIC,
+    SeriesConfig,
+    check,
+    net_settings,
+    num_direct,
+    segment_length,
+    trains,
+)
 from lmseq.data.partition import sliding
-from lmseq.data.series import prepare
+from lmseq.data.series import least_points, prepare
 from lmseq.models import build
 from lmseq.models.build import build_series_model, fit_at_once
 from lmseq.training import objectives
@@ -43,6 +54,7 @@ BAD = [
     *({name: x} for name in FIELDS if FIELDS[name].type is float for x in (math.nan, math.inf)),
     {"batch_size": 9, "host_devices": 2},
     {"warmup_steps": 50, "num_train_steps": 50},
+    *({"head": name, "model": "linear"} for name in ("student", "quantiles")),
     *({"objective": name, "model": "linear"} for name in ("unrolled", "scheduled_sampling", "input_noise")),
 ]
 IDLE = [  # the first is what nothing reads beside the others
@@ -111,6 +123,29 @@ def test_settings_that_go_together(settings):
     assert knobs.from_json(knobs.to_json(config), SeriesConfig) == config
 
 
+@given(
+    num_points=st.integers(24, 10_000),
+    chosen=st.fixed_dictionaries(
+        {},
+        optional={
+            "model": st.sampled_from(NETS),
+            "objective": st.sampled_from(get_args(FIELDS["objective"].type)),
+            "optimizer": st.sampled_from(("sgd", "adam", "adamw")),
+            "valid_fraction": st.sampled_from((0.0, 0.2)),
+            "num_ahead": st.just(2),
+        },
+    ),
+)
+def test_what_a_net_gets_suits_its_series_and_what_is_given(num_points, chosen):
+    """A segment fits the training part, nothing is idle, and what is given stands."""
+    if chosen.get("objective", "direct") not in ("direct", "unrolled"):
+        chosen.pop("num_ahead", None)
+    settings = knobs.to_flat(make(chosen))
+    config = check(make(net_settings(settings, frozenset(chosen), num_points) | chosen))
+    train = int(num_points * (1 - config.data.valid_fraction - config.data.test_fraction))
+    assert least_points(config, 1) <= train
+
+
 # No dead knob: what can be seen of each field, under settings that leave it something to do.
 
 
@@ -169,7 +204,7 @@ SEEN = {
     "tau": (plan_of, {"batch_size": 4}, (2, 3)),
     "seed": (plan_of, {"batch_size": 4}, (0, 1)),
     "model": (parameters_of, TINY, get_args(FIELDS["model"].type)),
-    "head": (parameters_of, TINY, ("point", "normal")),
+    "head": (parameters_of, TINY, ("point", "normal", "student", "quantiles")),
     "hidden_size": (parameters_of, {}, (5, 6)),
     "num_layers": (parameters_of, TINY, (1, 2)),
     "activation": (forecast_of, TINY, get_args(FIELDS["activation"].type)),

@@ -10,10 +10,15 @@ import time
 import numpy as np
 import pytest
 
+from lmseq.config import knobs
+from lmseq.config.series import SeriesConfig, num_direct
+from lmseq.models.build import build_series_model
+from lmseq.training.checkpoint import digest, load_params
 from tests.pictures import is_drawn_on
 from tests.scripts import figures, refusal
 
 FAST = "--num_train_steps=200 --steps_per_dispatch=50 --eval_every=100 --checkpoint_every=50".split()
+PLAIN = "--preset=one_step"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +57,7 @@ def folder(tmp_path_factory):
 def run(tmp_path_factory, scripts, folder):
     workdir = tmp_path_factory.mktemp("runs") / "run"
     done = scripts.run(
-        "predict_series", f"--series={folder}/one.csv", "--columns=load", f"--workdir={workdir}", *FAST
+        "predict_series", f"--series={folder}/one.csv", "--columns=load", f"--workdir={workdir}", PLAIN, *FAST
     )
     assert done.returncode == 0, done.stderr
     return workdir, json.loads(done.stdout), done
@@ -75,7 +80,7 @@ def test_a_run_leaves_what_was_promised(run):
 
 def test_a_finished_run_is_reprinted_and_another_config_refused(run, scripts, folder):
     workdir, summary, _ = run
-    flags = [f"--series={folder}/one.csv", "--columns=load", f"--workdir={workdir}", *FAST]
+    flags = [f"--series={folder}/one.csv", "--columns=load", f"--workdir={workdir}", PLAIN, *FAST]
     assert scripts.summary("predict_series", *flags) == summary
     done = scripts.run("predict_series", *flags, "--tau=5")
     assert done.returncode == 2 and "tau: 4 -> 5" in done.stderr
@@ -83,7 +88,7 @@ def test_a_finished_run_is_reprinted_and_another_config_refused(run, scripts, fo
 
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path, run, scripts, folder):
     _, summary, _ = run
-    flags = [f"--series={folder}/one.csv", "--columns=load", f"--workdir={tmp_path / 'run'}", *FAST]
+    flags = [f"--series={folder}/one.csv", "--columns=load", f"--workdir={tmp_path / 'run'}", PLAIN, *FAST]
     for number in (signal.SIGKILL, signal.SIGTERM):
         process = scripts.start("predict_series", *flags)
         end = time.monotonic() + 60
@@ -115,7 +120,7 @@ def test_every_model_forecasts_several_variables(tmp_path, scripts, folder, flag
     fast = [] if any(f"--model={name}" in flags for name in ("seasonal", "drift")) else FAST
     if "linear" in flags and "gradient" not in flags:
         fast = []
-    common = ["--series=" + str(folder / "two.csv"), "--time_column=t", "--max_horizon=20"]
+    common = [PLAIN, "--series=" + str(folder / "two.csv"), "--time_column=t", "--max_horizon=20"]
     summary = scripts.summary(
         "predict_series", f"--workdir={tmp_path / 'run'}", *common, *flags.split(), *fast
     )
@@ -131,10 +136,27 @@ def test_an_autoregression_is_predicted_as_well_as_can_be(tmp_path, scripts):
 
 
 def test_chaos_grows_by_its_exponent(tmp_path, scripts):
-    flags = ["--series=logistic", "--num_train_steps=1500", "--seed=3"]
+    flags = ["--preset=chaos", "--seed=3"]
     summary = scripts.summary("predict_series", f"--workdir={tmp_path / 'run'}", *flags)
     assert abs(summary["error_growth_per_step"] / math.log(2) - 1) < 0.15
     assert (tmp_path / "run/error_growth.png").exists()
+
+
+def test_a_net_on_a_series_of_a_file_by_default(tmp_path, scripts):
+    """A noisy sine of a period that nobody named: near its noise one step ahead and far ahead alike."""
+    t = np.arange(1000)
+    values = 9 * np.sin(2 * np.pi * t / 45) + np.random.default_rng(1).normal(size=t.size)
+    (tmp_path / "sine.csv").write_text("\n".join(["load", *(f"{value:.6f}" for value in values)]))
+    flags = [f"--series={tmp_path / 'sine.csv'}", f"--workdir={tmp_path / 'run'}", "--num_train_steps=200"]
+    summary = scripts.summary("predict_series", *flags)
+    assert summary["one_step_rmse"] < 1.2 and summary["rmse_at_64"] < 1.3 < summary["mean_rmse_at_64"] / 4
+    best = load_params(tmp_path / "run", model_in(tmp_path / "run"), "best").params
+    assert digest(best) == summary["params_digest"], "the best by validation is what forecasts"
+
+
+def model_in(workdir):
+    config = knobs.from_json((workdir / "config.json").read_text(), SeriesConfig)
+    return build_series_model(config.model, 1, num_direct=num_direct(config))
 
 
 def test_windows_forget_and_states_do_not(tmp_path, scripts):

@@ -35,11 +35,11 @@ COMMANDS = {
     "counts": "train_ngram --order=8 --discount_fallback --workdir=runs/counts",
     "mixed": "mix_models --runs=runs/counts,runs/demo --workdir=runs/mixed",
     "ptb": "train_ngram --corpus=ptb --level=word --order=5 --workdir=runs/ptb",
-    "sine": "predict_series --series=noisy_sine --workdir=runs/sine",
-    "logistic": "predict_series --series=logistic --workdir=runs/logistic",
+    "sine": "predict_series --preset=sine --workdir=runs/sine",
+    "logistic": "predict_series --preset=one_step --series=logistic --workdir=runs/logistic",
     "ar": "predict_series --series=ar --coefficients=0.6,-0.3,0.2 --model=linear --tau=3 --workdir=runs/ar",
-    "tau": "ablate --experiment=predict_series --sweep=tau=1,2,4,8,16 --seeds=8 --compare=tau=4 "
-    "--workdir=runs/tau",
+    "tau": "ablate --experiment=predict_series --fixed=preset=one_step --sweep=tau=1,2,4,8,16 --seeds=8 "
+    "--compare=tau=4 --workdir=runs/tau",
 }
 DRAWN = {
     "demo": ("loss.png", "horizon.png"),

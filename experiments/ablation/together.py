@@ -86,7 +86,10 @@ def config_of(experiment: Experiment, cell: Cell) -> Config | None:
         config = call_from_texts(experiment, {**cell.flags, "seed": str(cell.seed)}).config
     except (ValueError, flags.Error):
         return None  # the script says what is wrong
-    return config if isinstance(config, LanguageModelConfig) or series_config.trains(config) else None
+    if isinstance(config, LanguageModelConfig):
+        return config
+    # A validation part chooses a checkpoint, which is evaluated on the way.
+    return config if series_config.trains(config) and not config.data.valid_fraction else None
 
 
 def structure(config: Config, given: frozenset[str] = frozenset()) -> str:

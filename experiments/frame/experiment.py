@@ -60,7 +60,8 @@ class Experiment:
 
     module: its name after `python -m`. doc: its help. config: a class of knobs, or of sections of them.
     implied: settings that follow from those which flags and presets give, such as those that a store of
-    tokens was made with; they stand where the command line says nothing. check: the config, or ValueError.
+    tokens was made with, of all settings and the names of the flags given; they stand where the command line
+    says nothing. check: the config, or ValueError.
     prepare: the data and the model of a call. facts: what of them is noted beside the run, in the file
     `facts_file`, and compared when it goes on. run: the work, of a call, a folder and what was prepared;
     returns the summary. status: the exit status that a summary means.
@@ -77,7 +78,7 @@ class Experiment:
     config: type
     run: Callable[[Call, Path, Any], dict[str, Any]]
     prepare: Callable[[Call], Any]
-    implied: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda settings: {}
+    implied: Callable[[Mapping[str, Any], frozenset[str]], Mapping[str, Any]] = lambda settings, given: {}
     check: Callable[[Any], Any] = lambda config: config
     facts: Callable[[Any], dict[str, Any]] = _facts_of
     facts_file: str = "data.json"
@@ -127,7 +128,8 @@ def call_of(experiment: Experiment, given: Given) -> Call:
     if experiment.quick is not None and given.values["quick"]:
         defaults = experiment.quick
     chosen = {name: defaults.get(name, given.values[name]) for name in set(given.values) - given.names}
-    implied = experiment.implied({name: given.values[name] for name in given.names} | chosen)
+    settings = {name: given.values[name] for name in given.names} | chosen
+    implied = experiment.implied(settings, frozenset(given.names))
     config = experiment.check(config_of(experiment.config, given, {**defaults, **implied}))
     options = {name: given.values[name] for name in experiment.options.__dataclass_fields__}
     return Call(config, experiment.options(**options), given.names, given.values.get(KEEP_PROGRAMS, True))

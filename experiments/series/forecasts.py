@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.frame.console import say
@@ -17,10 +18,12 @@ from lmseq.errors import ErrorCurve
 from lmseq.files import finite
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.interface import count_parameters
+from lmseq.predictions import quantiles
 from lmseq.training.checkpoint import digest
 from lmseq.types import Params, PRNGKey
 
 HORIZONS = (1, 4, 16, 64)
+BAND = (0.05, 0.95)
 
 
 class Forecasts(NamedTuple):
@@ -69,7 +72,7 @@ def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Param
     free = rollout.free_run(model, params, values[:first], num_steps=len(values) - first)
     oracle = series.series.oracle_rmse
     density = None
-    if config.model.head == "normal" and config.model.model not in series_config.BASELINES:
+    if config.model.head in ("normal", "student") and config.model.model not in series_config.BASELINES:
         density = log_density(series, model, params, first, len(values))
     return Forecasts(
         config,
@@ -168,9 +171,14 @@ def draw(workdir: Path, found: Forecasts, key: PRNGKey) -> None:
 
 
 def _band(found: Forecasts, key: PRNGKey) -> np.ndarray | None:
-    """The 5 % and 95 % quantiles of sampled trajectories, (2, N, D), of a model with a density."""
-    if found.log_density is None or isinstance(found.model, rollout.DirectModel):
+    """The 5 % and 95 % quantiles from the split on, (2, N, D), of a model that predicts more than a point.
+
+    Of a direct head as it predicts them, as far as it reaches; else of sampled trajectories.
+    """
+    if found.config.model.head in ("point", "median") or found.name in series_config.BASELINES:
         return None
+    if isinstance(found.model, rollout.DirectModel):
+        return _direct_band(found)
     forecast, first = found.config.forecast, found.series.split.test_start
     paths = rollout.sample_paths(
         key,
@@ -180,7 +188,16 @@ def _band(found: Forecasts, key: PRNGKey) -> np.ndarray | None:
         num_paths=forecast.num_paths,
         num_steps=min(forecast.max_horizon, len(found.series.values) - first),
     )
-    return np.quantile(found.series.scaler.undo(np.asarray(paths)), [0.05, 0.95], axis=0)
+    return np.quantile(found.series.scaler.undo(np.asarray(paths)), BAND, axis=0)
+
+
+def _direct_band(found: Forecasts) -> np.ndarray:
+    """The quantiles that a direct head predicts from the split."""
+    series, first = found.series, found.series.split.test_start
+    seen = jnp.asarray(series.values[None, :first])
+    carry, _ = found.model.unroll(found.params, found.model.init_carry(found.params, 1), seen)
+    ahead = quantiles(found.model.readout_direct(found.params, carry), BAND)[0, : len(series.values) - first]
+    return series.scaler.undo(np.moveaxis(ahead, -1, 0))
 
 
 def summary(found: Forecasts) -> dict[str, Any]:

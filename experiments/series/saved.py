@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.frame.console import say
 from experiments.frame.start import data_folders
-from experiments.series import future, stages
+from experiments.series import future
 from experiments.series.future import Ahead, Intervals, spelled
 from lmseq.config import series as series_config
 from lmseq.config.knobs import from_json
@@ -61,7 +61,8 @@ def prepare(options: Any) -> Saved:
         say(f"{panel.panel.name}: {note}")
     model = model_of(config, panel)
     _check_long_enough(config, model, panel)
-    params, _ = load_params(folder, model, stages.which_checkpoint(config))
+    which = "best" if series_config.trains(config) and series_config.has_validation(config.data) else "latest"
+    params, _ = load_params(folder, model, which)
     horizon = options.horizon or config.forecast.max_horizon
     return Saved(
         config,

@@ -12,11 +12,11 @@ from experiments.series import forecasts, judging
 from experiments.series.evaluate import evaluate
 from experiments.series.future import calibrate, write_intervals
 from experiments.series.loading import load
-from lmseq.config.series import SeriesConfig, has_validation, num_direct, segment_length, trains
+from lmseq.config.series import SeriesConfig, num_direct, segment_length, trains
 from lmseq.contract import Model
 from lmseq.data.series import PreparedPanel
 from lmseq.models.build import fit_at_once, model_of
-from lmseq.training.checkpoint import save_params
+from lmseq.training.checkpoint import load_params, save_params
 from lmseq.training.fit import Trained
 from lmseq.training.job import Batches, Job
 from lmseq.training.memory import check_memory
@@ -48,7 +48,8 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
     config, series, model = prepared
     key = jax.random.key(config.train.seed)
     if trains(config):
-        params, key = train(workdir, prepared).params, split_key(config.train.seed).after
+        params = chosen_params(workdir, model, train(workdir, prepared))
+        key = split_key(config.train.seed).after
     else:
         params = fit_at_once(config, series, model)
     keep(workdir, prepared, params)
@@ -76,9 +77,11 @@ def keep(workdir: Path, prepared: PreparedSeries, params: Params) -> None:
     write_intervals(workdir, calibrate(series, model, judged, horizon))
 
 
-def which_checkpoint(config: SeriesConfig) -> str:
-    """Which parameters of a run are used: the best by validation, where it was validated."""
-    return "best" if trains(config) and has_validation(config.data) else "latest"
+def chosen_params(workdir: Path, model: Model, trained: Trained) -> Params:
+    """The best by validation, where there is a validation part; else the last."""
+    if trained.progress.best_step is None:
+        return trained.params
+    return load_params(workdir, model, "best").params
 
 
 def train(workdir: Path, prepared: PreparedSeries) -> Trained:

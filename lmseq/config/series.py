@@ -1,8 +1,9 @@
 """What a run on a series is made of: the sections that differ from a language model's, and their checks."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob
@@ -11,6 +12,7 @@ from lmseq.config.training import TrainConfig, check_shares, check_train, idle_i
 SeriesModelKind = Literal["mlp", "linear", CellKind, "mean", "persistence", "seasonal", "drift"]
 SYNTHETIC = ("noisy_sine", "ar", "logistic", "mackey_glass", "lorenz", "trend_and_season")
 BUNDLED = ("sunspots", "co2", "nile", "elnino")
+NETS = ("mlp", *get_args(CellKind))
 BASELINES = ("mean", "persistence", "seasonal", "drift")
 
 
@@ -90,7 +92,11 @@ class SeriesModelConfig:
         "mlp", "perceptron or linear map of the last tau values; recurrent cell; or a baseline"
     )
     tau: int = knob(4, "values seen by mlp and linear, and read before the first prediction that counts")
-    head: Literal["point", "normal"] = knob("point", "predict a value, or a normal distribution")
+    head: Literal["point", "median", "normal", "student", "quantiles"] = knob(
+        "point",
+        "predict a value by squared or (median) by absolute errors, a normal or Student's t-distribution, or "
+        "quantiles (0.05 to 0.95)",
+    )
     hidden_size: int = knob(64, "units of each layer")
     num_layers: int = knob(2, "hidden or recurrent layers")
     activation: Literal["tanh", "relu", "gelu", "silu"] = knob("tanh", "of the mlp's layers")
@@ -136,7 +142,7 @@ class ForecastConfig:
 
     max_horizon: int = knob(64, "steps ahead, from every origin of the test part")
     origin_step: int = knob(1, "steps between the origins of a panel's test parts")
-    num_paths: int = knob(200, "sampled trajectories for the quantile band of a normal head")
+    num_paths: int = knob(200, "sampled trajectories for the quantile band of a recursive forecast")
 
 
 def _train_defaults() -> TrainConfig:
@@ -166,6 +172,41 @@ def trains(config: SeriesConfig) -> bool:
 def has_validation(data: SeriesDataConfig) -> bool:
     """Whether there is a validation part."""
     return data.valid_fraction > 0 or data.valid_points > 0
+
+
+# For nets that are to be used, chosen on sums of sines and on an autoregression.
+_OF_NETS = {
+    "valid_fraction": 0.1,
+    "objective": "direct",
+    "num_train_steps": 300,
+    "steps_per_dispatch": 50,
+    "eval_every": 50,
+    "checkpoint_every": 100,
+    "learning_rate": 1e-2,
+    "optimizer": "adamw",
+    "batch_size": 32,
+}
+_LONGEST = 64  # steps, of what a net reads first and of what it predicts at once
+_NUM_ORIGINS = 32  # of a segment
+
+
+def net_settings(settings: Mapping[str, Any], given: frozenset[str], num_points: int) -> dict[str, Any]:
+    """Settings with which a net forecasts well on a series of `num_points` rows, whatever its season.
+
+    settings: all, of which `given` are chosen already. A state is worth carrying over long segments only,
+    and a direct head needs no feedback; the validation part chooses the checkpoint. Segments take at most
+    five eighths of the training part. What the chosen objective or optimiser does not read is left out.
+    """
+    found = {**settings, **{name: value for name, value in _OF_NETS.items() if name not in given}}
+    num_train = int(num_points * (1 - found["valid_fraction"] - found["test_fraction"]))
+    implied = dict(_OF_NETS)
+    implied["tau"] = max(1, min(_LONGEST, num_train // 4))
+    implied["num_steps"] = max(1, min(_NUM_ORIGINS, num_train // 8))
+    if found["objective"] == "direct":
+        implied["num_ahead"] = max(2, min(_LONGEST, num_train // 4))
+    if found["optimizer"] == "adamw":
+        implied["weight_decay"] = 0.3
+    return implied
 
 
 def num_direct(config: SeriesConfig) -> int:
@@ -234,6 +275,12 @@ def _check_pairs(config: SeriesConfig) -> None:
         raise ValueError(
             f"objective {name} needs a model that is trained step by step, got {config.model.model}"
         )
+    heads = ("point", "normal")
+    if config.model.model == "linear" and not trains(config) and config.model.head not in heads:
+        raise ValueError(
+            f"expected head {_either(heads)} of a linear model by least squares, got "
+            f"{config.model.head}: give --fit=gradient"
+        )
 
 
 def _check_idle(config: SeriesConfig) -> None:
@@ -271,7 +318,7 @@ def _check_idle(config: SeriesConfig) -> None:
         (objective, "num_ahead", name in ("unrolled", "direct"), "objectives unrolled and direct"),
         (objective, "sampling_rate", name == "scheduled_sampling", "objective scheduled_sampling"),
         (objective, "input_noise", name == "input_noise", "objective input_noise"),
-        (forecast, "num_paths", model.head == "normal", "head normal"),
+        (forecast, "num_paths", model.head not in ("point", "median"), "heads that predict a spread"),
         (data, "batch_size", trains(config), "models that are trained step by step"),
         (data, "num_steps", trains(config), "models that are trained step by step"),
         (config.train, "target_loss", has_validation(data), "runs with a valid_fraction"),

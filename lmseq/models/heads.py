@@ -1,24 +1,29 @@
-"""From a hidden vector to a prediction of values: a point, or a normal distribution."""
+"""From a hidden vector to a prediction of values: a point, a distribution, or quantiles."""
 
 from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from lmseq.layers import affine
-from lmseq.types import Normal
+from lmseq.types import LEVELS, Laplace, Normal, OfValues, Quantiles, StudentT
 
-HeadKind = Literal["point", "normal"]
+HeadKind = Literal["point", "median", "normal", "student", "quantiles"]
+SINGLE: tuple[HeadKind, ...] = ("point", "median")  # of one value and no spread
 SMALLEST_SCALE = 1e-4  # of standardised values: a series without noise must not have an infinite density
 
 
 class ValueHead(nn.Module):
-    """Affine maps of hidden (..., H) to mean and scale (..., D) of the next value, or of the next K.
+    """Affine maps of hidden (..., H) to a prediction (..., D) of the next value, or of the next K.
 
-    The point head's scale is 1: maximising its log-density is minimising the squared error. The normal
-    head's scale is softplus of a map of its own, plus a floor (Nix and Weigend 1994).
+    The point head's scale is 1: maximising its log-density is minimising the squared error, and for the
+    median head, which is of a Laplace distribution, the absolute error. The normal
+    head's scale is softplus of a map of its own, plus a floor (Nix and Weigend 1994); so is Student's, whose
+    degrees of freedom are 2 and softplus of a third. Quantiles are the median and softplus steps away from
+    it, so that they never cross.
     """
 
     width: int
@@ -28,23 +33,44 @@ class ValueHead(nn.Module):
 
     def setup(self) -> None:
         """Declare the parameters."""
-        kernel, out = nn.initializers.lecun_normal(), self.num_direct * self.num_features
-        self.mean_kernel = self.param("mean_kernel", kernel, (self.width, out))
-        self.mean_bias = self.param("mean_bias", nn.initializers.zeros, (out,))
-        if self.head == "normal":
-            self.scale_kernel = self.param("scale_kernel", kernel, (self.width, out))
-            self.scale_bias = self.param("scale_bias", nn.initializers.zeros, (out,))
+        out = self.num_direct * self.num_features
+        self.mean_kernel, self.mean_bias = self._map("mean", out)
+        if self.head not in SINGLE:
+            steps = len(LEVELS) - 1 if self.head == "quantiles" else 1
+            self.scale_kernel, self.scale_bias = self._map("scale", out * steps)
+        if self.head == "student":
+            self.freedom_kernel, self.freedom_bias = self._map("freedom", out)
 
-    def direct(self, hidden: Float[Array, "*dims hidden"]) -> Normal:
-        """Mean and scale of the next K values, (..., K, D)."""
+    def _map(self, name: str, out: int) -> tuple[Float[Array, "hidden out"], Float[Array, "out"]]:
+        kernel = self.param(f"{name}_kernel", nn.initializers.lecun_normal(), (self.width, out))
+        return kernel, self.param(f"{name}_bias", nn.initializers.zeros, (out,))
+
+    def direct(self, hidden: Float[Array, "*dims hidden"]) -> OfValues:
+        """The next K values, (..., K, D)."""
         shape = (*hidden.shape[:-1], self.num_direct, self.num_features)
         mean = affine(hidden, self.mean_kernel, self.mean_bias).reshape(shape)
-        if self.head == "point":
-            return Normal(mean, jnp.ones_like(mean))
+        if self.head in SINGLE:
+            return (Normal if self.head == "point" else Laplace)(mean, jnp.ones_like(mean))
         scale = jax.nn.softplus(affine(hidden, self.scale_kernel, self.scale_bias))
-        return Normal(mean, scale.reshape(shape) + SMALLEST_SCALE)
+        if self.head == "quantiles":
+            return Quantiles(_around(mean, scale.reshape(*shape, len(LEVELS) - 1)))
+        scale = scale.reshape(shape) + SMALLEST_SCALE
+        if self.head == "normal":
+            return Normal(mean, scale)
+        freedom = 2.0 + jax.nn.softplus(affine(hidden, self.freedom_kernel, self.freedom_bias))
+        return StudentT(mean, scale, freedom.reshape(shape) + SMALLEST_SCALE)
 
-    def __call__(self, hidden: Float[Array, "*dims hidden"]) -> Normal:
-        """Mean and scale of the next value, (..., D)."""
-        mean, scale = self.direct(hidden)
-        return Normal(mean[..., 0, :], scale[..., 0, :])
+    def __call__(self, hidden: Float[Array, "*dims hidden"]) -> OfValues:
+        """The next value, (..., D)."""
+        axis = hidden.ndim - 1
+        return jax.tree.map(lambda leaf: lax.index_in_dim(leaf, 0, axis, keepdims=False), self.direct(hidden))
+
+
+def _around(
+    median: Float[Array, "*dims feature"], steps: Float[Array, "*dims feature _"]
+) -> Float[Array, "*dims feature level"]:
+    """Quantiles from a median and the positive steps away from it, those below first, nearest first."""
+    half, middle = len(LEVELS) // 2, median[..., None]
+    below = middle - jnp.cumsum(steps[..., :half], axis=-1)
+    above = middle + jnp.cumsum(steps[..., half:], axis=-1)
+    return jnp.concatenate([below[..., ::-1], middle, above], axis=-1)

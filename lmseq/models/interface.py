@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 
 from lmseq.contract import Predictions, check_key, log_prob, scan_carries, scan_unroll
-from lmseq.types import Carry, Element, Elements, Normal, Params, Prediction, PRNGKey, TokenLogProbs
+from lmseq.types import Carry, Element, Elements, OfValues, Params, Prediction, PRNGKey, TokenLogProbs
 
 
 class SequenceModule(nn.Module):
@@ -130,8 +130,8 @@ class BoundModel:
 class BoundDirectModel(BoundModel):
     """A Linen module that also predicts several steps at once."""
 
-    def readout_direct(self, params: Params, carry: Carry) -> Normal:
-        """The next K elements from the carry alone, without feedback: a `Normal` of (B, K, D)."""
+    def readout_direct(self, params: Params, carry: Carry) -> OfValues:
+        """The next K elements from the carry alone, without feedback: a prediction of (B, K, D)."""
         return self.module.apply({"params": params}, carry, method="readout_direct")
 
 

@@ -12,7 +12,7 @@ from lmseq.contract import Predictions, check_key
 from lmseq.layers import affine, drop, has_dropout, lookup
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
-from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey
+from lmseq.types import Element, Elements, OfValues, Prediction, PRNGKey
 
 Activation = Literal["tanh", "relu", "gelu", "silu"]
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
@@ -162,9 +162,9 @@ class MarkovSeriesModel(MarkovModel, kw_only=True):
         hidden = super()._forward(windows, key)
         return jnp.concatenate([hidden, self._embed(windows)], axis=-1) if self.skip else hidden
 
-    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Normal:
+    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> OfValues:
         return self.value_head(hidden)
 
-    def readout_direct(self, carry: Float[Array, "batch window feature"]) -> Normal:
+    def readout_direct(self, carry: Float[Array, "batch window feature"]) -> OfValues:
         """The next K values at once, (B, K, D)."""
         return self.value_head.direct(self._forward(carry))

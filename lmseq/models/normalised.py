@@ -19,7 +19,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lmseq.contract import Model, Predictions, StepModel, check_key, unroll_by_carries
-from lmseq.types import Carry, Element, Elements, Normal, Params, Prediction, PRNGKey
+from lmseq.predictions import rescaled
+from lmseq.types import Carry, Element, Elements, OfValues, Params, Prediction, PRNGKey
 
 Normalisation = Literal["none", "last", "mean", "scale", "instance"]
 SMALLEST = 1e-30  # of a window's size: what is divided by less overflows
@@ -70,11 +71,6 @@ def _size(sizes: PerWindow, windows: Inputs) -> PerWindow:
     where = jnp.where if isinstance(windows, jax.Array) else np.where
     rounding = 4 * float(np.finfo(windows.dtype).eps) * abs(windows).max(axis=-2, keepdims=True)
     return where(sizes > rounding + SMALLEST, sizes, 1.0).astype(windows.dtype)
-
-
-def _restored(prediction: Normal, found: Statistics) -> Normal:
-    """A prediction (..., K, D) of normalised values as one of the values."""
-    return Normal(found.undo(prediction.mean), prediction.scale * found.scale)
 
 
 @dataclass(frozen=True)
@@ -138,13 +134,13 @@ class Normalised(StepModel):
         """The model's prediction from the normalised window, in the units of the values."""
         inner, found = self._read(params, carry)
         one = jax.tree.map(lambda leaf: leaf[:, None], self.model.readout(params, inner))
-        return jax.tree.map(lambda leaf: leaf[:, 0], _restored(one, found))
+        return jax.tree.map(lambda leaf: leaf[:, 0], rescaled(one, *found))
 
 
 class DirectNormalised(Normalised):
     """The same of a model that predicts several steps at once."""
 
-    def readout_direct(self, params: Params, carry: Carry) -> Normal:
+    def readout_direct(self, params: Params, carry: Carry) -> OfValues:
         """The next K values at once, (B, K, D)."""
         inner, found = self._read(params, carry)
-        return _restored(self.model.readout_direct(params, inner), found)
+        return rescaled(self.model.readout_direct(params, inner), *found)

@@ -16,7 +16,7 @@ from lmseq.models.interface import SequenceModule
 from lmseq.recurrence import cudnn
 from lmseq.recurrence.cells.cell import Cell, LayerState, Recurrent
 from lmseq.recurrence.unrolled import Backend, scan_states, takes_cudnn, unroll_layer
-from lmseq.types import Element, Elements, Normal, Prediction, PRNGKey, TokenLogProbs
+from lmseq.types import Element, Elements, OfValues, Prediction, PRNGKey, TokenLogProbs
 
 SMALL_VOCABULARY = 512
 DropoutKind = Literal["fresh", "variational"]
@@ -280,9 +280,9 @@ class RecurrentSeriesModel(RecurrentStack, kw_only=True):
     def _inputs(self, xs: Float[Array, "*dims feature"]) -> Float[Array, "*dims feature"]:
         return xs
 
-    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Normal:
+    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> OfValues:
         return self.value_head(hidden)
 
-    def readout_direct(self, carry: Carry) -> Normal:
+    def readout_direct(self, carry: Carry) -> OfValues:
         """The next K values at once, (B, K, D)."""
         return self.value_head.direct(self.cell.output(carry[-1]))

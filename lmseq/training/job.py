@@ -11,12 +11,13 @@ import numpy as np
 from lmseq.config.training import TrainConfig, check_train
 from lmseq.contract import Model
 from lmseq.data.partition import Epoch, PartitionKind, check_stream, epoch_plan
+from lmseq.predictions import point
 from lmseq.training.gradient import Objective
 from lmseq.training.memory import check_memory
 from lmseq.training.sharding import check_batch, make_mesh
 from lmseq.training.train_step import window_loss
 from lmseq.training.watch import Clock, Evaluate
-from lmseq.types import Normal, PRNGKey, Stream
+from lmseq.types import OfValues, PRNGKey, Stream
 
 # The batches of an epoch, of (length of the stream, num_steps, batch_size, seed, epoch).
 Partition = Callable[[int, int, int, int, int], Epoch]
@@ -87,8 +88,8 @@ def _check_elements(model: Model, stream: Stream) -> None:
 
     predicted = jax.eval_shape(first_prediction, jax.random.key(0))
     integers = np.issubdtype(stream.dtype, np.integer)
-    if isinstance(predicted, Normal):
-        width = predicted.mean.shape[-1]
+    if isinstance(predicted, OfValues):
+        width = jax.eval_shape(point, predicted).shape[-1]
         if integers or stream.ndim != 2 or stream.shape[1] != width:
             raise ValueError(
                 f"expected values (T, {width}) as the model reads them, got {stream.dtype} {stream.shape}"

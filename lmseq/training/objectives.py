@@ -8,7 +8,7 @@ read, then n from each of which a prediction is trained, then those that lie fur
     targets        read only   | n origins             | targets of K steps ahead only
 
 Every objective is the mean negative log-density of its targets, in nats; for a point prediction that is
-half the squared error plus a constant.
+half the squared error plus a constant, and for quantiles the pinball loss.
 """
 
 from functools import partial
@@ -23,8 +23,9 @@ from lmseq.contract import Model, log_prob
 from lmseq.models.interface import BoundDirectModel
 from lmseq.models.normalised import Normalised
 from lmseq.noise import by_rows
+from lmseq.predictions import point
 from lmseq.training.gradient import Losses, Objective, StepInfo
-from lmseq.types import Batch, Carry, Element, Elements, NllTotals, Normal, Params
+from lmseq.types import Batch, Carry, Element, Elements, NllTotals, Params
 
 
 def _losses(carry: Carry, log_probs: Float[Array, "..."], mask: Bool[Array, "..."]) -> Losses:
@@ -85,7 +86,7 @@ def scheduled_sampling(
         x, target, replace = now
         inner = model.update(params, inner, jnp.where(replace[:, None], predicted, x))
         prediction = model.readout(params, inner)
-        return (inner, lax.stop_gradient(prediction.mean)), log_prob(prediction, target)
+        return (inner, lax.stop_gradient(point(prediction))), log_prob(prediction, target)
 
     start = (model.init_carry(params, own.shape[0]), jnp.zeros_like(batch.inputs[:, 0]))
     by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (batch.inputs, batch.targets, own))
@@ -118,7 +119,7 @@ def unrolled(
 
     def advance(inner: Carry, target: Element):
         prediction = model.readout(params, inner)
-        return model.update(params, inner, prediction.mean), log_prob(prediction, target)
+        return model.update(params, inner, point(prediction)), log_prob(prediction, target)
 
     start = _origins(model, params, batch.inputs, tau, num_ahead)
     targets = _ahead(batch.targets, tau, num_ahead)
@@ -137,7 +138,7 @@ def direct(
     num_ahead: int,
 ) -> Losses:
     """K steps from every origin by a head that predicts them all at once: nothing is fed back."""
-    prediction: Normal = model.readout_direct(params, _origins(model, params, batch.inputs, tau, num_ahead))
+    prediction = model.readout_direct(params, _origins(model, params, batch.inputs, tau, num_ahead))
     log_probs = log_prob(prediction, _ahead(batch.targets, tau, num_ahead))
     return _losses(carry, log_probs, jnp.ones(log_probs.shape, bool))
 

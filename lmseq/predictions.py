@@ -1,0 +1,105 @@
+"""What can be asked of any prediction of values: its log-density, a point, quantiles, a draw."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import gammaln
+from jaxtyping import Array, Float
+from scipy import special
+
+from lmseq.types import LEVELS, Laplace, Normal, OfValues, PRNGKey, Quantiles, StudentT
+
+MIDDLE = LEVELS.index(0.5)
+
+
+def point(prediction: OfValues) -> Float[Array, "*dims feature"]:
+    """The one value to forecast, (..., D): the mean, or of quantiles the median."""
+    return prediction.values[..., MIDDLE] if isinstance(prediction, Quantiles) else prediction.mean
+
+
+def value_log_prob(prediction: OfValues, x: Float[Array, "*dims feature"]) -> Float[Array, "*dims"]:
+    """Joint log-density in nats of values x (..., D).
+
+    Quantiles are no density: of them it is minus the pinball loss, summed over levels and values, so that to
+    maximise it is to fit them (Koenker and Bassett 1978).
+    """
+    match prediction:
+        case Normal(mean, scale):
+            z = (x - mean) / scale
+            each = -0.5 * (z**2 + math.log(2.0 * math.pi)) - jnp.log(scale)
+        case Laplace(mean, scale):
+            each = -jnp.abs(x - mean) / scale - jnp.log(2.0 * scale)
+        case StudentT(mean, scale, freedom):
+            z, half = (x - mean) / scale, 0.5 * (freedom + 1.0)
+            constant = gammaln(half) - gammaln(0.5 * freedom) - 0.5 * jnp.log(freedom * math.pi)
+            each = constant - jnp.log(scale) - half * _log1p_square(z, freedom)
+        case Quantiles(values):
+            above = x[..., None] - values
+            levels = jnp.broadcast_to(jnp.array(LEVELS, values.dtype), values.shape)
+            each = -jnp.sum(jnp.maximum(levels * above, (levels - 1.0) * above), axis=-1)
+    return jnp.sum(each, axis=-1)
+
+
+def _log1p_square(z: Float[Array, "*dims"], freedom: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+    """ln(1 + z^2 / freedom), also where z^2 overflows, with a derivative that is finite."""
+    size = jnp.abs(z)
+    large = size > 1e9
+    usual = jnp.log1p(jnp.where(large, 0.0, z) ** 2 / freedom)
+    return jnp.where(large, 2.0 * jnp.log(jnp.where(large, size, 1.0)) - jnp.log(freedom), usual)
+
+
+def quantiles(prediction: OfValues, levels: Sequence[float]) -> Float[np.ndarray, "*dims feature level"]:
+    """The quantiles at levels in (0, 1) of each value by itself, float64 (..., D, Q), on the host.
+
+    Between the quantiles of a head the quantile function is straight, and so beyond them. Raises ValueError
+    for a level out of range.
+    """
+    asked = np.asarray(levels, np.float64)
+    if not ((asked > 0) & (asked < 1)).all():
+        raise ValueError(f"expected levels of quantiles between 0 and 1, got {list(levels)}")
+    parts = [np.asarray(leaf, np.float64)[..., None] for leaf in prediction]
+    match prediction:
+        case Normal():
+            return parts[0] + parts[1] * special.ndtri(asked)
+        case StudentT():
+            return parts[0] + parts[1] * special.stdtrit(parts[2], asked)
+        case Laplace():
+            return parts[0] - parts[1] * np.sign(asked - 0.5) * np.log1p(-2.0 * np.abs(asked - 0.5))
+        case Quantiles():
+            return np.asarray(_interpolate(parts[0][..., 0], asked, np))
+
+
+def rescaled(
+    prediction: OfValues, shift: Float[Array, "*dims 1 feature"], scale: Float[Array, "*dims 1 feature"]
+) -> OfValues:
+    """The prediction (..., K, D) of scale * x + shift, of a prediction of x; scale above 0."""
+    if isinstance(prediction, Quantiles):
+        return Quantiles(prediction.values * scale[..., None] + shift[..., None])
+    return prediction._replace(mean=prediction.mean * scale + shift, scale=prediction.scale * scale)
+
+
+def draw_values(key: PRNGKey, prediction: OfValues) -> Float[Array, "*dims feature"]:
+    """One draw of each value, (..., D); of quantiles by their inverse distribution, as `quantiles` has it."""
+    match prediction:
+        case Normal(mean, scale):
+            return mean + scale * jax.random.normal(key, mean.shape)
+        case StudentT(mean, scale, freedom):
+            return mean + scale * jax.random.t(key, freedom, mean.shape)
+        case Laplace(mean, scale):
+            return mean + scale * jax.random.laplace(key, mean.shape)
+        case Quantiles(values):
+            uniform = jax.random.uniform(key, values.shape[:-1])
+            return _interpolate(values, uniform[..., None], jnp)[..., 0]
+
+
+def _interpolate(values, levels, xp):
+    """Values (..., D, 5) at LEVELS, by straight lines at levels (..., D, Q) or (Q,)."""
+    known = xp.asarray(LEVELS, values.dtype)
+    left = xp.clip(xp.searchsorted(known, levels, side="right") - 1, 0, len(LEVELS) - 2)
+    left = xp.broadcast_to(left, (*values.shape[:-1], levels.shape[-1]))
+    low, high = (xp.take_along_axis(values, left + i, axis=-1) for i in (0, 1))
+    share = (levels - known[left]) / (known[left + 1] - known[left])
+    return low + share * (high - low)
