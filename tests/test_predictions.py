@@ -35,9 +35,9 @@ FREEDOM = RNG.uniform(2.1, 30.0, (4, 2))
 EDGES = np.sort(RNG.normal(size=(4, 2, 5)), axis=-1)
 ALL = [
     Normal(*floats(MEAN, SCALE)),
-    Laplace(*floats(MEAN, SCALE)),
     StudentT(*floats(MEAN, SCALE, FREEDOM)),
     Quantiles(*floats(EDGES)),
+    Laplace(*floats(MEAN, SCALE)),
 ]
 each = pytest.mark.parametrize("prediction", ALL, ids=lambda each: type(each).__name__)
 
@@ -46,6 +46,12 @@ def test_the_density_of_student_is_that_of_scipy():
     x = 3 * RNG.normal(size=(4, 2))
     expected = stats.t.logpdf(x, FREEDOM, MEAN, SCALE).sum(axis=-1)
     np.testing.assert_allclose(contract.log_prob(ALL[1], jnp.float32(x)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_density_of_the_median_is_that_of_scipy():
+    x = 3 * RNG.normal(size=(4, 2))
+    expected = stats.laplace.logpdf(x, MEAN, SCALE).sum(axis=-1)
+    np.testing.assert_allclose(contract.log_prob(ALL[3], jnp.float32(x)), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_of_quantiles_it_is_minus_the_pinball_loss():

@@ -204,7 +204,7 @@ SEEN = {
     "tau": (plan_of, {"batch_size": 4}, (2, 3)),
     "seed": (plan_of, {"batch_size": 4}, (0, 1)),
     "model": (parameters_of, TINY, get_args(FIELDS["model"].type)),
-    "head": (parameters_of, TINY, ("point", "normal", "student", "quantiles")),
+    "head": (trained_on, TINY, ("point", "median", "normal", "student", "quantiles")),
     "hidden_size": (parameters_of, {}, (5, 6)),
     "num_layers": (parameters_of, TINY, (1, 2)),
     "activation": (forecast_of, TINY, get_args(FIELDS["activation"].type)),
