@@ -102,7 +102,7 @@ class SeriesModelConfig:
     activation: Literal["tanh", "relu", "gelu", "silu"] = knob("tanh", "of the mlp's layers")
     residual: bool = knob(False, "the mlp's layers after the first are added to their input")
     skip: bool = knob(
-        False, "the mlp's head sees the window too, beside the last layer: a linear map is added"
+        False, "the head sees the last tau values too, beside the last layer: a linear map is added"
     )
     fit: Literal["least_squares", "gradient"] = knob(
         "least_squares", "how the linear model is fitted: in closed form or step by step"
@@ -199,7 +199,7 @@ def net_settings(settings: Mapping[str, Any], given: frozenset[str], num_points:
     """
     found = {**settings, **{name: value for name, value in _OF_NETS.items() if name not in given}}
     num_train = int(num_points * (1 - found["valid_fraction"] - found["test_fraction"]))
-    implied = dict(_OF_NETS)
+    implied = {**_OF_NETS, "skip": settings["model"] != "mlp"}
     implied["tau"] = max(1, min(_LONGEST, num_train // 4))
     implied["num_steps"] = max(1, min(_NUM_ORIGINS, num_train // 8))
     if found["objective"] == "direct":
@@ -308,7 +308,7 @@ def _check_idle(config: SeriesConfig) -> None:
         (model, "num_layers", layered, "models with hidden units"),
         (model, "activation", model.model == "mlp", "model mlp"),
         (model, "residual", model.model == "mlp", "model mlp"),
-        (model, "skip", model.model == "mlp", "model mlp"),
+        (model, "skip", layered, "models with hidden units"),
         (model, "fit", model.model == "linear", "model linear"),
         (model, "ridge", closed, "model linear in closed form"),
         (model, "refit", closed and model.ridge == -1, "ridge -1"),

@@ -14,7 +14,7 @@ from lmseq.models.interface import BoundModel, SequenceModule, bind, bind_direct
 from lmseq.models.linear import DirectLinearMap, LinearMap, fit_least_squares, fit_map
 from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
 from lmseq.models.normalised import DirectNormalised, Normalised
-from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel
+from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel, WindowedRecurrentSeriesModel
 from lmseq.recurrence.cells import cell_named
 from lmseq.types import Params
 
@@ -66,9 +66,12 @@ def build_series_model(
     sizes = (config.normalisation, config.tau, num_features)
     match config.model:
         case name if name in get_args(CellKind):
-            module = RecurrentSeriesModel(
-                cell=cell_named(name), hidden_size=config.hidden_size, num_layers=config.num_layers, **values
-            )
+            values |= {"cell": cell_named(name), "hidden_size": config.hidden_size}
+            values |= {"num_layers": config.num_layers}
+            if config.skip:
+                module = WindowedRecurrentSeriesModel(tau=config.tau, **values)
+            else:
+                module = RecurrentSeriesModel(**values)
         case "mlp" | "linear":
             module = MarkovSeriesModel(
                 tau=config.tau,

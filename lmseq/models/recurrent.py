@@ -22,6 +22,7 @@ SMALL_VOCABULARY = 512
 DropoutKind = Literal["fresh", "variational"]
 Carry = tuple[LayerState, ...]
 TimeFirst = Int[Array, "time batch"] | Float[Array, "time batch feature"]
+WithWindow = tuple[PyTree, Float[Array, "*dims window feature"]]  # a carry, and the last values
 LayerCarries = PyTree[Float[Array, "batch time hidden"]]  # after each of T steps
 
 
@@ -286,3 +287,60 @@ class RecurrentSeriesModel(RecurrentStack, kw_only=True):
     def readout_direct(self, carry: Carry) -> OfValues:
         """The next K values at once, (B, K, D)."""
         return self.value_head.direct(self.cell.output(carry[-1]))
+
+
+class WindowedRecurrentSeriesModel(RecurrentSeriesModel, kw_only=True):
+    """The same whose head sees the last tau values too, beside the state: a linear map of them is added.
+
+    The carry is that of the stack and the window, (B, tau, D), with zeros before so many values were seen.
+    """
+
+    tau: int
+
+    def setup(self) -> None:
+        """Declare the parameters."""
+        self._declare_layers(self.num_features)
+        width = self.hidden_size + self.tau * self.num_features
+        self.value_head = ValueHead(width, self.num_features, self.head, self.num_direct)
+
+    def init_carry(self, batch_size: int) -> WithWindow:
+        """The stack's, and a window of zeros."""
+        return super().init_carry(batch_size), jnp.zeros((batch_size, self.tau, self.num_features))
+
+    def update(self, carry: WithWindow, x: Element) -> WithWindow:
+        """One step of the stack; the newest value comes into the window and the oldest goes."""
+        states, window = carry
+        return super().update(states, x), jnp.concatenate([window[:, 1:], x[:, None]], axis=1)
+
+    def _seen(self, carry: WithWindow) -> Float[Array, "batch hidden"]:
+        states, window = carry
+        return jnp.concatenate([self.cell.output(states[-1]), window.reshape(len(window), -1)], axis=-1)
+
+    def readout(self, carry: WithWindow) -> OfValues:
+        """The prediction from the top layer's output and the window."""
+        return self._predict(self._seen(carry))
+
+    def readout_direct(self, carry: WithWindow) -> OfValues:
+        """The next K values at once, (B, K, D)."""
+        return self.value_head.direct(self._seen(carry))
+
+    def _windows(self, window: Elements, xs: Elements) -> Float[Array, "batch time window feature"]:
+        """The window after each of xs (B, T, D)."""
+        stream = jnp.concatenate([window, xs], axis=1)
+        return stream[:, 1 + jnp.arange(xs.shape[1])[:, None] + jnp.arange(self.tau)[None]]
+
+    def carries(self, carry: WithWindow, xs: Elements) -> WithWindow:
+        """The stack's after every step, and the windows."""
+        states, window = carry
+        return super().carries(states, xs), self._windows(window, xs)
+
+    def unroll(
+        self, carry: WithWindow, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
+    ) -> tuple[WithWindow, Predictions]:
+        """Predictions after every step."""
+        states, window = carry
+        states, outputs = self._outputs(states, xs, training, key)
+        windows = self._windows(window, xs)
+        seen = windows.reshape(*windows.shape[:2], -1)
+        predictions = self._predict(jnp.concatenate([jnp.swapaxes(outputs, 0, 1), seen], axis=-1))
+        return (states, jnp.concatenate([window, xs], axis=1)[:, -self.tau :]), predictions
