@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lmseq.contract import Model
+from lmseq.training import processes
 from lmseq.training.state import LoopState, TrainState
 from lmseq.types import Params
 
@@ -48,9 +49,12 @@ class Restored(NamedTuple):
 
 
 def digest(tree: Any) -> str:
-    """SHA-256 over the paths, dtypes, shapes and bytes of all leaves, in the tree's order."""
+    """SHA-256 over the paths, dtypes, shapes and bytes of all leaves, in the tree's order.
+
+    The same wherever they lie: what is spread over processes is gathered, in all of them.
+    """
     sha = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(tree):
+    for path, leaf in jax.tree.leaves_with_path(processes.whole(tree)):
         array = np.asarray(leaf)
         sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
@@ -63,7 +67,16 @@ _DELETED = "deleted"
 
 
 def _sweep(folder: Path) -> None:
-    shutil.rmtree(folder / _DELETED, ignore_errors=True)
+    if processes.is_first():
+        shutil.rmtree(folder / _DELETED, ignore_errors=True)
+
+
+def _on_its_own() -> ocp.options.MultiprocessingOptions:
+    """That a process does not wait for others."""
+    if processes.is_alone():
+        return ocp.options.MultiprocessingOptions()
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(own, {own}, f"process_{own}")
 
 
 class LatestAndBest(preservation_policy.PreservationPolicy):
@@ -98,7 +111,7 @@ def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManage
         logging.getLogger(name).setLevel(logging.CRITICAL)
     folder = (workdir / "checkpoints").absolute()
     if keep is None:
-        options = ocp.CheckpointManagerOptions(read_only=True)
+        options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=_on_its_own())
     else:
         _sweep(folder)
         options = ocp.CheckpointManagerOptions(
@@ -141,7 +154,8 @@ def _facts_digest(facts: dict[str, Any]) -> str:
 def save(manager: ocp.CheckpointManager, step: int, loop_state: LoopState, progress: Progress) -> None:
     """Save in the background; the arrays are copied before this returns, so they may be donated.
 
-    Waits for the save before. Raises OSError when that one, or this, could not be written.
+    All processes save together. Waits for the save before. Raises OSError when that one, or this, could not
+    be written.
     """
     _wait(manager)
     state = loop_state.state
@@ -213,6 +227,42 @@ def restore_latest(manager: ocp.CheckpointManager, fresh: LoopState, shardings: 
     return Restored(0, fresh, Progress(), ())
 
 
+def restore_together(workdir: Path, fresh: LoopState, shardings: LoopState) -> Restored:
+    """`restore_latest`, of a folder that several processes see; process 0 chooses the checkpoint.
+
+    Of several each reads all of it, compares digests, and is left with its own devices' pieces: so a run goes
+    on in any number of processes, and none waits for one that cannot read.
+    """
+    manager = open_manager(workdir)
+    try:
+        if processes.is_alone():
+            return restore_latest(manager, fresh, shardings)
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        here = jax.tree.map(lambda _: host, shardings)
+        found = restore_latest(manager, fresh, here) if processes.is_first() else None
+        chosen = processes.share(None if found is None else [found.step, *found.skipped])[0]
+        if found is None:
+            found = _that_of_first(manager, chosen[0], fresh, here)
+        return found._replace(loop_state=processes.put(found.loop_state, shardings))
+    finally:
+        manager.close()
+
+
+def _that_of_first(
+    manager: ocp.CheckpointManager, step: int, fresh: LoopState, shardings: LoopState
+) -> Restored:
+    """The checkpoint that process 0 has chosen; ValueError where this process does not see it as it is."""
+    if not step:
+        return Restored(0, fresh, Progress(), ())
+    try:
+        return Restored(step, *_read(manager, step, fresh, shardings), ())
+    except DAMAGE as error:
+        raise ValueError(
+            f"cannot read checkpoint {step} in {manager.directory}, which process 0 has read "
+            f"({_brief(error)}): name a --workdir that all processes see"
+        ) from error
+
+
 def _read(
     manager: ocp.CheckpointManager, step: int, fresh: LoopState, shardings: LoopState
 ) -> tuple[LoopState, Progress]:
@@ -272,7 +322,7 @@ def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loa
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} has no checkpoint yet: train it further")
     shape = jax.eval_shape(model.init, jax.random.key(0))
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = _abstract(shape, jax.tree.map(lambda _: sharding, shape))
     while True:
         with open_manager(workdir) as manager:

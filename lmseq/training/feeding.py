@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from lmseq.data.partition import LONG, Plan
+from lmseq.training.processes import put
 from lmseq.training.sharding import plan_sharding, replicated
 from lmseq.types import Stream
 
@@ -39,7 +40,7 @@ def put_stream(stream: Stream, num_steps: int, mesh: Mesh) -> Stream | HostStrea
     """The stream on every device; a LONG one stays on the host."""
     if stream.size > LONG:
         return HostStream(stream, num_steps)
-    return jax.device_put(as_elements(stream), replicated(mesh))
+    return put(as_elements(stream), replicated(mesh))
 
 
 def gather(host: HostStream, plan: Plan) -> Fed:
@@ -67,7 +68,7 @@ def feed(
     """
 
     def of_device(first: int, end: int) -> Fed:
-        return Fed(tokens, jax.device_put(plan_of(first, end), plan_sharding(mesh)))
+        return Fed(tokens, put(plan_of(first, end), plan_sharding(mesh)))
 
     def of_host(first: int, end: int) -> Fed:
         fed = gather(tokens, plan_of(first, end))

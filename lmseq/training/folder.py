@@ -9,7 +9,7 @@ import numpy as np
 
 from lmseq.config.training import TrainConfig
 from lmseq.files import read_json, to_json, write_text
-from lmseq.training import checkpoint
+from lmseq.training import checkpoint, processes
 from lmseq.training.checkpoint import Progress, Restored
 from lmseq.training.job import Job
 from lmseq.training.metrics import MetricsWriter, read_records
@@ -65,17 +65,19 @@ class Folder:
     """What a training leaves on disk: checkpoints and records; nothing where there is no folder."""
 
     def __init__(self, workdir: Path | None, train: TrainConfig) -> None:
-        self._workdir, self._writer = workdir, None
-        self._manager = None if workdir is None else checkpoint.open_manager(workdir, train.keep_checkpoints)
+        self._workdir, self._keep = workdir, train.keep_checkpoints
+        self._manager, self._writer = None, None
         self.records: list[Record] = []
 
     def restore(self, fresh: LoopState, shardings: LoopState) -> Restored:
         """The newest good checkpoint, or the fresh state; drops the records of what came after it."""
-        if self._manager is None:
+        if self._workdir is None:
             return Restored(0, fresh, Progress(), ())
-        restored = checkpoint.restore_latest(self._manager, fresh, shardings)
-        self._writer = MetricsWriter(self._workdir, restored.step)
-        self.records = read_records(self._workdir / "metrics.jsonl", restored.step)
+        restored = checkpoint.restore_together(self._workdir, fresh, shardings)
+        self._manager = checkpoint.open_manager(self._workdir, self._keep)
+        if processes.is_first():
+            self._writer = MetricsWriter(self._workdir, restored.step)
+            self.records = read_records(self._workdir / "metrics.jsonl", restored.step)
         return restored
 
     def write(self, record: Record) -> None:
