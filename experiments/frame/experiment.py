@@ -28,7 +28,7 @@ from experiments.frame.flags import (
 from experiments.frame.launcher import launch
 from experiments.frame.presets import Preset
 from experiments.frame.processes import Processes, crew_of
-from experiments.frame.workdir import Identity, check_same, finish, opened
+from experiments.frame.workdir import Identity, check_same, finish, opened, told
 
 
 @dataclass(frozen=True)
@@ -231,8 +231,9 @@ def _opened(workdir: Path, run: Identity, again: bool, together: bool) -> Iterat
         return
     from lmseq.training.processes import is_first, share
 
-    check_same(run, share)
+    tellings = share(told(run))
     if is_first():
+        check_same(run, tellings)
         with opened(workdir, run, again=again) as finished:
             share(finished)
             yield finished

@@ -1,7 +1,7 @@
 """The folder of a run: locked, compared with what the run was begun with, finished."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,12 +62,16 @@ def _check_run(workdir: Path, run: Identity) -> None:
         )
 
 
-def check_same(run: Identity, share: Callable[[Any], list[Any]]) -> None:
-    """ValueError unless all processes were given the same run, as `share` tells each of them.
+def told(run: Identity) -> dict[str, str]:
+    """What one process tells the others of its run, for `check_same`."""
+    return {"config": knobs.to_json(run.config, run.script), "facts": to_json(run.facts)}
+
+
+def check_same(run: Identity, told: Sequence[dict[str, str]]) -> None:
+    """ValueError, naming the process, unless all of them have told of the same run.
 
     The same data may lie elsewhere for each.
     """
-    told = share({"config": knobs.to_json(run.config, run.script), "facts": to_json(run.facts)})
     first = told[0]
     for process, said in enumerate(told):
         same_data = _without_places(json.loads(said["facts"])) == _without_places(json.loads(first["facts"]))
