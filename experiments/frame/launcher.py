@@ -119,7 +119,7 @@ def _verdict(started: Sequence[Started], killed: set[int], crew: Crew, asked: li
     if not bad:
         return 0
     statuses = {each.process.returncode for each in bad}
-    if asked and statuses <= {128 + asked[0], -signal.SIGKILL}:
+    if asked and statuses <= {128 + asked[0], -asked[0], -signal.SIGKILL}:
         for each in bad:
             each.log.seek(0)
             if b"interrupted" in each.log.read():  # before there was anything to save

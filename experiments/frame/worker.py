@@ -111,6 +111,7 @@ class Worker:
         def tell(*what: Any) -> None:
             sys.stderr = lines
             hook(*what)
+            os._exit(1)  # what JAX registered for the end would wait for the others
 
         sys.excepthook = tell
         sys.stderr = lines if self.place.process == 0 else open(os.devnull, "w")

@@ -83,7 +83,7 @@ def whole(tree: Tree) -> Tree:
         return tree
 
     def of_leaf(leaf: jax.Array) -> Any:
-        if leaf.is_fully_addressable:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return leaf
         if leaf.is_fully_replicated:
             return leaf.addressable_data(0)
