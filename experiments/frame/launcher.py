@@ -34,6 +34,11 @@ class Started(NamedTuple):
     log: IO[bytes]
     words: IO[bytes]
 
+    def written(self) -> bytes:
+        """What has been written into its log."""
+        self.log.seek(0)
+        return self.log.read()
+
     def said(self) -> list[dict[str, Any]]:
         """What it has handed over, when it has ended."""
         return [json.loads(line) for line in self.words.read().splitlines()]
@@ -120,11 +125,8 @@ def _verdict(started: Sequence[Started], killed: set[int], crew: Crew, asked: li
         return 0
     statuses = {each.process.returncode for each in bad}
     if asked and statuses <= {128 + asked[0], -asked[0], -signal.SIGKILL}:
-        for each in bad:
-            each.log.seek(0)
-            if b"interrupted" in each.log.read():  # before there was anything to save
-                say("interrupted")
-                break
+        if any(each.process.returncode < 0 or b"interrupted" in each.written() for each in bad):
+            say("interrupted")  # before there was anything to save, or for the second time
         return 128 + asked[0]
     if len(bad) == len(started) and len(statuses) == 1 and min(statuses) > 128:
         return min(statuses)
@@ -147,17 +149,17 @@ def _reason(bad: Sequence[Started], started: Sequence[Started], crew: Crew) -> s
         first = words[0]
         is_everyones = first["process"] == 0 or len(words) == crew.total
         return first["error"] if is_everyones else f"process {first['process']}: {first['error']}"
-    if by_signal:
-        has_joined = any("joined" in word for word in said[by_signal[0].number])
-        return _page_in_a_line(by_signal[0], crew, has_joined)
-    first = bad[0]
-    return f"process {first.number} {of_all}ended with status {first.process.returncode}: {GOES_ON}"
+    by_status = [each for each in bad if each.process.returncode > 0]
+    if by_status:
+        first = by_status[0]
+        return f"process {first.number} {of_all}ended with status {first.process.returncode}: {GOES_ON}"
+    aborted = by_signal[0]
+    return _page_in_a_line(aborted, crew, any("joined" in word for word in said[aborted.number]))
 
 
 def _page_in_a_line(each: Started, crew: Crew, has_joined: bool) -> str:
     """Who was missing, from what JAX writes before it ends a process."""
-    each.log.seek(0)
-    page = each.log.read().decode(errors="replace")
+    page = each.written().decode(errors="replace")
     where = crew.address or crew.surroundings
     if not has_joined:
         if each.number == 0:

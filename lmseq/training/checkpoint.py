@@ -28,6 +28,8 @@ from lmseq.types import Params
 # What reading a damaged file may raise: Orbax and tensorstore raise anything, bare Exception included.
 DAMAGE = Exception
 
+Manager = ocp.CheckpointManager
+
 
 class Progress(NamedTuple):
     """What a run knows beside its arrays, and must not forget over a restart."""
@@ -100,7 +102,7 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
         return [step in kept for step in steps]
 
 
-def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManager:
+def open_manager(workdir: Path, keep: int | None = None) -> Manager:
     """Orbax's manager of DIR/checkpoints; for reading only unless `keep` says how many latest to keep.
 
     From then on the loggers `absl` and `asyncio` of this process tell critical messages only: Orbax also
@@ -151,7 +153,7 @@ def _facts_digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def save(manager: ocp.CheckpointManager, step: int, loop_state: LoopState, progress: Progress) -> None:
+def save(manager: Manager, step: int, loop_state: LoopState, progress: Progress) -> None:
     """Save in the background; the arrays are copied before this returns, so they may be donated.
 
     All processes save together. Waits for the save before. Raises OSError when that one, or this, could not
@@ -173,7 +175,7 @@ def save(manager: ocp.CheckpointManager, step: int, loop_state: LoopState, progr
 
 
 @contextmanager
-def _one_line_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
+def _one_line_errors(manager: Manager) -> Iterator[None]:
     """What Orbax and tensorstore raise when they cannot write, as an OSError that says what to do."""
     try:
         yield
@@ -185,14 +187,14 @@ def _one_line_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
         ) from error
 
 
-def _wait(manager: ocp.CheckpointManager) -> None:
+def _wait(manager: Manager) -> None:
     """Until the last save is on disk and what it replaced is gone."""
     with _one_line_errors(manager):
         manager.wait_until_finished()
     _sweep(Path(manager.directory))
 
 
-def close(manager: ocp.CheckpointManager) -> None:
+def close(manager: Manager) -> None:
     """Wait for the last save, and close. Raises OSError when it could not be written."""
     try:
         _wait(manager)
@@ -205,7 +207,7 @@ def _abstract(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
-def restore_latest(manager: ocp.CheckpointManager, fresh: LoopState, shardings: LoopState) -> Restored:
+def restore_latest(manager: Manager, fresh: LoopState, shardings: LoopState) -> Restored:
     """The newest checkpoint whose digests are right, on the given shardings; `fresh` if there is none.
 
     Newer ones that are damaged are moved to DIR/checkpoints/damaged, so that their steps can be saved
@@ -214,9 +216,9 @@ def restore_latest(manager: ocp.CheckpointManager, fresh: LoopState, shardings: 
     damaged: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            loop_state, progress = _read(manager, step, fresh, shardings)
+            loop_state, progress = read(manager, step, fresh, shardings)
         except DAMAGE as error:
-            damaged[step] = f"checkpoint {step} cannot be used: {_brief(error)}"
+            damaged[step] = f"checkpoint {step} cannot be used: {brief(error)}"
             continue
         _set_aside(manager, list(damaged))
         return Restored(step, loop_state, progress, tuple(damaged.values()))
@@ -227,45 +229,7 @@ def restore_latest(manager: ocp.CheckpointManager, fresh: LoopState, shardings: 
     return Restored(0, fresh, Progress(), ())
 
 
-def restore_together(workdir: Path, fresh: LoopState, shardings: LoopState) -> Restored:
-    """`restore_latest`, of a folder that several processes see; process 0 chooses the checkpoint.
-
-    Of several each reads all of it, compares digests, and is left with its own devices' pieces: so a run goes
-    on in any number of processes, and none waits for one that cannot read.
-    """
-    manager = open_manager(workdir)
-    try:
-        if processes.is_alone():
-            return restore_latest(manager, fresh, shardings)
-        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
-        here = jax.tree.map(lambda _: host, shardings)
-        found = restore_latest(manager, fresh, here) if processes.is_first() else None
-        chosen = processes.share(None if found is None else [found.step, *found.skipped])[0]
-        if found is None:
-            found = _that_of_first(manager, chosen[0], fresh, here)
-        return found._replace(loop_state=processes.put(found.loop_state, shardings))
-    finally:
-        manager.close()
-
-
-def _that_of_first(
-    manager: ocp.CheckpointManager, step: int, fresh: LoopState, shardings: LoopState
-) -> Restored:
-    """The checkpoint that process 0 has chosen; ValueError where this process does not see it as it is."""
-    if not step:
-        return Restored(0, fresh, Progress(), ())
-    try:
-        return Restored(step, *_read(manager, step, fresh, shardings), ())
-    except DAMAGE as error:
-        raise ValueError(
-            f"cannot read checkpoint {step} in {manager.directory}, which process 0 has read "
-            f"({_brief(error)}): name a --workdir that all processes see"
-        ) from error
-
-
-def _read(
-    manager: ocp.CheckpointManager, step: int, fresh: LoopState, shardings: LoopState
-) -> tuple[LoopState, Progress]:
+def read(manager: Manager, step: int, fresh: LoopState, shardings: LoopState) -> tuple[LoopState, Progress]:
     """All of one step; raises one of DAMAGE when something is not as it was saved."""
     params = _abstract(fresh.state.params, shardings.state.params)
     rest = _abstract((fresh.state.opt_state, fresh.carry), (shardings.state.opt_state, shardings.carry))
@@ -288,12 +252,12 @@ def _check_digest(tree: Any, expected: str) -> None:
         raise ValueError("its digest is wrong")
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """An error of ours as it is; of others only the kind, as they write paragraphs."""
     return str(error) if type(error) is ValueError and len(str(error)) < 80 else type(error).__name__
 
 
-def _set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
+def _set_aside(manager: Manager, steps: list[int]) -> None:
     folder = Path(manager.directory)
     for step in steps:
         target = folder / "damaged" / f"{step}"
@@ -334,12 +298,12 @@ def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loa
                 if not (Path(manager.directory) / f"{step}").exists():
                     continue
                 raise ValueError(
-                    f"checkpoint {step} of {workdir} cannot be used ({_brief(error)}): "
+                    f"checkpoint {step} of {workdir} cannot be used ({brief(error)}): "
                     "take the other of latest and best, or train again"
                 ) from error
 
 
-def _read_params(manager: ocp.CheckpointManager, step: int, like: Params) -> Params:
+def _read_params(manager: Manager, step: int, like: Params) -> Params:
     """The parameters of one step; raises one of DAMAGE when they are not as they were saved."""
     items = ocp.args.Composite(params=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
     found = manager.restore(step, args=items)
@@ -347,7 +311,7 @@ def _read_params(manager: ocp.CheckpointManager, step: int, like: Params) -> Par
     return found.params
 
 
-def _chosen_step(manager: ocp.CheckpointManager, workdir: Path, which: str) -> int:
+def _chosen_step(manager: Manager, workdir: Path, which: str) -> int:
     """The step of the latest or best checkpoint."""
     steps = manager.all_steps()
     if not steps:
