@@ -46,7 +46,9 @@ def alone(tmp_path_factory, scripts, corpus):
 def losses(workdir: Path) -> dict[str, list[float]]:
     """Those of every record, and the summary's."""
     found = [*records(workdir), figures(json.loads((workdir / "summary.json").read_text()))]
-    names = sorted({name for record in found for name in record if "loss" in name and name not in TIMINGS})
+    names = sorted(
+        {name for record in found for name in record if "loss" in name or "rmse" in name} - TIMINGS
+    )
     return {name: [record[name] for record in found if record.get(name) is not None] for name in names}
 
 
@@ -108,11 +110,16 @@ def test_two_end_as_one_and_one_goes_on_from_two(tmp_path, scripts, corpus, alon
     assert again.returncode == 0 and again.stdout == done.stdout
 
 
-def test_two_with_four_devices_each(tmp_path, scripts, corpus, alone):
+def test_two_with_four_devices_each_and_one_with_four_end_as_one(tmp_path, scripts):
+    series = "--series=noisy_sine --model=mlp --hidden_size=16 --num_train_steps=200 --eval_every=100".split()
+    series += "--batch_size=8 --steps_per_dispatch=10 --checkpoint_every=10".split()
+    scripts.summary("predict_series", f"--workdir={tmp_path / 'alone'}", *series)
     workdir = tmp_path / "run"
-    given = ("train_lm", f"--workdir={workdir}", corpus, *FLAGS, "--host_devices=4", "--shard=params")
-    scripts.summary(*given, TWO)
-    assert_as_one(losses(workdir), alone)
+    given = ("predict_series", f"--workdir={workdir}", *series, "--host_devices=4", "--shard=params")
+    err = send(scripts.start(*given, TWO), signal.SIGTERM, 0, has_saved(workdir, 10))
+    assert "saved; the same command goes on from here" in err.splitlines()[-1]
+    scripts.summary(*given)
+    assert_as_one(losses(workdir), losses(tmp_path / "alone"))
 
 
 def test_processes_of_two_runs_do_not_begin(tmp_path, scripts, corpus):
