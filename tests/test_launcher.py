@@ -1,10 +1,11 @@
-"""Several processes as they are asked for, started, and ended: without JAX."""
+"""Several processes as they are asked for, started, and ended: without training."""
 
 import socket
 import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from experiments.frame import worker
@@ -143,6 +144,16 @@ def test_a_coordinator_that_does_not_answer(monkeypatch):
     for address in (f"127.0.0.1:{port}", "no.such.machine.invalid:80"):
         with pytest.raises(ValueError, match=f"the coordinator at {address} does not answer"):
             worker._check_way(place(1, address))
+
+
+def test_errors_of_a_process_that_is_gone():
+    gloo = ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer")
+    save = OSError("cannot save a checkpoint (Connection reset by peer)")
+    assert worker.is_of_others(gloo) and not worker.is_of_others(save)
+    save.__cause__ = gloo
+    assert worker.is_of_others(save)
+    assert worker.is_of_others(jax.errors.JaxRuntimeError("UNAVAILABLE: Socket closed"))
+    assert not worker.is_of_others(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
 
 
 def run_with(facts: dict, **train) -> dict[str, str]:

@@ -175,6 +175,7 @@ def _page_in_a_line(each: Started, crew: Crew, has_joined: bool) -> str:
         verb = "does" if len(missing) == 1 else "do"
         return f"process {' and '.join(missing)} {verb} not answer any more: {GOES_ON}"
     if "oordination" in page and each.number:
-        return f"process 0, at {where}, does not answer any more: {GOES_ON}"
+        place = f", at {crew.address}," if crew.address else ""
+        return f"process 0{place} does not answer any more: {GOES_ON}"
     say(page[-2000:])
     return f"process {each.number} was ended by SIGABRT: {GOES_ON}"

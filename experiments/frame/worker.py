@@ -159,11 +159,13 @@ class Worker:
         jax.distributed.shutdown()
 
 
-def is_of_others(error: Exception) -> bool:
-    """Whether an error may come of a process that is gone, and not of this one."""
+def is_of_others(error: BaseException) -> bool:
+    """Whether an error, or what it was made of, may come of a process that is gone, and not of this one."""
     text = str(error)
     names = {each.__name__ for each in type(error).__mro__}
-    return "Gloo" in text or ("JaxRuntimeError" in names and "RESOURCE_EXHAUSTED" not in text)
+    if "Gloo" in text or ("JaxRuntimeError" in names and "RESOURCE_EXHAUSTED" not in text):
+        return True
+    return error.__cause__ is not None and is_of_others(error.__cause__)
 
 
 def _check_way(place: Place) -> None:
