@@ -19,6 +19,7 @@ from lmseq.training.fit import Trained
 from lmseq.training.job import Batches, Job
 from lmseq.training.memory import check_memory
 from lmseq.training.objectives import make_objective
+from lmseq.training.processes import is_first
 from lmseq.training.sharding import check_batch, make_mesh
 from lmseq.training.state import split_key
 
@@ -46,8 +47,10 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
     key = jax.random.key(config.train.seed)
     if trains(config):
         params, key = train(workdir, prepared).params, split_key(config.train.seed).after
-    else:
+    elif is_first():
         params = fit_at_once(config, series, model)
+    if not is_first():
+        return {}
     found = forecasts.forecast(config, series, model, params)
     forecasts.tell(found)
     forecasts.draw(workdir, found, key)
