@@ -57,6 +57,7 @@ EXPERIMENT = Experiment(
     facts=lambda prepared: prepared.series.facts(),
     facts_file="series.json",
     run=run,
+    many_processes=True,
     metrics=(("one_step_rmse",), ("rmse_at_16",)),
 )
 

@@ -46,6 +46,7 @@ EXPERIMENT = Experiment(
     facts=lambda prepared: prepared.texts.facts(),
     facts_file="corpus.json",
     run=run,
+    many_processes=True,
     metrics=(("test_loss", "valid_loss"),),
 )
 

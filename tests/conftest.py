@@ -32,7 +32,8 @@ hypothesis.settings.load_profile("lmseq")
 
 
 # The files that take longest, which begin first: so the workers end at about the same time.
-LONGEST = "series_scripts experiments ablate models native docs resume scoring fit ngram_scripts".split()
+LONGEST = "series_scripts experiments ablate processes models native docs resume scoring fit".split()
+LONGEST += ["launcher", "ngram_scripts"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -112,6 +112,7 @@ FLOORS = (
         "lmseq/training/train_step.py",
         "lmseq/training/objectives.py",
         "lmseq/training/metrics.py",
+        "lmseq/training/processes.py",
         "lmseq/training/checkpoint.py",
         "lmseq/training/feeding.py",
         "lmseq/training/loop.py",

@@ -14,7 +14,7 @@ from lmseq.data import partition
 from lmseq.data.partition import LONG, LongEpoch, Plan, epoch_plan, sequential_partitioning
 from lmseq.models.build import build_model
 from lmseq.training import feeding
-from lmseq.training.feeding import HostStream, feed, gather
+from lmseq.training.feeding import HostStream, feed, gather, gather_rows, rows_of
 from lmseq.training.fit import fit
 from lmseq.training.job import Batches
 from lmseq.training.loop import PlanStream
@@ -46,6 +46,28 @@ def test_gathered_windows_are_those_of_the_stream(
     assert fed.stream.dtype == np.int32 and fed.plan.starts.dtype == np.int32
     np.testing.assert_array_equal(windows(fed.stream, fed.plan, num_steps), windows(stream, plan, num_steps))
     assert np.array_equal(fed.plan.lengths, plan.lengths) and np.array_equal(fed.plan.resets, plan.resets)
+
+
+@given(
+    devices=st.lists(st.integers(0, 2), min_size=1, max_size=6),
+    each=st.integers(1, 3),
+    num_steps=st.integers(1, 5),
+    seed=st.integers(0, 99),
+)
+def test_processes_share_the_rows_out(devices, each, num_steps, seed):
+    batch_size, stream = each * len(devices), np.random.default_rng(seed).integers(0, 200, 300)
+    plan = LongEpoch("random", 300, num_steps, batch_size, seed, 0).rows(0, 3)
+    expected, done, sizes = windows(stream, plan, num_steps), [], set()
+    for process in set(devices):
+        rows = rows_of(process, devices, batch_size)
+        fed = gather_rows(HostStream(stream, num_steps), plan, rows)
+        np.testing.assert_array_equal(
+            windows(fed.stream, fed.plan, num_steps)[:, rows], expected[:, rows], strict=False
+        )
+        assert fed.plan.starts.shape == plan.starts.shape
+        sizes.add(fed.stream.size)
+        done += set(rows)
+    assert sorted(done) == list(range(batch_size)) and len(sizes) == 1
 
 
 def windows(stream: np.ndarray, plan: Plan, num_steps: int) -> np.ndarray:

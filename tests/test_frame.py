@@ -257,7 +257,7 @@ def test_devices_and_kept_programs_are_what_the_call_asks_for(tmp_path, monkeypa
     toy = dataclasses.replace(TOY, num_devices=lambda config: config.size)
     attempt_experiment(toy, [f"--workdir={tmp_path / 'a'}", "--size=2"])
     attempt_experiment(toy, [f"--workdir={tmp_path / 'b'}", "--nocompilation_cache"])
-    assert asked == [(2, True), (3, False)]
+    assert asked == [(2, True, None), (3, False, None)]
 
 
 BESIDE = (ablate.EXPERIMENT, compile_for.EXPERIMENT, forecast.EXPERIMENT)  # which are not ablated

@@ -18,6 +18,7 @@ from experiments.ablation.design import TOGETHER, Cell, Design
 from experiments.ablation.records import record_of
 from experiments.frame.command import USER_ERRORS
 from experiments.frame.experiment import Experiment, call_from_texts
+from experiments.frame.processes import Processes
 from experiments.frame.progress import steps_bar
 from experiments.series import forecasts
 from experiments.series.loading import load
@@ -42,8 +43,9 @@ from lmseq.training.optimizer import Number
 from lmseq.types import Params, Stream
 
 Config = LanguageModelConfig | SeriesConfig
-# What only a run of its own can do: checkpoints, evaluations on the way, work shared by devices.
+# What only a run of its own can do: checkpoints, evaluations on the way, work shared by devices or processes.
 APART = ("host_devices", "shard", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
+APART += tuple(Processes.__dataclass_fields__)
 
 
 class Group(NamedTuple):

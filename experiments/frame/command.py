@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments.frame.console import say
+from experiments.frame.console import complain, say
 from experiments.frame.flags import Given, define, help_text, parse
 
 USER_ERRORS = (ValueError, ArithmeticError, OSError, MemoryError)
@@ -92,7 +92,7 @@ def asks_for_help(found: flags.FlagValues, arguments: Sequence[str]) -> bool:
 
 
 def _mistake(reason: str) -> int:
-    say("error: " + " ".join(reason.split())[:1000])
+    complain(reason)
     return MISTAKE
 
 

@@ -1,7 +1,7 @@
 """What scripts say: lines of progress on stderr, and lists in words."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tqdm import tqdm
 
@@ -18,6 +18,23 @@ def say(line: str) -> None:
         raise
     except OSError:
         pass
+
+
+_hear: list[Callable[[str], None]] = []  # who is told of mistakes, where it is not the user
+
+
+def complain(mistake: str) -> None:
+    """A user's mistake, in one line: to stderr, or to whoever says it for this process."""
+    line = " ".join(mistake.split())[:1000]
+    if _hear:
+        _hear[-1](line)
+    else:
+        say(f"error: {line}")
+
+
+def hand_mistakes_to(hear: Callable[[str], None]) -> None:
+    """From now on mistakes are not said here: `hear` is called with the line."""
+    _hear.append(hear)
 
 
 def listed(symbols: Sequence[str]) -> str:

@@ -5,7 +5,8 @@ a finished run or runs what is missing, and writes the summary.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from experiments.frame import start
+from experiments.frame import start, worker
 from experiments.frame.command import KEEP_PROGRAMS, attempt, end
 from experiments.frame.flags import (
     Given,
@@ -24,8 +25,10 @@ from experiments.frame.flags import (
     parse,
     preset_named,
 )
+from experiments.frame.launcher import launch
 from experiments.frame.presets import Preset
-from experiments.frame.workdir import Identity, finish, opened
+from experiments.frame.processes import Processes, crew_of
+from experiments.frame.workdir import Identity, check_same, finish, opened, told
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,15 @@ class NoOptions:
 class Call(NamedTuple):
     """What was asked for.
 
-    The checked config; options that are no part of it; the names of the flags that were given; and whether
-    compiled programs are kept in the user's cache folder.
+    The checked config; options that are no part of it; the names of the flags that were given; whether
+    compiled programs are kept in the user's cache folder; and the processes that share the run.
     """
 
     config: Any
     options: Any
     given: frozenset[str]
     keep_programs: bool
+    processes: Processes = Processes()
 
 
 def _facts_of(prepared: Any) -> dict[str, Any]:
@@ -70,7 +74,9 @@ class Experiment:
     settings under --quick. left_out: knobs of the config that are no flags. num_devices: how many devices
     JAX gets; None where JAX is not prepared here. runs_again: whether a call asks for a finished run to be
     looked at again. without_workdir: work that needs no folder; the run goes on where it returns None. noun:
-    what the folder holds. metrics: what an ablation shows of it: of each group, the first figure there is.
+    what the folder holds. many_processes: whether several may share a run; its `run` then returns the summary
+    in process 0, and does nothing after the training in the others. metrics: what an ablation shows of it: of
+    each group, the first figure there is.
     """
 
     module: str
@@ -91,6 +97,7 @@ class Experiment:
     runs_again: Callable[[Call], bool] = lambda call: False
     without_workdir: Callable[[Call], int | None] | None = None
     noun: str = "run"
+    many_processes: bool = False
     metrics: Sequence[Sequence[str]] = ()
 
     @property
@@ -112,6 +119,8 @@ def define_flags(experiment: Experiment, found: flags.FlagValues) -> list[str]:
         flags.DEFINE_bool("quick", False, meaning, flag_values=found)
         names.append("quick")
     names += define(experiment.config, found, experiment.left_out)
+    if experiment.many_processes:
+        names += define(Processes, found)
     return names + define(experiment.options, found)
 
 
@@ -131,8 +140,12 @@ def call_of(experiment: Experiment, given: Given) -> Call:
     settings = {name: given.values[name] for name in given.names} | chosen
     implied = experiment.implied(settings, frozenset(given.names))
     config = experiment.check(config_of(experiment.config, given, {**defaults, **implied}))
-    options = {name: given.values[name] for name in experiment.options.__dataclass_fields__}
-    return Call(config, experiment.options(**options), given.names, given.values.get(KEEP_PROGRAMS, True))
+    options, processes = (
+        kind(**{name: given.values[name] for name in kind.__dataclass_fields__})
+        for kind in (experiment.options, Processes if experiment.many_processes else NoOptions)
+    )
+    keep_programs = given.values.get(KEEP_PROGRAMS, True)
+    return Call(config, options, given.names, keep_programs, processes)
 
 
 def call_from_texts(experiment: Experiment, texts: Mapping[str, str]) -> Call:
@@ -150,8 +163,8 @@ def _flags_of(experiment: Experiment) -> flags.FlagValues:
     return found
 
 
-def _act(experiment: Experiment, given: Given) -> int:
-    """The stages of every run."""
+def _act(experiment: Experiment, arguments: Sequence[str], given: Given) -> int:
+    """The stages of every run, in this process or in those that share it."""
     missing = f"expected --workdir=DIR, the folder that the {experiment.noun} is written to"
     if not given.values["workdir"] and experiment.without_workdir is None:
         raise ValueError(missing)
@@ -162,26 +175,79 @@ def _act(experiment: Experiment, given: Given) -> int:
     if not given.values["workdir"]:
         raise ValueError(missing)
     workdir = Path(given.values["workdir"])
+    if not experiment.many_processes:
+        return _work(experiment, call, workdir)
+    place = worker.place_here()
+    if place is not None:
+        with worker.Worker(place).at_work() as connect:
+            return _work(experiment, call, workdir, connect)
+    crew = crew_of(call.processes)
+    if crew is not None:
+        return launch(experiment.module, arguments, crew)
+    return _work(experiment, call, workdir)
+
+
+def _work(
+    experiment: Experiment, call: Call, workdir: Path, connect: Callable[[], None] | None = None
+) -> int:
+    """Prepare, open the folder, run what is missing; `connect` joins the other processes of the run."""
     if experiment.num_devices is not None:
-        start.prepare_jax(experiment.num_devices(call.config), call.keep_programs)
-    prepared = experiment.prepare(call)
+        start.prepare_jax(experiment.num_devices(call.config), call.keep_programs, connect)
+    together = connect is not None
+    prepared = _prepared(experiment, call, together)
     run = Identity(experiment.name, call.config, experiment.facts(prepared), experiment.facts_file)
     again = experiment.runs_again(call)
-    with opened(workdir, run, again=again) as finished:
+    with _opened(workdir, run, again, together) as finished:
         if finished is not None and not again:
             print(finished)
             return experiment.status(json.loads(finished))
         summary = experiment.run(call, workdir, prepared)
+        if together and not _is_first():
+            return 0
         summary.setdefault("wall_seconds", start.seconds())  # a run in several processes has said its own
         finish(workdir, summary)
     return experiment.status(summary)
+
+
+def _is_first() -> bool:
+    from lmseq.training.processes import is_first
+
+    return is_first()
+
+
+def _prepared(experiment: Experiment, call: Call, together: bool) -> Any:
+    """The data and the model; of several processes the first reads before the others, and keeps for them."""
+    if not together:
+        return experiment.prepare(call)
+    from lmseq.training.processes import first_then_others
+
+    return first_then_others(partial(experiment.prepare, call))
+
+
+@contextmanager
+def _opened(workdir: Path, run: Identity, again: bool, together: bool) -> Iterator[str | None]:
+    """`opened`, by process 0 for all, which must have been given the same."""
+    if not together:
+        with opened(workdir, run, again=again) as finished:
+            yield finished
+        return
+    from lmseq.training.processes import is_first, share
+
+    tellings = share(told(run))
+    if is_first():
+        check_same(run, tellings)
+        with opened(workdir, run, again=again) as finished:
+            share(finished)
+            yield finished
+    else:
+        yield share(None)[0]
 
 
 def attempt_experiment(experiment: Experiment, arguments: Sequence[str]) -> int:
     """The exit status of an experiment with these arguments; 2 for a mistake, which is said in one line."""
     found = flags.FlagValues()
     names = define_flags(experiment, found)
-    return attempt(partial(_act, experiment), experiment.doc, found, names, arguments)
+    return attempt(partial(_act, experiment, arguments), experiment.doc, found, names, arguments)
 
 
 def main(experiment: Experiment) -> None:

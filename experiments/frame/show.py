@@ -14,6 +14,7 @@ from experiments.frame.start import seconds
 from lmseq.config.training import TrainConfig
 from lmseq.training.fit import Begun, Trained, train
 from lmseq.training.job import Job
+from lmseq.training.processes import share
 from lmseq.training.watch import Record
 
 
@@ -98,8 +99,9 @@ def run(job: Job, description: str, unit: str) -> Trained:
             should_stop=lambda: signals.number is not None,
         )
     # Also one that came while the last checkpoint was being written: what follows takes long.
-    if signals.number is not None:
+    number = next((each for each in share(signals.number) if each), None)  # of whichever process got one
+    if number is not None:
         step = trained.records[-1]["step"] if trained.records else job.train.num_train_steps
         say(f"stopped at step {step}, saved; the same command goes on from here")
-        raise StoppedError(signals.number)
+        raise StoppedError(number)
     return trained

@@ -7,6 +7,7 @@ import re
 import resource
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,13 +57,16 @@ MEANING = {
 }
 
 
-def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
+def prepare_jax(
+    host_devices: int = 1, keep_programs: bool = False, connect: Callable[[], None] | None = None
+) -> None:
     """What must stand before JAX's first use: its meaning, virtual CPU devices, memory and programs kept.
 
     glibc gives blocks of tens of megabytes back to the system after every step and asks for them again;
     keeping them saves a quarter of a training step on a CPU. With `keep_programs`, compiled programs are
     kept where JAX_COMPILATION_CACHE_DIR says, or else in the user's cache folder, where compiled loops of
-    recurrent layers are looked for too. Raises ValueError where JAX finds no device of the kind asked for.
+    recurrent layers are looked for too. `connect` joins other processes of the run. Raises ValueError where
+    JAX finds no device of the kind asked for.
     """
     # The user's own come last, and win.
     os.environ["XLA_FLAGS"] = f"{XLA_FLAG} {os.environ.get('XLA_FLAGS', '')}".strip()
@@ -88,6 +92,8 @@ def prepare_jax(host_devices: int = 1, keep_programs: bool = False) -> None:
             jax.config.update("jax_compilation_cache_dir", str(folder))
             # By default only what took a second is kept; a start compiles many smaller programs.
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    if connect is not None:
+        connect()
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # the latter where a plugin was never installed

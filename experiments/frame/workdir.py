@@ -1,7 +1,7 @@
 """The folder of a run: locked, compared with what the run was begun with, finished."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,6 +60,33 @@ def _check_run(workdir: Path, run: Identity) -> None:
             f"the data of {next(iter(run.facts.values()))} is not the one that {workdir} was begun with: "
             "choose another --workdir, or restore it"
         )
+
+
+def told(run: Identity) -> dict[str, str]:
+    """What one process tells the others of its run, for `check_same`."""
+    return {"config": knobs.to_json(run.config, run.script), "facts": to_json(run.facts)}
+
+
+def check_same(run: Identity, told: Sequence[dict[str, str]]) -> None:
+    """ValueError, naming the process, unless all of them have told of the same run.
+
+    The same data may lie elsewhere for each.
+    """
+    first = told[0]
+    for process, said in enumerate(told):
+        same_data = _without_places(json.loads(said["facts"])) == _without_places(json.loads(first["facts"]))
+        configs = (knobs.from_json(each["config"], type(run.config), run.script) for each in (first, said))
+        differing = knobs.differences(*configs, but_paths=same_data)
+        if differing:
+            raise ValueError(
+                f"process {process} has other flags than process 0 ({'; '.join(differing)}): give all the "
+                "same"
+            )
+        if not same_data:
+            raise ValueError(
+                f"process {process} has other data than process 0 for {next(iter(run.facts.values()))}: give "
+                "all the same"
+            )
 
 
 def _without_places(facts: Any) -> Any:

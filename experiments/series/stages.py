@@ -21,6 +21,7 @@ from lmseq.training.fit import Trained
 from lmseq.training.job import Batches, Job
 from lmseq.training.memory import check_memory
 from lmseq.training.objectives import make_objective
+from lmseq.training.processes import is_first
 from lmseq.training.sharding import check_batch, make_mesh
 from lmseq.training.state import split_key
 from lmseq.types import Params
@@ -47,11 +48,13 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
     """Fit or train, forecast, draw; the summary. Raises StoppedError when a signal stops the training."""
     config, series, model = prepared
     key = jax.random.key(config.train.seed)
-    if trains(config):
-        params = chosen_params(workdir, model, train(workdir, prepared))
-        key = split_key(config.train.seed).after
-    else:
+    trained = train(workdir, prepared) if trains(config) else None
+    if not is_first():
+        return {}
+    if trained is None:
         params = fit_at_once(config, series, model)
+    else:
+        params, key = chosen_params(workdir, model, trained), split_key(config.train.seed).after
     keep(workdir, prepared, params)
     if len(series.members) > 1:
         judged = judging.judge(config, series, model, params)

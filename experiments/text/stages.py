@@ -17,6 +17,7 @@ from lmseq.models.build import build_model
 from lmseq.recurrence.unrolled import check_backend
 from lmseq.training.job import Batches, Job
 from lmseq.training.memory import check_memory
+from lmseq.training.processes import is_first
 from lmseq.training.sharding import check_batch, make_mesh
 
 
@@ -41,7 +42,8 @@ def prepare(config: LanguageModelConfig, texts: Texts) -> PreparedText:
 def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
     """Train and watch, evaluate, draw; the summary. Raises StoppedError when a signal stops the training."""
     config, texts, model = prepared
-    write_text(workdir / "vocab.json", texts.vocab.to_json())
+    if is_first():
+        write_text(workdir / "vocab.json", texts.vocab.to_json())
     job = Job(
         model,
         texts.ids["train"],
@@ -51,6 +53,8 @@ def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
         evaluate=partial(evaluate.evaluate, prepared),
     )
     trained = show.run(job, evaluate.describe(config.model), config.data.level)
+    if not is_first():
+        return {}
     from experiments.text import report  # draws: slow to import, and not needed before
 
     return report.conclude(prepared, workdir, trained)

@@ -21,11 +21,14 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from lmseq.contract import Model
+from lmseq.training import processes
 from lmseq.training.state import LoopState, TrainState
 from lmseq.types import Params
 
 # What reading a damaged file may raise: Orbax and tensorstore raise anything, bare Exception included.
 DAMAGE = Exception
+
+Manager = ocp.CheckpointManager
 
 
 class Progress(NamedTuple):
@@ -48,9 +51,12 @@ class Restored(NamedTuple):
 
 
 def digest(tree: Any) -> str:
-    """SHA-256 over the paths, dtypes, shapes and bytes of all leaves, in the tree's order."""
+    """SHA-256 over the paths, dtypes, shapes and bytes of all leaves, in the tree's order.
+
+    The same wherever they lie: what is spread over processes is gathered, in all of them.
+    """
     sha = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(tree):
+    for path, leaf in jax.tree.leaves_with_path(processes.whole(tree)):
         array = np.asarray(leaf)
         sha.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
         sha.update(np.ascontiguousarray(array).tobytes())
@@ -63,7 +69,16 @@ _DELETED = "deleted"
 
 
 def _sweep(folder: Path) -> None:
-    shutil.rmtree(folder / _DELETED, ignore_errors=True)
+    if processes.is_first():
+        shutil.rmtree(folder / _DELETED, ignore_errors=True)
+
+
+def _on_its_own() -> ocp.options.MultiprocessingOptions:
+    """That a process does not wait for others."""
+    if processes.is_alone():
+        return ocp.options.MultiprocessingOptions()
+    own = jax.process_index()
+    return ocp.options.MultiprocessingOptions(own, {own}, f"process_{own}")
 
 
 class LatestAndBest(preservation_policy.PreservationPolicy):
@@ -87,8 +102,10 @@ class LatestAndBest(preservation_policy.PreservationPolicy):
         return [step in kept for step in steps]
 
 
-def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManager:
+def open_manager(workdir: Path, keep: int | None = None, *, shared: bool = True) -> Manager:
     """Orbax's manager of DIR/checkpoints; for reading only unless `keep` says how many latest to keep.
+
+    shared: all processes of a run save together; else this one saves by itself.
 
     From then on the loggers `absl` and `asyncio` of this process tell critical messages only: Orbax also
     writes to them from its own threads, after a save has returned.
@@ -98,7 +115,7 @@ def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManage
         logging.getLogger(name).setLevel(logging.CRITICAL)
     folder = (workdir / "checkpoints").absolute()
     if keep is None:
-        options = ocp.CheckpointManagerOptions(read_only=True)
+        options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=_on_its_own())
     else:
         _sweep(folder)
         options = ocp.CheckpointManagerOptions(
@@ -106,6 +123,7 @@ def open_manager(workdir: Path, keep: int | None = None) -> ocp.CheckpointManage
             todelete_subdir=_DELETED,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
+            **({} if shared else {"multiprocessing_options": _on_its_own()}),
         )
     return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", "progress"))
 
@@ -138,10 +156,11 @@ def _facts_digest(facts: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def save(manager: ocp.CheckpointManager, step: int, loop_state: LoopState, progress: Progress) -> None:
+def save(manager: Manager, step: int, loop_state: LoopState, progress: Progress) -> None:
     """Save in the background; the arrays are copied before this returns, so they may be donated.
 
-    Waits for the save before. Raises OSError when that one, or this, could not be written.
+    All processes save together. Waits for the save before. Raises OSError when that one, or this, could not
+    be written.
     """
     _wait(manager)
     state = loop_state.state
@@ -163,7 +182,7 @@ def save_params(workdir: Path, params: Params) -> None:
 
     What is there already is kept: the parameters of a run are a function of its config and data.
     """
-    with open_manager(workdir, 1) as manager:
+    with open_manager(workdir, 1, shared=False) as manager:
         if manager.latest_step() is None:
             nothing = np.zeros(1, np.int32)  # Orbax saves no empty tree
             save(manager, 0, LoopState(TrainState(np.int32(0), params, nothing), ()), Progress())
@@ -171,7 +190,7 @@ def save_params(workdir: Path, params: Params) -> None:
 
 
 @contextmanager
-def _one_line_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
+def _one_line_errors(manager: Manager) -> Iterator[None]:
     """What Orbax and tensorstore raise when they cannot write, as an OSError that says what to do."""
     try:
         yield
@@ -183,14 +202,14 @@ def _one_line_errors(manager: ocp.CheckpointManager) -> Iterator[None]:
         ) from error
 
 
-def _wait(manager: ocp.CheckpointManager) -> None:
+def _wait(manager: Manager) -> None:
     """Until the last save is on disk and what it replaced is gone."""
     with _one_line_errors(manager):
         manager.wait_until_finished()
     _sweep(Path(manager.directory))
 
 
-def close(manager: ocp.CheckpointManager) -> None:
+def close(manager: Manager) -> None:
     """Wait for the last save, and close. Raises OSError when it could not be written."""
     try:
         _wait(manager)
@@ -203,7 +222,7 @@ def _abstract(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
-def restore_latest(manager: ocp.CheckpointManager, fresh: LoopState, shardings: LoopState) -> Restored:
+def restore_latest(manager: Manager, fresh: LoopState, shardings: LoopState) -> Restored:
     """The newest checkpoint whose digests are right, on the given shardings; `fresh` if there is none.
 
     Newer ones that are damaged are moved to DIR/checkpoints/damaged, so that their steps can be saved
@@ -212,9 +231,9 @@ def restore_latest(manager: ocp.CheckpointManager, fresh: LoopState, shardings: 
     damaged: dict[int, str] = {}
     for step in sorted(manager.all_steps(), reverse=True):
         try:
-            loop_state, progress = _read(manager, step, fresh, shardings)
+            loop_state, progress = read(manager, step, fresh, shardings)
         except DAMAGE as error:
-            damaged[step] = f"checkpoint {step} cannot be used: {_brief(error)}"
+            damaged[step] = f"checkpoint {step} cannot be used: {brief(error)}"
             continue
         _set_aside(manager, list(damaged))
         return Restored(step, loop_state, progress, tuple(damaged.values()))
@@ -225,9 +244,7 @@ def restore_latest(manager: ocp.CheckpointManager, fresh: LoopState, shardings: 
     return Restored(0, fresh, Progress(), ())
 
 
-def _read(
-    manager: ocp.CheckpointManager, step: int, fresh: LoopState, shardings: LoopState
-) -> tuple[LoopState, Progress]:
+def read(manager: Manager, step: int, fresh: LoopState, shardings: LoopState) -> tuple[LoopState, Progress]:
     """All of one step; raises one of DAMAGE when something is not as it was saved."""
     params = _abstract(fresh.state.params, shardings.state.params)
     rest = _abstract((fresh.state.opt_state, fresh.carry), (shardings.state.opt_state, shardings.carry))
@@ -250,12 +267,12 @@ def _check_digest(tree: Any, expected: str) -> None:
         raise ValueError("its digest is wrong")
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
     """An error of ours as it is; of others only the kind, as they write paragraphs."""
     return str(error) if type(error) is ValueError and len(str(error)) < 80 else type(error).__name__
 
 
-def _set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
+def _set_aside(manager: Manager, steps: list[int]) -> None:
     folder = Path(manager.directory)
     for step in steps:
         target = folder / "damaged" / f"{step}"
@@ -284,7 +301,7 @@ def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loa
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} has no checkpoint yet: train it further")
     shape = jax.eval_shape(model.init, jax.random.key(0))
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = _abstract(shape, jax.tree.map(lambda _: sharding, shape))
     while True:
         with open_manager(workdir) as manager:
@@ -296,12 +313,12 @@ def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loa
                 if not (Path(manager.directory) / f"{step}").exists():
                     continue
                 raise ValueError(
-                    f"checkpoint {step} of {workdir} cannot be used ({_brief(error)}): "
+                    f"checkpoint {step} of {workdir} cannot be used ({brief(error)}): "
                     "take the other of latest and best, or train again"
                 ) from error
 
 
-def _read_params(manager: ocp.CheckpointManager, step: int, like: Params) -> Params:
+def _read_params(manager: Manager, step: int, like: Params) -> Params:
     """The parameters of one step; raises one of DAMAGE when they are not as they were saved."""
     items = ocp.args.Composite(params=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
     found = manager.restore(step, args=items)
@@ -309,7 +326,7 @@ def _read_params(manager: ocp.CheckpointManager, step: int, like: Params) -> Par
     return found.params
 
 
-def _chosen_step(manager: ocp.CheckpointManager, workdir: Path, which: str) -> int:
+def _chosen_step(manager: Manager, workdir: Path, which: str) -> int:
     """The step of the latest or best checkpoint."""
     steps = manager.all_steps()
     if not steps:

@@ -1,6 +1,6 @@
 """How a stream gets to the device: as a whole, or the windows of one dispatch after another."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -8,8 +8,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Int
 
 from lmseq.data.partition import LONG, Plan
+from lmseq.training.processes import put
 from lmseq.training.sharding import plan_sharding, replicated
 from lmseq.types import Stream
 
@@ -39,7 +41,7 @@ def put_stream(stream: Stream, num_steps: int, mesh: Mesh) -> Stream | HostStrea
     """The stream on every device; a LONG one stays on the host."""
     if stream.size > LONG:
         return HostStream(stream, num_steps)
-    return jax.device_put(as_elements(stream), replicated(mesh))
+    return put(as_elements(stream), replicated(mesh))
 
 
 def gather(host: HostStream, plan: Plan) -> Fed:
@@ -55,6 +57,29 @@ def gather(host: HostStream, plan: Plan) -> Fed:
     return Fed(stream, plan._replace(starts=starts))
 
 
+def gather_rows(host: HostStream, plan: Plan, rows: np.ndarray) -> Fed:
+    """The same of some rows of the batches; the plan has no places for the others.
+
+    So a process reads what its own devices train on. To JAX the stream is one that is everywhere the same: it
+    is not, but no device asks for another's rows.
+    """
+    fed = gather(host, Plan(plan.starts[:, rows], plan.lengths[:, rows], plan.resets))
+    starts = np.zeros(plan.starts.shape, np.int32)
+    starts[:, rows] = fed.plan.starts
+    return Fed(fed.stream, plan._replace(starts=starts))
+
+
+def rows_of(process: int, devices: Sequence[int], batch_size: int) -> Int[np.ndarray, "rows"]:
+    """Which rows of a batch the devices of a process have, of the processes that each device belongs to.
+
+    A process with fewer devices than another has some of its rows again: as many for all.
+    """
+    each = batch_size // len(devices)
+    own = np.flatnonzero(np.asarray(devices) == process)
+    rows = (each * own[:, None] + np.arange(each)).ravel()
+    return np.resize(rows, each * max(Counter(devices).values()))
+
+
 def feed(
     cuts: Sequence[tuple[int, int]],
     plan_of: Callable[[int, int], Plan],
@@ -67,11 +92,13 @@ def feed(
     """
 
     def of_device(first: int, end: int) -> Fed:
-        return Fed(tokens, jax.device_put(plan_of(first, end), plan_sharding(mesh)))
+        return Fed(tokens, put(plan_of(first, end), plan_sharding(mesh)))
 
     def of_host(first: int, end: int) -> Fed:
-        fed = gather(tokens, plan_of(first, end))
-        return jax.device_put(fed, Fed(replicated(mesh), plan_sharding(mesh)))
+        plan = plan_of(first, end)
+        devices = [device.process_index for device in mesh.devices.flat]
+        fed = gather_rows(tokens, plan, rows_of(jax.process_index(), devices, plan.starts.shape[1]))
+        return put(fed, Fed(replicated(mesh), plan_sharding(mesh)))
 
     if not isinstance(tokens, HostStream):
         yield from (of_device(*cut) for cut in cuts)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ from lmseq.contract import Model
 from lmseq.data.partition import Plan
 from lmseq.files import locked
 from lmseq.models.interface import count_parameters
-from lmseq.training import ensemble, loop
+from lmseq.training import ensemble, loop, processes
 from lmseq.training.checkpoint import Progress
 from lmseq.training.feeding import as_elements, put_stream
 from lmseq.training.folder import Folder, begin
@@ -103,9 +103,9 @@ def fit(
     folder = None if workdir is None else Path(workdir)
     job = Job(model, np.asarray(stream), settled(config), batches, objective, folder, evaluate)
     check_job(job)
-    with nullcontext() if folder is None else locked(folder):
-        if folder is not None:
-            begin(folder, job)
+    writes = folder is not None and processes.is_first()
+    with locked(folder) if writes else nullcontext():
+        processes.of_first(lambda: begin(folder, job) if writes else None)
         trained = train(job, on_dispatch=on_dispatch, should_stop=should_stop)
     return Fitted(trained.params, trained.records)
 
@@ -119,7 +119,9 @@ def train(
 ) -> Trained:
     """Train from the newest checkpoint to the end, or until should_stop() is true: then save, and return.
 
-    The job is not checked here: `check_job` does. on_begin is called before the first dispatch.
+    The job is not checked here: `check_job` does. on_begin is called before the first dispatch. Several
+    processes (`lmseq.training.processes`) do so together, stop where one of them should, and all return the
+    parameters in full; process 0 evaluates and writes.
     """
     clock, mesh, keys = job.clock or _stopwatch(), make_mesh(), split_key(job.train.seed)
     init, dispatch = _programs(
@@ -129,14 +131,14 @@ def train(
     shardings = training_sharding(mesh, fresh, job.train.shard)
     with closing(Folder(job.workdir, job.train)) as folder:
         restored = folder.restore(fresh, shardings)
-        loop_state = jax.device_put(restored.loop_state, shardings)
+        loop_state = processes.put(restored.loop_state, shardings)
         if on_begin is not None:
             num_parameters = count_parameters(loop_state.state.params)
             on_begin(Begun(restored.step, restored.progress, restored.skipped, num_parameters))
         stream = np.asarray(job.stream)
         watcher = Watcher(
             job.train,
-            job.evaluate,
+            None if job.evaluate is None else partial(_evaluate, job.evaluate),
             has_perplexity=not np.issubdtype(stream.dtype, np.floating),
             clock=clock,
             progress=restored.progress,
@@ -151,14 +153,14 @@ def train(
             folder.write(record)
             if on_dispatch is not None:
                 on_dispatch(record)
-            stopped = should_stop is not None and should_stop()
+            stopped = any(processes.share((should_stop is not None and should_stop()) or None))
             if stopped or watcher.wants_checkpoint():
                 folder.save(done.step, loop_state, watcher.progress())
             if stopped:
                 break
             watcher.go_on()
     return Trained(
-        loop_state.state.params,
+        processes.whole(loop_state.state.params),
         records,
         watcher.progress(),
         stopped,
@@ -209,6 +211,12 @@ def fit_members(
         if on_steps is not None:
             on_steps(done.step)
     return [ensemble.member(done.loop_state, i).state.params for i in range(len(seeds))]
+
+
+def _evaluate(evaluate: Evaluate, params: Params, step: int) -> dict[str, Any]:
+    """The figures of process 0, which alone evaluates."""
+    params = processes.whole(params)
+    return processes.of_first(lambda: evaluate(params, step))
 
 
 def _stopwatch() -> Clock:

@@ -5,12 +5,13 @@ import hashlib
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from lmseq.config.training import TrainConfig
 from lmseq.files import read_json, to_json, write_text
-from lmseq.training import checkpoint
-from lmseq.training.checkpoint import Progress, Restored
+from lmseq.training import checkpoint, processes
+from lmseq.training.checkpoint import Manager, Progress, Restored
 from lmseq.training.job import Job
 from lmseq.training.metrics import MetricsWriter, read_records
 from lmseq.training.state import LoopState
@@ -65,17 +66,19 @@ class Folder:
     """What a training leaves on disk: checkpoints and records; nothing where there is no folder."""
 
     def __init__(self, workdir: Path | None, train: TrainConfig) -> None:
-        self._workdir, self._writer = workdir, None
-        self._manager = None if workdir is None else checkpoint.open_manager(workdir, train.keep_checkpoints)
+        self._workdir, self._keep = workdir, train.keep_checkpoints
+        self._manager, self._writer = None, None
         self.records: list[Record] = []
 
     def restore(self, fresh: LoopState, shardings: LoopState) -> Restored:
         """The newest good checkpoint, or the fresh state; drops the records of what came after it."""
-        if self._manager is None:
+        if self._workdir is None:
             return Restored(0, fresh, Progress(), ())
-        restored = checkpoint.restore_latest(self._manager, fresh, shardings)
-        self._writer = MetricsWriter(self._workdir, restored.step)
-        self.records = read_records(self._workdir / "metrics.jsonl", restored.step)
+        restored = _restore_together(self._workdir, fresh, shardings)
+        self._manager = checkpoint.open_manager(self._workdir, self._keep)
+        if processes.is_first():
+            self._writer = MetricsWriter(self._workdir, restored.step)
+            self.records = read_records(self._workdir / "metrics.jsonl", restored.step)
         return restored
 
     def write(self, record: Record) -> None:
@@ -96,3 +99,37 @@ class Folder:
         finally:
             if self._manager is not None:
                 checkpoint.close(self._manager)
+
+
+def _restore_together(workdir: Path, fresh: LoopState, shardings: LoopState) -> Restored:
+    """`restore_latest`, of a folder that several processes see; process 0 chooses the checkpoint.
+
+    Of several each reads all of it, compares digests, and is left with its own devices' pieces: so a run goes
+    on in any number of processes, and none waits for one that cannot read.
+    """
+    manager = checkpoint.open_manager(workdir)
+    try:
+        if processes.is_alone():
+            return checkpoint.restore_latest(manager, fresh, shardings)
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+        here = jax.tree.map(lambda _: host, shardings)
+        found = checkpoint.restore_latest(manager, fresh, here) if processes.is_first() else None
+        chosen = processes.share(None if found is None else [found.step, *found.skipped])[0]
+        if found is None:
+            found = _that_of_first(manager, chosen[0], fresh, here)
+        return found._replace(loop_state=processes.put(found.loop_state, shardings))
+    finally:
+        manager.close()
+
+
+def _that_of_first(manager: Manager, step: int, fresh: LoopState, shardings: LoopState) -> Restored:
+    """The checkpoint that process 0 has chosen; ValueError where this process does not see it as it is."""
+    if not step:
+        return Restored(0, fresh, Progress(), ())
+    try:
+        return Restored(step, *checkpoint.read(manager, step, fresh, shardings), ())
+    except checkpoint.DAMAGE as error:
+        raise ValueError(
+            f"cannot read checkpoint {step} in {manager.directory}, which process 0 has read "
+            f"({checkpoint.brief(error)}): name a --workdir that all processes see"
+        ) from error

@@ -25,7 +25,7 @@ def check_memory(model: Model, num_members: int = 1, shard: Shard = "batch") -> 
     copied. shard: whether the state is spread over the devices.
     """
     num_parameters = count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
-    there = (jax.devices()[0].memory_stats() or {}).get("bytes_limit") or physical_memory()
+    there = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit") or physical_memory()
     each = BYTES_A_PARAMETER
     if shard == "params" and jax.device_count() > 1:
         each = BYTES_IN_USE + -(-BYTES_SPREAD // jax.device_count())
