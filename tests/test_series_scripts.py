@@ -70,7 +70,8 @@ def test_a_run_leaves_what_was_promised(run):
     assert [name for name in promised if summary.get(name) is None] == []
     assert json.loads((workdir / "summary.json").read_text()) == summary
     found = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
-    files = "config.json series.json metrics.jsonl summary.json forecast.png error_curve.png".split()
+    files = "config.json series.json metrics.jsonl intervals.json summary.json".split()
+    files += ["forecast.png", "error_curve.png"]
     assert found == {*files, "checkpoints", "tensorboard"}
     assert 1 < summary["rmse_at_1"] < summary["persistence_rmse"] < summary["mean_rmse"] < 60, (
         "units of the file"
@@ -232,7 +233,7 @@ BAD = [
     (
         "predict_series",
         "--workdir={new} --series={folder}/two.csv --period=300",
-        "period below the 180 points",
+        "period below the 150 points",
     ),
     ("predict_series", "", "--workdir"),
     ("predict_series", "--workdir={new} --series=sines", "noisy_sine"),
@@ -253,7 +254,7 @@ BAD = [
         "choose --missing",
     ),
     ("predict_series", "--workdir={new} --series={folder}/ragged.csv", "say --form=wide or --form=table"),
-    ("predict_series", "--workdir={new} --series={folder}/ragged.csv --form=wide", "are not yet used"),
+    ("predict_series", "--workdir={new} --series={folder}/ragged.csv --form=wide", "too short for a window"),
     ("predict_series", "--workdir={new} --series={folder}/two.csv --form=long", "say --id_column"),
     ("predict_series", "--workdir={new} --series={folder}/two.csv --calendar", "--calendar needs dates"),
     (
@@ -263,7 +264,7 @@ BAD = [
     ),
     ("predict_series", "--workdir={new} --series={folder}/two.csv --known_columns=rain", "no column 'rain'"),
     ("predict_series", "--workdir={new} --series={folder}/months.csv", "may be 2024-02-01 or 2024-01-02"),
-    ("predict_series", "--workdir={new} --series={folder}/short.csv", "points to train on"),
+    ("predict_series", "--workdir={new} --series={folder}/short.csv --tau=64", "points to train on"),
     ("predict_series", "--workdir={new} --tau=700", "points to train on"),
     ("predict_series", "--workdir={new} --tau=0", "tau of at least 1"),
     ("predict_series", "--workdir={new} --test_fraction=0", "test_fraction"),

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from experiments.frame.console import say
@@ -61,8 +62,7 @@ def prepare(options: Any) -> Saved:
         say(f"{panel.panel.name}: {note}")
     model = model_of(config, panel)
     _check_long_enough(config, model, panel)
-    which = "best" if series_config.trains(config) and series_config.has_validation(config.data) else "latest"
-    params, _ = load_params(folder, model, which)
+    params = _params_of(config, model, folder)
     horizon = options.horizon or config.forecast.max_horizon
     return Saved(
         config,
@@ -86,6 +86,14 @@ def run(workdir: Path, saved: Saved) -> dict[str, Any]:
     future.draw(workdir / "forecast.png", panel, ahead, intervals.levels)
     say(f"{workdir}: forecast.csv  forecast.png  summary.json")
     return future.summary(panel, ahead, saved.config)
+
+
+def _params_of(config: SeriesConfig, model: Model, folder: Path) -> Params:
+    """The parameters that the run was judged by."""
+    if config.model.model in series_config.BASELINES:
+        return model.init(jax.random.key(0))  # there are none
+    is_validated = series_config.trains(config) and series_config.has_validation(config.data)
+    return load_params(folder, model, "best" if is_validated else "latest").params
 
 
 def _noted(folder: Path) -> dict[str, Any]:

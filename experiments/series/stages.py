@@ -12,7 +12,7 @@ from experiments.series import forecasts, judging
 from experiments.series.evaluate import evaluate
 from experiments.series.future import calibrate, write_intervals
 from experiments.series.loading import load
-from lmseq.config.series import SeriesConfig, num_direct, segment_length, trains
+from lmseq.config.series import BASELINES, SeriesConfig, num_direct, segment_length, trains
 from lmseq.contract import Model
 from lmseq.data.series import PreparedPanel
 from lmseq.models.build import fit_at_once, model_of
@@ -71,7 +71,7 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
 def keep(workdir: Path, prepared: PreparedSeries, params: Params) -> None:
     """What `experiments.forecast` needs of a run: parameters that no training has saved, and intervals."""
     config, series, model = prepared
-    if not trains(config):
+    if not trains(config) and config.model.model not in BASELINES:  # which have none
         save_params(workdir, params)
     horizon = max(config.forecast.max_horizon, num_direct(config))
     # Of a map that was fitted to the validation part too, errors there would say too little.
