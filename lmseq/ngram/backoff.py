@@ -18,7 +18,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lmseq.ngram.counts import BOS_ID, LARGE, release
+from lmseq.files import release
+from lmseq.ngram.counts import BOS_ID, LARGE
 
 Fallback = Literal["shorter", "unigram"]
 # Instead of a rank:
