@@ -5,8 +5,10 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -37,18 +39,46 @@ class Process(NamedTuple):
     output: str
 
 
+# Starts a command, and reports its memory at the end. On Linux a process is said to have had at least what
+# the one that started it had: so a small one starts it.
+LAUNCHER = """
+import os, sys
+report, command = int(sys.argv[1]), sys.argv[2:]
+os.set_inheritable(report, False)
+_, status, usage = os.wait4(os.posix_spawnp(command[0], command, os.environ), 0)
+os.write(report, b"%d" % usage.ru_maxrss)
+os._exit(os.waitstatus_to_exitcode(status) & 255)
+"""
+
+
 def run_process(command: list[str], stdin: Path | None = None) -> Process:
     """Run to the end; ValueError, with the end of its errors, if it fails."""
-    start = time.perf_counter()
-    with (stdin or Path(os.devnull)).open("rb") as source:
-        process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        output = process.stdout.read().decode(errors="replace")
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stdout.close()
-    if process.returncode:
-        raise ValueError(f"{command[0]} failed: {output[-300:]}")
-    return Process(time.perf_counter() - start, 1024 * usage.ru_maxrss, output)
+    start, (ours, theirs) = time.perf_counter(), os.pipe()
+    with (stdin or Path(os.devnull)).open("rb") as source, os.fdopen(ours) as report:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", LAUNCHER, str(theirs), *command],
+            stdin=source,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[theirs],
+        )
+        os.close(theirs)
+        output = process.communicate()[0].decode(errors="replace")
+        if process.returncode:
+            raise ValueError(f"{command[0]} failed: {output[-300:]}")
+        seconds, peak = time.perf_counter() - start, int(report.read())
+    return Process(seconds, peak * (1 if sys.platform == "darwin" else 1024), output)
+
+
+def apart(work: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns in a process of its own, which at its end leaves the devices free."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _share_device) as pool:
+        return pool.submit(work, *args).result()
+
+
+def _share_device() -> None:
+    """Several processes take turns on one accelerator: none may take all of its memory."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 
 def publish(found: dict[str, Any], output: str) -> None:
@@ -95,6 +125,7 @@ class Peer:
 
 
 def _serve(connection: Any, build: Callable[..., Steps], args: tuple[Any, ...]) -> None:
+    _share_device()
     try:
         work, steps = build(*args)
         while True:

@@ -50,13 +50,14 @@ FIRST = 3  # steps whose losses are compared
 flags.DEFINE_string("works", ",".join(WORKS), "which rows of the table")
 flags.DEFINE_integer("rounds", 5, "turns of each side, of which the median counts")
 flags.DEFINE_float("seconds", 1.0, "length of a turn")
+flags.DEFINE_bool("torch", True, "also measure PyTorch's layers; without them there are no ratios")
 flags.DEFINE_bool("bf16", True, "also measure bfloat16")
 flags.DEFINE_bool("scan", True, "also measure XLA's loops, where compiled ones are there")
 flags.DEFINE_bool("flax", True, "also measure Flax's layers")
 flags.DEFINE_bool("quick", False, "one short turn each, float32 only: to see that all works")
 flags.DEFINE_integer("seed", 0, "of weights and tokens")
 flags.DEFINE_string("output", "", "also write the figures to this JSON file, with the hardware named")
-NAMES = ["works", "rounds", "seconds", "bf16", "scan", "flax", "quick", "seed", "output"]
+NAMES = ["works", "rounds", "seconds", "torch", "bf16", "scan", "flax", "quick", "seed", "output"]
 
 
 class Weights(NamedTuple):
@@ -253,15 +254,15 @@ def compare(
     """One row: the sides' seconds a step, after their first losses were found equal."""
     peers: dict[str, Peer] = {}
     try:
-        losses = {}
         for side, precision in sides:
             label = side if precision == "float32" else f"{side}_bf16"
-            peer = Peer(BUILDERS[side], work, precision, flags.FLAGS.seed)
-            peers[label], losses[label] = peer, peer.ask("losses", FIRST)
+            peers[label] = Peer(BUILDERS[side], work, precision, flags.FLAGS.seed)
+        losses = {label: peer.ask("losses", FIRST) for label, peer in peers.items()}
+        expected = next(iter(losses.values()))
         for label, found in losses.items():
             tolerance = TOLERANCE["bfloat16" if label.endswith("bf16") else "float32"]
-            if not np.allclose(found, losses["torch"], rtol=tolerance):
-                raise ArithmeticError(f"{name}: expected the losses {losses['torch']}, {label} has {found}")
+            if not np.allclose(found, expected, rtol=tolerance):
+                raise ArithmeticError(f"{name}: expected the losses {expected}, {label} has {found}")
         spreads, disturbed = interleaved(peers, rounds, seconds)
     finally:
         for peer in peers.values():
@@ -274,7 +275,8 @@ def compare(
 def show(name: str, work: Work, spreads: dict[str, Spread]) -> None:
     tokens = work.batch_size * work.num_steps
     for label, spread in spreads.items():
-        against = spreads["torch_bf16" if label.endswith("bf16") else "torch"]
+        side = "torch" if "torch" in spreads else "lmseq"
+        against = spreads[f"{side}_bf16" if label.endswith("bf16") else side]
         say(
             f"{name:<16} {label:<11} {1e3 * spread.median:8.2f} ms [{1e3 * spread.least:.2f}, "
             f"{1e3 * spread.most:.2f}]  {tokens / spread.median / 1e3:7.1f}k tokens/s  "
@@ -305,18 +307,20 @@ def main() -> int:
     rounds, seconds, quick = flags.FLAGS.rounds, flags.FLAGS.seconds, flags.FLAGS.quick
     if rounds < 1 or not 0 < seconds < 1e3 or flags.FLAGS.seed < 0:
         raise ValueError("expected rounds of at least 1, seconds of a turn above 0, a seed of at least 0")
-    sides = [("torch", "float32"), ("lmseq", "float32")]
-    compiled = "torch" in versions("torch") and compile_loops()  # without it, there is nothing to compare
+    torch = flags.FLAGS.torch
+    sides = [("torch", "float32")] * torch + [("lmseq", "float32")]
+    # Without what is to be compared with, nothing is compiled in vain.
+    compiled = (not torch or "torch" in versions("torch")) and compile_loops()
     if not quick:
         sides += [("scan", "float32")] * (flags.FLAGS.scan and compiled)
         sides += [("flax", "float32")] * flags.FLAGS.flax
-        sides += [("torch", "bfloat16"), ("lmseq", "bfloat16")] * flags.FLAGS.bf16
+        sides += ([("torch", "bfloat16")] * torch + [("lmseq", "bfloat16")]) * flags.FLAGS.bf16
     rows = {
         name: compare(name, WORKS[name], sides, 1 if quick else rounds, 0.3 if quick else seconds)
         for name in names
     }
     ratios: dict[str, float] = {}
-    for name, row in rows.items():
+    for name, row in rows.items() if torch else ():
         medians = {label: values[0] for label, values in row["milliseconds"].items()}
         ratios[name] = medians["torch"] / medians["lmseq"]
         for side in {"scan", "flax"} & medians.keys():

@@ -26,10 +26,12 @@ flags.DEFINE_integer("hidden_size", 256, "units")
 flags.DEFINE_integer("vocab_size", 65, "symbols")
 flags.DEFINE_integer("rounds", 5, "turns of each side, of which the median counts")
 flags.DEFINE_float("seconds", 1.5, "length of a turn, or more")
+flags.DEFINE_bool("torch", True, "also measure PyTorch's loops; without them there are no ratios")
 flags.DEFINE_bool("quick", False, "one short turn each: to see that all works")
 flags.DEFINE_integer("seed", 0, "of the weights")
 flags.DEFINE_string("output", "", "also write the figures to this JSON file, with the hardware named")
-NAMES = ["streams", "num_tokens", "hidden_size", "vocab_size", "rounds", "seconds", "quick", "seed", "output"]
+NAMES = ["streams", "num_tokens", "hidden_size", "vocab_size", "rounds", "seconds", "torch", "quick", "seed"]
+NAMES += ["output"]
 Shape = tuple[int, int, int, int, int]  # streams, tokens, units, symbols, seed
 SAME = 0.1  # nats: largest difference of mean log-probabilities, over at least LEAST tokens
 LEAST = 8192
@@ -124,11 +126,10 @@ def torch_tokens(
 
 def compare(shape: Shape, rounds: int, seconds: float) -> dict[str, Any]:
     """Tokens per second of each side, after what they draw was found as likely."""
-    peers = {
-        "lmseq": Peer(lmseq_tokens, *shape),
-        "LSTMCell": Peer(torch_tokens, "cell", *shape),
-        "nn.LSTM": Peer(torch_tokens, "layer", *shape),
-    }
+    peers = {"lmseq": Peer(lmseq_tokens, *shape)}
+    if flags.FLAGS.torch:
+        peers["LSTMCell"] = Peer(torch_tokens, "cell", *shape)
+        peers["nn.LSTM"] = Peer(torch_tokens, "layer", *shape)
     try:
         calls = max(-(-LEAST // (shape[0] * shape[1])), 1)
         likely = {name: float(np.mean(peer.ask("losses", calls))) for name, peer in peers.items()}
@@ -144,9 +145,11 @@ def compare(shape: Shape, rounds: int, seconds: float) -> dict[str, Any]:
     for name, (median, most, least) in rates.items():
         spread = f"[{least / 1e3:.1f}, {most / 1e3:.1f}]"
         say(f"{shape[0]:>4} streams {name:<9} {median / 1e3:8.1f}k tokens/s {spread}")
-    others = rates["nn.LSTM"][0] if shape[0] > 1 else max(rates["nn.LSTM"][0], rates["LSTMCell"][0])
-    ratio = rates["lmseq"][0] / others
-    say(f"{shape[0]:>4} streams: {ratio:.1f} times")
+    ratio = None
+    if flags.FLAGS.torch:
+        others = rates["nn.LSTM"][0] if shape[0] > 1 else max(rates["nn.LSTM"][0], rates["LSTMCell"][0])
+        ratio = rates["lmseq"][0] / others
+        say(f"{shape[0]:>4} streams: {ratio:.1f} times")
     return {
         "streams": shape[0],
         "ratio": ratio,
@@ -167,7 +170,7 @@ def main() -> int:
     found = {
         "hardware": hardware(),
         "versions": versions("jax", "jaxlib", "torch"),
-        "ratios": {f"streams_{row['streams']}": row["ratio"] for row in rows},
+        "ratios": {f"streams_{row['streams']}": row["ratio"] for row in rows if row["ratio"]},
         "rows": rows,
     }
     publish(found, given.output)

@@ -3,11 +3,12 @@
 import glob
 import json
 import math
+import mmap
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -173,3 +174,15 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): restore it, or choose another folder") from None
+
+
+def release(arrays: Iterable[Any]) -> None:
+    """Tell the system that the files mapped by some arrays, or by what they are views of, may leave memory.
+
+    What is asked for again is read again. A map whose changes are not the file's (mode `c`) stays.
+    """
+    for array in arrays:
+        while array is not None and getattr(array, "_mmap", None) is None:
+            array = getattr(array, "base", None)
+        if array is not None and array.mode in ("r", "r+"):
+            array._mmap.madvise(mmap.MADV_DONTNEED)

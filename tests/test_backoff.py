@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lmseq import scoring
 from lmseq.models.ngram import put_tables
 from lmseq.ngram import backoff, smoothing
-from lmseq.ngram.backoff import score_words
+from lmseq.ngram.backoff import find_ranks, score_words
 from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID, count_ngrams
 from tests.ngrams import V, dictionaries, looked_up, marked, sentences
 
@@ -53,6 +53,19 @@ def test_another_word_in_the_place_of_each(train, words):
     everywhere = np.array([score_words(tables, stream, word) for word in range(V)])
     np.testing.assert_allclose(np.exp(everywhere[:, 1:]).sum(axis=0), 1.0)
     np.testing.assert_allclose(everywhere[stream, np.arange(len(stream))], score_words(tables, stream))
+
+
+@settings(max_examples=20)
+@given(sentences, st.lists(text, min_size=1, max_size=4))
+def test_ranks_of_lower_orders_are_those_of_higher_ones(train, texts):
+    """Which are found once where models of all orders are tried; what they score is the same to the bit."""
+    stream, ranks = marked(texts), []
+    for order in range(1, min(4, max(map(len, train)) + 2) + 1):
+        tables = model_of(train, order)
+        ranks = find_ranks(tables, stream, ranks)
+        whole = find_ranks(tables, stream)
+        assert len(ranks) == order == tables.order and all(map(np.array_equal, ranks, whole))
+        assert np.array_equal(score_words(tables, stream, known=ranks), score_words(tables, stream))
 
 
 @settings(max_examples=20)

@@ -1,5 +1,6 @@
 """Feeding from the host: the same batches, to the bit, as of a stream that is on the device."""
 
+import sys
 from functools import partial
 
 import jax
@@ -137,3 +138,40 @@ def test_what_goes_wrong_while_gathering_is_raised_and_the_thread_ends():
     assert next(fed).plan.starts.shape == (1, 8) and next(fed).stream.shape == (40,)
     with pytest.raises(OSError, match="the disk is gone"):
         next(fed)
+
+
+TRAINING = """
+import sys
+from pathlib import Path
+import numpy as np
+from experiments.frame.start import peak_memory, prepare_jax
+prepare_jax()
+from lmseq.config.language_model import ModelConfig
+from lmseq.config.training import TrainConfig
+from lmseq.models.build import build_model
+from lmseq.ngram.smoothing import unigram_log_probs
+from lmseq.training.fit import train
+from lmseq.training.job import Batches, Job
+model = build_model(ModelConfig("linear"), 7)
+settings = TrainConfig(num_train_steps=8, steps_per_dispatch=2)
+peaks = []
+for file in sys.argv[1:]:
+    stream = np.memmap(file, np.uint8, "r")
+    for kind in ("sequential", "random"):
+        train(Job(model, stream, settings, Batches(64, 8, kind)))
+    unigram_log_probs(stream, 7)
+    peaks.append(peak_memory())
+print(peaks[1] - peaks[0])
+"""
+
+
+def test_memory_of_training_does_not_grow_with_the_text(processes, tmp_path):
+    """Of 160 MB of ids there are neither a copy, nor an order of windows, nor the map as a whole."""
+    for name, size in (("short", LONG + 1), ("long", 160 << 20)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(size)  # zeros that take no room on the disk
+    command = [sys.executable, "-c", TRAINING, *(str(tmp_path / name) for name in ("short", "long"))]
+    env = processes.env | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    done = processes.execute(command, env=env)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 50e6

@@ -134,6 +134,25 @@ def test_a_run_is_concluded(concluded, prepared, params):
         is_drawn_on(workdir / name)
 
 
+def test_the_validation_text_is_not_scored_twice(prepared, params, monkeypatch):
+    """The last evaluation was of the final parameters; of other steps, or without a figure, it is no use."""
+    steps, split_figures = prepared.config.train.num_train_steps, evaluate.split_figures
+    record = {"step": steps, "train_loss": 1.0, **evaluate.evaluate(prepared, params, steps)}
+    expected, asked = split_figures(prepared, params, "valid"), []
+    monkeypatch.setattr(report, "split_figures", lambda *args: asked.append(args) or split_figures(*args))
+    for last, scored in (
+        ([record], 0),
+        ([{"step": 1}, json.loads(json.dumps(record))], 0),
+        ([record | {"step": steps - 1}], 1),
+        ([record | {"valid_perplexity": None}], 1),
+        ([{"step": steps}], 1),
+        ([], 1),
+    ):
+        found = report.valid_figures(prepared, Trained(params, last, Progress(), False, 0.0, None, None))
+        assert found == expected and len(asked) == scored
+        asked.clear()
+
+
 def test_the_horizon_is_the_chain_s_k_th_power(concluded, prepared):
     """One step ahead from 30 origins nothing is sampled; far ahead the law of the symbols is left."""
     summary, valid = concluded[0], prepared.texts.ids["valid"]

@@ -18,6 +18,7 @@ from lmseq.training.state import split_key
 from lmseq.types import Params, PRNGKey
 
 SAMPLE = Decoding(temperature=0.8)
+FIGURES = ("loss", "perplexity", "bits_per_char")  # of every split
 
 
 class PreparedText(NamedTuple):
@@ -33,10 +34,9 @@ def split_figures(prepared: PreparedText, params: Params, split: str) -> dict[st
 
     Of a split with more tokens than are scored, those of a sample, with its tokens and standard error.
     """
-    names = ("loss", "perplexity", "bits_per_char")
     part = scored_part(prepared, split)
     if not part.num_tokens:
-        return {f"{split}_{name}": None for name in names}
+        return {f"{split}_{name}": None for name in FIGURES}
     log_probs = scoring.score_stream(prepared.model, params, part.tokens)
     figures = figures_of(prepared, split, part, log_probs)
     if not part.is_whole:

@@ -12,6 +12,7 @@ import numpy as np
 from experiments.frame import start
 from experiments.frame.console import say
 from experiments.text.evaluate import (
+    FIGURES,
     SAMPLE,
     PreparedText,
     figures_of,
@@ -38,7 +39,7 @@ def conclude(prepared: PreparedText, workdir: Path, trained: Trained) -> dict[st
     """Score the final parameters, print, draw, and return the summary."""
     params, progress, config = trained.params, trained.progress, prepared.config
     unigram, counts = unigram_figures(prepared), best_counts(prepared)
-    losses = split_losses(prepared, params)
+    losses = valid_figures(prepared, trained) | split_figures(prepared, params, "test")
     _print_table(prepared, params, unigram, counts, losses, progress.seconds)
     horizon_key, sample_key = jax.random.split(split_key(config.train.seed).after)
     horizon = k_step_log_probs(prepared, params, unigram["loss"], horizon_key)
@@ -66,6 +67,19 @@ def figures(prepared: PreparedText, params: Params) -> dict[str, Any]:
     horizon_key, _ = jax.random.split(split_key(prepared.config.train.seed).after)
     horizon = k_step_log_probs(prepared, params, unigram, horizon_key)
     return fixed_figures(prepared, params, losses, unigram, horizon)
+
+
+def valid_figures(prepared: PreparedText, trained: Trained) -> dict[str, float | None]:
+    """Of the validation text under the final parameters: those of the last evaluation, which scored them.
+
+    Scored anew where there was none, or where a record has lost what JSON does not write: infinity.
+    """
+    last = trained.records[-1] if trained.records else {}
+    found = {name: value for name, value in last.items() if name.startswith("valid_")}
+    is_whole = all(found.get(f"valid_{name}") is not None for name in FIGURES)
+    if is_whole and last.get("step") == prepared.config.train.num_train_steps:
+        return found
+    return split_figures(prepared, trained.params, "valid")
 
 
 def split_losses(prepared: PreparedText, params: Params) -> dict[str, float | None]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Model, StepModel, check_key, unroll_by_carries
 from lmseq.data.texts import Texts
-from lmseq.ngram.backoff import OUTSIDE, UNSEEN, BackoffTables, Fallback, OrderTable, score_words
+from lmseq.ngram.backoff import OUTSIDE, UNSEEN, BackoffTables, Fallback, OrderTable, find_ranks, score_words
 from lmseq.ngram.corpus import number_texts
 from lmseq.ngram.counts import BOS_ID, EOS_ID, UNK_ID, count_ngrams, longest_sentence
 from lmseq.ngram.smoothing import modified_kneser_ney
@@ -285,9 +285,11 @@ def fit_counts(texts: Texts, most_order: int, least_order: int = 2, *, most_toke
     stream = streams["train"]
     counts = count_ngrams(stream, num_words, min(most_order, longest_sentence(stream)))
     best: tuple[float, BackoffTables] | None = None
+    ranks: list[np.ndarray] = []  # of the validation text's n-grams: an order more leaves the others'
     for n in range(min(least_order, len(counts)), len(counts) + 1):
         tables = modified_kneser_ney(counts[:n], discount_fallback=True).tables
-        nll = -float(score_words(tables, streams["valid"]).sum())
+        ranks = find_ranks(tables, streams["valid"], ranks)
+        nll = -float(score_words(tables, streams["valid"], known=ranks).sum())
         if best and nll >= best[0]:
             break
         best = nll, tables

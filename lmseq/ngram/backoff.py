@@ -10,6 +10,7 @@ each rank to that of a child, one order up. So a whole text is looked up one ord
 at a time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -17,7 +18,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lmseq.ngram.counts import BOS_ID, LARGE, release
+from lmseq.files import release
+from lmseq.ngram.counts import BOS_ID, LARGE
 
 Fallback = Literal["shorter", "unigram"]
 # Instead of a rank:
@@ -126,14 +128,17 @@ def _bisect(
     return np.where(found, low, np.where(prefix == OUTSIDE, OUTSIDE, UNSEEN))
 
 
-def find_ranks(tables: BackoffTables, stream: Int[np.ndarray, "time"]) -> list[Int[np.ndarray, "time"]]:
+def find_ranks(
+    tables: BackoffTables, stream: Int[np.ndarray, "time"], known: Sequence[Int[np.ndarray, "time"]] = ()
+) -> list[Int[np.ndarray, "time"]]:
     """For n = 1 ... N, the rank of the n-gram that ends at each word of a stream of marked sentences.
 
     UNSEEN where the table has none, OUTSIDE where the sentence has fewer words before. int64 (T,) each.
+    known: those of the first orders, where tables of the same n-grams have given them.
     """
-    ranks = [np.asarray(stream, np.int64)]
+    ranks = list(known) or [np.asarray(stream, np.int64)]
     begins = ranks[0] == BOS_ID
-    for n in range(2, tables.order + 1):
+    for n in range(len(ranks) + 1, tables.order + 1):
         rank = find_child(tables, n, _before(ranks[-1]), ranks[0])
         rank[begins] = OUTSIDE
         ranks.append(rank)
@@ -156,15 +161,19 @@ def _at(
 
 
 def score_words(
-    tables: BackoffTables, stream: Int[np.ndarray, "time"], word: int | None = None
+    tables: BackoffTables,
+    stream: Int[np.ndarray, "time"],
+    word: int | None = None,
+    known: Sequence[Int[np.ndarray, "time"]] = (),
 ) -> Float[np.ndarray, "time"]:
     """ln p of each word of a stream of marked sentences, given its sentence up to there, float64 (T,).
 
-    Or of one word in the place of each. Zero at `<s>`, which is given, not predicted.
+    Or of one word in the place of each. Zero at `<s>`, which is given, not predicted. known: as `find_ranks`
+    takes and gives them.
     """
     if not len(stream):
         return np.zeros(0)
-    ranks = find_ranks(tables, stream)
+    ranks = find_ranks(tables, stream, known)
     words = ranks[0] if word is None else np.full(len(stream), word, np.int64)
     unigram = total = tables.orders[0].log_prob[words]
     for n in range(2, tables.order + 1):

@@ -16,14 +16,15 @@ as many as one prefix has); with a folder, the tables lie in files there and are
 """
 
 import itertools
-import mmap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Num
 from numpy.typing import DTypeLike
+
+from lmseq.files import release
 
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2  # the first words of every count vocabulary: <unk>, <s>, </s>
 FIRST_WORD_ID = 3
@@ -127,14 +128,6 @@ class Column:
         if len(self.pieces) == 1:
             return self.pieces[0]
         return np.concatenate([np.zeros(0, self.dtype), *self.pieces])
-
-
-def release(arrays: Iterable[Any]) -> None:
-    """Tell the system that the mapped ones among some arrays need not stay in memory."""
-    for array in arrays:
-        mapping = getattr(array, "_mmap", None)
-        if mapping is not None:
-            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def ranges(size: int, step: int = CHUNK) -> Iterator[slice]:

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from lmseq.files import release
 from lmseq.ngram.backoff import BackoffTables, Fallback, OrderTable
-from lmseq.ngram.counts import BOS_ID, CHUNK, UNK_ID, Column, OrderCounts, release
+from lmseq.ngram.counts import BOS_ID, CHUNK, UNK_ID, Column, OrderCounts
 
 
 class Rule(NamedTuple):

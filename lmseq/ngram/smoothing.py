@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, Integer
 
 from lmseq.config.counts import CountConfig, Smoothing, thresholds
 from lmseq.config.counts import epsilons as given_epsilons
+from lmseq.files import release
 from lmseq.ngram.backoff import OUTSIDE, BackoffTables, Fallback, find_ranks
 from lmseq.ngram.counts import BOS_ID, OrderCounts, adjusted_counts, predicted, ranges
 from lmseq.ngram.interpolation import Rule, interpolate
@@ -57,6 +58,7 @@ def unigram_log_probs(tokens: Integer[np.ndarray, "time"], vocab_size: int) -> F
     counts = np.ones(vocab_size)
     for start in range(0, len(tokens), 1 << 22):  # a long text is counted as int64: not all of it at once
         counts += np.bincount(tokens[start : start + (1 << 22)], minlength=vocab_size)
+        release([tokens])
     return np.log(counts / counts.sum())
 
 

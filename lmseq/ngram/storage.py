@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from lmseq.files import replacing
+from lmseq.files import release, replacing
 from lmseq.ngram.backoff import BackoffTables, OrderTable
-from lmseq.ngram.counts import release
 
 FALLBACKS = ("shorter", "unigram")
 # What zipfile and NumPy raise for files that are not whole; RuntimeError for one that seems encrypted.

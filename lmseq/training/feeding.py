@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int
 
 from lmseq.data.partition import LONG, Plan
+from lmseq.files import release
 from lmseq.training.processes import put
 from lmseq.training.sharding import plan_sharding, replicated
 from lmseq.types import Stream
@@ -54,6 +55,7 @@ def gather(host: HostStream, plan: Plan) -> Fed:
     windows = np.asarray(host.stream)[np.minimum(places, len(host.stream) - 1)]
     starts = width * np.arange(plan.starts.size, dtype=np.int32).reshape(plan.starts.shape)
     stream = as_elements(windows.reshape(-1, *host.stream.shape[1:]))
+    release([host.stream])  # or a training would come to hold the whole file
     return Fed(stream, plan._replace(starts=starts))
 
 
