@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
 
 from experiments.frame import presets
 from experiments.frame.start import data_folders
@@ -20,18 +18,16 @@ from lmseq.config import series as series_config
 from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import from_flat
 from lmseq.config.series import SYNTHETIC, SeriesConfig, SeriesModelConfig
-from lmseq.contract import Model, StepModel
+from lmseq.contract import Model
 from lmseq.data.series import PreparedPanel, prepare
 from lmseq.models.baselines import Persistence, SeasonalNaive
 from lmseq.models.build import build_series_model
 from lmseq.models.linear import fit_map
 from lmseq.panels import Origins
-from lmseq.predictions import rescaled
-from lmseq.rollout import DirectModel
 from lmseq.training.fit import fit
 from lmseq.training.job import Batches
 from lmseq.training.objectives import make_objective
-from lmseq.types import Carry, Element, Elements, OfValues, Params, Prediction, PRNGKey
+from lmseq.types import Params
 
 ETT = "ett/ETTh1.csv"
 BUNDLED = ("sunspots", "elnino", "co2", "nile")
@@ -127,45 +123,6 @@ def map_errors(task: Task, tau: int) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class FromLast(StepModel):
-    """A model whose predictions are told from the last value on, as those of a map of a window minus it.
-
-    The model reads the values as they are, so that it knows their level too; carry: its own, and the value.
-    """
-
-    model: DirectModel
-    num_features: int
-
-    def init(self, key: PRNGKey) -> Params:
-        """Those of the model."""
-        return self.model.init(key)
-
-    def init_carry(self, params: Params, batch_size: int) -> Carry:
-        """The model's, and the mean."""
-        return self.model.init_carry(params, batch_size), jnp.zeros((batch_size, self.num_features))
-
-    def update(self, params: Params, carry: Carry, x: Element) -> Carry:
-        """The model's, and the value."""
-        return self.model.update(params, carry[0], x), x
-
-    def carries(self, params: Params, carry: Carry, xs: Elements) -> Carry:
-        """The model's, and the values."""
-        return self.model.carries(params, carry[0], xs), xs
-
-    def readout(self, params: Params, carry: Carry) -> Prediction:
-        """The model's prediction plus the last value."""
-        return _raised(self.model.readout(params, carry[0]), carry[1])
-
-    def readout_direct(self, params: Params, carry: Carry) -> OfValues:
-        """The next K values at once, (B, K, D)."""
-        return _raised(self.model.readout_direct(params, carry[0]), carry[1][:, None])
-
-
-def _raised(prediction: OfValues, level: Float[Array, "*dims feature"]) -> OfValues:
-    return rescaled(prediction, level, jnp.ones_like(level))
-
-
-@dataclass(frozen=True)
 class NetSettings:
     """A recurrent net and its training."""
 
@@ -202,8 +159,7 @@ def net_errors(task: Task, net: NetSettings, seeds: Sequence[int]) -> dict[str, 
     Of each training the parameters that are best on the validation part.
     """
     config = net_config(task, net)
-    inner = build_series_model(config.model, task.panel.num_features, num_direct=task.horizon)
-    model = FromLast(inner, task.panel.num_features)
+    model = build_series_model(config.model, task.panel.num_features, num_direct=task.horizon)
     batches = Batches(config.data.batch_size, series_config.segment_length(config), task.panel.partition)
     found: dict[str, list[float]] = {"valid": [], "test": []}
     for seed in seeds:

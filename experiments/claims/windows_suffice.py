@@ -4,8 +4,8 @@
     python -m experiments.claims.windows_suffice --series=sunspots,load.csv --workdir=runs/mine
 
 A linear map of the last tau values, in closed form, forecasts a whole season at once; its ridge and the tau
-that counts are chosen on the validation part. A recurrent net with the same head has read all that came
-before, and is told from the last value on, as the map is; its size and its checkpoint are chosen on the
+that counts are chosen on the validation part. A recurrent net, trained as predict_series does by default,
+forecasts as much at once and has read all that came before; its size and its checkpoint are chosen on the
 validation part. The errors of maps by tau are drawn, with the net's and, of ETTh1 (where it is found in
 LMSEQ_DATA_DIR), published ones as levels. The claim is about each of the series: it fails where the net is
 better. Intervals are over trainings of the net. Another test part would differ by more.
