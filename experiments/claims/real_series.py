@@ -16,7 +16,7 @@ from experiments.series import judging
 from lmseq import panels
 from lmseq.config import series as series_config
 from lmseq.config.kinds import CellKind
-from lmseq.config.knobs import from_flat
+from lmseq.config.knobs import from_flat, to_flat
 from lmseq.config.series import SYNTHETIC, SeriesConfig, SeriesModelConfig
 from lmseq.contract import Model
 from lmseq.data.series import PreparedPanel, prepare
@@ -106,9 +106,8 @@ def error(task: Task, model: Model, params: Params, part: str) -> float:
 def naive_error(task: Task) -> float:
     """Of the season before, or of the last value where there is none."""
     num_features, period = task.panel.num_features, task.panel.period
-    return error(
-        task, SeasonalNaive(num_features, period) if period else Persistence(num_features), {}, "test"
-    )
+    naive = SeasonalNaive(num_features, period) if period else Persistence(num_features)
+    return error(task, naive, {}, "test")
 
 
 def map_errors(task: Task, tau: int) -> dict[str, float]:
@@ -138,19 +137,15 @@ def net_config(task: Task, net: NetSettings) -> SeriesConfig:
     Before the first origin of a segment lie num_read values, at most a quarter of the training part.
     """
     known = {"series": task.name, "model": net.cell, "valid_fraction": PART, "test_fraction": PART}
-    flat = {name: value for section in _sections() for name, value in dataclasses.asdict(section).items()}
     implied = series_config.net_settings(
-        flat | known, frozenset({"valid_fraction"}), round(task.train_points / (1 - 2 * PART))
+        to_flat(SeriesConfig()) | known,
+        frozenset({"valid_fraction"}),
+        round(task.train_points / (1 - 2 * PART)),
     )
     implied |= {"tau": max(1, min(net.num_read, task.train_points // 4)), "num_ahead": task.horizon}
     implied |= {"hidden_size": net.hidden_size, "num_train_steps": net.num_train_steps}
     implied |= {"warmup_steps": min(50, net.num_train_steps - 1)}
     return from_flat(implied | known, SeriesConfig)
-
-
-def _sections() -> list[Any]:
-    config = SeriesConfig()
-    return [getattr(config, each.name) for each in dataclasses.fields(config)]
 
 
 def net_errors(task: Task, net: NetSettings, seeds: Sequence[int]) -> dict[str, list[float]]:
