@@ -82,8 +82,8 @@ def read_intervals(workdir: Path) -> Intervals:
     if not path.exists():
         # A finished run is only reprinted by its command.
         raise ValueError(
-            f"{workdir} has no {INTERVALS}, as a run of an older version: remove its summary.json and give the "
-            "command that it began with once more"
+            f"{workdir} has no {INTERVALS}, as a run of an older version: remove its summary.json and give "
+            "the command that it began with once more"
         )
     facts = read_json(path)
     try:
