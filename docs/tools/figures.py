@@ -138,6 +138,16 @@ def sine_table(found: dict[str, Any]) -> str:
     return _told(found, "sine", "RMSE, k steps", 7)
 
 
+def m4_table(found: dict[str, Any]) -> str:
+    """The figures of the hourly series of M4, with what was read above them."""
+    return _told(found, "m4", "Hourly-train", 2) + "\n" + _told(found, "m4", " " * 19, 6)
+
+
+def etth1_table(found: dict[str, Any]) -> str:
+    """The figures of ETTh1, 96 steps ahead."""
+    return _told(found, "etth1", "ETTh1", 9)
+
+
 def ptb_table(found: dict[str, Any]) -> str:
     """Perplexity by order on the Penn Treebank."""
     return _told(found, "ptb", "order", 6)
@@ -305,6 +315,8 @@ BLOCKS: tuple[Callable[[dict[str, Any]], str], ...] = (
     scored,
     sampled,
     sine_table,
+    m4_table,
+    etth1_table,
     ptb_table,
     mixture_table,
     tau_table,

@@ -38,6 +38,9 @@ COMMANDS = {
     "sine": "predict_series --preset=sine --workdir=runs/sine",
     "logistic": "predict_series --preset=one_step --series=logistic --workdir=runs/logistic",
     "ar": "predict_series --series=ar --coefficients=0.6,-0.3,0.2 --model=linear --tau=3 --workdir=runs/ar",
+    "m4": "predict_series --preset=m4_hourly --workdir=runs/m4",
+    "next": "forecast --run=runs/m4 --horizon=48 --workdir=runs/next",
+    "etth1": "predict_series --preset=etth1_96 --workdir=runs/etth1",
     "tau": "ablate --experiment=predict_series --fixed=preset=one_step --sweep=tau=1,2,4,8,16 --seeds=8 "
     "--compare=tau=4 --workdir=runs/tau",
 }

@@ -1,6 +1,14 @@
 """All claims, in the order of the page; each module may be run by itself, so the package imports none."""
 
-from experiments.claims import chain_rule, error_growth, iid_or_sequence, size, truncation, zipf
+from experiments.claims import (
+    chain_rule,
+    error_growth,
+    iid_or_sequence,
+    size,
+    truncation,
+    windows_suffice,
+    zipf,
+)
 from experiments.claims.claim import Claim
 from experiments.claims.counting_walls import walls
 from experiments.claims.window_or_state import recall
@@ -9,6 +17,7 @@ CLAIMS: tuple[Claim, ...] = (
     iid_or_sequence.CLAIM,
     truncation.CLAIM,
     recall.CLAIM,
+    windows_suffice.CLAIM,
     error_growth.CLAIM,
     chain_rule.CLAIM,
     walls.CLAIM,

@@ -80,7 +80,11 @@ def read_intervals(workdir: Path) -> Intervals:
     """Those of a run; ValueError where there are none."""
     path = workdir / INTERVALS
     if not path.exists():
-        raise ValueError(f"{workdir} has no {INTERVALS}: give the command that the run began with once more")
+        # A finished run is only reprinted by its command.
+        raise ValueError(
+            f"{workdir} has no {INTERVALS}, as a run of an older version: remove its summary.json and give "
+            "the command that it began with once more"
+        )
     facts = read_json(path)
     try:
         quantiles = np.array(facts["quantiles"], np.float64)
