@@ -81,6 +81,22 @@ def rescaled(
     return prediction._replace(mean=prediction.mean * scale + shift, scale=prediction.scale * scale)
 
 
+def averaged(members: OfValues, *, has_spread: bool = True) -> OfValues:
+    """One prediction (...) from those of S members, leaves (S, ...).
+
+    Every part is the members' mean, quantiles level by level. But a normal distribution's scale is that of
+    their mixture, which their disagreement widens; not so without has_spread, where scales are but a unit.
+    """
+    mean = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), members)
+    if not has_spread or not isinstance(members, Normal):
+        return mean
+    # The root of the mean of all squares, of parts so large or small that these are no numbers of float32.
+    parts = jnp.concatenate([members.scale, members.mean - mean.mean[None]])
+    largest = jnp.max(jnp.abs(parts), axis=0)
+    squares = jnp.sum((parts / largest[None]) ** 2, axis=0) / len(members.scale)
+    return mean._replace(scale=largest * jnp.sqrt(squares))
+
+
 def draw_values(key: PRNGKey, prediction: OfValues) -> Float[Array, "*dims feature"]:
     """One draw of each value, (..., D); of quantiles by their inverse distribution, as `quantiles` has it."""
     match prediction:

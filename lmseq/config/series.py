@@ -120,6 +120,7 @@ class SeriesModelConfig:
         "of each window of tau values, undone in the forecast: minus its last value; its mean; over its mean "
         "size; minus its mean, over its deviation",
     )
+    ensemble: int = knob(1, "members from different initial parameters, trained together and averaged")
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,7 @@ def _check_ranges(config: SeriesConfig) -> None:
     data, model, forecast = config.data, config.model, config.forecast
     at_least(1, num_points=data.num_points, num_steps=data.num_steps)
     at_least(1, MOST_UNITS, batch_size=data.batch_size, tau=model.tau, hidden_size=model.hidden_size)
-    at_least(1, 1000, num_layers=model.num_layers)
+    at_least(1, 1000, num_layers=model.num_layers, ensemble=model.ensemble)
     at_least(1, MOST_UNITS, max_horizon=forecast.max_horizon)
     at_least(1, MOST_DRAWS, num_paths=forecast.num_paths)
     at_least(0, period=data.period, train_points=data.train_points, valid_points=data.valid_points)
@@ -314,6 +315,7 @@ def _check_idle(config: SeriesConfig) -> None:
         (model, "refit", closed and model.ridge == -1, "ridge -1"),
         (model, "normalisation", fits, "models that are fitted"),
         (model, "head", fits, "models that are fitted"),
+        (model, "ensemble", trains(config), "models that are trained step by step"),
         (objective, "objective", fits, "models that are fitted"),
         (objective, "num_ahead", name in ("unrolled", "direct"), "objectives unrolled and direct"),
         (objective, "sampling_rate", name == "scheduled_sampling", "objective scheduled_sampling"),
