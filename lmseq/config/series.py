@@ -92,10 +92,10 @@ class SeriesModelConfig:
         "mlp", "perceptron or linear map of the last tau values; recurrent cell; or a baseline"
     )
     tau: int = knob(4, "values seen by mlp and linear, and read before the first prediction that counts")
-    head: Literal["point", "median", "normal", "student", "quantiles"] = knob(
+    head: Literal["point", "median", "normal", "student", "counts", "quantiles"] = knob(
         "point",
-        "predict a value by squared or (median) by absolute errors, a normal or Student's t-distribution, or "
-        "quantiles (0.05 to 0.95)",
+        "predict a value by squared or (median) by absolute errors, a normal or Student's t-distribution, "
+        "counts 0, 1, 2, ... (negative binomial), which are not standardised, or quantiles (0.05 to 0.95)",
     )
     hidden_size: int = knob(64, "units of each layer")
     num_layers: int = knob(2, "hidden or recurrent layers")
@@ -205,6 +205,8 @@ def net_settings(settings: Mapping[str, Any], given: frozenset[str], num_points:
     implied["num_steps"] = max(1, min(_NUM_ORIGINS, num_train // 8))
     if found["objective"] == "direct":
         implied["num_ahead"] = max(2, min(_LONGEST, num_train // 4))
+    if found["head"] == "counts":
+        implied["normalisation"] = "scale"
     if found["optimizer"] == "adamw":
         implied["weight_decay"] = 0.3
     return implied
@@ -276,11 +278,23 @@ def _check_pairs(config: SeriesConfig) -> None:
         raise ValueError(
             f"objective {name} needs a model that is trained step by step, got {config.model.model}"
         )
+    if config.model.head == "counts":
+        _check_counts(config)
     heads = ("point", "normal")
     if config.model.model == "linear" and not trains(config) and config.model.head not in heads:
         raise ValueError(
             f"expected head {_either(heads)} of a linear model by least squares, got "
             f"{config.model.head}: give --fit=gradient"
+        )
+
+
+def _check_counts(config: SeriesConfig) -> None:
+    """Counts stay as they are: windows may be brought to one size, but nothing is taken off."""
+    if config.data.log:
+        raise ValueError("head counts is of the whole numbers themselves: leave --log out")
+    if config.model.normalisation not in ("none", "scale"):
+        raise ValueError(
+            f"expected normalisation none or scale of head counts, got {config.model.normalisation}"
         )
 
 
