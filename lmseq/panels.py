@@ -120,7 +120,9 @@ def _from_carries(
         return _by_states(use, model, params, series, origins, beside)
     windows, rest = _windows(series, origins, memory), np.concatenate(list(beside)).astype(np.float32)
     width = max(memory, getattr(use, "horizon", 0), *rest.shape[1:2])
-    size = max(1, LARGEST // (width * windows.shape[2]))
+    carry = jax.eval_shape(lambda params: model.init_carry(params, 1), params)
+    held = sum(leaf.size for leaf in jax.tree.leaves(carry))  # of an average, each member's window
+    size = max(1, LARGEST // max(width * windows.shape[2], held))
     found = [
         np.asarray(_from_windows(use, model, params, windows[rows], rest[rows]))
         for rows in _blocks(np.arange(len(windows)), size)

@@ -79,6 +79,16 @@ class Laplace(NamedTuple):
     scale: Float[Array, "*dims feature"]
 
 
+class NegativeBinomial(NamedTuple):
+    """Independent negative binomial distributions of counts (..., D): mean and dispersion, both above 0.
+
+    The variance is mean + dispersion * mean^2; without dispersion it would be a Poisson distribution.
+    """
+
+    mean: Float[Array, "*dims feature"]
+    dispersion: Float[Array, "*dims feature"]
+
+
 LEVELS = (0.05, 0.1, 0.5, 0.9, 0.95)  # of the quantiles that a head predicts; the middle one is the median
 
 
@@ -88,7 +98,7 @@ class Quantiles(NamedTuple):
     values: Float[Array, "*dims feature level"]
 
 
-OfValues = Normal | StudentT | Laplace | Quantiles  # a prediction of values
+OfValues = Normal | StudentT | Laplace | NegativeBinomial | Quantiles  # a prediction of values
 Prediction = LogProbs | OfValues  # of the next element, one a row
 
 

@@ -96,6 +96,7 @@ FLOORS = (
         "lmseq/models/mlp.py",
         "lmseq/models/recurrent.py",
         "lmseq/models/normalised.py",
+        "lmseq/models/averaged.py",
         "lmseq/models/direct_map.py",
         "lmseq/models/linear.py",
         "lmseq/models/baselines.py",

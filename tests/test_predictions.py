@@ -16,11 +16,11 @@ from lmseq.config.series import SeriesModelConfig
 from lmseq.config.training import TrainConfig
 from lmseq.data.partition import sliding
 from lmseq.models.build import build_series_model
-from lmseq.predictions import point, quantiles
+from lmseq.predictions import averaged, point, quantiles, rescaled
 from lmseq.training.fit import fit
 from lmseq.training.job import Batches
 from lmseq.training.objectives import teacher_forcing
-from lmseq.types import LEVELS, Laplace, Normal, Quantiles, StudentT
+from lmseq.types import LEVELS, Laplace, NegativeBinomial, Normal, Quantiles, StudentT
 from tests.test_series_models import drawn
 
 RNG = np.random.default_rng(0)
@@ -122,7 +122,7 @@ def five_steps(model, params, xs):
     return rollout.rollout(model, params, carry, 5), predictions
 
 
-@pytest.mark.parametrize("head", ["point", "normal", "student", "quantiles"])
+@pytest.mark.parametrize("head", ["point", "normal", "student", "counts", "quantiles"])
 @pytest.mark.parametrize("kind", ["linear", "mlp", "gru"])
 def test_every_head_predicts_recursively_and_directly(kind, head):
     """Both to 5 steps, in order and finite; a direct head of 3 begins with what it reads out."""
@@ -135,4 +135,73 @@ def test_every_head_predicts_recursively_and_directly(kind, head):
         assert points.shape == (1, 5, 2) and np.isfinite(points).all()
         np.testing.assert_allclose(points[:, 0], point(predictions)[:, -1], rtol=1e-5, atol=1e-6)
         edges = quantiles(predictions, LEVELS)
-        assert (np.diff(edges, axis=-1) > 0).all(), "quantiles never cross"
+        least = 0 if head == "counts" else 1e-12  # several quantiles may be one count
+        assert (np.diff(edges, axis=-1) >= least).all(), "quantiles never cross"
+
+
+# Counts
+
+means, dispersions = st.floats(1e-3, 1e4), st.floats(1e-4, 1e2)
+
+
+def counts_of(mean: float, dispersion: float) -> NegativeBinomial:
+    return NegativeBinomial(*floats([[mean]], [[dispersion]]))
+
+
+def oracle(mean: float, dispersion: float):
+    """Scipy's, of the numbers that float32 has."""
+    mean, number = float(np.float32(mean)), 1 / float(np.float32(dispersion))
+    return stats.nbinom(number, number / (number + mean))
+
+
+@given(means, dispersions, st.one_of(st.integers(0, 30), st.integers(0, 20_000)))
+def test_the_probability_of_a_count_is_that_of_scipy(mean, dispersion, x):
+    found = float(counts_log_prob(counts_of(mean, dispersion), jnp.float32([[x]]))[0])
+    assert found == pytest.approx(oracle(mean, dispersion).logpmf(x), rel=1e-3, abs=1e-4)
+
+
+counts_log_prob = jax.jit(contract.log_prob)
+
+
+@pytest.mark.parametrize(("mean", "dispersion"), [(0.3, 2.0), (5.0, 0.5), (40.0, 1e-4)])
+def test_the_probabilities_of_counts_sum_to_one(mean, dispersion):
+    x = jnp.arange(400, dtype=jnp.float32)[:, None]
+    prediction = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, x.shape), counts_of(mean, dispersion))
+    assert np.exp(counts_log_prob(prediction, x)).sum() == pytest.approx(1.0, abs=1e-4)
+
+
+@given(means, st.floats(1e-3, 10.0), st.lists(st.floats(0.01, 0.99), min_size=1, max_size=4))
+def test_quantiles_of_counts_are_those_of_scipy(mean, dispersion, levels):
+    found = quantiles(counts_of(mean, dispersion), levels)[0, 0]
+    known = oracle(mean, dispersion)
+    np.testing.assert_allclose(found, known.ppf(levels), atol=1 + 1e-9, rtol=1e-12)
+    assert (known.cdf(found) >= np.array(levels) - 1e-9).all()
+    assert (known.cdf(found - 1) < np.array(levels) + 1e-9).all()
+
+
+def test_draws_of_counts_are_counts():
+    prediction = NegativeBinomial(*floats(np.full((40_000, 1), 5.0), np.full((40_000, 1), 0.5)))
+    drawn_ = np.asarray(sampling.draw(jax.random.key(0), prediction))
+    assert (drawn_ == np.floor(drawn_)).all() and (drawn_ >= 0).all()
+    assert drawn_.mean() == pytest.approx(5.0, rel=0.03)
+    assert drawn_.var() == pytest.approx(5 + 0.5 * 25, rel=0.05)
+
+
+def test_counts_are_brought_to_another_size_and_averaged():
+    one = NegativeBinomial(*floats([[2.0]], [[0.5]]))
+    assert rescaled(one, *floats([[0.0]], [[10.0]])) == (20.0, 0.5)
+    both = NegativeBinomial(*floats([[[1.0]], [[3.0]]], [[[0.2]], [[0.4]]]))
+    np.testing.assert_allclose(jax.tree.leaves(averaged(both)), [[[2.0]], [[0.3]]], rtol=1e-6)
+
+
+@jax.jit
+def slopes_of_counts(mean, dispersion, x):
+    def loss(mean, dispersion):
+        return jnp.sum(contract.log_prob(NegativeBinomial(mean, dispersion), x))
+
+    return jax.grad(loss, argnums=(0, 1))(mean, dispersion)
+
+
+@given(st.floats(1e-4, 1e6), st.floats(1e-4, 1e4), st.one_of(st.just(0), st.integers(0, 10**6)))
+def test_slopes_of_counts_are_finite(mean, dispersion, x):
+    assert all(np.isfinite(slopes_of_counts(*floats([[mean]], [[dispersion]], [[x]]))).ravel())

@@ -37,13 +37,16 @@ SECTIONS = knobs.sections(SeriesConfig)
 FIELDS = {f.name: f for section in SECTIONS.values() for f in dataclasses.fields(section)}
 SECTION_OF = {f.name: name for name, s in SECTIONS.items() for f in dataclasses.fields(s)}
 LEAST = {
-    1: "num_points num_steps batch_size tau hidden_size num_layers num_ahead max_horizon num_paths "
+    1: "ensemble num_points num_steps batch_size tau hidden_size num_layers num_ahead max_horizon num_paths "
     "host_devices num_train_steps steps_per_dispatch eval_every checkpoint_every keep_checkpoints "
     "accumulate_steps decay_steps",
     -1: "warmup_steps",
     0: "period input_noise seed momentum weight_decay clip_norm target_loss",
 }
-MOST = dict.fromkeys("batch_size tau hidden_size num_ahead max_horizon".split(), 2**16) | {"num_layers": 1000}
+MOST = dict.fromkeys("batch_size tau hidden_size num_ahead max_horizon".split(), 2**16) | {
+    "num_layers": 1000,
+    "ensemble": 1000,
+}
 MOST |= {"num_paths": 10**6, "num_points": 2**31 - 1, "num_steps": 2**31 - 1, "period": 2**31 - 1}
 BAD = [
     *({name: least - 1} for least, names in LEAST.items() for name in names.split()),
@@ -54,7 +57,9 @@ BAD = [
     *({name: x} for name in FIELDS if FIELDS[name].type is float for x in (math.nan, math.inf)),
     {"batch_size": 9, "host_devices": 2},
     {"warmup_steps": 50, "num_train_steps": 50},
-    *({"head": name, "model": "linear"} for name in ("student", "quantiles")),
+    *({"head": name, "model": "linear"} for name in ("student", "counts", "quantiles")),
+    {"head": "counts", "log": True},
+    *({"normalisation": kind, "head": "counts"} for kind in ("last", "mean", "instance")),
     *({"objective": name, "model": "linear"} for name in ("unrolled", "scheduled_sampling", "input_noise")),
 ]
 IDLE = [  # the first is what nothing reads beside the others
@@ -72,6 +77,7 @@ IDLE = [  # the first is what nothing reads beside the others
     *({"residual": True, "model": kind} for kind in ("gru", "linear", "drift")),
     *({"fit": "gradient", "model": kind} for kind in ("mlp", "seasonal")),
     {"head": "normal", "model": "drift"},
+    *({"ensemble": 2, "model": kind} for kind in ("linear", "drift")),
     {"objective": "direct", "model": "mean"},
     *(
         {"num_ahead": 4, "objective": name}
@@ -204,7 +210,8 @@ SEEN = {
     "tau": (plan_of, {"batch_size": 4}, (2, 3)),
     "seed": (plan_of, {"batch_size": 4}, (0, 1)),
     "model": (parameters_of, TINY, get_args(FIELDS["model"].type)),
-    "head": (trained_on, TINY, ("point", "median", "normal", "student", "quantiles")),
+    "head": (trained_on, TINY, ("point", "median", "normal", "student", "counts", "quantiles")),
+    "ensemble": (parameters_of, TINY, (1, 2, 3)),
     "hidden_size": (parameters_of, {}, (5, 6)),
     "num_layers": (parameters_of, TINY, (1, 2)),
     "activation": (forecast_of, TINY, get_args(FIELDS["activation"].type)),

@@ -31,6 +31,8 @@ FITTED = {
 KINDS = {
     **FITTED,
     **{f"{name}, normal": dataclasses.replace(config, head="normal") for name, config in FITTED.items()},
+    "mlp, three members": dataclasses.replace(MLP, ensemble=3),
+    "gru, three members, normal": dataclasses.replace(FITTED["gru"], ensemble=3, head="normal"),
     **{kind: SeriesModelConfig(model=kind) for kind in BASELINES},
 }
 every_model = pytest.mark.parametrize("name", list(KINDS))

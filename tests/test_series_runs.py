@@ -14,7 +14,7 @@ from experiments.series import evaluate, forecasts, objectives_picture, remedies
 from lmseq.config.knobs import from_flat
 from lmseq.config.series import SeriesConfig
 from lmseq.data.panel import Panel
-from lmseq.data.scaling import fit_scaler
+from lmseq.data.scaling import Scaler, fit_scaler
 from lmseq.data.series import Prepared, PreparedPanel, SeriesSplit
 from lmseq.data.series_types import Series
 from lmseq.models.baselines import Persistence
@@ -133,6 +133,18 @@ def test_figures_of_a_model_that_is_exact(tmp_path):
         assert summary["rmse_at_4"] == (0.0 if each.filled is None else None)
     forecasts.tell(found)
     forecasts.draw(tmp_path, found, jax.random.key(0))
+
+
+def test_baselines_are_the_same_in_any_units():
+    """The mean is that of the training part, not zero, also where values are left as they are."""
+    config, [standard, plain] = from_flat({"max_horizon": 3}, SeriesConfig), [prepared(), prepared()]
+    scaler = Scaler(np.zeros(D), np.ones(D))
+    plain = plain._replace(scaler=scaler, values=scaler.apply(plain.series.values))
+    rows = [forecasts.forecast(config, each, Persistence(D), {}) for each in (standard, plain)]
+    assert list(rows[0].baseline_rmse) == ["mean", "persistence", "drift"]
+    for name, value in rows[0].baseline_rmse.items():
+        assert rows[1].baseline_rmse[name] == pytest.approx(value, rel=1e-5)
+        np.testing.assert_allclose(rows[1].curves[name].rmse, rows[0].curves[name].rmse, rtol=1e-5)
 
 
 def records(num_horizons: int) -> list[dict]:

@@ -242,6 +242,8 @@ BAD = [
     ("predict_series", "--workdir={new} --series={folder}/empty.csv", "empty"),
     ("predict_series", "--workdir={new} --series={folder}/constant.csv --columns=load", "constant"),
     ("predict_series", "--workdir={new} --series={folder}/one.csv --columns=lod", "'t', 'load'"),
+    ("predict_series", "--workdir={new} --series={folder}/two.csv --head=counts", "expected whole numbers"),
+    ("predict_series", "--workdir={new} --model=linear --ensemble=2", "ensemble=2 does nothing here"),
     ("predict_series", "--workdir={new} --series={folder}/holes.csv", "row 102"),
     ("predict_series", "--workdir={new} --series={folder}/infinite.csv", "row 102"),
     ("predict_series", "--workdir={new} --series={folder}/words.csv", "'many'"),

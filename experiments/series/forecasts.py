@@ -63,16 +63,25 @@ def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Param
         points = rollout.k_step_points(model, params, values, max_horizon=horizon, first_origin=first)
         return series.scaler.undo(np.asarray(points))
 
+    level = level_of(series)
+
+    def of_rival(rival: Model, horizon: int) -> np.ndarray:
+        points = rollout.k_step_points(rival, {}, values - level, max_horizon=horizon, first_origin=first)
+        return series.scaler.undo(np.asarray(points) + level)
+
     points = points_of(model, params, horizon)
     rivals = baselines(values.shape[1], series.series.period, series.split.train_end)
     curves = {config.model.model: errors.error_curve(points, targets)}
     for name, rival in rivals.items():
-        curves[name] = errors.error_curve(points_of(rival, {}, horizon), targets)
+        curves[name] = errors.error_curve(of_rival(rival, horizon), targets)
     actual = series.series.observed()[first:]
     free = rollout.free_run(model, params, values[:first], num_steps=len(values) - first)
     oracle = series.series.oracle_rmse
     density = None
-    if config.model.head in ("normal", "student") and config.model.model not in series_config.BASELINES:
+    if (
+        config.model.head in ("normal", "student", "counts")
+        and config.model.model not in series_config.BASELINES
+    ):
         density = log_density(series, model, params, first, len(values))
     return Forecasts(
         config,
@@ -83,10 +92,16 @@ def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Param
         points_of(model, params, 1)[:, 0],
         series.scaler.undo(np.asarray(free)),
         curves,
-        {name: rmse(points_of(rival, {}, 1)[:, 0], actual) for name, rival in rivals.items()},
+        {name: rmse(of_rival(rival, 1)[:, 0], actual) for name, rival in rivals.items()},
         None if oracle is None else oracle(horizon),
         density,
     )
+
+
+def level_of(series: Prepared) -> np.ndarray:
+    """What baselines take for zero, (D,): of values that are not standardised, their mean in training."""
+    is_plain = (series.scaler.mean == 0).all() and (series.scaler.scale == 1).all()
+    return series.train.mean(axis=0) * np.float32(is_plain)
 
 
 def longest_horizon(config: SeriesConfig, series: Prepared) -> int:

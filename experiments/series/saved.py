@@ -18,8 +18,8 @@ from lmseq.contract import Model
 from lmseq.data.dates import read_dates
 from lmseq.data.frequencies import future_times, is_dates
 from lmseq.data.panel import Panel
-from lmseq.data.scaling import check_reach, make_scaler
-from lmseq.data.series import Prepared, PreparedPanel, SeriesSplit, load_panel, with_season
+from lmseq.data.scaling import check_reach
+from lmseq.data.series import Prepared, PreparedPanel, SeriesSplit, load_panel, scaler_of, with_season
 from lmseq.data.series import prepare as prepare_panel
 from lmseq.data.series_types import Series
 from lmseq.data.tables import is_number, quoted
@@ -141,9 +141,7 @@ def _other(config: SeriesConfig, options: Any, noted: dict[str, Any]) -> Prepare
     members = []
     for series in panel.series:
         series = with_season(config, panel, series, len(series.values))
-        scaler = make_scaler(
-            series, len(series.values), log=config.data.log, standardise=config.data.standardise
-        )
+        scaler = scaler_of(config, series, len(series.values))
         values = scaler.apply(series.values)
         check_reach(values, series)
         split = SeriesSplit(len(values), len(values))

@@ -92,10 +92,10 @@ class SeriesModelConfig:
         "mlp", "perceptron or linear map of the last tau values; recurrent cell; or a baseline"
     )
     tau: int = knob(4, "values seen by mlp and linear, and read before the first prediction that counts")
-    head: Literal["point", "median", "normal", "student", "quantiles"] = knob(
+    head: Literal["point", "median", "normal", "student", "counts", "quantiles"] = knob(
         "point",
-        "predict a value by squared or (median) by absolute errors, a normal or Student's t-distribution, or "
-        "quantiles (0.05 to 0.95)",
+        "predict a value by squared or (median) by absolute errors, a normal or Student's t-distribution, "
+        "counts 0, 1, 2, ... (negative binomial), which are not standardised, or quantiles (0.05 to 0.95)",
     )
     hidden_size: int = knob(64, "units of each layer")
     num_layers: int = knob(2, "hidden or recurrent layers")
@@ -120,6 +120,7 @@ class SeriesModelConfig:
         "of each window of tau values, undone in the forecast: minus its last value; its mean; over its mean "
         "size; minus its mean, over its deviation",
     )
+    ensemble: int = knob(1, "members from different initial parameters, trained together and averaged")
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,8 @@ def net_settings(settings: Mapping[str, Any], given: frozenset[str], num_points:
     implied["num_steps"] = max(1, min(_NUM_ORIGINS, num_train // 8))
     if found["objective"] == "direct":
         implied["num_ahead"] = max(2, min(_LONGEST, num_train // 4))
+    if found["head"] == "counts":
+        implied["normalisation"] = "scale"
     if found["optimizer"] == "adamw":
         implied["weight_decay"] = 0.3
     return implied
@@ -254,7 +257,7 @@ def _check_ranges(config: SeriesConfig) -> None:
     data, model, forecast = config.data, config.model, config.forecast
     at_least(1, num_points=data.num_points, num_steps=data.num_steps)
     at_least(1, MOST_UNITS, batch_size=data.batch_size, tau=model.tau, hidden_size=model.hidden_size)
-    at_least(1, 1000, num_layers=model.num_layers)
+    at_least(1, 1000, num_layers=model.num_layers, ensemble=model.ensemble)
     at_least(1, MOST_UNITS, max_horizon=forecast.max_horizon)
     at_least(1, MOST_DRAWS, num_paths=forecast.num_paths)
     at_least(0, period=data.period, train_points=data.train_points, valid_points=data.valid_points)
@@ -275,11 +278,23 @@ def _check_pairs(config: SeriesConfig) -> None:
         raise ValueError(
             f"objective {name} needs a model that is trained step by step, got {config.model.model}"
         )
+    if config.model.head == "counts":
+        _check_counts(config)
     heads = ("point", "normal")
     if config.model.model == "linear" and not trains(config) and config.model.head not in heads:
         raise ValueError(
             f"expected head {_either(heads)} of a linear model by least squares, got "
             f"{config.model.head}: give --fit=gradient"
+        )
+
+
+def _check_counts(config: SeriesConfig) -> None:
+    """Counts stay as they are: windows may be brought to one size, but nothing is taken off."""
+    if config.data.log:
+        raise ValueError("head counts is of the whole numbers themselves: leave --log out")
+    if config.model.normalisation not in ("none", "scale"):
+        raise ValueError(
+            f"expected normalisation none or scale of head counts, got {config.model.normalisation}"
         )
 
 
@@ -314,6 +329,7 @@ def _check_idle(config: SeriesConfig) -> None:
         (model, "refit", closed and model.ridge == -1, "ridge -1"),
         (model, "normalisation", fits, "models that are fitted"),
         (model, "head", fits, "models that are fitted"),
+        (model, "ensemble", trains(config), "models that are trained step by step"),
         (objective, "objective", fits, "models that are fitted"),
         (objective, "num_ahead", name in ("unrolled", "direct"), "objectives unrolled and direct"),
         (objective, "sampling_rate", name == "scheduled_sampling", "objective scheduled_sampling"),

@@ -32,18 +32,28 @@ LARGEST = 1e100  # of values, and one over it their least spread: float64 must h
 FURTHEST = 1e15  # from the training part's mean, in its deviations: float32 must hold squares and their sums
 
 
-def make_scaler(series: Series, train_end: int, *, log: bool, standardise: bool) -> Scaler:
+def make_scaler(
+    series: Series, train_end: int, *, log: bool = False, standardise: bool = True, counts: bool = False
+) -> Scaler:
     """The scaler of a series from its first train_end values; one that changes nothing but by `log`, if so.
 
-    Raises ValueError as `fit_scaler` does, and for a value that has no logarithm.
+    counts: the values must be whole numbers from 0 on, and nothing is changed. Raises ValueError as
+    `fit_scaler` does, for a value that has no logarithm, and for one that is no count.
     """
+    is_count = (series.values >= 0) & (series.values == np.floor(series.values))
+    if counts and not is_count.all():
+        at, column = np.argwhere(~is_count)[0].tolist()
+        raise ValueError(
+            f"{_place(series, at, column)}: expected whole numbers from 0 on with --head=counts, got "
+            f"{series.values[at, column]:g}: choose another head"
+        )
     if log and (series.values <= 0).any():
         at, column = np.argwhere(series.values <= 0)[0].tolist()
         raise ValueError(
             f"{_place(series, at, column)}: expected values above 0 with --log, got "
             f"{series.values[at, column]:g}: leave --log out"
         )
-    if not standardise:
+    if counts or not standardise:
         num_features = series.values.shape[1]
         return Scaler(np.zeros(num_features), np.ones(num_features), log)
     train = series.values[:train_end]

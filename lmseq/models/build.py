@@ -9,7 +9,9 @@ from lmseq.config.language_model import ModelConfig, ModelKind
 from lmseq.config.series import BASELINES, SeriesConfig, SeriesModelConfig, SeriesModelKind, num_direct
 from lmseq.contract import Model
 from lmseq.data.series import PreparedPanel, solves_exactly
+from lmseq.models.averaged import Averaged, DirectAveraged
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
+from lmseq.models.heads import SINGLE
 from lmseq.models.interface import BoundModel, SequenceModule, bind, bind_direct
 from lmseq.models.linear import DirectLinearMap, LinearMap, fit_least_squares, fit_map
 from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
@@ -97,9 +99,13 @@ def build_series_model(
             raise ValueError(f"expected one of {kinds} as model, got {config.model!r}")
     if config.model == "linear" and config.fit == "least_squares":
         return (DirectLinearMap if num_direct > 1 else LinearMap)(_bound(module, num_direct), *sizes)
+    model: Model = _bound(module, num_direct)
     if config.normalisation != "none":
-        return (DirectNormalised if num_direct > 1 else Normalised)(_bound(module, num_direct), *sizes)
-    return _bound(module, num_direct)
+        model = (DirectNormalised if num_direct > 1 else Normalised)(model, *sizes)
+    if config.ensemble > 1:
+        kind = DirectAveraged if num_direct > 1 else Averaged
+        return kind(model, config.ensemble, has_spread=config.head not in SINGLE)
+    return model
 
 
 def _bound(module: SequenceModule, num_direct: int) -> BoundModel:

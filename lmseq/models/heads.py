@@ -9,9 +9,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from lmseq.layers import affine
-from lmseq.types import LEVELS, Laplace, Normal, OfValues, Quantiles, StudentT
+from lmseq.types import LEVELS, Laplace, NegativeBinomial, Normal, OfValues, Quantiles, StudentT
 
-HeadKind = Literal["point", "median", "normal", "student", "quantiles"]
+HeadKind = Literal["point", "median", "normal", "student", "counts", "quantiles"]
 SINGLE: tuple[HeadKind, ...] = ("point", "median")  # of one value and no spread
 SMALLEST_SCALE = 1e-4  # of standardised values: a series without noise must not have an infinite density
 
@@ -22,8 +22,8 @@ class ValueHead(nn.Module):
     The point head's scale is 1: maximising its log-density is minimising the squared error, and for the
     median head, which is of a Laplace distribution, the absolute error. The normal
     head's scale is softplus of a map of its own, plus a floor (Nix and Weigend 1994); so is Student's, whose
-    degrees of freedom are 2 and softplus of a third. Quantiles are the median and softplus steps away from
-    it, so that they never cross.
+    degrees of freedom are 2 and softplus of a third. Mean and dispersion of counts are softplus of a map each
+    (Salinas et al. 2020). Quantiles are the median and softplus steps away from it, so that they never cross.
     """
 
     width: int
@@ -55,6 +55,8 @@ class ValueHead(nn.Module):
         if self.head == "quantiles":
             return Quantiles(_around(mean, scale.reshape(*shape, len(LEVELS) - 1)))
         scale = scale.reshape(shape) + SMALLEST_SCALE
+        if self.head == "counts":
+            return NegativeBinomial(jax.nn.softplus(mean) + SMALLEST_SCALE, scale)
         if self.head == "normal":
             return Normal(mean, scale)
         freedom = 2.0 + jax.nn.softplus(affine(hidden, self.freedom_kernel, self.freedom_bias))

@@ -22,7 +22,7 @@ from lmseq.data.partition import Plan
 from lmseq.training.feeding import Fed, HostStream, gather, put_stream
 from lmseq.training.gradient import Objective, make_gradient
 from lmseq.training.loop import Dispatched, NonFiniteLossError, PlanStream, advance, boundaries
-from lmseq.training.optimizer import Number, make_optimizer
+from lmseq.training.optimizer import Number, optimizer_of
 from lmseq.training.state import LoopState, init_training, split_key
 from lmseq.training.train_step import StepMetrics, train_step, window_loss
 from lmseq.types import Stream
@@ -113,7 +113,7 @@ def make_program(
     def dispatch(loop_state, plan, key, settings, tokens):
         built = parts(settings) if parts else (model, objective)
         gradient = make_gradient(*built, num_steps, num_parts=train.accumulate_steps)
-        step = partial(train_step, gradient, make_optimizer(train, settings))
+        step = partial(train_step, gradient, optimizer_of(model, train, settings))
         return lax.scan(lambda loop_state, row: step(loop_state, tokens, row, key), loop_state, plan)
 
     return jax.jit(_by_member(mesh, dispatch, num_shared=1), donate_argnums=0)
@@ -149,7 +149,7 @@ def ensemble_run(
     settings = {name: np.asarray(values, np.float32) for name, values in members.settings.items()}
 
     def init(key, settings):
-        return init_training(key, model, make_optimizer(train, settings), batch_size)
+        return init_training(key, model, optimizer_of(model, train, settings), batch_size)
 
     fresh = jax.jit(partial(lax.map, lambda one: init(*one)))((keys.init, settings))
     # Waited for, as is each dispatch: on virtual devices of a CPU, programs over several must not queue up.

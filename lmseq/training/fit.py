@@ -30,7 +30,7 @@ from lmseq.training.feeding import as_elements, put_stream
 from lmseq.training.folder import Folder, begin
 from lmseq.training.gradient import Objective
 from lmseq.training.job import Batches, Job, check_job
-from lmseq.training.optimizer import make_optimizer
+from lmseq.training.optimizer import optimizer_of
 from lmseq.training.sharding import make_mesh, training_sharding
 from lmseq.training.state import LoopState, init_training, split_key
 from lmseq.training.train_step import Dispatch, make_dispatch, window_loss
@@ -229,7 +229,7 @@ def _programs(
     model: Model, config: TrainConfig, sizes: tuple[int, int], objective: Objective, mesh: Mesh
 ) -> tuple[Callable[[PRNGKey], LoopState], Dispatch]:
     """The jitted initialisation and dispatch of a training; the same ones for each seed and stream."""
-    optimizer, (batch_size, num_steps) = make_optimizer(config), sizes
+    optimizer, (batch_size, num_steps) = optimizer_of(model, config), sizes
 
     def init(key: PRNGKey) -> LoopState:
         return init_training(key, model, optimizer, batch_size)

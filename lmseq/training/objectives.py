@@ -16,10 +16,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model, log_prob
+from lmseq.models.averaged import Averaged
 from lmseq.models.interface import BoundDirectModel
 from lmseq.models.normalised import Normalised
 from lmseq.noise import by_rows
@@ -143,8 +144,35 @@ def direct(
     return _losses(carry, log_probs, jnp.ones(log_probs.shape, bool))
 
 
+def by_member(
+    model: Averaged, params: Params, carry: Carry, batch: Batch, step: StepInfo, *, objective: Objective
+) -> Losses:
+    """Each member by itself: the sum of their losses, so that each has the gradient that it has alone.
+
+    All see the same batches, with noise of their own. The loss that is reported is their mean.
+    """
+
+    def of_member(params: Params, carry: Carry, number: Int[Array, ""]) -> Losses:
+        own = step._replace(key=jax.random.fold_in(step.key, number))
+        return objective(model.model, params, carry, batch, own)
+
+    members = jnp.arange(model.num_members)
+    found = jax.vmap(of_member, in_axes=(0, 1, 0), out_axes=Losses(0, 1, 0))(params, carry, members)
+    minimised, reported = found.minimised, found.reported
+    return Losses(
+        NllTotals(jnp.sum(minimised.nll), minimised.count[0]),
+        found.carry,
+        NllTotals(jnp.mean(reported.nll), reported.count[0]),
+    )
+
+
 def make_objective(config: SeriesConfig) -> Objective:
-    """The objective that the config names."""
+    """The objective that the config names, of each member where there are several."""
+    objective = _of_one(config)
+    return partial(by_member, objective=objective) if config.model.ensemble > 1 else objective
+
+
+def _of_one(config: SeriesConfig) -> Objective:
     chosen, tau = config.objective, config.model.tau
     match chosen.objective:
         case "teacher_forcing":

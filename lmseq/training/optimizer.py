@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from lmseq.config.training import TrainConfig, num_warmup_steps
+from lmseq.contract import Model
+from lmseq.models.averaged import Averaged
 
 Number = float | Float[Array, ""]
 
@@ -65,3 +68,13 @@ def make_optimizer(
             raise ValueError(f"expected optimizer sgd, adam or adamw, got {config.optimizer!r}")
     clip = optax.clip_by_global_norm(number("clip_norm")) if config.clip_norm else optax.identity()
     return optax.chain(clip, update)
+
+
+def optimizer_of(
+    model: Model, config: TrainConfig, numbers: Mapping[str, Number] = MappingProxyType({})
+) -> optax.GradientTransformation:
+    """`make_optimizer` for a model; of an average, one for each member, whose gradient it clips by itself."""
+    optimizer = make_optimizer(config, numbers)
+    if not isinstance(model, Averaged):
+        return optimizer
+    return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
