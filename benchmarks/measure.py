@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,18 +39,47 @@ class Process(NamedTuple):
     output: str
 
 
-def run_process(command: list[str], stdin: Path | None = None) -> Process:
-    """Run to the end; ValueError, with the end of its errors, if it fails."""
+def run_process(command: list[str], stdin: Path | None = None, limit: float | None = None) -> Process:
+    """Run to the end; ValueError, with the end of its errors, if it fails.
+
+    With a limit in seconds it is ended after them, with all that it started: TimeoutError.
+    """
     start = time.perf_counter()
     with (stdin or Path(os.devnull)).open("rb") as source:
-        process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command,
+            stdin=source,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=limit is not None,
+        )
+    ended = threading.Event()
+    if limit is not None:
+        threading.Thread(target=_end_after, args=(process.pid, limit, ended), daemon=True).start()
+    try:
         output = process.stdout.read().decode(errors="replace")
         _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        if limit is not None:
+            os.killpg(process.pid, signal.SIGKILL)
+        raise
+    was_ended = ended.is_set()
+    ended.set()
     process.returncode = os.waitstatus_to_exitcode(status)
     process.stdout.close()
+    if was_ended:
+        raise TimeoutError(f"{command[0]} took more than {limit:g} s")
     if process.returncode:
         raise ValueError(f"{command[0]} failed: {output[-300:]}")
     return Process(time.perf_counter() - start, 1024 * usage.ru_maxrss, output)
+
+
+def _end_after(process: int, seconds: float, ended: threading.Event) -> None:
+    """End a process and its children after so many seconds, and set the event, unless it is set before."""
+    if not ended.wait(seconds):
+        ended.set()
+        with suppress(ProcessLookupError):
+            os.killpg(process, signal.SIGKILL)
 
 
 def publish(found: dict[str, Any], output: str) -> None:
