@@ -85,7 +85,7 @@ def score(task: Task, points: Sequence[np.ndarray]) -> dict[str, float]:
 
 
 def m4_hourly(folder: Path, number: int = 0) -> Task:
-    """M4's hourly series, 48 hours ahead from the end of the training file; or some of them, evenly spread."""
+    """M4's hourly series, 48 hours ahead from the end of the training file; or some, evenly spread."""
     panel = read_panel(folder / "m4/Hourly-train.csv", test_path=folder / "m4/Hourly-test.csv")
     every = sample(len(panel.series), number or len(panel.series))
     known = [panel.series[place].values[:, 0] for place in every]

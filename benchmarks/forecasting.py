@@ -4,12 +4,13 @@
     LMSEQ_DATA_DIR=DATA python -m benchmarks.forecasting
 
 M4's hourly series, ETTh1 and the series that come with statsmodels, as `forecast_tasks` sets them; rivals
-and their settings are in `forecast_peers`. Everybody works in a process of its own, timed from its start until
-all is written: ours is `experiments.predict_series` with each preset for that data, which also draws pictures,
-judges naive rivals and keeps the model. What takes less than --again seconds is run --rounds times, in turns,
-and the median counts. Who takes more than --limit seconds is ended, and its row says so; models that would
-take hours forecast a sample, in a table of its own. --quick leaves out the slow ones. A rival that is not
-installed is left out, in one line. The last line is a JSON object with `rows`.
+and their settings are in `forecast_peers`. Everybody works in a process of its own, timed from its start
+until all is written. Ours is `experiments.predict_series` with each preset for that data, which also judges
+naive rivals, draws pictures and keeps the model; where there is no preset it is the linear map. What takes
+less than --again seconds is run --rounds times, in turns, and the median counts. Who takes more than --limit
+seconds is ended, and its row says so. Models that would take hours forecast a sample, in a table of its own.
+--quick leaves out slow ones. A rival that is not installed is left out, in one line. The last line is a JSON
+object with `rows`, and with `verdicts`: who is better where.
 """
 
 import os

@@ -263,19 +263,64 @@ def backtest_table(found: dict[str, Any]) -> str:
             .replace("lstm large", "lstm, large"),
             f"{row['points']:,}",
             f"{row['origins']:,}",
+            str(row["horizon"]),
             f"{row['darts_seconds']:.2f}",
+            f"{row['process_ratio']:.1f}" if "process_ratio" in row else "",
             f"{row['warm_ratio']:.1f}",
             f"{row['cold_ratio']:.2f}",
         )
         for row in found["backtest"]["rows"]
     ]
-    header = ("model", "points", "origins", "darts, s", "ratio without compilation", "with compilation")
-    return table(header, rows)
+    header = ("model", "points", "origins", "ahead", "darts, s", "ratio of processes")
+    return table((*header, "without compilation", "with compilation"), rows)
 
 
-def backtest_short(found: dict[str, Any]) -> str:
-    """The shortest series of the backtest."""
-    return f"{min(row['points'] for row in found['backtest']['rows']):,}"
+TASKS = {
+    "m4_hourly": "M4, hourly",
+    "m4_hourly_sample": "M4, a sample of its hourly series",
+    "etth1_96": "ETTh1",
+    "etth1_96_sample": "ETTh1, every 96th origin",
+    "sunspots": "Sunspots, yearly",
+    "co2": "CO2, weekly",
+    "nile": "Nile, yearly",
+    "elnino": "El Nino, monthly",
+}
+
+
+def forecasting_load(found: dict[str, Any]) -> str:
+    """Processes that ran or waited while forecasts were compared, beside the one that was measured."""
+    return f"{max(0, statistics.median(found['forecasting']['load']) - 1):.0f}"
+
+
+def forecasting_tables(found: dict[str, Any]) -> str:
+    """A table of each task, the best first, and a sentence that says who is better."""
+    record = found["forecasting"]
+    parts = []
+    for verdict in record["verdicts"]:
+        rows = [row for row in record["rows"] if row["task"] == verdict["task"]]
+        rows.sort(key=lambda row: row.get(verdict["figure"], math.inf))
+        told = [(row["name"].replace("_", r"\_"), *_figures(row), _seconds(row)) for row in rows]
+        first = rows[0]
+        title = f"{TASKS[first['task']]}: {first['num_series']} series, {first['num_origins']:,} origins"
+        names = ("sMAPE", "MASE", "MSE", "MAE", "seconds")
+        parts.append(table((f"{title}, {first['horizon']} ahead", *names), told))
+        both = ", ".join(verdict["better_and_faster"]) or "nobody"
+        parts.append(
+            f"Best by {names[FIGURES.index(verdict['figure'])]}: {verdict['best']}. Fastest: "
+            f"{verdict['fastest']}. At once better and faster than `{verdict['ours']}`: {both}."
+        )
+    return "\n\n".join(parts)
+
+
+FIGURES = ("smape", "mase", "mse", "mae")
+
+
+def _figures(row: dict[str, Any]) -> Row:
+    return tuple(f"{row[name]:#.4g}".rstrip(".") if name in row else "" for name in FIGURES)
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    return row["failed"] if "failed" in row else f"{row['seconds']:.1f}"
 
 
 RATIOS = {
@@ -318,7 +363,8 @@ BLOCKS: tuple[Callable[[dict[str, Any]], str], ...] = (
     memory_table,
     startup_table,
     backtest_table,
-    backtest_short,
+    forecasting_load,
+    forecasting_tables,
     ngram_table,
 )
 
