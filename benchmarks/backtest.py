@@ -106,7 +106,7 @@ def difference_of(ours: np.ndarray, theirs: np.ndarray, values: np.ndarray) -> f
 
 def processes(values: np.ndarray, start: int, horizon: int, rounds: int) -> dict[str, Any]:
     """Medians of whole processes of both sides, from their start to forecasts written, interleaved."""
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "values.npy"
         np.save(source, values)
@@ -115,11 +115,20 @@ def processes(values: np.ndarray, start: int, horizon: int, rounds: int) -> dict
             for side, target in targets.items():
                 numbers = map(str, (source, target, start, horizon))
                 command = [sys.executable, "-m", "benchmarks.backtest_sides", side, *numbers]
-                seconds[side].append(run_process(command).seconds)
+                seconds[side].append(run_process(command)[:2])
         difference_of(np.load(targets["lmseq"]), np.load(targets["darts"]), values)
-    ours, theirs = (statistics.median(seconds[side]) for side in ("lmseq", "darts"))
-    say(f"{'':<20}whole processes: darts {theirs:.2f} s   here {ours:.2f} s: {theirs / ours:.1f} times")
-    return {"process_seconds": ours, "darts_process_seconds": theirs, "process_ratio": theirs / ours}
+    ours, theirs = (np.median(seconds[side], axis=0) for side in ("lmseq", "darts"))
+    ratio, cpu_ratio = theirs / ours
+    say(
+        f"{'':<20}whole processes: darts {theirs[0]:.2f} s   here {ours[0]:.2f} s: {ratio:.1f} times, "
+        f"{cpu_ratio:.1f} in seconds of a core"
+    )
+    return {
+        "process_seconds": ours[0],
+        "darts_process_seconds": theirs[0],
+        "process_ratio": ratio,
+        "process_cpu_ratio": cpu_ratio,
+    }
 
 
 def neural(
@@ -202,7 +211,7 @@ def main() -> int:
     ratios = {
         f"{row['model']}_{row['points']}_{kind}": row[f"{kind}_ratio"]
         for row in figures
-        for kind in ("process", "cold", "warm")
+        for kind in ("process", "process_cpu", "cold", "warm")
         if f"{kind}_ratio" in row
     }
     summary = {

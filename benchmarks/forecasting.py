@@ -7,7 +7,8 @@ M4's hourly series, ETTh1 and the series that come with statsmodels, as `forecas
 and their settings are in `forecast_peers`. Everybody works in a process of its own, timed from its start
 until all is written. Ours is `experiments.predict_series` with each preset for that data, which also judges
 naive rivals, draws pictures and keeps the model; where there is no preset it is the linear map. What takes
-less than --again seconds is run --rounds times, in turns, and the median counts. Who takes more than --limit
+less than --again seconds is run --rounds times, in turns, and medians count; seconds of a core say more than
+those of the clock where others use the machine. Who takes more than --limit
 seconds is ended, and its row says so. Models that would take hours forecast a sample, in a table of its own.
 --quick leaves out slow ones. A rival that is not installed is left out, in one line. The last line is a JSON
 object with `rows`, and with `verdicts`: who is better where.
@@ -118,8 +119,9 @@ def turn(task: Task, work: Work, limit: float) -> dict[str, Any]:
         folder = Path(name)
         forecast_tasks.write_task(task, folder / "task.npz")
         try:
-            seconds = run_process(work.command(folder / "task.npz", folder), limit=limit).seconds
-            return {"seconds": seconds, **work.figures(task, folder)}
+            done = run_process(work.command(folder / "task.npz", folder), limit=limit)
+            spent = {"seconds": done.seconds, "cpu_seconds": done.cpu_seconds}
+            return spent | work.figures(task, folder)
         except TimeoutError:
             return {"failed": f"more than {limit:g} s"}
         except ValueError as error:
@@ -145,7 +147,8 @@ def row_of(task: Task, name: str, turns: list[dict[str, Any]]) -> dict[str, Any]
     facts |= {"num_series": len(task.values), "num_origins": task.num_origins, "horizon": task.horizon}
     if failed:
         return facts | failed[0]
-    return facts | turns[0] | {"seconds": statistics.median(found["seconds"] for found in turns)}
+    clocks = ("seconds", "cpu_seconds")
+    return facts | turns[0] | {clock: statistics.median(turn[clock] for turn in turns) for clock in clocks}
 
 
 def leading(task: str) -> str:
@@ -180,7 +183,8 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def _told(found: dict[str, Any]) -> str:
     if "failed" in found:
         return found["failed"]
-    return f"{found['seconds']:8.1f} s" + "".join(f"   {name} {found[name]:.4g}" for name in FIGURES)
+    spent = f"{found['seconds']:8.1f} s, {found['cpu_seconds']:.1f} s of a core"
+    return spent + "".join(f"   {name} {found[name]:.4g}" for name in FIGURES)
 
 
 def tell(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:

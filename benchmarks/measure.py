@@ -32,9 +32,13 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 class Process(NamedTuple):
-    """Wall seconds of a finished process, its largest resident memory in bytes, and what it printed."""
+    """Of a finished process: wall seconds, processor seconds, its largest resident memory, what it printed.
+
+    Processor seconds, unlike the others, hardly depend on what else the machine does.
+    """
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     output: str
 
@@ -71,7 +75,8 @@ def run_process(command: list[str], stdin: Path | None = None, limit: float | No
         raise TimeoutError(f"{command[0]} took more than {limit:g} s")
     if process.returncode:
         raise ValueError(f"{command[0]} failed: {output[-300:]}")
-    return Process(time.perf_counter() - start, 1024 * usage.ru_maxrss, output)
+    spent = time.perf_counter() - start
+    return Process(spent, usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss, output)
 
 
 def _end_after(process: int, seconds: float, ended: threading.Event) -> None:

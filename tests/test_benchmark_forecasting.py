@@ -119,7 +119,7 @@ def test_a_verdict_names_who_is_better_and_faster_than_our_best():
 
 
 def test_a_row_has_the_median_of_its_turns_or_the_reason_of_its_failure():
-    turns = [{"seconds": seconds, "mase": 1.0} for seconds in (3.0, 1.0, 2.0)]
+    turns = [{"seconds": seconds, "cpu_seconds": 1.0, "mase": 1.0} for seconds in (3.0, 1.0, 2.0)]
     found = forecasting.row_of(TWO, "a", turns)
     assert (found["seconds"], found["turns"], found["num_origins"]) == (2.0, 3, 3)
     found = forecasting.row_of(TWO, "a", [turns[0], {"failed": "more than 9 s"}])

@@ -299,10 +299,10 @@ def forecasting_tables(found: dict[str, Any]) -> str:
     for verdict in record["verdicts"]:
         rows = [row for row in record["rows"] if row["task"] == verdict["task"]]
         rows.sort(key=lambda row: row.get(verdict["figure"], math.inf))
-        told = [(row["name"].replace("_", r"\_"), *_figures(row), _seconds(row)) for row in rows]
+        told = [(row["name"].replace("_", r"\_"), *_figures(row), *_seconds(row)) for row in rows]
         first = rows[0]
         title = f"{TASKS[first['task']]}: {first['num_series']} series, {first['num_origins']:,} origins"
-        names = ("sMAPE", "MASE", "MSE", "MAE", "seconds")
+        names = ("sMAPE", "MASE", "MSE", "MAE", "seconds", "of a core")
         parts.append(table((f"{title}, {first['horizon']} ahead", *names), told))
         both = ", ".join(verdict["better_and_faster"]) or "nobody"
         parts.append(
@@ -319,8 +319,10 @@ def _figures(row: dict[str, Any]) -> Row:
     return tuple(f"{row[name]:#.4g}".rstrip(".") if name in row else "" for name in FIGURES)
 
 
-def _seconds(row: dict[str, Any]) -> str:
-    return row["failed"] if "failed" in row else f"{row['seconds']:.1f}"
+def _seconds(row: dict[str, Any]) -> Row:
+    if "failed" in row:
+        return row["failed"], ""
+    return f"{row['seconds']:.1f}", f"{row['cpu_seconds']:.1f}"
 
 
 RATIOS = {
