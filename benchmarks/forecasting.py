@@ -14,6 +14,7 @@ seconds is ended, and its row says so. Models that would take hours forecast a s
 object with `rows`, and with `verdicts`: who is better where.
 """
 
+import json
 import os
 import statistics
 import sys
@@ -34,7 +35,7 @@ from experiments.frame.start import data_folders
 
 SAMPLES = {"m4_hourly_sample": "m4_hourly", "etth1_96_sample": "etth1_96"}
 TASKS = ("m4_hourly", "etth1_96", *STATSMODELS, *SAMPLES)
-flags.DEFINE_string("tasks", ",".join(TASKS), "what is forecast")
+flags.DEFINE_string("tasks", ",".join(TASKS), "what is forecast; the rows of others stay in --output")
 flags.DEFINE_integer("sample", 6, "series of M4 in the sample that slow models forecast")
 flags.DEFINE_float("limit", 300.0, "seconds after which a process is ended")
 flags.DEFINE_integer("rounds", 3, "turns, of which the median counts")
@@ -48,8 +49,8 @@ OURS = "lmseq"  # what our names begin with
 SLOW_ONES = {"m4_hourly": ("AutoARIMA",), "etth1_96": ("AutoTheta", "AutoETS", "AutoARIMA")}
 
 
-# How good is read off first by: of M4 what it was ranked by then, of ETT what its papers give.
-LEADING = {"m4_hourly": "smape", "etth1_96": "mse"}
+# What is judged by: of M4 what it ranked by, of ETT what papers of long horizons give.
+JUDGED = {"m4_hourly": ("smape", "mase"), "etth1_96": ("mse", "mae")}
 
 
 class Work(NamedTuple):
@@ -151,15 +152,14 @@ def row_of(task: Task, name: str, turns: list[dict[str, Any]]) -> dict[str, Any]
     return facts | turns[0] | {clock: statistics.median(turn[clock] for turn in turns) for clock in clocks}
 
 
-def leading(task: str) -> str:
-    """The figure that a task is judged by first."""
-    return LEADING.get(SAMPLES.get(task, task), "mase")
+def judged(task: str) -> tuple[str, ...]:
+    """The figures that a task is judged by."""
+    return JUDGED.get(SAMPLES.get(task, task), ("mase",))
 
 
-def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Who is best and who is fastest in the rows of one task, and who is both more so than our best."""
+def verdict(rows: list[dict[str, Any]], figure: str) -> dict[str, Any]:
+    """Who is best by a figure and who is fastest in the rows of a task, and who is both beside our best."""
     done = [row for row in rows if "failed" not in row]
-    figure = leading(rows[0]["task"])
     ours = [row for row in done if row["name"].startswith(OURS)]
     found: dict[str, Any] = {"task": rows[0]["task"], "figure": figure}
     if not done:
@@ -177,6 +177,15 @@ def verdict(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def joined(found: dict[str, Any], before: Path) -> dict[str, Any]:
+    """What was found, and of a record that is there what it says of other tasks."""
+    if not before.is_file():
+        return found
+    old, tasks = json.loads(before.read_text()), {row["task"] for row in found["rows"]}
+    kept = {key: [row for row in old[key] if row["task"] not in tasks] for key in ("verdicts", "rows")}
+    return found | {key: kept[key] + found[key] for key in kept} | {"load": old["load"] + found["load"]}
+
+
 # What is told
 
 
@@ -187,20 +196,20 @@ def _told(found: dict[str, Any]) -> str:
     return spent + "".join(f"   {name} {found[name]:.4g}" for name in FIGURES)
 
 
-def tell(rows: list[dict[str, Any]], found: dict[str, Any]) -> None:
+def tell(rows: list[dict[str, Any]], verdicts: list[dict[str, Any]]) -> None:
     """The table of a task, and who is better where."""
     first = rows[0]
     say(
         f"\n{first['task']}: {first['num_series']} series, {first['num_origins']:,} origins, "
         f"{first['horizon']} steps ahead"
     )
-    for row in sorted(rows, key=lambda row: row.get(found["figure"], float("inf"))):
+    for row in sorted(rows, key=lambda row: row.get(verdicts[0]["figure"], float("inf"))):
         say(f"  {row['name']:<24}{_told(row)}")
-    if "ours" in found:
-        both = ", ".join(found["better_and_faster"]) or "nobody"
+    for found in verdicts:
+        both = ", ".join(found.get("better_and_faster", ())) or "nobody"
         say(
-            f"  best by {found['figure']}: {found['best']}; fastest: {found['fastest']}; at once better and "
-            f"faster than {found['ours']}: {both}"
+            f"  best by {found['figure']}: {found.get('best')}; fastest: {found.get('fastest')}; "
+            f"at once better and faster than {found.get('ours')}: {both}"
         )
 
 
@@ -220,13 +229,13 @@ def main() -> int:
     for name in chosen:
         works = [*ours_of(name), *rivals_of(name, given.quick)]
         found = rows_of(makers[name](), works, rounds, given.again, given.limit)
-        verdicts.append(verdict(found))
-        tell(found, verdicts[-1])
+        verdicts.extend(verdict(found, figure) for figure in judged(name))
+        tell(found, verdicts[-len(judged(name)) :])
         rows.extend(found)
         load.append(os.getloadavg()[1])
     packages = sorted({peer.package for peer in forecast_peers.PEERS.values()})
     facts = {"hardware": hardware(), "load": load, "versions": versions("jax", *packages)}
-    publish(facts | {"verdicts": verdicts, "rows": rows}, given.output)
+    publish(joined(facts | {"verdicts": verdicts, "rows": rows}, Path(given.output)), given.output)
     return 0
 
 

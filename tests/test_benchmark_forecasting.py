@@ -1,5 +1,6 @@
 """The tasks and rows of `benchmarks.forecasting`: what is forecast from where, and how it is judged."""
 
+import json
 import sys
 import time
 
@@ -112,10 +113,10 @@ def test_a_verdict_names_who_is_better_and_faster_than_our_best():
         _row("both", 0.9, 4.0),
         {"task": "nile", "name": "late", "failed": "more than 300 s"},
     ]
-    found = forecasting.verdict(rows)
+    found = forecasting.verdict(rows, "mase")
     assert (found["best"], found["fastest"], found["ours"]) == ("good", "quick", "lmseq, a")
     assert found["better_and_faster"] == ["both"]
-    assert forecasting.verdict(rows[-1:]) == {"task": "nile", "figure": "mase"}
+    assert forecasting.verdict(rows[-1:], "mase") == {"task": "nile", "figure": "mase"}
 
 
 def test_a_row_has_the_median_of_its_turns_or_the_reason_of_its_failure():
@@ -134,6 +135,16 @@ def test_who_takes_too_long_is_ended_with_all_that_it_started():
         run_process([sys.executable, "-c", child], limit=0.3)
     assert time.monotonic() - start < 10
     assert run_process([sys.executable, "-c", "print(1)"], limit=60).output == "1\n"
+
+
+def test_rows_of_other_tasks_stay_in_a_record(tmp_path):
+    old = {"load": [1.0], "rows": [_row("a", 1, 1), {"task": "co2"}], "verdicts": [{"task": "co2"}]}
+    found = {"load": [2.0], "rows": [_row("b", 2, 2)], "verdicts": [{"task": "nile"}]}
+    assert forecasting.joined(found, tmp_path / "none.json") == found
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    joined = forecasting.joined(found, tmp_path / "old.json")
+    assert joined["rows"] == [{"task": "co2"}, _row("b", 2, 2)]
+    assert joined["verdicts"] == [{"task": "co2"}, {"task": "nile"}] and joined["load"] == [1.0, 2.0]
 
 
 def test_slow_ones_of_long_series_forecast_samples(monkeypatch):

@@ -293,26 +293,30 @@ def forecasting_load(found: dict[str, Any]) -> str:
 
 
 def forecasting_tables(found: dict[str, Any]) -> str:
-    """A table of each task, the best first, and a sentence that says who is better."""
-    record = found["forecasting"]
-    parts = []
-    for verdict in record["verdicts"]:
-        rows = [row for row in record["rows"] if row["task"] == verdict["task"]]
-        rows.sort(key=lambda row: row.get(verdict["figure"], math.inf))
-        told = [(row["name"].replace("_", r"\_"), *_figures(row), *_seconds(row)) for row in rows]
-        first = rows[0]
-        title = f"{TASKS[first['task']]}: {first['num_series']} series, {first['num_origins']:,} origins"
-        names = ("sMAPE", "MASE", "MSE", "MAE", "seconds", "of a core")
-        parts.append(table((f"{title}, {first['horizon']} ahead", *names), told))
-        both = ", ".join(verdict["better_and_faster"]) or "nobody"
-        parts.append(
-            f"Best by {names[FIGURES.index(verdict['figure'])]}: {verdict['best']}. Fastest: "
-            f"{verdict['fastest']}. At once better and faster than `{verdict['ours']}`: {both}."
+    """A table of each task, the best first, and sentences that say who is better."""
+    record, parts = found["forecasting"], []
+    for task, title in TASKS.items():
+        verdicts = [each for each in record["verdicts"] if each["task"] == task]
+        rows = [row for row in record["rows"] if row["task"] == task]
+        rows.sort(key=lambda row: row.get(verdicts[0]["figure"], math.inf))
+        told = [(row["name"], *_figures(row), *_seconds(row)) for row in rows]
+        size = (
+            f"{rows[0]['num_series']} series, {rows[0]['num_origins']:,} origins, {rows[0]['horizon']} ahead"
         )
+        parts.append(table((f"{title}: {size}", *FIGURES.values(), "seconds", "of a core"), told))
+        parts.append(" ".join(_verdict(each) for each in verdicts))
     return "\n\n".join(parts)
 
 
-FIGURES = ("smape", "mase", "mse", "mae")
+FIGURES = {"smape": "sMAPE", "mase": "MASE", "mse": "MSE", "mae": "MAE"}
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    both = ", ".join(found["better_and_faster"]) or "nobody"
+    return (
+        f"Best by {FIGURES[found['figure']]}: {found['best']}; at once better and faster than "
+        f"{found['ours']}: {both}."
+    )
 
 
 def _figures(row: dict[str, Any]) -> Row:
