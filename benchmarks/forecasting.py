@@ -32,6 +32,7 @@ from experiments.frame.command import main_with_flags
 from experiments.frame.console import say
 from experiments.frame.presets import PREDICT_SERIES
 from experiments.frame.start import data_folders
+from lmseq.files import to_json, write_text
 
 SAMPLES = {"m4_hourly_sample": "m4_hourly", "etth1_96_sample": "etth1_96"}
 TASKS = ("m4_hourly", "etth1_96", *STATSMODELS, *SAMPLES)
@@ -144,7 +145,7 @@ def rows_of(task: Task, works: list[Work], rounds: int, again: float, limit: flo
 def row_of(task: Task, name: str, turns: list[dict[str, Any]]) -> dict[str, Any]:
     """The first turn's figures, with the median of the seconds; the reason where any turn failed."""
     failed = [found for found in turns if "failed" in found]
-    facts = {"task": task.name, "name": name, "turns": len(turns)}
+    facts = {"task": task.name, "name": name, "turns": len(turns), "load": os.getloadavg()[1]}
     facts |= {"num_series": len(task.values), "num_origins": task.num_origins, "horizon": task.horizon}
     if failed:
         return facts | failed[0]
@@ -177,13 +178,12 @@ def verdict(rows: list[dict[str, Any]], figure: str) -> dict[str, Any]:
     return found
 
 
-def joined(found: dict[str, Any], before: Path) -> dict[str, Any]:
-    """What was found, and of a record that is there what it says of other tasks."""
-    if not before.is_file():
-        return found
-    old, tasks = json.loads(before.read_text()), {row["task"] for row in found["rows"]}
-    kept = {key: [row for row in old[key] if row["task"] not in tasks] for key in ("verdicts", "rows")}
-    return found | {key: kept[key] + found[key] for key in kept} | {"load": old["load"] + found["load"]}
+def joined(record: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """A record with the rows of a task, and the verdicts on them, in place of what it had of that task."""
+    task = rows[0]["task"]
+    kept = {key: [row for row in record.get(key, ()) if row["task"] != task] for key in ("verdicts", "rows")}
+    verdicts = [verdict(rows, figure) for figure in judged(task)]
+    return record | {"verdicts": kept["verdicts"] + verdicts, "rows": kept["rows"] + rows}
 
 
 # What is told
@@ -225,17 +225,17 @@ def main() -> int:
     if given.quick:
         chosen = [name for name in chosen if name not in SAMPLES]
     makers = forecast_tasks.makers(data_folders()[0] or Path("data"), given.sample)
-    rounds, rows, verdicts, load = 1 if given.quick else given.rounds, [], [], [os.getloadavg()[1]]
+    packages = sorted({peer.package for peer in forecast_peers.PEERS.values()})
+    record = json.loads(Path(given.output).read_text()) if Path(given.output).is_file() else {}
+    record |= {"hardware": hardware(), "versions": versions("jax", *packages)}
     for name in chosen:
         works = [*ours_of(name), *rivals_of(name, given.quick)]
-        found = rows_of(makers[name](), works, rounds, given.again, given.limit)
-        verdicts.extend(verdict(found, figure) for figure in judged(name))
-        tell(found, verdicts[-len(judged(name)) :])
-        rows.extend(found)
-        load.append(os.getloadavg()[1])
-    packages = sorted({peer.package for peer in forecast_peers.PEERS.values()})
-    facts = {"hardware": hardware(), "load": load, "versions": versions("jax", *packages)}
-    publish(joined(facts | {"verdicts": verdicts, "rows": rows}, Path(given.output)), given.output)
+        rounds = 1 if given.quick else given.rounds
+        record = joined(record, rows_of(makers[name](), works, rounds, given.again, given.limit))
+        tell(*([row for row in record[key] if row["task"] == name] for key in ("rows", "verdicts")))
+        if given.output:  # what is there stays, if a later task is stopped
+            write_text(Path(given.output), to_json(record, indent=1) + "\n")
+    publish(record, given.output)
     return 0
 
 

@@ -1,6 +1,5 @@
 """The tasks and rows of `benchmarks.forecasting`: what is forecast from where, and how it is judged."""
 
-import json
 import sys
 import time
 
@@ -137,14 +136,12 @@ def test_who_takes_too_long_is_ended_with_all_that_it_started():
     assert run_process([sys.executable, "-c", "print(1)"], limit=60).output == "1\n"
 
 
-def test_rows_of_other_tasks_stay_in_a_record(tmp_path):
-    old = {"load": [1.0], "rows": [_row("a", 1, 1), {"task": "co2"}], "verdicts": [{"task": "co2"}]}
-    found = {"load": [2.0], "rows": [_row("b", 2, 2)], "verdicts": [{"task": "nile"}]}
-    assert forecasting.joined(found, tmp_path / "none.json") == found
-    (tmp_path / "old.json").write_text(json.dumps(old))
-    joined = forecasting.joined(found, tmp_path / "old.json")
-    assert joined["rows"] == [{"task": "co2"}, _row("b", 2, 2)]
-    assert joined["verdicts"] == [{"task": "co2"}, {"task": "nile"}] and joined["load"] == [1.0, 2.0]
+def test_rows_of_other_tasks_stay_in_a_record():
+    old = {"rows": [_row("a", 1, 1), {"task": "co2"}], "verdicts": [{"task": "co2"}], "hardware": "here"}
+    found = forecasting.joined(old, [_row("lmseq", 2, 2)])
+    assert found["rows"] == [{"task": "co2"}, _row("lmseq", 2, 2)] and found["hardware"] == "here"
+    assert [each["task"] for each in found["verdicts"]] == ["co2", "nile"]
+    assert forecasting.joined({}, found["rows"][1:])["rows"] == [_row("lmseq", 2, 2)]
 
 
 def test_slow_ones_of_long_series_forecast_samples(monkeypatch):

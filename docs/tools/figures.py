@@ -289,7 +289,8 @@ TASKS = {
 
 def forecasting_load(found: dict[str, Any]) -> str:
     """Processes that ran or waited while forecasts were compared, beside the one that was measured."""
-    return f"{max(0, statistics.median(found['forecasting']['load']) - 1):.0f}"
+    loads = [row["load"] for row in found["forecasting"]["rows"]]
+    return f"{max(0, statistics.median(loads) - 1):.0f}"
 
 
 def forecasting_tables(found: dict[str, Any]) -> str:
