@@ -84,9 +84,17 @@ def score(task: Task, points: Sequence[np.ndarray]) -> dict[str, float]:
 # The tasks
 
 
+def there(folder: Path, name: str) -> Path:
+    """A file in the folder of data; ValueError where it is not."""
+    if not (folder / name).is_file():
+        raise ValueError(f"{name} is not in {folder}: set LMSEQ_DATA_DIR to a folder that has it")
+    return folder / name
+
+
 def m4_hourly(folder: Path, number: int = 0) -> Task:
     """M4's hourly series, 48 hours ahead from the end of the training file; or some, evenly spread."""
-    panel = read_panel(folder / "m4/Hourly-train.csv", test_path=folder / "m4/Hourly-test.csv")
+    train, test = (there(folder, f"m4/Hourly-{part}.csv") for part in ("train", "test"))
+    panel = read_panel(train, test_path=test)
     every = sample(len(panel.series), number or len(panel.series))
     known = [panel.series[place].values[:, 0] for place in every]
     values = tuple(
@@ -104,7 +112,7 @@ def sample(count: int, number: int) -> np.ndarray:
 
 def etth1(folder: Path, step: int = 1) -> Task:
     """ETTh1's 7 columns, 96 hours ahead, parted as in the papers of long horizons."""
-    panel = read_panel(folder / "ett/ETTh1.csv", channels="independent")
+    panel = read_panel(there(folder, "ett/ETTh1.csv"), channels="independent")
     train, valid, test = 8640, 2880, 2880
     values = tuple(each.values[: train + valid + test, 0] for each in panel.series)
     count = len(values)

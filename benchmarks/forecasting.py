@@ -224,15 +224,16 @@ def main() -> int:
         say(f"without {', '.join(lacking)}: pip install -r benchmarks/requirements.txt")
     if given.quick:
         chosen = [name for name in chosen if name not in SAMPLES]
-    makers = forecast_tasks.makers(data_folders()[0] or Path("data"), given.sample)
+    makers = forecast_tasks.makers(next(filter(None, data_folders())), given.sample)
+    tasks = [makers[name]() for name in chosen]  # all of them first: a file may be missing
     packages = sorted({peer.package for peer in forecast_peers.PEERS.values()})
     record = json.loads(Path(given.output).read_text()) if Path(given.output).is_file() else {}
     record |= {"hardware": hardware(), "versions": versions("jax", *packages)}
-    for name in chosen:
-        works = [*ours_of(name), *rivals_of(name, given.quick)]
+    for task in tasks:
+        works = [*ours_of(task.name), *rivals_of(task.name, given.quick)]
         rounds = 1 if given.quick else given.rounds
-        record = joined(record, rows_of(makers[name](), works, rounds, given.again, given.limit))
-        tell(*([row for row in record[key] if row["task"] == name] for key in ("rows", "verdicts")))
+        record = joined(record, rows_of(task, works, rounds, given.again, given.limit))
+        tell(*([row for row in record[key] if row["task"] == task.name] for key in ("rows", "verdicts")))
         if given.output:  # what is there stays, if a later task is stopped
             write_text(Path(given.output), to_json(record, indent=1) + "\n")
     publish(record, given.output)

@@ -1,7 +1,9 @@
 """The tasks and rows of `benchmarks.forecasting`: what is forecast from where, and how it is judged."""
 
+import os
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from benchmarks import forecast_peers, forecast_tasks, forecasting
 from benchmarks.forecast_tasks import Task
 from benchmarks.measure import run_process
 
+DATA = Path(os.environ.get("LMSEQ_DATA_DIR", "/none")) / "m4"
 TWO = Task(
     name="two",
     horizon=2,
@@ -69,6 +72,25 @@ def test_tasks_and_forecasts_come_back_from_files(tmp_path):
     forecast_tasks.write_points(points, tmp_path / "points.npz")
     for ours, theirs in zip(points, forecast_tasks.read_points(tmp_path / "points.npz"), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_data_that_are_not_there_are_named(tmp_path):
+    for make in (forecast_tasks.m4_hourly, forecast_tasks.etth1):
+        with pytest.raises(
+            ValueError, match=r"\.csv is not in .*: set LMSEQ_DATA_DIR to a folder that has it"
+        ):
+            make(tmp_path)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="M4 is not there")
+def test_of_m4_the_seasonal_naive_has_its_published_figures():
+    task = forecast_tasks.m4_hourly(DATA.parent)
+    points = [
+        np.tile(values[start - 24 : start], 2)[None]
+        for values, start in zip(task.values, task.starts, strict=True)
+    ]
+    found = forecast_tasks.score(task, points)
+    assert (found["smape"], found["mase"]) == pytest.approx((13.912, 1.193), abs=5e-4)
 
 
 def test_a_sample_is_spread_evenly():
