@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.forecast_tasks import Task, read_task, write_points
 
 SEED = 0
+AT_ONCE = 1000  # origins of one call of global models, for their memory
 LEAST = 5  # windows for each value of a window
 
 
@@ -85,10 +86,14 @@ def known_of(task: Task) -> list[np.ndarray]:
     return [values[:start] for values, start in zip(task.values, task.starts, strict=True)]
 
 
-def by_origin(task: Task, found: Any, column: str) -> list[np.ndarray]:
-    """The forecasts of a frame whose series are the origins."""
-    found = found.sort_values(["unique_id", "ds"])
-    return task.split(found[column].to_numpy(np.float64).reshape(-1, task.horizon))
+def by_origin(task: Task, predict: Callable[[Any], Any], seen: list[np.ndarray]) -> list[np.ndarray]:
+    """Forecasts after windows, one for each origin, given to `predict` as series, so many at a time."""
+    points = []
+    for first in range(0, len(seen), AT_ONCE):
+        part = seen[first : first + AT_ONCE]
+        found = predict(frame(range(len(part)), part)).sort_values(["unique_id", "ds"])
+        points.append(found["model"].to_numpy(np.float64).reshape(-1, task.horizon))
+    return task.split(np.concatenate(points))
 
 
 def machine_learning(kind: str, task: Task) -> list[np.ndarray]:
@@ -117,8 +122,7 @@ def machine_learning(kind: str, task: Task) -> list[np.ndarray]:
     known = known_of(task)
     forecaster.fit(frame(range(len(known)), known), static_features=[])
     _, seen = task.windows(length + 3 * period + 1)
-    found = forecaster.predict(task.horizon, new_df=frame(range(len(seen)), seen))
-    return by_origin(task, found, "model")
+    return by_origin(task, lambda part: forecaster.predict(task.horizon, new_df=part), seen)
 
 
 def neural(task: Task) -> list[np.ndarray]:
@@ -144,7 +148,7 @@ def neural(task: Task) -> list[np.ndarray]:
     known = known_of(task)
     forecaster.fit(frame(range(len(known)), known))
     _, seen = task.windows(length)
-    return by_origin(task, forecaster.predict(df=frame(range(len(seen)), seen)), "model")
+    return by_origin(task, lambda part: forecaster.predict(df=part), seen)
 
 
 def of_darts(task: Task) -> list[np.ndarray]:

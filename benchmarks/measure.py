@@ -74,7 +74,8 @@ def run_process(command: list[str], stdin: Path | None = None, limit: float | No
     if was_ended:
         raise TimeoutError(f"{command[0]} took more than {limit:g} s")
     if process.returncode:
-        raise ValueError(f"{command[0]} failed: {output[-300:]}")
+        status = f"exit status {process.returncode}"  # below 0: the signal that ended it
+        raise ValueError(f"{command[0]} failed, {status}: {output[-300:]}")
     spent = time.perf_counter() - start
     return Process(spent, usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss, output)
 

@@ -299,6 +299,8 @@ def forecasting_tables(found: dict[str, Any]) -> str:
     for task, title in TASKS.items():
         verdicts = [each for each in record["verdicts"] if each["task"] == task]
         rows = [row for row in record["rows"] if row["task"] == task]
+        if not rows:
+            continue
         rows.sort(key=lambda row: row.get(verdicts[0]["figure"], math.inf))
         told = [(row["name"], *_figures(row), *_seconds(row)) for row in rows]
         size = (
