@@ -3,8 +3,8 @@
     python -m benchmarks.forecast_peers NAME TASK.npz POINTS.npz
 
 Each takes a task and returns its forecasts (O_n, K) of every series. Models are fitted once, to what stands
-before the first origins; the other origins are reached without fitting again. Settings are those of each
-library's own examples for such series.
+before the first origins; the other origins are reached without fitting again. Settings are plain
+ones after each library's examples; none was tuned.
 """
 
 import os
