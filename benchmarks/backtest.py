@@ -1,9 +1,11 @@
 """Backtests side by side with darts: every origin of the test part, every horizon to 64, fitted once.
 
     pip install -r benchmarks/requirements.txt
-    python -m benchmarks.backtest --points=1000,10000,100000
+    python -m benchmarks.backtest
 
-A linear autoregression on 4 lags is fitted by both and must forecast the same numbers. A Markov perceptron
+The horizon is --horizon, or a tenth of a series that is too short for it. A linear autoregression on 4 lags
+is fitted by both and must forecast the same numbers. `process` is the whole of it, for each side in a process
+of its own: from its start, with imports, a fit and all forecasts, until they are written. A Markov perceptron
 stands beside darts' TiDE (a perceptron too) and an LSTM beside darts' LSTM, of equal width, on 4 and 24 past
 values; they are not trained beyond one epoch, since only the forecasting is timed. darts is run with its own
 batches, of 32, and with batches as large as ours. Its LSTM reads 24 values again from each origin, while ours
@@ -13,29 +15,35 @@ ours. The last line is a JSON object with `ratios`.
 """
 
 import logging
+import os
 import statistics
+import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from benchmarks.measure import hardware, publish, timed
+from benchmarks.backtest_sides import LAGS, SIDES, our_forecasts, our_model, their_forecasts, their_model
+from benchmarks.measure import hardware, publish, run_process, timed
 from experiments.frame.command import main_with_flags
 from experiments.frame.console import numbers, say
 from experiments.frame.start import prepare_jax
 
-flags.DEFINE_string("points", "1000,10000,100000", "lengths of the series")
-flags.DEFINE_integer("horizon", 64, "steps ahead")
+flags.DEFINE_string("points", "100,300,1000,10000,100000", "lengths of the series")
+flags.DEFINE_integer("horizon", 64, "steps ahead, or a tenth of a series if that is less")
 flags.DEFINE_integer("rounds", 3, "interleaved repetitions, of which the median counts")
 flags.DEFINE_integer("hidden_size", 25, "units of the neural models; 25 is the default of darts' LSTM")
 flags.DEFINE_integer("neural_points", 0, "longest series for the neural models; 0: all of --points")
 flags.DEFINE_integer("seed", 0, "of the series and the models")
 flags.DEFINE_string("output", "", "also write the figures to this JSON file, with the hardware named")
 NAMES = ["points", "horizon", "rounds", "hidden_size", "neural_points", "seed", "output"]
-LAGS, LSTM_LAGS, TRAIN_SHARE, TOLERANCE = 4, 24, 0.6, 1e-5
+LSTM_LAGS, TRAIN_SHARE, TOLERANCE = 24, 0.6, 1e-5
+SHORTEST = 100  # points: darts' LSTM trains on 33 of the first 60
 
 
 def compare(name: str, points: int, ours: Callable, theirs: Callable, rounds: int) -> dict[str, Any]:
@@ -54,58 +62,27 @@ def compare(name: str, points: int, ours: Callable, theirs: Callable, rounds: in
     row = {
         "model": name,
         "points": points,
+        "horizon": our_points.shape[1],
         "origins": len(our_points),
         **{f"{kind}_seconds": value for kind, value in medians.items()},
         "warm_ratio": medians["darts"] / medians["warm"],
         "cold_ratio": medians["darts"] / medians["cold"],
     }
     say(
-        f"{name:<20}{points:>9,} points {len(our_points):>8,} origins   darts {medians['darts']:8.3f} s   "
-        f"here {medians['cold']:.3f} s with compilation, {medians['warm']:.4f} s without: "
-        f"{row['cold_ratio']:.1f} and {row['warm_ratio']:.1f} times"
+        f"{name:<20}{points:>9,} points {len(our_points):>8,} origins {our_points.shape[1]:>3} ahead   "
+        f"darts {medians['darts']:8.3f} s   here {medians['cold']:.3f} s with compilation, "
+        f"{medians['warm']:.4f} s without: {row['cold_ratio']:.1f} and {row['warm_ratio']:.1f} times"
     )
     return row | {"ours": our_points, "theirs": their_points}
 
 
-def their_forecasts(model: Any, series: Any, start: int, horizon: int, **more: Any) -> np.ndarray:
-    """darts' forecasts from every origin, (O, K)."""
-    found = model.historical_forecasts(
-        series,
-        start=start,
-        forecast_horizon=horizon,
-        stride=1,
-        retrain=False,
-        last_points_only=False,
-        overlap_end=False,
-        verbose=False,
-        **more,
-    )
-    return np.stack([forecast.values(copy=False)[:, 0] for forecast in found])
-
-
-def our_forecasts(model: Any, params: Any, values: np.ndarray, start: int, horizon: int) -> np.ndarray:
-    """Ours, (O, K), on the host."""
-    from lmseq import rollout
-
-    points = rollout.k_step_points(model, params, values, max_horizon=horizon, first_origin=start)
-    return np.asarray(points)[:, :, 0]
-
-
 def linear(values: np.ndarray, horizon: int, rounds: int) -> dict[str, Any]:
-    """The same least-squares model, whose forecasts must be the same numbers."""
+    """The same least-squares model, whose forecasts must be the same numbers; also as whole processes."""
     from darts import TimeSeries
-    from darts.models import LinearRegressionModel
-
-    from lmseq.config.series import SeriesModelConfig
-    from lmseq.models.build import build_series_model
-    from lmseq.models.linear import fit_least_squares
 
     start = int(TRAIN_SHARE * len(values))
-    series = TimeSeries.from_values(values)
-    theirs = LinearRegressionModel(lags=LAGS, output_chunk_length=1)
-    theirs.fit(series[:start])
-    model = build_series_model(SeriesModelConfig(model="linear", tau=LAGS), 1)
-    params = fit_least_squares(values[:start], LAGS, "point")
+    series, theirs = TimeSeries.from_values(values), their_model(values, start)
+    model, params = our_model(values, start)
     row = compare(
         "linear",
         len(values),
@@ -113,12 +90,45 @@ def linear(values: np.ndarray, horizon: int, rounds: int) -> dict[str, Any]:
         lambda: their_forecasts(theirs, series, start, horizon),
         rounds,
     )
-    difference = float(np.abs(row["ours"] - row["theirs"]).max() / values.std())
+    row["largest_difference"] = difference_of(row["ours"], row["theirs"], values)
+    return row | processes(values, start, horizon, rounds)
+
+
+def difference_of(ours: np.ndarray, theirs: np.ndarray, values: np.ndarray) -> float:
+    """The largest difference of forecasts, in deviations of the series; ArithmeticError if they differ."""
+    difference = float(np.abs(ours - theirs).max() / values.std())
     if not difference <= TOLERANCE:
         raise ArithmeticError(
             f"expected the same forecasts to {TOLERANCE}, got a difference of {difference:.3g}"
         )
-    return row | {"largest_difference": difference}
+    return difference
+
+
+def processes(values: np.ndarray, start: int, horizon: int, rounds: int) -> dict[str, Any]:
+    """Medians of whole processes of both sides, from their start to forecasts written, interleaved."""
+    seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "values.npy"
+        np.save(source, values)
+        targets = {side: Path(folder) / f"{side}.npy" for side in SIDES}
+        for _ in range(rounds):
+            for side, target in targets.items():
+                numbers = map(str, (source, target, start, horizon))
+                command = [sys.executable, "-m", "benchmarks.backtest_sides", side, *numbers]
+                seconds[side].append(run_process(command)[:2])
+        difference_of(np.load(targets["lmseq"]), np.load(targets["darts"]), values)
+    ours, theirs = (np.median(seconds[side], axis=0) for side in ("lmseq", "darts"))
+    ratio, cpu_ratio = theirs / ours
+    say(
+        f"{'':<20}whole processes: darts {theirs[0]:.2f} s   here {ours[0]:.2f} s: {ratio:.1f} times, "
+        f"{cpu_ratio:.1f} in seconds of a core"
+    )
+    return {
+        "process_seconds": ours[0],
+        "darts_process_seconds": theirs[0],
+        "process_ratio": ratio,
+        "process_cpu_ratio": cpu_ratio,
+    }
 
 
 def neural(
@@ -175,9 +185,10 @@ def neural(
 def main() -> int:
     lengths = numbers(flags.FLAGS.points, "points")
     horizon, rounds, seed = flags.FLAGS.horizon, flags.FLAGS.rounds, flags.FLAGS.seed
-    if min(horizon, rounds, flags.FLAGS.hidden_size) < 1 or seed < 0 or min(lengths) < 10 * horizon:
+    if min(horizon, rounds, flags.FLAGS.hidden_size) < 1 or seed < 0 or min(lengths) < SHORTEST:
         raise ValueError(
-            "expected horizon, rounds, hidden_size of at least 1 and points of 10 horizons or more"
+            f"expected horizon, rounds, hidden_size of at least 1, seed of at least 0 and points of at least "
+            f"{SHORTEST}"
         )
     try:
         import darts
@@ -191,13 +202,25 @@ def main() -> int:
     rows = []
     for length in lengths:
         made = autoregression(np.random.default_rng(seed), length, np.array([0.6, -0.3, 0.2, 0.1]))
-        rows.append(linear(made.values, horizon, rounds))
+        ahead = min(horizon, length // 10)
+        rows.append(linear(made.values, ahead, rounds))
         if length <= (flags.FLAGS.neural_points or max(lengths)):
             for name in ("mlp", "lstm"):
-                rows.extend(neural(name, made.values, horizon, rounds, flags.FLAGS.hidden_size, seed))
+                rows.extend(neural(name, made.values, ahead, rounds, flags.FLAGS.hidden_size, seed))
     figures = [{k: v for k, v in row.items() if k not in ("ours", "theirs")} for row in rows]
-    ratios = {f"{r['model']}_{r['points']}_{k}": r[f"{k}_ratio"] for r in figures for k in ("cold", "warm")}
-    summary = {"hardware": hardware(), "darts": darts.__version__, "ratios": ratios, "rows": figures}
+    ratios = {
+        f"{row['model']}_{row['points']}_{kind}": row[f"{kind}_ratio"]
+        for row in figures
+        for kind in ("process", "process_cpu", "cold", "warm")
+        if f"{kind}_ratio" in row
+    }
+    summary = {
+        "hardware": hardware(),
+        "load": os.getloadavg()[1],
+        "darts": darts.__version__,
+        "ratios": ratios,
+        "rows": figures,
+    }
     publish(summary, flags.FLAGS.output)
     return 0
 

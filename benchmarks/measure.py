@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
@@ -32,27 +33,34 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 class Process(NamedTuple):
-    """Wall seconds of a finished process, its largest resident memory in bytes, and what it printed."""
+    """Of a finished process: wall seconds, processor seconds, its largest resident memory, what it printed.
+
+    Processor seconds, unlike the others, hardly depend on what else the machine does.
+    """
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     output: str
 
 
-# Starts a command, and reports its memory at the end. On Linux a process is said to have had at least what
-# the one that started it had: so a small one starts it.
+# Starts a command, and reports at the end how it ended, its seconds of a core and its memory. On Linux a process
+# is said to have had at least what the one that started it had: so a small one starts it.
 LAUNCHER = """
 import os, sys
 report, command = int(sys.argv[1]), sys.argv[2:]
 os.set_inheritable(report, False)
 _, status, usage = os.wait4(os.posix_spawnp(command[0], command, os.environ), 0)
-os.write(report, b"%d" % usage.ru_maxrss)
-os._exit(os.waitstatus_to_exitcode(status) & 255)
+seconds = usage.ru_utime + usage.ru_stime
+os.write(report, b"%d %f %d" % (os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss))
 """
 
 
-def run_process(command: list[str], stdin: Path | None = None) -> Process:
-    """Run to the end; ValueError, with the end of its errors, if it fails."""
+def run_process(command: list[str], stdin: Path | None = None, limit: float | None = None) -> Process:
+    """Run to the end; ValueError, with the end of its errors, if it fails.
+
+    With a limit in seconds it is ended after them, with all that it started: TimeoutError.
+    """
     start, (ours, theirs) = time.perf_counter(), os.pipe()
     with (stdin or Path(os.devnull)).open("rb") as source, os.fdopen(ours) as report:
         process = subprocess.Popen(
@@ -61,13 +69,24 @@ def run_process(command: list[str], stdin: Path | None = None) -> Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             pass_fds=[theirs],
+            start_new_session=limit is not None,
         )
         os.close(theirs)
-        output = process.communicate()[0].decode(errors="replace")
-        if process.returncode:
-            raise ValueError(f"{command[0]} failed: {output[-300:]}")
-        seconds, peak = time.perf_counter() - start, int(report.read())
-    return Process(seconds, peak * (1 if sys.platform == "darwin" else 1024), output)
+        try:
+            output = process.communicate(timeout=limit)[0].decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{command[0]} took more than {limit:g} s") from None
+        finally:
+            if process.returncode is None:  # out of time, or this process was interrupted
+                (os.killpg if limit is not None else os.kill)(process.pid, signal.SIGKILL)
+                process.communicate()
+        reported = report.read().split()
+    if not reported or int(reported[0]):
+        status = f"exit status {reported[0]}, " if reported else ""  # below 0: the signal that ended it
+        raise ValueError(f"{command[0]} failed: {status}{output[-300:]}")
+    unit = 1 if sys.platform == "darwin" else 1024
+    spent = time.perf_counter() - start
+    return Process(spent, float(reported[1]), int(reported[2]) * unit, output)
 
 
 def apart(work: Callable[..., Any], *args: Any) -> Any:

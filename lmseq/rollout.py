@@ -138,7 +138,8 @@ def last_windows(
     values: Values, origins: Int[np.ndarray, "origin"], width: int
 ) -> Float[np.ndarray, "origin window feature"]:
     """The last values before each origin, (O, width, D); zeros stand before the beginning."""
-    padded = np.concatenate([np.zeros((width, values.shape[1]), np.float32), np.asarray(values)])
+    values = np.asarray(values)
+    padded = np.concatenate([np.zeros((width, values.shape[1]), values.dtype), values])
     return padded[origins[:, None] + np.arange(width)[None]]
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import measure
+from benchmarks import backtest_sides, measure
 
 ALONE = {
     "accelerator": ([], lambda found: found["card"] == "cpu" and found["feeding"]["ratios"]["mlp"] > 0),
@@ -25,7 +25,7 @@ ALONE = {
 WITH_PEERS = {
     "recurrence": (["--works=rnn_char"], "rnn_char"),
     "sampling": (["--streams=2", "--num_tokens=8"], "streams_2"),
-    "backtest": (["--points=200", "--horizon=4", "--rounds=1", "--neural_points=1"], "linear_200_warm"),
+    "backtest": (["--points=200", "--horizon=4", "--rounds=1", "--neural_points=1"], "linear_200_process"),
 }
 
 
@@ -66,7 +66,7 @@ def accelerator(monkeypatch):
     def run_process(command):
         commands.append(command[2:])
         last = json.dumps({"hardware": "here", "versions": {}, "ratios": {command[2]: 2.0}})
-        return measure.Process(1.5, 1 << 20, f"what it says\n{last}\n")
+        return measure.Process(1.5, 1.0, 1 << 20, f"what it says\n{last}\n")
 
     monkeypatch.setattr(module, "apart", lambda work, *args: work(*args))
     monkeypatch.setattr(module, "prepare_jax", lambda: None)
@@ -112,7 +112,7 @@ def test_the_memory_of_a_process_is_its_own():
 
 
 def test_a_process_that_fails_or_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match="failed: it is so"):
+    with pytest.raises(ValueError, match="failed: exit status 1, it is so"):
         measure.run_process([sys.executable, "-S", "-c", "import sys; sys.exit('it is so')"])
     with pytest.raises(ValueError, match="no_such_program failed"):
         measure.run_process(["no_such_program"])
@@ -127,3 +127,18 @@ def test_what_a_process_apart_finds_and_raises():
     assert measure.apart(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         measure.apart(divmod, 7, 0)
+
+
+# The backtest's
+
+
+def test_our_side_of_the_backtest_fits_and_forecasts_from_every_origin(tmp_path):
+    """Of a series that a linear recurrence makes, every forecast is exact."""
+    values = np.cos(0.3 * np.arange(100))[:, None]
+    np.save(tmp_path / "values.npy", values)
+    names = [str(tmp_path / name) for name in ("values.npy", "points.npy")]
+    backtest_sides.main(["lmseq", *names, "60", "10"])
+    points = np.load(names[1])
+    ahead = np.lib.stride_tricks.sliding_window_view(values[60:, 0], 10)
+    np.testing.assert_allclose(points, ahead, atol=1e-5)
+    assert points.shape == (31, 10)

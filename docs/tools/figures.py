@@ -273,19 +273,73 @@ def backtest_table(found: dict[str, Any]) -> str:
             .replace("lstm large", "lstm, large"),
             f"{row['points']:,}",
             f"{row['origins']:,}",
+            str(row["horizon"]),
             f"{row['darts_seconds']:.2f}",
+            f"{row['process_ratio']:.1f}" if "process_ratio" in row else "",
             f"{row['warm_ratio']:.1f}",
             f"{row['cold_ratio']:.2f}",
         )
         for row in found["backtest"]["rows"]
     ]
-    header = ("model", "points", "origins", "darts, s", "ratio without compilation", "with compilation")
-    return table(header, rows)
+    header = ("model", "points", "origins", "ahead", "darts, s", "ratio of processes")
+    return table((*header, "without compilation", "with compilation"), rows)
 
 
-def backtest_short(found: dict[str, Any]) -> str:
-    """The shortest series of the backtest."""
-    return f"{min(row['points'] for row in found['backtest']['rows']):,}"
+TASKS = {
+    "m4_hourly": "M4, hourly",
+    "m4_hourly_sample": "M4, a sample of its hourly series",
+    "etth1_96": "ETTh1",
+    "etth1_96_sample": "ETTh1, every 96th origin",
+    "sunspots": "Sunspots, yearly",
+    "co2": "CO2, weekly",
+    "nile": "Nile, yearly",
+    "elnino": "El Nino, monthly",
+}
+
+
+def forecasting_load(found: dict[str, Any]) -> str:
+    """Processes that ran or waited while forecasts were compared, beside the one that was measured."""
+    loads = [row["load"] for row in found["forecasting"]["rows"]]
+    return f"{max(0, statistics.median(loads) - 1):.0f}"
+
+
+def forecasting_tables(found: dict[str, Any]) -> str:
+    """A table of each task, the best first, and sentences that say who is better."""
+    record, parts = found["forecasting"], []
+    for task, title in TASKS.items():
+        verdicts = [each for each in record["verdicts"] if each["task"] == task]
+        rows = [row for row in record["rows"] if row["task"] == task]
+        if not rows:
+            continue
+        rows.sort(key=lambda row: row.get(verdicts[0]["figure"], math.inf))
+        told = [(row["name"], *_figures(row), *_seconds(row)) for row in rows]
+        size = (
+            f"{rows[0]['num_series']} series, {rows[0]['num_origins']:,} origins, {rows[0]['horizon']} ahead"
+        )
+        parts.append(table((f"{title}: {size}", *FIGURES.values(), "seconds", "of a core"), told))
+        parts.append(" ".join(_verdict(each) for each in verdicts))
+    return "\n\n".join(parts)
+
+
+FIGURES = {"smape": "sMAPE", "mase": "MASE", "mse": "MSE", "mae": "MAE"}
+
+
+def _verdict(found: dict[str, Any]) -> str:
+    both = ", ".join(found["better_and_faster"]) or "nobody"
+    return (
+        f"Best by {FIGURES[found['figure']]}: {found['best']}; at once better and faster than "
+        f"{found['ours']}: {both}."
+    )
+
+
+def _figures(row: dict[str, Any]) -> Row:
+    return tuple(f"{row[name]:#.4g}".rstrip(".") if name in row else "" for name in FIGURES)
+
+
+def _seconds(row: dict[str, Any]) -> Row:
+    if "failed" in row:
+        return row["failed"], ""
+    return f"{row['seconds']:.1f}", f"{row['cpu_seconds']:.1f}"
 
 
 RATIOS = {
@@ -330,7 +384,8 @@ BLOCKS: tuple[Callable[[dict[str, Any]], str], ...] = (
     memory_table,
     startup_table,
     backtest_table,
-    backtest_short,
+    forecasting_load,
+    forecasting_tables,
     ngram_table,
 )
 

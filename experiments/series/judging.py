@@ -80,10 +80,7 @@ def judge(config: SeriesConfig, panel: PreparedPanel, model: Model, params: Para
     points = [each.scaler.undo(part) for each, part in zip(panel.members, found, strict=True)]
     errors = {config.model.model: errors_of(panel, points, origins)}
     levels = [each.series.values[: each.split.train_end].mean(axis=0) for each in panel.members]
-    lifted = [
-        (each.series.values - level).astype(np.float32)
-        for each, level in zip(panel.members, levels, strict=True)
-    ]
+    lifted = [each.series.values - level for each, level in zip(panel.members, levels, strict=True)]
     for name, rival in rivals(panel).items():
         found = panels.panel_points(rival, {}, lifted, origins, max_horizon=horizon)
         theirs = [np.asarray(part, np.float64) + level for part, level in zip(found, levels, strict=True)]

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import StepModel
 from lmseq.types import Carry, Normal, Params, PRNGKey
 
 Value = Float[Array, "batch feature"]
+LARGEST = 1 << 24  # numbers of windows that are made on the host
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,20 @@ class Baseline(StepModel):
 
 def _point(mean: Value) -> Normal:
     return Normal(mean, jnp.ones_like(mean))
+
+
+class Repeated(Baseline):
+    """A forecast that repeats what was seen: `rollout.HostModel`, as nothing is computed."""
+
+    def host_points(
+        self, params: Params, windows: Float[np.ndarray, "origin window feature"], horizon: int
+    ) -> Float[np.ndarray, "origin horizon feature"]:
+        """The windows (O, memory, D) again and again, (O, K, D): the very values, in their own type."""
+        return windows[:, np.arange(horizon) % windows.shape[1]]
+
+    def takes_host(self, num_origins: int, horizon: int) -> bool:
+        """Whether the windows of all origins are few numbers."""
+        return num_origins * self.memory * self.num_features <= LARGEST
 
 
 class Mean(Baseline):
@@ -49,7 +65,7 @@ class Mean(Baseline):
         return _point(jnp.zeros((carry.shape[0], self.num_features)))
 
 
-class Persistence(Baseline):
+class Persistence(Repeated):
     """The last value again."""
 
     memory: ClassVar[int | None] = 1
@@ -68,7 +84,7 @@ class Persistence(Baseline):
 
 
 @dataclass(frozen=True)
-class SeasonalNaive(Baseline):
+class SeasonalNaive(Repeated):
     """The value of one period ago; the carry is the last period, (B, period, D)."""
 
     period: int
