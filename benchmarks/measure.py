@@ -44,8 +44,8 @@ class Process(NamedTuple):
     output: str
 
 
-# Starts a command, and reports at the end how it ended, its seconds of a core and its memory. On Linux a process
-# is said to have had at least what the one that started it had: so a small one starts it.
+# Starts a command, and reports at the end how it ended, its seconds of a core and its memory. On Linux a
+# process is said to have had at least what the one that started it had: so a small one starts it.
 LAUNCHER = """
 import os, sys
 report, command = int(sys.argv[1]), sys.argv[2:]
