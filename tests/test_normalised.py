@@ -12,10 +12,13 @@ from hypothesis.extra.numpy import arrays
 
 from lmseq import rollout
 from lmseq.config.series import SeriesModelConfig
-from lmseq.contract import scan_unroll
+from lmseq.contract import log_prob, scan_unroll
 from lmseq.models import linear
 from lmseq.models.build import build_series_model
 from lmseq.models.normalised import Normalisation, Normalised, statistics
+from lmseq.training import objectives
+from lmseq.training.gradient import StepInfo
+from lmseq.types import Batch
 
 KINDS = get_args(Normalisation)
 finite = st.floats(-1e6, 1e6)
@@ -106,3 +109,21 @@ def test_forecasts_in_numpy_are_those_of_the_contract(kind, num_direct):
     found = model.host_points(params, windows, 5)
     expected = rollout.rollout(model, params, jnp.asarray(windows), 5)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", ["mlp", "gru"])
+def test_what_a_direct_model_of_windows_is_trained_on(model):
+    """The loss of every origin of a segment, each by itself; what lies before is only read."""
+    model, params = model_of("mean", model=model)
+    tau, num_ahead, origins = 5, 3, 4
+    xs = jnp.asarray(np.random.default_rng(2).normal(size=(2, tau + origins + num_ahead - 1, 2)), jnp.float32)
+    batch = Batch(xs[:, :-1], xs[:, 1:], jnp.ones((2, xs.shape[1] - 1), bool))
+    carry = model.init_carry(params, 2)
+    step = StepInfo(jnp.int32(0), jax.random.key(0), jnp.array(True))
+    found = objectives.direct(model, params, carry, batch, step, tau=tau, num_ahead=num_ahead).totals
+    expected = 0.0
+    for origin in range(tau, tau + origins):
+        ahead = model.readout_direct(params, xs[:, origin - tau : origin])
+        expected -= float(log_prob(ahead, xs[:, origin : origin + num_ahead]).sum())
+    assert found.count == 2 * origins * num_ahead
+    assert float(found.nll) == pytest.approx(expected, rel=1e-4)

@@ -21,7 +21,6 @@ from jaxtyping import Array, Bool, Float, Int
 from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model, log_prob
 from lmseq.models.averaged import Averaged
-from lmseq.models.interface import BoundDirectModel
 from lmseq.models.normalised import Normalised
 from lmseq.noise import by_rows
 from lmseq.predictions import point
@@ -129,7 +128,7 @@ def unrolled(
 
 
 def direct(
-    model: BoundDirectModel,
+    model: Model,  # one that predicts several steps at once: `rollout.DirectModel`
     params: Params,
     carry: Carry,
     batch: Batch,
