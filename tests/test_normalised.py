@@ -120,7 +120,7 @@ def test_what_a_direct_model_of_windows_is_trained_on(model):
     batch = Batch(xs[:, :-1], xs[:, 1:], jnp.ones((2, xs.shape[1] - 1), bool))
     carry = model.init_carry(params, 2)
     step = StepInfo(jnp.int32(0), jax.random.key(0), jnp.array(True))
-    found = objectives.direct(model, params, carry, batch, step, tau=tau, num_ahead=num_ahead).totals
+    found = objectives.direct(model, params, carry, batch, step, tau=tau, num_ahead=num_ahead).minimised
     expected = 0.0
     for origin in range(tau, tau + origins):
         ahead = model.readout_direct(params, xs[:, origin - tau : origin])
