@@ -10,7 +10,7 @@ import time
 import pytest
 from absl.flags import Error
 
-from experiments import ablate, compile_for, predict_series, train_lm
+from experiments import ablate, compile_for, forecast, predict_series, train_lm
 from experiments.ablation import design, records, tables, together
 from experiments.ablation.tables import Found
 from experiments.frame import intervals
@@ -350,4 +350,4 @@ def test_the_experiments_are_all_that_have_a_folder():
         found.append(experiment)
         assert module == experiment.module or module.startswith(f"{experiment.module}."), module
         assert importlib.util.find_spec(experiment.module) is not None
-    assert set(found) == {*design.EXPERIMENTS, ablate.EXPERIMENT, compile_for.EXPERIMENT}
+    assert set(found) == {*design.EXPERIMENTS, ablate.EXPERIMENT, compile_for.EXPERIMENT, forecast.EXPERIMENT}

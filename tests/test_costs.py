@@ -11,7 +11,7 @@ def design(sweep: str, fixed: str, seeds: int = 2, experiment: str = "predict_se
     return read_design(config)
 
 
-FIXED = "model=mlp num_layers=1 hidden_size=8 num_train_steps=50 warmup_steps=5 batch_size=16"
+FIXED = "preset=one_step model=mlp num_layers=1 hidden_size=8 num_train_steps=50 warmup_steps=5 batch_size=16"
 
 
 def parameters(tau: int) -> int:

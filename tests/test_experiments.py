@@ -248,9 +248,9 @@ def test_a_run_depends_neither_on_the_folder_nor_on_how_its_process_began(
     assert len(done.stderr.splitlines()) == len(run[2].stderr.splitlines())
 
 
-# Minutes even when made small, and run by test_series_scripts.py, test_claims.py and test_ablate.py with
-# flags like those of the pages.
-ELSEWHERE = "compare_objectives|window_or_state|iid_or_sequence|claims|ablate|plot_runs"
+# Minutes even when made small, or of another run, and run by test_series_scripts.py, test_claims.py,
+# test_ablate.py and test_forecast.py with flags like those of the pages.
+ELSEWHERE = "compare_objectives|forecast|window_or_state|iid_or_sequence|claims|ablate|plot_runs"
 
 
 def commands_of_pages() -> list[Any]:

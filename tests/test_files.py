@@ -142,6 +142,10 @@ ELSEWHERE = {
     "lmseq/data/tokens.py",  # a vocabulary: texts
     "lmseq/training/checkpoint.py",  # what a digest is made of
     "experiments/frame/show.py",  # a sample, on a terminal
+    "experiments/frame/launcher.py",  # what processes say to each other, for Python to read
+    "experiments/frame/worker.py",
+    "lmseq/training/processes.py",
+    "benchmarks/forecast_tasks.py",
 }
 
 

@@ -20,8 +20,8 @@ from experiments.frame.command import USER_ERRORS
 from experiments.frame.experiment import Experiment, call_from_texts
 from experiments.frame.processes import Processes
 from experiments.frame.progress import steps_bar
-from experiments.series import forecasts
 from experiments.series.loading import load
+from experiments.series.stages import summary_of
 from experiments.text import report, stages
 from experiments.text.loading import FRACTIONS, load_texts
 from lmseq.config import knobs
@@ -30,7 +30,6 @@ from lmseq.config.language_model import LanguageModelConfig
 from lmseq.config.series import SeriesConfig, segment_length
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
-from lmseq.data.partition import sliding
 from lmseq.models.build import model_of
 from lmseq.models.interface import bind
 from lmseq.training import ensemble, train_step
@@ -185,10 +184,10 @@ def series_work(known: Sequence[SeriesConfig]) -> Work:
     model = model_of(config, first)
 
     def figures(config: SeriesConfig, params: Params) -> dict[str, Any]:
-        return forecasts.summary(forecasts.forecast(config, loaded[config.train.seed], model, params))
+        return summary_of(config, loaded[config.train.seed], model, params)
 
     streams = [each.train for each in loaded.values()]
-    batches = Batches(config.data.batch_size, segment_length(config), sliding)
+    batches = Batches(config.data.batch_size, segment_length(config), first.partition)
     return Work(model, streams, batches, make_objective(config), figures)
 
 

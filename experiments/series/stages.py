@@ -68,6 +68,13 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
     return forecasts.summary(found)
 
 
+def summary_of(config: SeriesConfig, series: PreparedPanel, model: Model, params: Params) -> dict[str, Any]:
+    """The figures of a fitted model alone: nothing is told, written or drawn."""
+    if len(series.members) > 1:
+        return judging.summary(judging.judge(config, series, model, params))
+    return forecasts.summary(forecasts.forecast(config, series.only, model, params))
+
+
 def keep(workdir: Path, prepared: PreparedSeries, params: Params) -> None:
     """What `experiments.forecast` needs of a run: parameters that no training has saved, and intervals."""
     config, series, model = prepared
