@@ -179,7 +179,7 @@ def has_validation(data: SeriesDataConfig) -> bool:
 _OF_NETS = {
     "valid_fraction": 0.1,
     "objective": "direct",
-    "num_train_steps": 300,
+    "num_train_steps": 500,
     "steps_per_dispatch": 50,
     "eval_every": 50,
     "checkpoint_every": 100,
@@ -200,7 +200,7 @@ def net_settings(settings: Mapping[str, Any], given: frozenset[str], num_points:
     """
     found = {**settings, **{name: value for name, value in _OF_NETS.items() if name not in given}}
     num_train = int(num_points * (1 - found["valid_fraction"] - found["test_fraction"]))
-    implied = {**_OF_NETS, "skip": settings["model"] != "mlp"}
+    implied = {**_OF_NETS, "skip": settings["model"] not in ("mlp", "gru", "lstm")}
     implied["tau"] = max(1, min(_LONGEST, num_train // 4))
     implied["num_steps"] = max(1, min(_NUM_ORIGINS, num_train // 8))
     if found["objective"] == "direct":
@@ -208,7 +208,7 @@ def net_settings(settings: Mapping[str, Any], given: frozenset[str], num_points:
     if found["head"] == "counts":
         implied["normalisation"] = "scale"
     if found["optimizer"] == "adamw":
-        implied["weight_decay"] = 0.3
+        implied["weight_decay"] = 1.0
     return implied
 
 
