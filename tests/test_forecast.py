@@ -64,7 +64,9 @@ def test_from_the_end_of_the_runs_own_data(tmp_path, scripts, run):
     summary = scripts.summary("forecast", *flags)
     assert (summary["num_series"], summary["horizon"]) == (1, 7)
     rows = rows_of(tmp_path / "next")
-    assert [row["time"] for row in rows] == [str(DAYS[-1] + step) for step in range(1, 8)]
+    assert [row["time"] for row in rows] == [
+        str(day) for day in DAYS[-1] + np.arange(1, 8).astype("timedelta64[D]")
+    ]
     assert list(rows[0]) == ["series", "time", "mean", "q0.05", "q0.1", "q0.5", "q0.9", "q0.95"]
     values = np.array([[float(row[name]) for name in list(rows[0])[2:]] for row in rows])
     assert (np.diff(values[:, 1:], axis=1) > 0).all(), "quantiles are in order"

@@ -40,9 +40,11 @@ def test_what_comes_next_is_what_pandas_has(alias, start, at_midnight, size, hor
 @pytest.mark.parametrize("months", [1, 2, 3, 12])
 def test_days_of_months(day, months):
     """Pandas has no name for the 15th of a month; the 30th is the last one of February."""
-    each = np.datetime64("2023-01") + months * np.arange(30)
-    last = (each + 1).astype("datetime64[D]") - 1
-    days = np.minimum(each.astype("datetime64[D]") + day - 1, last).astype("datetime64[us]")
+    each = np.datetime64("2023-01") + (months * np.arange(30)).astype("timedelta64[M]")
+    last = (each + f.MONTH).astype("datetime64[D]") - f.DAY
+    days = np.minimum(each.astype("datetime64[D]") + np.timedelta64(day - 1, "D"), last).astype(
+        "datetime64[us]"
+    )
     found = f.infer_frequency(days[:14])
     np.testing.assert_array_equal(f.future_times(days[:14], found, 16), days[14:])
 

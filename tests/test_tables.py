@@ -81,7 +81,13 @@ def mixed_files(draw) -> Written:
     if "dates" in beside:
         unit = draw(st.sampled_from("DMm"))
         zone = draw(st.sampled_from(["", "Z", "+01:00"])) if unit == "m" else ""
-        columns += [[f"{day}{zone}" for day in np.datetime64("2024-01-29", unit) + np.arange(height)]]
+        columns += [
+            [
+                f"{day}{zone}"
+                for day in np.datetime64("2024-01-29", unit)
+                + np.arange(height).astype(f"timedelta64[{unit}]")
+            ]
+        ]
     if "words" in beside:
         columns += [draw(st.lists(WORDS, min_size=height, max_size=height))]
     if "index" in beside:

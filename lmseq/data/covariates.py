@@ -34,7 +34,9 @@ def calendar(times: Shaped[np.ndarray, "time"], frequency: str) -> Values:
     us = times.astype("datetime64[us]")
     days, years = us.astype("datetime64[D]"), us.astype("datetime64[Y]")
     day = (us - days).astype(np.int64) / 86400e6
-    length = ((years + 1).astype("datetime64[D]") - years.astype("datetime64[D]")).astype(np.int64)
+    length = (
+        (years + np.timedelta64(1, "Y")).astype("datetime64[D]") - years.astype("datetime64[D]")
+    ).astype(np.int64)
     shares = {
         "hour": day,
         "weekday": ((days.astype(np.int64) + 3) % 7) / 7,  # 1 January 1970 was a Thursday

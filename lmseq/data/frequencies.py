@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 Times = Shaped[np.ndarray, "time"]
+DAY, MONTH = np.timedelta64(1, "D"), np.timedelta64(1, "M")
 
 # Of what has one length: microseconds. An anchor, as SUN of W-SUN, says where weeks end: dates tell that.
 _LENGTHS = {"ms": 10**3, "s": 10**6, "min": 60 * 10**6, "h": 3600 * 10**6, "D": 86400 * 10**6}
@@ -65,7 +66,7 @@ def step_frequency(times: Times) -> str:
         return "B"
     months = days.astype("datetime64[M]")
     within = (days - months.astype("datetime64[D]")).astype(np.int64)
-    last = ((months + 1).astype("datetime64[D]") - 1 - months.astype("datetime64[D]")).astype(np.int64)
+    last = ((months + MONTH).astype("datetime64[D]") - DAY - months.astype("datetime64[D]")).astype(np.int64)
     is_end = bool((within == last).all())
     if usual >= 28 * _LENGTHS["D"] and (is_end or (within == np.minimum(last, within.max())).all()):
         apart, often = np.unique(np.diff(months).astype(np.int64), return_counts=True)
@@ -146,13 +147,15 @@ def future_times(
     clock = times[-1] - today
     if base == "B":
         return np.busday_offset(today, count * ahead, roll="backward").astype("datetime64[us]") + clock
-    months = today.astype("datetime64[M]") + count * _MONTHS[base] * ahead
+    months = today.astype("datetime64[M]") + (count * _MONTHS[base] * ahead).astype("timedelta64[M]")
     return _on_day(months, today, day or _last_day(times), base).astype("datetime64[us]") + clock
 
 
 def _on_day(months: Shaped[np.ndarray, "horizon"], today: np.datetime64, day: int, base: str) -> np.ndarray:
     """The day of each month, or the last one where that is later, or where today is the last of its month."""
-    last = ((months + 1).astype("datetime64[D]") - 1) - months.astype("datetime64[D]")
-    is_end = base.endswith("E") and today + 1 == (today + 1).astype("datetime64[M]")
+    last = ((months + MONTH).astype("datetime64[D]") - DAY) - months.astype("datetime64[D]")
+    is_end = base.endswith("E") and today + DAY == (today + DAY).astype("datetime64[M]")
     within: Int[np.ndarray, "horizon"] = last.astype(np.int64)
-    return months.astype("datetime64[D]") + (within if is_end else np.minimum(within, day - 1))
+    return months.astype("datetime64[D]") + (within if is_end else np.minimum(within, day - 1)).astype(
+        "timedelta64[D]"
+    )

@@ -44,7 +44,9 @@ def bundled(name: str, missing: Missing = "error") -> Series:
     if name == "elnino":  # a row a year, a column a month
         values = np.asarray(table)[:, 1:].astype(np.float64).reshape(-1)
         years = np.asarray(table["YEAR"]).astype(int)
-        at = (_years(years)[:, None].astype("datetime64[M]") + np.arange(12)).reshape(-1)
+        at = (
+            _years(years)[:, None].astype("datetime64[M]") + np.arange(12).astype("timedelta64[M]")
+        ).reshape(-1)
     else:
         values = np.asarray(table[_COLUMNS[name]], np.float64)
         column = {"sunspots": "YEAR", "nile": "year"}.get(name)
