@@ -26,10 +26,7 @@ def seasonal_scale(train: Float[np.ndarray, "time feature"], period: int) -> Flo
     m is the period, or 1 where there is none or the part is no longer than it. NaN where no pair is known.
     """
     lag = period if 1 < period < len(train) else 1
-    steps = np.abs(train[lag:] - train[:-lag])
-    known = ~np.isnan(steps)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, steps, 0.0).sum(axis=0) / known.sum(axis=0)
+    return mean_known(np.abs(train[lag:] - train[:-lag]), 0)
 
 
 def mean_known(

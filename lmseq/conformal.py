@@ -46,13 +46,3 @@ def least_scores(level: float) -> int:
     """How many scores a level needs so that the furthest of them is not all that can be said."""
     tail = min(level, 1 - level)
     return math.ceil(round(1 / tail, 9)) - 1
-
-
-def coverage(
-    low: Float[np.ndarray, "*dims"], high: Float[np.ndarray, "*dims"], actual: Float[np.ndarray, "*dims"]
-) -> float:
-    """The share of known values that lie from low to high; NaN where none is known."""
-    known = ~np.isnan(actual)
-    if not known.any():
-        return math.nan
-    return float(((low <= actual) & (actual <= high))[known].mean())

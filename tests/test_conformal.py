@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from lmseq import conformal
+from lmseq import calibration, conformal
 
 
 @given(st.lists(st.floats(-9, 9), min_size=1, max_size=60), st.sampled_from(conformal.LEVELS))
@@ -50,5 +50,5 @@ def test_exchangeable_errors_are_covered(seed, num_scores):
 
 def test_coverage_is_of_known_values():
     actual = np.array([1.0, 2.0, np.nan, 5.0])
-    assert conformal.coverage(np.zeros(4), np.full(4, 2.0), actual) == pytest.approx(2 / 3)
-    assert np.isnan(conformal.coverage(np.zeros(1), np.ones(1), np.array([np.nan])))
+    assert calibration.coverage(np.zeros(4), np.full(4, 2.0), actual) == pytest.approx(2 / 3)
+    assert np.isnan(calibration.coverage(np.zeros(1), np.ones(1), np.array([np.nan])))

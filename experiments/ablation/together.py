@@ -90,7 +90,8 @@ def config_of(experiment: Experiment, cell: Cell) -> Config | None:
     if isinstance(config, LanguageModelConfig):
         return config
     # A validation part chooses a checkpoint, which is evaluated on the way.
-    return config if series_config.trains(config) and not config.data.valid_fraction else None
+    is_alike = series_config.trains(config) and not series_config.has_validation(config.data)
+    return config if is_alike else None
 
 
 def structure(config: Config, given: frozenset[str] = frozenset()) -> str:
