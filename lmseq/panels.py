@@ -71,11 +71,16 @@ def panel_log_probs(
     `panel_points` does.
     """
     _check_origins(series, origins)
-    targets = [
-        np.lib.stride_tricks.sliding_window_view(values, horizon, axis=0)[each.places()].swapaxes(1, 2)
-        for values, each in zip(series, origins, strict=True)
-    ]
+    targets = [values_ahead(values, each, horizon) for values, each in zip(series, origins, strict=True)]
     return _from_carries(_log_probs_ahead, model, params, series, origins, targets)
+
+
+def values_ahead(
+    values: Float[np.ndarray, "time feature"], origins: Origins, horizon: int
+) -> Float[np.ndarray, "origin horizon feature"]:
+    """What came after each origin: the next K of values (T, D), (O, K, D)."""
+    ahead = np.lib.stride_tricks.sliding_window_view(values, horizon, axis=0)
+    return np.moveaxis(ahead[origins.places()], -1, 1)
 
 
 def _check_origins(series: Sequence[np.ndarray], origins: Sequence[Origins]) -> None:

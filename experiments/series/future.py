@@ -62,8 +62,7 @@ def calibrate(panel: PreparedPanel, model: Model, params: Params, horizon: int) 
     scores = []
     for member, points, each in zip(panel.members, found, origins, strict=True):
         known = member.scaler.apply(member.series.observed())
-        ahead = np.lib.stride_tricks.sliding_window_view(known, reach, axis=0)[each.places()]
-        errors = (np.moveaxis(ahead, -1, 1) - points) / unit_of(member, each.first)
+        errors = (panels.values_ahead(known, each, reach) - points) / unit_of(member, each.first)
         scores.append(np.moveaxis(errors, 2, 1).reshape(-1, reach))
     joined = np.concatenate(scores)
     quantiles = conformal.score_quantiles(joined)

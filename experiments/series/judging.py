@@ -111,8 +111,7 @@ def _errors_of_one(
 ) -> tuple[np.ndarray, ...]:
     """Of one series, (K,) each."""
     actual, before = member.series.observed(), member.series.observed()[: member.split.test_start]
-    ahead = np.lib.stride_tricks.sliding_window_view(actual, points.shape[1], axis=0)
-    targets = np.moveaxis(ahead[origins.places()], -1, 1)
+    targets = panels.values_ahead(actual, origins, points.shape[1])
     distance = np.abs(points - targets)
     deviation = member.series.values[: member.split.train_end].std(axis=0)
     unit = accuracy.seasonal_scale(before, period)
