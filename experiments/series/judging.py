@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.frame.console import say
+from experiments.series.forecasts import baselines
 from lmseq import accuracy, panels, plotting
 from lmseq.accuracy import mean_known
 from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model
 from lmseq.data.series import Prepared, PreparedPanel
 from lmseq.files import finite, write_text
-from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.interface import count_parameters
 from lmseq.panels import Origins
 from lmseq.plotting import AHEAD, Curve, Panel
@@ -22,6 +22,12 @@ from lmseq.types import Params
 
 FIGURES = ("smape", "mase", "mse", "mae")
 SHOWN = 6  # series in the picture
+RIVALS = {
+    "naive": "persistence",
+    "seasonal": "seasonal",
+    "drift": "drift",
+    "mean": "mean",
+}  # as M4 calls them
 
 
 class Errors(NamedTuple):
@@ -90,11 +96,9 @@ def judge(config: SeriesConfig, panel: PreparedPanel, model: Model, params: Para
 
 def rivals(panel: PreparedPanel) -> dict[str, Model]:
     """Those that the panel allows: the season needs one that each training part holds whole."""
-    num_features, period = panel.num_features, panel.period
-    found: dict[str, Model] = {"naive": Persistence(num_features)}
-    if 0 < period < min(each.split.train_end for each in panel.members):
-        found["seasonal"] = SeasonalNaive(num_features, period)
-    return found | {"drift": Drift(num_features), "mean": Mean(num_features)}
+    num_train = min(each.split.train_end for each in panel.members)
+    found = baselines(panel.num_features, panel.period, num_train)
+    return {name: found[kind] for name, kind in RIVALS.items() if kind in found}
 
 
 def errors_of(panel: PreparedPanel, points: Sequence[np.ndarray], origins: Sequence[Origins]) -> Errors:
@@ -113,15 +117,11 @@ def _errors_of_one(
     actual, before = member.series.observed(), member.series.observed()[: member.split.test_start]
     targets = panels.values_ahead(actual, origins, points.shape[1])
     distance = np.abs(points - targets)
+    step = accuracy.seasonal_scale(before, period)
     deviation = member.series.values[: member.split.train_end].std(axis=0)
-    unit = accuracy.seasonal_scale(before, period)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return (
-            mean_known(accuracy.smape(points, targets), (0, 2)),
-            mean_known(distance / np.where(unit > 0, unit, np.nan), (0, 2)),
-            mean_known((distance / np.where(deviation > 0, deviation, np.nan)) ** 2, (0, 2)),
-            mean_known(distance / np.where(deviation > 0, deviation, np.nan), (0, 2)),
-        )
+    in_steps, standardised = (distance / np.where(unit > 0, unit, np.nan) for unit in (step, deviation))
+    each = (accuracy.smape(points, targets), in_steps, standardised**2, standardised)
+    return tuple(mean_known(errors, (0, 2)) for errors in each)
 
 
 def _naive2(panel: PreparedPanel, origins: Sequence[Origins], horizon: int) -> Errors | None:

@@ -18,8 +18,7 @@ from lmseq.contract import Model
 from lmseq.data.dates import read_dates
 from lmseq.data.frequencies import future_times, is_dates
 from lmseq.data.panel import Panel
-from lmseq.data.scaling import check_reach
-from lmseq.data.series import Prepared, PreparedPanel, SeriesSplit, load_panel, scaler_of, with_season
+from lmseq.data.series import PreparedPanel, SeriesSplit, in_units, load_panel, with_season
 from lmseq.data.series import prepare as prepare_panel
 from lmseq.data.series_types import Series
 from lmseq.data.tables import is_number, quoted
@@ -140,12 +139,8 @@ def _other(config: SeriesConfig, options: Any, noted: dict[str, Any]) -> Prepare
             )
     members = []
     for series in panel.series:
-        series = with_season(config, panel, series, len(series.values))
-        scaler = scaler_of(config, series, len(series.values))
-        values = scaler.apply(series.values)
-        check_reach(values, series)
-        split = SeriesSplit(len(values), len(values))
-        members.append(Prepared(series, split, scaler, values))
+        whole = SeriesSplit(len(series.values), len(series.values))
+        members.append(in_units(config, with_season(config, panel, series, whole.train_end), whole))
     return PreparedPanel(panel, tuple(members))
 
 

@@ -299,16 +299,20 @@ def _prepare_one(config: SeriesConfig, series: Series, split: SeriesSplit, num_s
     _check_lengths(config, series, split, num_series)
     if series.filled is not None:
         _check_filled(series, split, data.missing)
-    scaler = scaler_of(config, series, split.train_end)
+    return in_units(config, series, split)
+
+
+def in_units(config: SeriesConfig, series: Series, split: SeriesSplit) -> Prepared:
+    """A series in the units that the config has its model work in.
+
+    Raises ValueError as `make_scaler` does, and for a value too far from those of the training part.
+    """
+    data, is_of_counts = config.data, config.model.head == "counts"
+    units = {"log": data.log, "standardise": data.standardise, "counts": is_of_counts}
+    scaler = make_scaler(series, split.train_end, **units)
     values = scaler.apply(series.values)
     check_reach(values, series)
     return Prepared(series, split, scaler, values)
-
-
-def scaler_of(config: SeriesConfig, series: Series, train_end: int) -> Scaler:
-    """The units that the config has its model work in. Raises ValueError as `make_scaler` does."""
-    data, is_of_counts = config.data, config.model.head == "counts"
-    return make_scaler(series, train_end, log=data.log, standardise=data.standardise, counts=is_of_counts)
 
 
 def _is_short(config: SeriesConfig, series: Series, split: SeriesSplit) -> bool:
