@@ -11,6 +11,7 @@ import pytest
 from jaxtyping import Array, Int
 
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
+from lmseq.config.mixers import is_stack
 from lmseq.contract import Model, StepModel
 from lmseq.data import sources
 from lmseq.data.partition import epoch_plan
@@ -123,9 +124,9 @@ def cell_inputs(
     def draw(*shape: int) -> Array:
         return jnp.asarray(rng.normal(size=shape).astype(dtype))
 
-    weights = None
-    if cell.has_kernel:
-        weights = Recurrent(draw(hidden, gates) / hidden**0.5, draw(hidden) if cell.has_bias else None)
+    kernel = draw(hidden, gates) / hidden**0.5 if cell.has_kernel else None
+    bias = draw(hidden) if cell.has_bias else None
+    weights = None if kernel is None and bias is None else Recurrent(kernel, bias)
     state = jax.tree.map(lambda leaf: draw(*leaf.shape), cell.init_state(batch, hidden))
     return weights, state, draw(time, batch, gates)
 
@@ -137,6 +138,15 @@ KINDS: dict[str, ModelConfig] = {
     "gru, two layers, embedding": ModelConfig(model="gru", hidden_size=5, num_layers=2, embedding_size=2),
     "lstm, two layers": ModelConfig(model="lstm", hidden_size=4, num_layers=2),
     "minlstm, two layers": ModelConfig(model="minlstm", hidden_size=4, num_layers=2, embedding_size=7),
+    "attention": ModelConfig(
+        model="attention", hidden_size=8, num_layers=2, num_heads=2, num_key_heads=1, window=3
+    ),
+    "gated_deltanet": ModelConfig(
+        model="gated_deltanet", hidden_size=6, num_heads=2, value_size=2, chunk=2, feed_forward="gated"
+    ),
+    "gru, gla, attention": ModelConfig(
+        model="stack", layers="gru,gla,attention", hidden_size=4, num_heads=2, window=4, tie_embeddings=True
+    ),
     "gru, tied": ModelConfig(model="gru", hidden_size=6, embedding_size=6, tie_embeddings=True),
 }
 COUNTS = ("trigram", "trigram of lines", "epsilon, straight to unigrams")
@@ -188,4 +198,10 @@ def small(kind: str, vocab_size: int = 3) -> tuple[Model, Params]:
     model = build_model(KINDS[kind], vocab_size)
     rng = np.random.default_rng(len(kind) + vocab_size)
     shapes = jax.eval_shape(model.init, key)
-    return model, jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), leaf.dtype), shapes)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> Array:
+        # Layers with norms and products of products magnify rounding: their kernels keep the size of rows.
+        spread = leaf.shape[0] ** -0.5 if is_stack(KINDS[kind], KINDS[kind].model) and leaf.ndim > 1 else 1.0
+        return jnp.asarray(spread * rng.normal(size=leaf.shape), leaf.dtype)
+
+    return model, jax.tree.map(draw, shapes)

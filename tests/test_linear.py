@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmseq.recurrence import linear, unrolled
-from lmseq.recurrence.cells.minimal import MINGRU, MINLSTM
+from lmseq.recurrence.cells.cell import Recurrent
+from lmseq.recurrence.cells.minimal import MINGRU, MINLSTM, RGLRU
 
 H = 4
 few = settings(max_examples=12)
@@ -20,12 +21,13 @@ FORMS = ["scan", "associative", "chunked", "auto"]
 @partial(jax.jit, static_argnums=(0, 1))
 def both(cell, form, xs, start):
     """What is found, and the scan that it is held against."""
-    found = linear.linear_states(*cell.coefficients(xs), start, form)
-    return found, unrolled.scan_states(cell, None, start, xs)
+    weights = Recurrent(None, jnp.linspace(-3.0, 3.0, H)) if cell.has_bias else None
+    found = linear.linear_states(*cell.coefficients(weights, xs), start, form)
+    return found, unrolled.scan_states(cell, weights, start, xs)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("cell", [MINGRU, MINLSTM], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", [MINGRU, MINLSTM, RGLRU], ids=lambda cell: cell.name)
 @few
 @given(
     time=st.sampled_from([1, 2, 7, 32, 40]),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from lmseq.recurrence import unrolled
 from lmseq.recurrence.cells import CELLS
-from lmseq.recurrence.cells.minimal import MINGRU, MINLSTM
+from lmseq.recurrence.cells.cell import Recurrent
+from lmseq.recurrence.cells.minimal import MINGRU, MINLSTM, RGLRU
 from tests.oracles import cell_inputs, every_cell
 
 H = 4
@@ -50,7 +51,13 @@ def minlstm(state, x, u, b):
     return (f / (f + i) * state[0] + i / (f + i) * c,)
 
 
-FORMULAS = {"rnn": rnn, "gru": gru, "lstm": lstm, "mingru": mingru, "minlstm": minlstm}
+def rglru(state, x, u, b):
+    r, i, c = sigmoid(x[:H]), sigmoid(x[H : 2 * H]), x[2 * H :]
+    a = np.exp(-8.0 * np.log1p(np.exp(b)) * r)
+    return (a * state[0] + np.sqrt(1 - a**2) * i * c,)
+
+
+FORMULAS = {"rnn": rnn, "gru": gru, "lstm": lstm, "mingru": mingru, "minlstm": minlstm, "rglru": rglru}
 
 
 def test_every_cell_has_its_formula_here():
@@ -73,12 +80,13 @@ def test_unroll_layer_is_the_loop(cell, batch, time, seed):
             np.testing.assert_allclose(found[row], expected, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("cell", [MINGRU, MINLSTM], ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", [MINGRU, MINLSTM, RGLRU], ids=lambda cell: cell.name)
 def test_closed_and_open_gates_are_no_nan(cell):
+    weights = Recurrent(None, jnp.linspace(-30.0, 30.0, H))
     for signs in np.ndindex(*(2,) * cell.num_gates):
         x = jnp.repeat(jnp.asarray([(-300.0, 300.0)[sign] for sign in signs]), H)[None]
-        decay, inflow = cell.coefficients(x)
+        decay, inflow = cell.coefficients(weights, x)
         assert np.isfinite(decay).all() and np.isfinite(inflow).all()
         assert ((decay >= 0) & (decay <= 1)).all()
-        slopes = jax.grad(lambda x: sum(part.sum() for part in cell.coefficients(x)))(x)
+        slopes = jax.grad(lambda x: sum(part.sum() for part in cell.coefficients(weights, x)))(x)
         assert np.isfinite(slopes).all()

@@ -5,6 +5,16 @@ from typing import Literal
 
 from lmseq.config.kinds import COMPILED, COMPILED_CELLS, CUDNN_CELLS, CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob, pick
+from lmseq.config.mixers import (
+    STACK,
+    MixerConfig,
+    MixerKind,
+    check_mixers,
+    idle_mixers,
+    is_stack,
+    layer_names,
+    settled_stack,
+)
 from lmseq.config.text import TextConfig, check_text
 from lmseq.config.training import TrainConfig, check_shares, check_train, idle_in_training, settled
 
@@ -12,7 +22,7 @@ COUNT_TOKENS = 2_000_000  # counted in about 5 s of one core, of which there are
 
 SCORE_TOKENS = 1_000_000  # scored in seconds, to a thousandth of a nat or two
 
-ModelKind = Literal[CellKind, "mlp", "linear"]
+ModelKind = Literal[CellKind, MixerKind, "stack", "mlp", "linear"]
 WINDOWED = ("mlp", "linear")
 
 
@@ -28,12 +38,13 @@ class DataConfig(TextConfig):
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(MixerConfig):
     """The model under the contract."""
 
     model: ModelKind = knob(
         "gru",
-        "recurrent cell; mlp, a neural n-gram over the last tau tokens; linear, one without hidden layers",
+        "recurrent cell; attention; a matrix state, free or as published; stack, as --layers says; mlp, a "
+        "neural n-gram over the last tau tokens; linear, one without hidden layers",
     )
     hidden_size: int = knob(256, "units of each layer")
     num_layers: int = knob(1, "layers, one above the other")
@@ -88,11 +99,11 @@ def check(config: LanguageModelConfig) -> LanguageModelConfig:
     Derived are the steps of the warm-up, and the width of an embedding that is tied and has none.
     """
     check_text(config.data)
-    _check_ranges(config)
-    model = config.model
+    model = settled_stack(config.model)
     if model.tie_embeddings and not model.embedding_size and model.model not in WINDOWED:
         model = replace(model, embedding_size=model.hidden_size)
     config = replace(config, model=model)
+    _check_ranges(config)
     _check_pairs(config)
     _check_idle(config)
     return replace(config, train=settled(config.train))
@@ -111,6 +122,7 @@ def _check_ranges(config: LanguageModelConfig) -> None:
     at_least(0, **pick(model, "recompute_steps"))
     at_least(0, **pick(report, "count_tokens", "score_tokens"))
     below_one(**pick(model, "dropout"))
+    check_mixers(model, model.model)
 
 
 def _check_pairs(config: LanguageModelConfig) -> None:
@@ -122,8 +134,13 @@ def _check_pairs(config: LanguageModelConfig) -> None:
     windowed = model.model in WINDOWED
     if model.tie_embeddings and (windowed or model.embedding_size != model.hidden_size):
         raise ValueError(
-            "tie_embeddings needs a recurrent model with embedding_size equal to hidden_size "
+            "tie_embeddings needs a recurrent model or a stack, and embedding_size equal to hidden_size "
             f"({model.hidden_size}), got model {model.model} and embedding_size {model.embedding_size}"
+        )
+    if is_stack(model, model.model) and model.embedding_size not in (0, model.hidden_size):
+        raise ValueError(
+            f"a stack's embedding is as wide as its layers, got embedding_size {model.embedding_size} and "
+            f"hidden_size {model.hidden_size}: leave embedding_size out"
         )
 
 
@@ -131,14 +148,16 @@ def _check_idle(config: LanguageModelConfig) -> None:
     """A setting that nothing reads is refused rather than ignored."""
     model = config.model
     windowed = model.model in WINDOWED
+    names = layer_names(model, model.model, model.num_layers)
     check_idle(
         (model, "tau", windowed, "models mlp and linear"),
         (model, "hidden_size", model.model != "linear", "models with hidden units"),
-        (model, "num_layers", model.model != "linear", "models with hidden units"),
+        (model, "num_layers", model.model not in ("linear", STACK), "models of equal layers"),
         (model, "dropout", model.model != "linear", "models with hidden units"),
         (model, "dropout_kind", not windowed and model.dropout > 0, "a recurrent model's dropout"),
-        (model, "precision", not windowed, "recurrent models"),
-        (model, "recompute_steps", not windowed, "recurrent models"),
-        (model, "backend", model.model in COMPILED_CELLS, f"models {COMPILED}"),
+        (model, "precision", not windowed, "recurrent models and stacks"),
+        (model, "recompute_steps", not windowed, "recurrent models and stacks"),
+        (model, "backend", any(name in COMPILED_CELLS for name in names), f"layers of {COMPILED}"),
+        *idle_mixers(model, model.model, names),
         *idle_in_training(config.train),
     )

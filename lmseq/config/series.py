@@ -7,12 +7,24 @@ from typing import Any, Literal, get_args
 
 from lmseq.config.kinds import CellKind
 from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob
+from lmseq.config.mixers import (
+    STACK,
+    MixerConfig,
+    MixerKind,
+    check_mixers,
+    idle_mixers,
+    is_stack,
+    layer_names,
+    settled_stack,
+)
 from lmseq.config.training import TrainConfig, check_shares, check_train, idle_in_training, settled
 
-SeriesModelKind = Literal["mlp", "linear", CellKind, "mean", "persistence", "seasonal", "drift"]
+SeriesModelKind = Literal[
+    "mlp", "linear", CellKind, MixerKind, "stack", "mean", "persistence", "seasonal", "drift"
+]
 SYNTHETIC = ("noisy_sine", "ar", "logistic", "mackey_glass", "lorenz", "trend_and_season")
 BUNDLED = ("sunspots", "co2", "nile", "elnino")
-NETS = ("mlp", *get_args(CellKind))
+NETS = ("mlp", *get_args(CellKind), *get_args(MixerKind), "stack")
 BASELINES = ("mean", "persistence", "seasonal", "drift")
 
 
@@ -85,11 +97,13 @@ class SeriesDataConfig:
 
 
 @dataclass(frozen=True)
-class SeriesModelConfig:
+class SeriesModelConfig(MixerConfig):
     """The model under the contract."""
 
     model: SeriesModelKind = knob(
-        "mlp", "perceptron or linear map of the last tau values; recurrent cell; or a baseline"
+        "mlp",
+        "perceptron or linear map of the last tau values; recurrent cell; attention; a matrix state, free "
+        "or as published; stack, as --layers says; or a baseline",
     )
     tau: int = knob(4, "values seen by mlp and linear, and read before the first prediction that counts")
     head: Literal["point", "median", "normal", "student", "counts", "quantiles"] = knob(
@@ -200,7 +214,9 @@ def net_settings(settings: Mapping[str, Any], given: frozenset[str], num_points:
     """
     found = {**settings, **{name: value for name, value in _OF_NETS.items() if name not in given}}
     num_train = int(num_points * (1 - found["valid_fraction"] - found["test_fraction"]))
-    implied = {**_OF_NETS, "skip": settings["model"] not in ("mlp", "gru", "lstm")}
+    implied = {**_OF_NETS, "skip": settings["model"] in ("rnn", "mingru", "minlstm", "rglru")}
+    if settings["layers"] or settings["block"] == "residual":
+        implied["skip"] = False
     implied["tau"] = max(1, min(_LONGEST, num_train // 4))
     implied["num_steps"] = max(1, min(_NUM_ORIGINS, num_train // 8))
     if found["objective"] == "direct":
@@ -246,6 +262,7 @@ def check_objective(objective: ObjectiveConfig) -> None:
 def check(config: SeriesConfig) -> SeriesConfig:
     """The config with derived settings filled in; ValueError for one out of range or that nothing reads."""
     check_train(config.train)
+    config = dataclasses.replace(config, model=settled_stack(config.model))
     _check_ranges(config)
     _check_pairs(config)
     _check_idle(config)
@@ -268,6 +285,7 @@ def _check_ranges(config: SeriesConfig) -> None:
         raise ValueError(f"expected ridge of at least 0, or -1, got {model.ridge}")
     below_one(valid_fraction=data.valid_fraction, test_fraction=data.test_fraction)
     check_objective(config.objective)
+    check_mixers(model, model.model)
 
 
 def _check_pairs(config: SeriesConfig) -> None:
@@ -303,7 +321,8 @@ def _check_idle(config: SeriesConfig) -> None:
     data, model, objective, forecast = config.data, config.model, config.objective, config.forecast
     layered, fits = model.model not in (*BASELINES, "linear"), model.model not in BASELINES
     closed = model.model == "linear" and not trains(config)
-    name = objective.objective
+    name, kind = objective.objective, model.model
+    names = layer_names(model, kind, model.num_layers)
     # What may be mistyped is for `load_series` to refuse: not what it would read is wrong, but the name.
     unclear = is_file(data) and not is_spelled_as_file(data)
     synthetic = data.series in SYNTHETIC
@@ -320,10 +339,15 @@ def _check_idle(config: SeriesConfig) -> None:
         (data, "missing", not synthetic, "a CSV file or a series of statsmodels"),
         (data, "coefficients", data.series == "ar" or unclear, "series ar"),
         (model, "hidden_size", layered, "models with hidden units"),
-        (model, "num_layers", layered, "models with hidden units"),
+        (model, "num_layers", layered and kind != STACK, "models of equal layers"),
         (model, "activation", model.model == "mlp", "model mlp"),
         (model, "residual", model.model == "mlp", "model mlp"),
-        (model, "skip", layered, "models with hidden units"),
+        (
+            model,
+            "skip",
+            layered and not is_stack(model, kind),
+            "perceptrons, and recurrent cells in plain blocks",
+        ),
         (model, "fit", model.model == "linear", "model linear"),
         (model, "ridge", closed, "model linear in closed form"),
         (model, "refit", closed and model.ridge == -1, "ridge -1"),
@@ -338,6 +362,7 @@ def _check_idle(config: SeriesConfig) -> None:
         (data, "batch_size", trains(config), "models that are trained step by step"),
         (data, "num_steps", trains(config), "models that are trained step by step"),
         (config.train, "target_loss", has_validation(data), "runs with a valid_fraction"),
+        *idle_mixers(model, kind, names),
         *idle_in_training(config.train),
     )
     if not trains(config):

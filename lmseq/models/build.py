@@ -6,9 +6,11 @@ import jax
 
 from lmseq.config.kinds import CellKind
 from lmseq.config.language_model import ModelConfig, ModelKind
+from lmseq.config.mixers import is_stack
 from lmseq.config.series import BASELINES, SeriesConfig, SeriesModelConfig, SeriesModelKind, num_direct
 from lmseq.contract import Model
 from lmseq.data.series import PreparedPanel, solves_exactly
+from lmseq.mixers.named import blocks_of
 from lmseq.models.averaged import Averaged, DirectAveraged
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.heads import SINGLE
@@ -17,6 +19,7 @@ from lmseq.models.linear import DirectLinearMap, LinearMap, fit_least_squares, f
 from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
 from lmseq.models.normalised import DirectNormalised, Normalised
 from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel, WindowedRecurrentSeriesModel
+from lmseq.models.stack import MixerLanguageModel, MixerSeriesModel
 from lmseq.recurrence.cells import cell_named
 from lmseq.types import Params
 
@@ -26,7 +29,21 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
 
     Raises ValueError for a kind that does not exist.
     """
+    training = {
+        "dropout": config.dropout,
+        "dropout_kind": config.dropout_kind,
+        "precision": config.precision,
+        "recompute_steps": config.recompute_steps,
+    }
     match config.model:
+        case name if is_stack(config, name):
+            module = MixerLanguageModel(
+                vocab_size=vocab_size,
+                blocks=blocks_of(config, name, config.hidden_size, config.num_layers, config.backend),
+                hidden_size=config.hidden_size,
+                tie_embeddings=config.tie_embeddings,
+                **training,
+            )
         case name if name in get_args(CellKind):
             module = RecurrentLanguageModel(
                 vocab_size=vocab_size,
@@ -35,11 +52,8 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 num_layers=config.num_layers,
                 embedding_size=config.embedding_size,
                 tie_embeddings=config.tie_embeddings,
-                dropout=config.dropout,
-                dropout_kind=config.dropout_kind,
-                precision=config.precision,
-                recompute_steps=config.recompute_steps,
                 backend=config.backend,
+                **training,
             )
         case "mlp" | "linear":
             module = MarkovLanguageModel(
@@ -67,6 +81,9 @@ def build_series_model(
     values = {"num_features": num_features, "head": config.head, "num_direct": num_direct}
     sizes = (config.normalisation, config.tau, num_features)
     match config.model:
+        case name if is_stack(config, name):
+            blocks = blocks_of(config, name, config.hidden_size, config.num_layers)
+            module = MixerSeriesModel(blocks=blocks, hidden_size=config.hidden_size, **values)
         case name if name in get_args(CellKind):
             values |= {"cell": cell_named(name), "hidden_size": config.hidden_size}
             values |= {"num_layers": config.num_layers}

@@ -1,25 +1,24 @@
 """Stacks of recurrent layers: between an embedding and a softmax, or between values and a value head."""
 
 from functools import partial
-from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from lmseq.contract import Predictions, batch_major, check_key
 from lmseq.layers import Precision, affine, drop, has_dropout, lookup, softmax_log_probs
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
+from lmseq.models.pieces import DropoutKind, in_pieces
 from lmseq.recurrence import cudnn
 from lmseq.recurrence.cells.cell import Cell, LayerState, Recurrent
+from lmseq.recurrence.initial import input_bias, recurrent_bias, recurrent_kernel
 from lmseq.recurrence.unrolled import Backend, scan_states, takes_cudnn, unroll_layer
 from lmseq.types import Element, Elements, OfValues, Prediction, PRNGKey, TokenLogProbs
 
 SMALL_VOCABULARY = 512
-DropoutKind = Literal["fresh", "variational"]
 Carry = tuple[LayerState, ...]
 TimeFirst = Int[Array, "time batch"] | Float[Array, "time batch feature"]
 WithWindow = tuple[PyTree, Float[Array, "*dims window feature"]]  # a carry, and the last values
@@ -69,33 +68,19 @@ class RecurrentStack(SequenceModule):
             self.param(f"input_kernel_{i}", kernel, (width, gates)) for i, width in enumerate(inputs)
         ]
         self.input_biases = [
-            self.param(f"input_bias_{i}", self._init_bias, (gates,)) for i in range(self.num_layers)
+            self.param(f"input_bias_{i}", lambda key: input_bias(self.cell, self.hidden_size))
+            for i in range(self.num_layers)
         ]
-        self.recurrent = [self._declare_recurrent(i, gates) for i in range(self.num_layers)]
+        self.recurrent = [self._declare_recurrent(i) for i in range(self.num_layers)]
 
-    def _init_bias(self, key: PRNGKey, shape: tuple[int, ...]) -> Float[Array, "gates"]:
-        """Zeros, or for each gate the number at which the cell has its bias start."""
-        if not self.cell.input_bias:
-            return jnp.zeros(shape)
-        return jnp.repeat(jnp.asarray(self.cell.input_bias), self.hidden_size)
-
-    def _declare_recurrent(self, layer: int, gates: int) -> Recurrent | None:
+    def _declare_recurrent(self, layer: int) -> Recurrent | None:
         """The weights inside the loop, of a cell that has any."""
-        if not self.cell.has_kernel:
-            return None
-        # One orthogonal block a gate: powers of it neither explode nor vanish (Saxe et al. 2014).
-        block = nn.initializers.orthogonal()
-
-        def blocks(key: PRNGKey, shape: tuple[int, int]) -> Float[Array, "hidden gates"]:
-            draw = partial(block, shape=(self.hidden_size,) * 2)
-            by_gate = jax.vmap(draw)(jax.random.split(key, self.cell.num_gates))
-            return jnp.swapaxes(by_gate, 0, 1).reshape(shape)
-
-        weights = self.param(f"recurrent_kernel_{layer}", blocks, (self.hidden_size, gates))
-        bias = None
-        if self.cell.has_bias:
-            bias = self.param(f"recurrent_bias_{layer}", nn.initializers.zeros, (self.hidden_size,))
-        return Recurrent(weights, bias)
+        cell, weights, bias = self.cell, None, None
+        if cell.has_kernel:
+            weights = self.param(f"recurrent_kernel_{layer}", recurrent_kernel, cell, self.hidden_size)
+        if cell.has_bias:
+            bias = self.param(f"recurrent_bias_{layer}", recurrent_bias, cell, self.hidden_size)
+        return Recurrent(weights, bias) if cell.has_kernel or cell.has_bias else None
 
     def init_carry(self, batch_size: int) -> Carry:
         """The initial state of every layer: zeros, unless the cell has its own."""
@@ -118,9 +103,13 @@ class RecurrentStack(SequenceModule):
             states.append(self.cell.step(self.recurrent[layer], state, projected, "float32"))
         return tuple(states)
 
+    def hidden(self, carry: Carry) -> Float[Array, "*dims hidden"]:
+        """What the prediction is made of: the top layer's output."""
+        return self.cell.output(carry[-1])
+
     def readout(self, carry: Carry) -> Prediction:
         """The prediction from the top layer's output."""
-        return self._predict(self.cell.output(carry[-1]))
+        return self._predict(self.hidden(carry))
 
     def carries(self, carry: Carry, xs: Elements) -> tuple[LayerCarries, ...]:
         """Layer by layer, the state after every step."""
@@ -138,29 +127,12 @@ class RecurrentStack(SequenceModule):
         check_key(training, key, has_noise=has_dropout(self.dropout))
         xs, piece = jnp.swapaxes(xs, 0, 1), self.recompute_steps
         if not training or not 0 < piece < len(xs):
-            return self._layers(carry, xs, training, key)
-        number = len(xs) // piece
-        whole = xs[: number * piece].reshape(number, piece, *xs.shape[1:])
-        keys = self._piece_keys(key, number + 1)
-        step = jax.checkpoint(lambda carry, part: self._layers(carry, part[0], training, part[1]))
-        carry, outputs = lax.scan(step, carry, (whole, None if keys is None else keys[:-1]))
-        outputs = outputs.reshape(number * piece, *outputs.shape[2:])
-        if number * piece < len(xs):
-            last_key = None if keys is None else keys[-1]
-            carry, rest = self._layers(carry, xs[number * piece :], training, last_key)
-            outputs = jnp.concatenate([outputs, rest])
-        return carry, outputs
-
-    def _piece_keys(self, key: PRNGKey | None, number: int) -> Key[Array, "number"] | None:
-        """A key for each piece of a window; one for all of them where there is one mask for all steps."""
-        if key is None:
-            return None
-        if self.dropout_kind == "variational":
-            return jnp.stack([key] * number)
-        return jax.random.split(key, number)
+            return self._layers(carry, xs, key, training)
+        run = partial(self._layers, training=training)
+        return in_pieces(run, carry, xs, piece, key, self.dropout_kind, time_axis=0)
 
     def _layers(
-        self, carry: Carry, xs: TimeFirst, training: bool, key: PRNGKey | None
+        self, carry: Carry, xs: TimeFirst, key: PRNGKey | None, training: bool
     ) -> tuple[Carry, Float[Array, "time batch hidden"]]:
         """Layer by layer over all steps of xs (T, B): every product but the recurrent one is over (T B)."""
         precision, states = self._precision(training), []

@@ -62,7 +62,7 @@ def unroll_layer(
     if backend == "native" and cell.native is None:
         raise ValueError(f"cell {cell.name} has no compiled loops: choose backend auto or scan")
     if cell.coefficients is not None:
-        outputs = linear_states(*cell.coefficients(xs), state)
+        outputs = linear_states(*cell.coefficients(weights, xs), state)
         return outputs[-1], outputs
     if cell.derivative is None:
         return _scan_layer(cell, weights, state, xs, precision)

@@ -3,10 +3,10 @@
 from lmseq.recurrence.cells.cell import Cell
 from lmseq.recurrence.cells.gru import GRU
 from lmseq.recurrence.cells.lstm import LSTM
-from lmseq.recurrence.cells.minimal import MINGRU, MINLSTM
+from lmseq.recurrence.cells.minimal import MINGRU, MINLSTM, RGLRU
 from lmseq.recurrence.cells.rnn import RNN
 
-CELLS: tuple[Cell, ...] = (RNN, GRU, LSTM, MINGRU, MINLSTM)  # as `CellKind` of lmseq/config/kinds.py
+CELLS: tuple[Cell, ...] = (RNN, GRU, LSTM, MINGRU, MINLSTM, RGLRU)  # as `CellKind` of lmseq/config/kinds.py
 
 
 def cell_named(name: str) -> Cell:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lmseq.layers import Precision, matmul_along
+from lmseq.types import PRNGKey
 
 State = Float[Array, "batch hidden"]
 Gates = Float[Array, "batch gates"]
@@ -22,9 +23,12 @@ LayerStates = PyTree[Steps]  # the same after each of T steps
 
 
 class Recurrent(NamedTuple):
-    """The weights of a layer inside the loop: kernel U (H, G * H); bias (H,), of the last gate's product."""
+    """The weights of a layer inside the loop: kernel U (H, G * H); bias (H,), of the last gate's product.
 
-    kernel: Float[Array, "hidden gates"]
+    A linear recurrence has no kernel; its bias, if it has one, is what its `coefficients` make of it.
+    """
+
+    kernel: Float[Array, "hidden gates"] | None
     bias: Float[Array, "hidden"] | None = None
 
 
@@ -92,14 +96,16 @@ class Cell:
     init_state: (batch_size, hidden_size) -> the state before the first input.
     output: the part of a state (..., H) that the layer above reads.
     has_kernel, has_bias: whether a layer has U (H, G * H) and a bias (H,) inside the loop, see `Recurrent`;
-        without a kernel, `weights` is None.
+        without both, `weights` is None.
+    first_bias: (key, hidden_size) -> the bias inside the loop that a training begins with; without it, zeros.
     input_bias: the number at which each gate's part of the input bias b starts; empty for all 0.
 
     The others make a layer faster and change no result but by rounding. A cell has none of them, or:
     derivative: the derivative of a whole sequence; without it JAX differentiates the scan of `step`.
     native: its loops compiled for a CPU, which need `derivative` for every other device.
     is_cudnn_lstm: whether it is the LSTM that `lmseq/recurrence/cudnn.py` computes on a GPU.
-    coefficients: of a linear recurrence h_t = a_t h_{t-1} + b_t, inputs (..., G * H) -> a, b, (..., H) each.
+    coefficients: of a linear recurrence h_t = a_t h_{t-1} + b_t, (weights, inputs (..., G * H)) -> a, b,
+        (..., H) each.
 
     Cells are equal if all fields are, so make each once, at the top of a module: JAX compiles anew for a cell
     that is not equal to the one before. Raises ValueError for an input_bias that has not one number a gate.
@@ -112,11 +118,12 @@ class Cell:
     output: Callable[[LayerState], Float[Array, "*dims hidden"]] = whole
     has_kernel: bool = True
     has_bias: bool = False
+    first_bias: Callable[[PRNGKey, int], Float[Array, "hidden"]] | None = None
     input_bias: tuple[float, ...] = ()
     derivative: Derivative | None = None
     native: Native | None = None
     is_cudnn_lstm: bool = False
-    coefficients: Callable[[Float[Array, "*dims gates"]], tuple[Array, Array]] | None = None
+    coefficients: Callable[[Recurrent | None, Float[Array, "*dims gates"]], tuple[Array, Array]] | None = None
 
     def __post_init__(self) -> None:
         if self.input_bias and len(self.input_bias) != self.num_gates:
