@@ -41,6 +41,38 @@ def shakespeare_cpu() -> dict[str, Any]:
     }
 
 
+def shakespeare_attention() -> dict[str, Any]:
+    """Four layers of attention to 64 characters, 0.8 M parameters: 1.88 nats on tiny_shakespeare's last tenth.
+
+    python -m experiments.train_lm --preset=shakespeare_attention --workdir=runs/attention
+
+    The size of a much-used transformer's setting for such machines (nanoGPT), which needs two minutes to 1.88.
+    The carry goes on from window to window, so each character sees 64 before it wherever a window is cut.
+    Settings were chosen on the tenth before the last one.
+    """
+    return {
+        "corpus": "tiny_shakespeare",
+        "valid_fraction": 0.1,
+        "test_fraction": 0.0,
+        "model": "attention",
+        "num_layers": 4,
+        "hidden_size": 128,
+        "window": 64,
+        "precision": "bfloat16",
+        "batch_size": 20,
+        "num_steps": 64,
+        "optimizer": "adamw",
+        "weight_decay": 0.1,
+        "learning_rate": 4e-3,
+        "num_train_steps": 1200,
+        "eval_every": 200,
+        "checkpoint_every": 1200,
+        "target_loss": 1.88,
+        "horizon_origins": 32,
+        "horizon_samples": 16,
+    }
+
+
 def shakespeare_mix() -> dict[str, Any]:
     """The neural half of a mixture that has 1.446 nats a character on the last tenth of tiny_shakespeare.
 
@@ -266,7 +298,7 @@ def _ett(horizon: int) -> dict[str, Any]:
     }
 
 
-TRAIN_LM: tuple[Preset, ...] = (none, shakespeare_cpu, shakespeare_mix)
+TRAIN_LM: tuple[Preset, ...] = (none, shakespeare_cpu, shakespeare_attention, shakespeare_mix)
 TRAIN_NGRAM: tuple[Preset, ...] = (none, ptb, shakespeare_counts)
 PREDICT_SERIES: tuple[Preset, ...] = (
     none,
