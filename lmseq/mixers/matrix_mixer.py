@@ -148,7 +148,7 @@ class MatrixMixer(Mixer):
             log_decay = in_heads(log_decay / GATE_TEMPERATURE, self.num_heads)
         return Steps(queries, keys, values, strength, log_decay)
 
-    def _fixed_decay(self, xs: Rows) -> Float[Array, "batch time head"] | None:
+    def _fixed_decay(self, xs: Rows) -> Float[Array, "1 time head"] | None:
         if self.decay != "fixed":
             return None
         rates = [math.log1p(-(2.0 ** (-5 - n))) for n in range(self.num_heads)]
