@@ -22,6 +22,7 @@ from lmseq.models.interface import SequenceModule
 from lmseq.models.pieces import DropoutKind, in_pieces
 from lmseq.types import Carry, Element, Elements, OfValues, Prediction, PRNGKey, TokenLogProbs
 
+Outputs = Float[Array, "batch time hidden"]  # which need not be as wide as the values that come in
 DEEP = 8  # equal layers from which on one program for all of them is compiled
 
 
@@ -94,7 +95,7 @@ class MixerStack(SequenceModule):
 
     def hidden_steps(
         self, carry: StackCarry, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
-    ) -> tuple[StackCarry, Rows]:
+    ) -> tuple[StackCarry, Outputs]:
         """The last carry, and `hidden` after each of xs (B, T): (B, T, H)."""
         check_key(training, key, has_noise=has_dropout(self.dropout))
         run = partial(self._run, training)
@@ -107,7 +108,7 @@ class MixerStack(SequenceModule):
 
     def _run(
         self, training: bool, carry: StackCarry, xs: Elements, key: PRNGKey | None
-    ) -> tuple[StackCarry, Rows]:
+    ) -> tuple[StackCarry, Outputs]:
         """All layers over all steps; equal ones that are many in a loop over them."""
         steps = 1 if self.dropout_kind == "variational" else None
         unroll = partial(_unroll_block, self.precision if training else "float32", self.dropout, steps)
