@@ -51,13 +51,13 @@ CASES = [(name, {}) for name in (*CELL_NAMES, *MIXERS)] + [
 
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_all_steps_at_once_equal_one_by_one(name, settings):
-    """From a carry that has seen something; softmax attention is taken in float32 whatever its operands."""
+    """From a carry that has seen something."""
     mixer, *given = mixer_of(name, **settings)
     with jax.enable_x64(True):
         params, before, xs = jax.tree.map(jnp.asarray, given)
         carry, _ = scan(mixer, params, mixer.init_carry(params, B), before)
         expected = jax.tree.map(np.asarray, scan(mixer, params, carry, xs))
-        assert_near(unroll(mixer, params, carry, xs), expected, 1e-6 if name == "attention" else 1e-10)
+        assert_near(unroll(mixer, params, carry, xs), expected, 1e-10)
 
 
 def sigmoid(x):
