@@ -239,7 +239,7 @@ def _log_probs_ahead(
 
 
 def origins_at_once(model: Model, params: Params, num_samples: int) -> int:
-    """How many origins of S samples each hold at most LARGEST numbers in carries and predictions; at least 1."""
+    """How many origins of S samples hold at most LARGEST numbers in carries and predictions; at least 1."""
 
     def row(params: Params) -> tuple[Carry, LogProbs]:
         carry = model.init_carry(params, 1)

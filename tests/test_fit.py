@@ -356,7 +356,7 @@ def test_a_file_is_no_folder(tmp_path):
 
 
 def test_carries_larger_than_memory_are_refused():
-    """Two layers of keys and values of 1000 tokens, and the last output: 2 x 2 x 1000 x 64 + 2 + 64 numbers."""
+    """Two layers of keys and values of 1000 tokens, how many, the output: 2 (2 x 1000 x 64 + 1) + 64."""
     model = build_model(ModelConfig(model="attention", window=1000, hidden_size=64, num_layers=2), V)
     check_carries(model, {"batch_size": 64})
     complaint = r"carries of 1,000,000,000 rows \(batch_size\) take 1,024,264 bytes each, .*: make batch_size"

@@ -61,16 +61,14 @@ def test_one_step_ahead_is_the_ordinary_loss():
     np.testing.assert_array_equal(losses, -log_probs.mean(axis=0))
 
 
-@pytest.mark.parametrize("kind", ["gru", "attention"])
-def test_origins_in_blocks_draw_the_same(kind, monkeypatch):
-    model, params = small(kind)
+def test_origins_in_blocks_draw_the_same(monkeypatch):
+    model, params = small("attention")
     tokens = np.random.default_rng(2).integers(3, size=150).astype(np.int32)
     run = partial(
         rollout.k_step_log_probs, jax.random.key(0), model, params, tokens,
         max_horizon=6, num_origins=11, num_samples=4,
     )  # fmt: skip
-    for block in (1, 3, 4):
-        np.testing.assert_allclose(run(block=block), run(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(run(block=3), run(), rtol=1e-5, atol=1e-6)
     assert rollout.origins_at_once(model, params, 4) >= 11
     carry = model.init_carry(params, 1)
     numbers = sum(leaf.size for leaf in jax.tree.leaves((carry, model.readout(params, carry))))

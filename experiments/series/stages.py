@@ -41,10 +41,8 @@ def prepare(config: SeriesConfig) -> PreparedSeries:
     model = model_of(config, series)
     check_batch(make_mesh(), config.data.batch_size, config.train.accumulate_steps)
     check_memory(model, shard=config.train.shard)
-    rows = {
-        "num_paths": config.forecast.num_paths,
-        "batch_size": config.data.batch_size // jax.device_count(),
-    }
+    batch_size, num_paths = config.data.batch_size // jax.device_count(), config.forecast.num_paths
+    rows = {"batch_size": batch_size, "num_paths": num_paths}
     if len(series.members) == 1 and getattr(model, "memory", None) is None:
         rows["num_points"] = len(series.only.values)  # each is an origin
     check_carries(model, rows)

@@ -18,7 +18,7 @@ from lmseq.layers import Precision, affine, has_dropout, lookup, softmax_log_pro
 from lmseq.mixers.block import Block
 from lmseq.mixers.mixer import Rows, rms_norm
 from lmseq.models.heads import HeadKind, ValueHead
-from lmseq.models.interface import SequenceModule
+from lmseq.models.interface import HiddenModule
 from lmseq.models.pieces import DropoutKind, in_pieces
 from lmseq.types import Carry, Element, Elements, OfValues, Prediction, PRNGKey, TokenLogProbs
 
@@ -33,7 +33,7 @@ class StackCarry(NamedTuple):
     output: Float[Array, "batch feature"]
 
 
-class MixerStack(SequenceModule):
+class MixerStack(HiddenModule):
     """Blocks one above the other; what stands below and above is a subclass's.
 
     In residual blocks a last norm comes before the readout. Dropout acts as `Block` says. Its kind, precision

@@ -58,6 +58,7 @@ def check_carries(model: Model, rows: Mapping[str, int]) -> None:
     for name, number in rows.items():
         if each * number > there:
             raise ValueError(
-                f"the carries of {number:,} rows ({name}) take {each:,} bytes each, {each * number:,} in all, "
-                f"and there are {there:,}: make {name} smaller, or the carry, by window, hidden_size or num_layers"
+                f"the carries of {number:,} rows ({name}) take {each:,} bytes each, {each * number:,} in "
+                f"all, and there are {there:,}: make {name} smaller, or the carry, by window, hidden_size or "
+                "num_layers"
             )
