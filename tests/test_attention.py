@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from lmseq.mixers.attention import THETA, Cache, attend, empty_cache
+from lmseq.mixers.attention import BLOCK, THETA, Cache, attend, empty_cache
 
 B, N, WIDTH = 2, 4, 6
 attend = jax.jit(attend)
@@ -51,6 +51,7 @@ def near(found, expected):
 
 # window, tokens before, tokens: below, at and above W, one block of queries and several, even and not.
 CASES = [(1, 0, 5), (4, 0, 3), (4, 0, 4), (4, 2, 1), (4, 7, 4), (4, 3, 8), (4, 5, 13), (5, 9, 23), (16, 3, 6)]
+CASES += [(BLOCK + 30, 9, 3 * BLOCK - 7), (2 * BLOCK, 50, BLOCK + 1)]  # and windows of more than a block
 
 
 @pytest.mark.parametrize("num_shared", [4, 2, 1])
