@@ -5,7 +5,8 @@
 
 Runs of train_lm and train_ngram go together that were made of the same text, split alike, at the same level.
 What comes of it is a run too, to be scored with and sampled from. --cache_size puts a cache of the latest
-tokens around each model: around a recurrent one compared by its states, around others by how often each came.
+tokens around each model: around one with a hidden state (a recurrent net, attention, a stack) compared by
+that, around others by how often each came.
 """
 
 from pathlib import Path

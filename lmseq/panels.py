@@ -12,10 +12,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from lmseq.contract import Model, log_prob
-from lmseq.rollout import DirectModel, HostModel, last_windows, rollout
+from lmseq.rollout import LARGEST, DirectModel, HostModel, last_windows, rollout
 from lmseq.types import Carry, Params
-
-LARGEST = 1 << 24  # numbers that carries or forecasts of one call of a program hold
 
 
 class Origins(NamedTuple):
@@ -125,14 +123,19 @@ def _from_carries(
         return _by_states(use, model, params, series, origins, beside)
     windows, rest = _windows(series, origins, memory), np.concatenate(list(beside)).astype(np.float32)
     width = max(memory, getattr(use, "horizon", 0), *rest.shape[1:2])
-    carry = jax.eval_shape(lambda params: model.init_carry(params, 1), params)
-    held = sum(leaf.size for leaf in jax.tree.leaves(carry))  # of an average, each member's window
-    size = max(1, LARGEST // max(width * windows.shape[2], held))
+    # Of an average a carry has each member's window.
+    size = max(1, LARGEST // max(width * windows.shape[2], _held(model, params)))
     found = [
         np.asarray(_from_windows(use, model, params, windows[rows], rest[rows]))
         for rows in _blocks(np.arange(len(windows)), size)
     ]
     return _split(np.concatenate(found)[: len(windows)], origins)
+
+
+def _held(model: Model, params: Params) -> int:
+    """Numbers of a carry."""
+    carry = jax.eval_shape(lambda params: model.init_carry(params, 1), params)
+    return sum(leaf.size for leaf in jax.tree.leaves(carry))
 
 
 def _windows(series: Sequence[np.ndarray], origins: Sequence[Origins], width: int) -> np.ndarray:
@@ -183,7 +186,8 @@ def _by_states(
             rest[row, num_origins - each.count :] = beside[row]
     places = np.maximum(longest - step * np.arange(num_origins)[::-1], 0)
     # How many series at once: by what they have at their origins, and the carries there.
-    size = max(1, LARGEST // (num_origins * max(getattr(use, "horizon", 0), 256) * num_features))
+    ahead = max(getattr(use, "horizon", 0), 256) * num_features
+    size = max(1, LARGEST // (num_origins * max(ahead, _held(model, params))))
     found = []
     for rows in _blocks(np.arange(len(series)), size):
         valid = np.arange(longest)[None] >= began[rows][:, None]

@@ -16,13 +16,14 @@ from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Model, gather_log_probs, repeat_carry
 from lmseq.predictions import point
-from lmseq.sampling import draw
+from lmseq.sampling import draw, invert
 from lmseq.strips import strip_carries
-from lmseq.types import Carry, OfValues, Params, PRNGKey, Tokens
+from lmseq.types import Carry, LogProbs, OfValues, Params, PRNGKey, Tokens
 
 Values = Float[Array | np.ndarray, "time feature"]
 Points = Float[Array | np.ndarray, "origin horizon feature"]
 BLOCK = 4096  # origins rolled out together: their carries and predictions stay in the cache
+LARGEST = 1 << 24  # numbers that carries and predictions of one call of a program hold
 
 
 # Values
@@ -211,18 +212,45 @@ def rollout_log_probs(
     drawn one; so entry 0 is the ordinary one-step log-probability.
     """
 
-    def step(carry: Carry, now: tuple[PRNGKey, Int[Array, "batch"]]):
-        key, target = now
+    uniforms = _uniforms(key, targets.shape[1], targets.shape[0])
+    return _log_probs_ahead(model, params, carry, targets, uniforms)
+
+
+def _uniforms(key: PRNGKey, horizon: int, num_rows: int) -> Float[Array, "horizon batch 1"]:
+    """A number for each row and step: those of `draw` from one key a step."""
+    keys = jax.random.split(key, horizon)
+    return jax.vmap(lambda key: jax.random.uniform(key, (num_rows, 1)))(keys)
+
+
+def _log_probs_ahead(
+    model: Model,
+    params: Params,
+    carry: Carry,
+    targets: Int[Array, "batch time"],
+    uniforms: Float[Array, "time batch 1"],
+) -> Float[Array, "batch time"]:
+    def step(carry: Carry, now: tuple[Float[Array, "batch 1"], Int[Array, "batch"]]):
+        uniform, target = now
         log_probs = model.readout(params, carry)
-        carry = model.update(params, carry, draw(key, log_probs))
+        carry = model.update(params, carry, invert(uniform, log_probs))
         return carry, gather_log_probs(log_probs, target)
 
-    keys = jax.random.split(key, targets.shape[1])
-    return lax.scan(step, carry, (keys, targets.T))[1].T
+    return lax.scan(step, carry, (uniforms, targets.T))[1].T
 
 
-@partial(jax.jit, static_argnums=(1, 4, 5, 6))
-def _rollouts(key, model, params, tokens, num_origins, num_samples, max_horizon):
+def origins_at_once(model: Model, params: Params, num_samples: int) -> int:
+    """How many origins of S samples hold at most LARGEST numbers in carries and predictions; at least 1."""
+
+    def row(params: Params) -> tuple[Carry, LogProbs]:
+        carry = model.init_carry(params, 1)
+        return carry, model.readout(params, carry)
+
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(row, params)))
+    return max(1, LARGEST // max(1, num_samples * numbers))
+
+
+@partial(jax.jit, static_argnums=(1, 4, 5, 6, 7))
+def _rollouts(key, model, params, tokens, num_origins, num_samples, max_horizon, block):
     """Log-probabilities of the targets in each continuation, (num_origins, num_samples, max_horizon)."""
     spacing = (tokens.shape[0] - max_horizon) // num_origins
     # One strip begins with nothing seen and is no origin: hence one more than asked for.
@@ -230,10 +258,20 @@ def _rollouts(key, model, params, tokens, num_origins, num_samples, max_horizon)
     carries = strip_carries(model, params, tokens, starts, spacing)
     origins = jax.tree.map(lambda leaf: leaf[1:], carries)
     targets = tokens[starts[1:, None] + jnp.arange(max_horizon)[None]]
-    log_probs = rollout_log_probs(
-        key, model, params, repeat_carry(origins, num_samples), jnp.repeat(targets, num_samples, axis=0)
-    )
-    return log_probs.reshape(num_origins, num_samples, max_horizon)
+    # All numbers of chance before the blocks, so that none depends on how many origins one has.
+    uniforms = _uniforms(key, max_horizon, num_origins * num_samples)
+    uniforms = uniforms.reshape(max_horizon, num_origins, num_samples)
+
+    def of_origins(chosen: Int[Array, "block"]) -> Float[Array, "block sample horizon"]:
+        carry = repeat_carry(jax.tree.map(lambda leaf: leaf[chosen], origins), num_samples)
+        ahead = jnp.repeat(targets[chosen], num_samples, axis=0)
+        drawn = uniforms[:, chosen].reshape(max_horizon, -1, 1)
+        found = _log_probs_ahead(model, params, carry, ahead, drawn)
+        return found.reshape(-1, num_samples, max_horizon)
+
+    number = -(-num_origins // block)
+    chosen = jnp.minimum(jnp.arange(number * block), num_origins - 1).reshape(number, block)
+    return lax.map(of_origins, chosen).reshape(-1, num_samples, max_horizon)[:num_origins]
 
 
 def log_mean_prob(log_probs: Float[np.ndarray, "batch sample time"]) -> Float[np.ndarray, "batch time"]:
@@ -265,13 +303,15 @@ def k_step_log_probs(
     max_horizon: int = 64,
     num_origins: int = 128,
     num_samples: int = 64,
+    block: int | None = None,
 ) -> Float[np.ndarray, "origin horizon"]:
     """log P(x_{t+k} | x_1 ... x_t) for each of O origins t and k = 1 ... K, nats, float64 (O, K).
 
     P averages the next-token distributions at step k over S continuations of k - 1 tokens drawn from
     the model (`log_mean_prob`); what is left of the bias makes the logarithm a little too low where S
-    is small: report S with it. Origins are spread evenly over the stream (T,); all of them, with all
-    samples, are one jitted scan after an exact warm-up.
+    is small: report S with it. Origins are spread evenly over the stream (T,); with all samples they are
+    rolled out in one program after an exact warm-up, `block` at a time: by default as many as hold LARGEST
+    numbers. The block changes no draw.
 
     Raises ValueError unless T >= num_origins + max_horizon.
     """
@@ -281,9 +321,10 @@ def k_step_log_probs(
             f"expected at least num_origins + max_horizon = {num_origins + max_horizon} tokens (both and "
             f"num_samples at least 1), got {tokens.size} tokens and {num_samples} samples"
         )
-    return log_mean_prob(
-        np.asarray(_rollouts(key, model, params, tokens, num_origins, num_samples, max_horizon))
-    )
+    block = block or origins_at_once(model, params, num_samples)
+    block = -(-num_origins // -(-num_origins // block))  # all of about one size
+    found = _rollouts(key, model, params, tokens, num_origins, num_samples, max_horizon, block)
+    return log_mean_prob(np.asarray(found))
 
 
 def k_step_cross_entropy(

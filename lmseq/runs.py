@@ -18,10 +18,9 @@ from lmseq.data.marks import KEPT, UNK
 from lmseq.data.tokens import EOS, Vocab, normalize_text
 from lmseq.files import read_json, read_text
 from lmseq.models.build import build_model
-from lmseq.models.interface import BoundModel
+from lmseq.models.interface import has_hidden
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
 from lmseq.models.ngram import put_tables
-from lmseq.models.recurrent import RecurrentStack
 from lmseq.ngram.arpa import Begin, Progress, read_arpa
 from lmseq.ngram.backoff import BackoffTables, score_words
 from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID
@@ -144,11 +143,6 @@ def is_proper(run: Run) -> bool:
     return run.tables is None or run.tables.is_proper()
 
 
-def is_recurrent(model: Model) -> bool:
-    """Whether a model has a hidden state that a neural cache can compare."""
-    return isinstance(model, BoundModel) and isinstance(model.module, RecurrentStack)
-
-
 def _mixture_run(path: Path) -> Run:
     """The models that a mixture names, which must be what they were when it was fitted.
 
@@ -177,7 +171,7 @@ def _mixture_run(path: Path) -> Run:
         found.append(run)
     vocab, parts = found[0].vocab, [(run.model, run.params) for run in found]
     for i, (size, weight, sharpness) in enumerate(caches):
-        model, params = with_cache(*parts[i], size, len(vocab), neural=is_recurrent(parts[i][0]))
+        model, params = with_cache(*parts[i], size, len(vocab), neural=has_hidden(parts[i][0]))
         parts[i] = model, params._replace(weight=jnp.array(weight), sharpness=jnp.array(sharpness))
     models, params = zip(*parts, strict=True)
     return Run(config, vocab, Mixture(models), MixtureParams(log_weights, params))

@@ -40,6 +40,9 @@ KINDS = {
     "minlstm": {"num_steps": 600},
     "mlp": {"dropout": 0.1},
     "linear": {},
+    "attention": {"dropout": 0.1},
+    "gla": {},
+    "gated_deltanet": {},
 }
 VARIANTS = {
     "bfloat16": {"model": "lstm", "precision": "bfloat16"},
@@ -47,6 +50,7 @@ VARIANTS = {
     "recomputed": {"model": "gru", "recompute_steps": 8},
     "parts": {"model": "gru", "accumulate_steps": 2, "dropout": 0.1},
     "embedded": {"model": "gru", "tie_embeddings": True},
+    "stack": {"model": "stack", "layers": "rglru,mamba2,attention", "num_key_heads": 1},
     "adamw": {"model": "rnn", "optimizer": "adamw", "weight_decay": 0.1},
 }
 OBJECTIVES = ("teacher_forcing", "input_noise", "scheduled_sampling", "unrolled", "direct")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from lmseq.config import knobs
 from lmseq.config.knobs import from_flat
 from lmseq.config.language_model import LanguageModelConfig, ModelKind, check
+from lmseq.config.mixers import STACK
 from lmseq.data.corpora import RawCorpus
 from lmseq.data.tokens import build_vocab, prepare_corpus
 from lmseq.models.build import build_model
@@ -25,6 +26,7 @@ from lmseq.training.sharding import make_mesh
 from lmseq.training.state import LoopState, TrainState
 from lmseq.training.train_step import StepMetrics
 from lmseq.types import NllTotals
+from tests import mixer_knobs
 from tests.oracles import text_plans
 
 DEFAULT = LanguageModelConfig()
@@ -187,6 +189,9 @@ BAD = [
     ({"momentum": 0.9}, "momentum=0.9 does nothing here: .*optimizer sgd"),
     ({"weight_decay": 0.1}, "weight_decay=0.1 does nothing here: .*optimizer adamw"),
     ({"decay_steps": 10}, "decay_steps=10 does nothing here: .*schedule inverse"),
+    ({"model": "gla", "embedding_size": 8}, "embedding is as wide as its layers, got embedding_size 8"),
+    *mixer_knobs.BAD,
+    *((idle, f"^{next(iter(idle))}=.* does nothing here: it is read by") for idle in mixer_knobs.IDLE),
 ]
 
 
@@ -194,6 +199,12 @@ BAD = [
 def test_contradictions(settings, complaint):
     with pytest.raises(ValueError, match=complaint):
         check(from_flat(settings, LanguageModelConfig))
+
+
+@pytest.mark.parametrize(("settings", "complaint"), mixer_knobs.MISFITS, ids=str)
+def test_sizes_of_mixers_that_do_not_fit(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        build_model(check(from_flat(settings, LanguageModelConfig)).model, 7)
 
 
 @pytest.mark.parametrize(
@@ -210,6 +221,7 @@ def test_contradictions(settings, complaint):
         {"host_devices": 8},
         {"host_devices": 2, "accumulate_steps": 4, "shard": "params", "backend": "native"},
         {"clip_norm": 0.0, "warmup_steps": 0, "target_loss": 1.5, "test_fraction": 0.0},
+        *mixer_knobs.FINE,
     ],
     ids=str,
 )
@@ -228,6 +240,7 @@ def test_settings_that_go_together(settings):
         ({"num_train_steps": 1}, {"warmup_steps": 0}),
         ({"num_train_steps": 1, "schedule": "constant"}, {"warmup_steps": 50}),
         ({"tie_embeddings": True, "hidden_size": 64}, {"embedding_size": 64}),
+        ({"layers": "gla*2,attention"}, {"model": "stack"}),
     ],
     ids=str,
 )
@@ -266,19 +279,33 @@ def plan_of(config: LanguageModelConfig):
 
 
 def small(**settings):
-    return {"hidden_size": 6, "embedding_size": 6, **settings}
+    return {"hidden_size": 6, "embedding_size": 6, "num_heads": 3, **settings}
+
+
+def model_of(config: LanguageModelConfig):
+    """The model; a stack that has no layers yet has two."""
+    chosen = config.model
+    if chosen.model == STACK and not chosen.layers:
+        chosen = dataclasses.replace(chosen, layers="gru,gla")
+    return build_model(chosen, 7)
 
 
 def parameters_of(config: LanguageModelConfig):
     """Names and shapes of what is learned."""
-    shapes = jax.eval_shape(build_model(config.model, 7).init, jax.random.key(0))
-    return {name: leaf.shape for name, leaf in shapes.items()}
+    shapes = jax.eval_shape(model_of(config).init, jax.random.key(0))
+    return jax.tree.map(lambda leaf: leaf.shape, shapes)
+
+
+def drawn(config: LanguageModelConfig):
+    """The model with parameters drawn here, which compiles nothing."""
+    model, rng = model_of(config), np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return model, jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), shapes)
 
 
 def prediction_of(config: LanguageModelConfig):
-    """What the model predicts after three tokens, for parameters drawn here: cells may share all shapes."""
-    model, rng = build_model(config.model, 7), np.random.default_rng(0)
-    params = {name: jnp.asarray(rng.normal(size=s), jnp.float32) for name, s in parameters_of(config).items()}
+    """What the model predicts after three tokens: cells may share all shapes."""
+    model, params = drawn(config)
     carry = model.init_carry(params, 1)
     for token in TOKENS[:3]:
         carry = model.update(params, carry, jnp.asarray([token]))
@@ -286,9 +313,8 @@ def prediction_of(config: LanguageModelConfig):
 
 
 def training_pass_of(config: LanguageModelConfig):
-    """Log-probabilities under one key, for parameters drawn here (which compiles nothing)."""
-    model, rng = build_model(config.model, 7), np.random.default_rng(0)
-    params = {name: jnp.asarray(rng.normal(size=s), jnp.float32) for name, s in parameters_of(config).items()}
+    """Log-probabilities under one key."""
+    model, params = drawn(config)
     xs = jnp.asarray(TOKENS[None, :4])
 
     @jax.jit
@@ -300,7 +326,7 @@ def training_pass_of(config: LanguageModelConfig):
 
 def loops_of(config: LanguageModelConfig):
     """What a training pass is computed with; its results are the same."""
-    model = build_model(config.model, 7)
+    model = model_of(config)
     params = jax.eval_shape(model.init, jax.random.key(0))
     xs = jnp.asarray(TOKENS[None, :8])
 
@@ -391,6 +417,7 @@ SEEN = {
     "checkpoint_every": (cuts_of, SHORT | BATCH, (50, 7)),
     "host_devices": (devices_of, {}, (1, 3)),
     "accumulate_steps": (devices_of, {}, (1, 3)),
+    **mixer_knobs.seen(parameters_of, prediction_of, loops_of),
 }
 # Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
 READ_BY_SCRIPTS = {

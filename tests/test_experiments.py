@@ -78,9 +78,26 @@ def test_a_finished_run_is_not_run_again(run, scripts, folder):
     assert (workdir / "metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_the_run_scores_its_validation_text_as_it_said(run, scripts, folder):
-    workdir, summary, _ = run
-    for cut in (["--num_steps=7", "--batch_size=8"], ["--num_steps=1000", "--batch_size=1"]):
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, scripts, folder):
+    """A finished run of a matrix state and attention, its summary and what it said."""
+    workdir = tmp_path_factory.mktemp("runs") / "stack"
+    flags = [*FLAGS, "--layers=gla,attention", "--num_heads=2", "--window=100", "--dropout=0.1"]
+    done = scripts.run("train_lm", f"--workdir={workdir}", f"--corpus={folder}", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "gla,attention, 2 layers, 16 units" in done.stderr
+    return workdir, json.loads(done.stdout), done
+
+
+@pytest.mark.parametrize("name", ["run", "stack"])
+def test_the_run_scores_its_validation_text_as_it_said(name, request, scripts, folder):
+    """Whatever the cut: of attention, in pieces far shorter and far longer than its window."""
+    workdir, summary, _ = request.getfixturevalue(name)
+    for cut in (
+        ["--num_steps=7", "--batch_size=8"],
+        ["--num_steps=64"],
+        ["--num_steps=1000", "--batch_size=1"],
+    ):
         scored = scripts.summary("score_text", f"--run={workdir}", f"--file={folder / 'valid.txt'}", *cut)
         assert scored["num_tokens"] == scored["num_chars"] == 2000
         assert math.isclose(scored["loss"], summary["valid_loss"], rel_tol=1e-6)

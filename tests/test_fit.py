@@ -23,7 +23,7 @@ from lmseq.training.checkpoint import load_params
 from lmseq.training.fit import Fitted, fit, fit_members, train
 from lmseq.training.folder import FACTS, described
 from lmseq.training.job import Batches, Job
-from lmseq.training.memory import check_memory
+from lmseq.training.memory import check_carries, check_memory
 from lmseq.training.objectives import teacher_forcing
 from tests.oracles import random_stream, text_plans
 from tests.scripts import figures
@@ -353,6 +353,15 @@ def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "run").write_text("x")
     with pytest.raises(ValueError, match="expected a folder as workdir"):
         fit(GRU, STREAM, CONFIG, batches=BATCHES, workdir=tmp_path / "run")
+
+
+def test_carries_larger_than_memory_are_refused():
+    """Two layers of keys and values of 1000 tokens, how many, the output: 2 (2 x 1000 x 64 + 1) + 64."""
+    model = build_model(ModelConfig(model="attention", window=1000, hidden_size=64, num_layers=2), V)
+    check_carries(model, {"batch_size": 64})
+    complaint = r"carries of 1,000,000,000 rows \(batch_size\) take 1,024,264 bytes each, .*: make batch_size"
+    with pytest.raises(ValueError, match=complaint):
+        check_carries(model, {"horizon_samples": 1, "batch_size": 10**9})
 
 
 def test_a_model_larger_than_memory_is_refused():

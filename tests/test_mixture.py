@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from lmseq import scoring
+from lmseq.models.interface import has_hidden
 from lmseq.models.mixture import SHARPNESSES, Mixture, fit_cache, fit_weights, with_cache
+from lmseq.models.recurrent import RecurrentStack
 from tests.oracles import small
 
 V = 3
@@ -63,17 +65,26 @@ def test_tokens_that_no_part_allows(log_probs):
         fit_weights(log_probs)
 
 
-@pytest.mark.parametrize("neural", [False, True])
+def state_of(model, params, carry):
+    """What a prediction is made of, by hand."""
+    if isinstance(model.module, RecurrentStack):
+        return np.asarray(model.module.cell.output(carry[-1])[0], np.float64)
+    output = np.asarray(carry.output[0], np.float64)
+    return output / np.sqrt(np.mean(output**2) + 1e-6) * np.asarray(params["norm"])
+
+
+@pytest.mark.parametrize(("kind", "neural"), [("gru", False), ("gru", True), ("gru, gla, attention", True)])
 @pytest.mark.parametrize("size", [1, 3, 50])
-def test_a_cache_by_its_definition(neural, size):
+def test_a_cache_by_its_definition(kind, neural, size):
     """At each step, the last tokens weighted by how alike the states are that they were predicted from."""
-    model, params = small("gru")
+    model, params = small(kind)
+    assert has_hidden(model) and not has_hidden(small("mlp")[0])
     cache, cached = with_cache(model, params, size, V, neural=neural)
     cached = cached._replace(weight=jnp.array(0.3), sharpness=jnp.array(0.7))
     xs = stream(20)
     carry, states, expected = model.init_carry(params, 1), [], []
     for t, x in enumerate(xs):
-        state = np.asarray(model.module.cell.output(carry[-1])[0], np.float64)
+        state = state_of(model, params, carry)
         prob = np.exp(np.asarray(model.readout(params, carry)[0], np.float64))[x]
         if t:
             lately = range(max(0, t - size), t)

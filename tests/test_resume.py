@@ -88,6 +88,20 @@ def test_a_signal_saves_and_says_how_to_go_on(tmp_path, scripts, corpus, unbroke
     assert (figures(json.loads(done.stdout)), records(workdir)) == unbroken
 
 
+def test_keys_and_values_and_matrix_states_go_on_where_they_were(tmp_path, scripts, corpus):
+    """Tokens reach back over the stop: a window is longer than the steps of a batch."""
+    flags = [*FLAGS, "--num_train_steps=60", "--layers=gla,attention", "--num_heads=2", "--window=40"]
+    expected = scripts.summary("train_lm", f"--workdir={tmp_path / 'unbroken'}", corpus, *flags)
+    process = scripts.start("train_lm", f"--workdir={tmp_path / 'run'}", corpus, *flags)
+    wait_for(process, lambda: "10" in names(tmp_path / "run" / "checkpoints"), 60)
+    process.kill()
+    process.communicate()
+    done = scripts.run("train_lm", f"--workdir={tmp_path / 'run'}", corpus, *flags)
+    assert "continuing from step" in done.stderr, done.stderr
+    assert figures(json.loads(done.stdout)) == figures(expected)
+    assert records(tmp_path / "run") == records(tmp_path / "unbroken")
+
+
 @pytest.fixture(scope="module")
 def stopped_run(tmp_path_factory, scripts, corpus):
     """A run stopped half-way, with two checkpoints or more."""

@@ -1,11 +1,14 @@
 """k steps ahead: against the exact conditional entropies of a known chain."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lmseq import rollout, scoring
+from lmseq.sampling import draw
 from tests.oracles import (
     MarkovChain,
     chain_params,
@@ -56,6 +59,35 @@ def test_one_step_ahead_is_the_ordinary_loss():
         jax.random.key(0), model, params, tokens, max_horizon=5, num_origins=13, num_samples=3
     )
     np.testing.assert_array_equal(losses, -log_probs.mean(axis=0))
+
+
+def test_origins_in_blocks_draw_the_same(monkeypatch):
+    model, params = small("attention")
+    tokens = np.random.default_rng(2).integers(3, size=150).astype(np.int32)
+    run = partial(
+        rollout.k_step_log_probs, jax.random.key(0), model, params, tokens,
+        max_horizon=6, num_origins=11, num_samples=4,
+    )  # fmt: skip
+    np.testing.assert_allclose(run(block=3), run(), rtol=1e-5, atol=1e-6)
+    assert rollout.origins_at_once(model, params, 4) >= 11
+    carry = model.init_carry(params, 1)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves((carry, model.readout(params, carry))))
+    monkeypatch.setattr(rollout, "LARGEST", 3 * 4 * numbers)
+    assert rollout.origins_at_once(model, params, 4) == 3
+    assert rollout.origins_at_once(model, params, 100) == 1
+
+
+def test_a_continuation_draws_as_sampling_does():
+    """One key a step, by the function that every sampler draws with."""
+    model, params = small("gru")
+    targets = jnp.asarray(np.random.default_rng(3).integers(3, size=(5, 4)))
+    carry, expected = model.init_carry(params, 5), []
+    for key, target in zip(jax.random.split(jax.random.key(1), 4), targets.T, strict=True):
+        log_probs = model.readout(params, carry)
+        expected.append(log_probs[jnp.arange(5), target])
+        carry = model.update(params, carry, draw(key, log_probs))
+    found = rollout.rollout_log_probs(jax.random.key(1), model, params, model.init_carry(params, 5), targets)
+    np.testing.assert_allclose(found, jnp.stack(expected, axis=1), rtol=1e-5, atol=1e-6)
 
 
 def test_continuations_consume_what_was_drawn():

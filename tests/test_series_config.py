@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from lmseq.config import knobs
 from lmseq.config.knobs import from_flat
+from lmseq.config.mixers import STACK
 from lmseq.config.series import (
     NETS,
     SYNTHETIC,
@@ -28,9 +29,10 @@ from lmseq.data.series import least_points, prepare
 from lmseq.models import build
 from lmseq.models.build import build_series_model, fit_at_once
 from lmseq.training import objectives
+from tests import mixer_knobs
 from tests.test_config import attributes_read, updates_of
 from tests.test_objectives import VALUES, loss_of, take
-from tests.test_series_models import D, drawn, readout
+from tests.test_series_models import D, advance, drawn, readout
 
 make = partial(from_flat, kind=SeriesConfig)
 SECTIONS = knobs.sections(SeriesConfig)
@@ -91,6 +93,7 @@ IDLE = [  # the first is what nothing reads beside the others
     *({"learning_rate": 0.1, "model": kind} for kind in ("linear", "persistence")),
     *({"num_train_steps": 20, "model": kind} for kind in ("linear", "mean")),  # not what is derived from it
     {"warmup_steps": 7, "model": "mean"},
+    *mixer_knobs.IDLE,
 ]
 
 
@@ -98,6 +101,18 @@ IDLE = [  # the first is what nothing reads beside the others
 def test_settings_out_of_range_or_in_contradiction(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         check(make(settings))
+
+
+@pytest.mark.parametrize(("settings", "complaint"), mixer_knobs.BAD, ids=str)
+def test_mixers_out_of_range_or_in_contradiction(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        check(make(settings))
+
+
+@pytest.mark.parametrize(("settings", "complaint"), mixer_knobs.MISFITS, ids=str)
+def test_sizes_of_mixers_that_do_not_fit(settings, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        model_of(check(make(settings)))
 
 
 @pytest.mark.parametrize("settings", IDLE, ids=str)
@@ -116,6 +131,7 @@ FINE = [
     {"residual": True, "activation": "gelu", "objective": "scheduled_sampling", "sampling_rate": 1.0},
     {"model": "mean", "seed": 3},
     {"model": "lstm", "objective": "input_noise", "input_noise": 0.0, "test_fraction": 0.0},
+    *mixer_knobs.FINE,
 ]
 
 
@@ -156,7 +172,11 @@ def test_what_a_net_gets_suits_its_series_and_what_is_given(num_points, chosen):
 
 
 def model_of(config: SeriesConfig):
-    return build_series_model(config.model, D, num_direct=num_direct(config), period=4)
+    """The model; a stack that has no layers yet has two."""
+    chosen = config.model
+    if chosen.model == STACK and not chosen.layers:
+        chosen = dataclasses.replace(chosen, layers="gru,gla")
+    return build_series_model(chosen, D, num_direct=num_direct(config), period=4)
 
 
 def parameters_of(config: SeriesConfig):
@@ -164,6 +184,27 @@ def parameters_of(config: SeriesConfig):
     model = model_of(config)
     leaves = jax.tree.leaves_with_path(jax.eval_shape(model.init, jax.random.key(0)))
     return type(model).__name__, [(jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves]
+
+
+def prediction_of(config: SeriesConfig):
+    """What is predicted after three values: models may share all shapes."""
+    model = model_of(config)
+    params = drawn(jax.eval_shape(model.init, jax.random.key(0)))
+    carry = model.init_carry(params, 1)
+    for t in range(3):
+        carry, prediction = advance(model, params, carry, VALUES[None, t])
+    return type(model).__name__, np.asarray(prediction.mean).tolist()
+
+
+def program_of(config: SeriesConfig):
+    """What a pass is computed with; its results are the same."""
+    model = model_of(config)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+
+    def run(params):
+        return model.unroll(params, model.init_carry(params, 1), VALUES[None, :8])
+
+    return str(jax.make_jaxpr(run)(params))
 
 
 def forecast_of(config: SeriesConfig):
@@ -201,7 +242,7 @@ def fitted(config: SeriesConfig):
     return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(params)]
 
 
-TINY = {"hidden_size": 5, "tau": 4}
+TINY = {"hidden_size": 6, "num_heads": 3, "tau": 4}
 SHORT = {"num_train_steps": 40, "warmup_steps": 2}
 # field: (what is seen, settings beside it, its values)
 SEEN = {
@@ -209,7 +250,7 @@ SEEN = {
     "num_steps": (plan_of, {"batch_size": 4}, (4, 5)),
     "tau": (plan_of, {"batch_size": 4}, (2, 3)),
     "seed": (plan_of, {"batch_size": 4}, (0, 1)),
-    "model": (parameters_of, TINY, get_args(FIELDS["model"].type)),
+    "model": (prediction_of, TINY, get_args(FIELDS["model"].type)),
     "head": (trained_on, TINY, ("point", "median", "normal", "student", "counts", "quantiles")),
     "ensemble": (parameters_of, TINY, (1, 2, 3)),
     "hidden_size": (parameters_of, {}, (5, 6)),
@@ -249,6 +290,7 @@ SEEN = {
     "momentum": (updates_of, SHORT | {"optimizer": "sgd"}, (0.0, 0.5)),
     "weight_decay": (updates_of, SHORT | {"optimizer": "adamw"}, (0.0, 0.5)),
     "clip_norm": (updates_of, SHORT | {"optimizer": "sgd"}, (0.0, 1.0, 2.0)),
+    **mixer_knobs.seen(parameters_of, prediction_of, program_of),
 }
 # Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
 READ_BY_SCRIPTS = {"max_horizon", "origin_step", "num_paths", "host_devices"}

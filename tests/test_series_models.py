@@ -27,6 +27,10 @@ FITTED = {
     "mlp, silu": dataclasses.replace(MLP, tau=1, activation="silu"),
     "linear": SeriesModelConfig(model="linear", tau=3),
     **{kind: SeriesModelConfig(model=kind, hidden_size=4, num_layers=2) for kind in get_args(CellKind)},
+    "attention": SeriesModelConfig(model="attention", hidden_size=8, num_heads=2, window=3),
+    "stack": SeriesModelConfig(
+        model="stack", layers="lstm,gated_deltanet", hidden_size=6, num_heads=2, value_size=2, chunk=2
+    ),
 }
 KINDS = {
     **FITTED,

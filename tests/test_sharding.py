@@ -36,9 +36,12 @@ MODELS = {
     "mlp": ModelConfig(model="mlp", hidden_size=8, tau=3, embedding_size=4, dropout=0.2),
     "gru": ModelConfig(**NOISY),
     "lstm": ModelConfig(model="lstm", hidden_size=8, num_layers=2, dropout=0.3, dropout_kind="variational"),
+    "stack": ModelConfig(
+        model="stack", layers="gla,attention", hidden_size=8, num_heads=2, chunk=4, window=5, dropout=0.2
+    ),
     "pieces": ModelConfig(**NOISY, recompute_steps=4, precision="bfloat16"),
 }
-SHARED = ("gru", "lstm", "mingru", "mlp")
+SHARED = ("gru", "lstm", "mingru", "mlp", "stack")
 
 
 @cache
@@ -105,7 +108,7 @@ def test_a_batch_in_parts_is_the_batch(name, num_devices, num_parts):
     assert_equal(trained(name, num_devices, "batch", num_parts), trained(name, 1))
 
 
-@pytest.mark.parametrize("name", ["gru", "mlp"])
+@pytest.mark.parametrize("name", ["gru", "mlp", "stack"])
 def test_a_state_that_is_spread_is_the_state(name):
     spread = trained(name, 4, "params")
     assert_equal(spread, trained(name, 1))

@@ -19,7 +19,7 @@ from lmseq.models.build import fit_at_once, model_of
 from lmseq.training.checkpoint import load_params, save_params
 from lmseq.training.fit import Trained
 from lmseq.training.job import Batches, Job
-from lmseq.training.memory import check_memory
+from lmseq.training.memory import check_carries, check_memory
 from lmseq.training.objectives import make_objective
 from lmseq.training.processes import is_first
 from lmseq.training.sharding import check_batch, make_mesh
@@ -41,6 +41,11 @@ def prepare(config: SeriesConfig) -> PreparedSeries:
     model = model_of(config, series)
     check_batch(make_mesh(), config.data.batch_size, config.train.accumulate_steps)
     check_memory(model, shard=config.train.shard)
+    batch_size, num_paths = config.data.batch_size // jax.device_count(), config.forecast.num_paths
+    rows = {"batch_size": batch_size, "num_paths": num_paths}
+    if len(series.members) == 1 and getattr(model, "memory", None) is None:
+        rows["num_points"] = len(series.only.values)  # each is an origin
+    check_carries(model, rows)
     return PreparedSeries(config, series, model)
 
 

@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from lmseq import generation, runs, scoring
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
+from lmseq.config.mixers import layer_names
 from lmseq.contract import Model
 from lmseq.data.texts import Texts
 from lmseq.runs import Run
@@ -83,8 +84,9 @@ def evaluate(prepared: PreparedText, params: Params, step: int) -> dict[str, Any
 
 def describe(model: ModelConfig) -> str:
     """The model in a few words."""
-    layers = f"{model.num_layers} layer" + "s" * (model.num_layers > 1)
-    return model.model if model.model == "linear" else f"{model.model}, {layers}, {model.hidden_size} units"
+    number = len(layer_names(model, model.model, model.num_layers))
+    layers, name = f"{number} layer" + "s" * (number > 1), model.layers or model.model
+    return name if name == "linear" else f"{name}, {layers}, {model.hidden_size} units"
 
 
 def load_run(path: str, which: str) -> Run:

@@ -10,7 +10,7 @@ from experiments.frame.console import say
 from experiments.text.evaluate import load_run
 from experiments.text.loading import load_texts
 from experiments.text.suggest import suggest
-from lmseq import runs, scoring
+from lmseq import scoring
 from lmseq.config import knobs
 from lmseq.config.mixture import MixtureConfig
 from lmseq.config.text import TextConfig
@@ -18,6 +18,7 @@ from lmseq.contract import Model
 from lmseq.data.corpora import SPLITS
 from lmseq.data.texts import Texts
 from lmseq.files import read_json, to_json, write_text
+from lmseq.models.interface import has_hidden
 from lmseq.models.mixture import CacheParams, fit_cache, fit_weights
 from lmseq.runs import Run, is_proper
 from lmseq.training.checkpoint import digest
@@ -165,6 +166,6 @@ def _cached(
     part: tuple[Model, Params], texts: Texts, size: int
 ) -> tuple[tuple[Model, CacheParams], dict[str, float]]:
     """The model behind a cache that fits the validation text best, and what is written of the cache."""
-    found = fit_cache(*part, texts.ids["valid"], size, len(texts.vocab), neural=runs.is_recurrent(part[0]))
+    found = fit_cache(*part, texts.ids["valid"], size, len(texts.vocab), neural=has_hidden(part[0]))
     say(f"cache: weight {found.weight:.3f}, sharpness {found.sharpness:g}")
     return found[:2], {"size": size, "weight": found.weight, "sharpness": found.sharpness}

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments.frame import show
 from experiments.text import evaluate
 from experiments.text.evaluate import PreparedText
@@ -16,7 +18,7 @@ from lmseq.files import write_text
 from lmseq.models.build import build_model
 from lmseq.recurrence.unrolled import check_backend
 from lmseq.training.job import Batches, Job
-from lmseq.training.memory import check_memory
+from lmseq.training.memory import check_carries, check_memory
 from lmseq.training.processes import is_first
 from lmseq.training.sharding import check_batch, make_mesh
 
@@ -36,6 +38,9 @@ def prepare(config: LanguageModelConfig, texts: Texts) -> PreparedText:
     check_stream(texts.ids["train"].size, data.num_steps, data.batch_size, data.partition)
     model = build_model(config.model, len(texts.vocab))
     check_memory(model, shard=config.train.shard)
+    report = config.report  # which has all samples of one origin at once, and each origin's carry
+    rows = {"horizon_samples": report.horizon_samples, "horizon_origins": report.horizon_origins + 1}
+    check_carries(model, {"batch_size": data.batch_size // jax.device_count(), **rows})
     return PreparedText(config, texts, model)
 
 

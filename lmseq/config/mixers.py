@@ -19,7 +19,7 @@ MixerKind = Literal[
     "gated_deltanet",
 ]
 MIXERS: tuple[str, ...] = get_args(MixerKind)
-MATRIX: tuple[str, ...] = MIXERS[1:]
+MATRIX: tuple[str, ...] = MIXERS[MIXERS.index("matrix") :]
 CELL_NAMES: tuple[str, ...] = get_args(CellKind)
 STACK = "stack"  # the model that --layers describes
 

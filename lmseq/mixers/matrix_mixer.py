@@ -30,10 +30,13 @@ SHORTEST_STEP, LONGEST_STEP = 1e-3, 1e-1  # of scalar decays at the start (Dao a
 
 
 class MatrixCarry(NamedTuple):
-    """S (B, N, d_k, d_v), and the last K - 1 inputs of the convolution (B, K - 1, D)."""
+    """S (B, N, d_k, d_v), and the last K - 1 inputs of the convolution (B, K - 1, D); None for K below 2.
+
+    Not an array without entries: those cannot be saved.
+    """
 
     state: Float[Array, "batch head key value"]
-    recent: Float[Array, "batch _ feature"]
+    recent: Float[Array, "batch _ feature"] | None
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,9 @@ class MatrixMixer(Mixer):
         """Zeros."""
         keys, values = self._sizes(params["output"].shape[1])
         shape = (batch_size, self.num_heads, keys // self.num_heads, values // self.num_heads)
-        recent = jnp.zeros((batch_size, max(self.convolution - 1, 0), 2 * keys + values))
+        recent = None
+        if self.convolution > 1:
+            recent = jnp.zeros((batch_size, self.convolution - 1, 2 * keys + values))
         return MatrixCarry(jnp.zeros(shape), recent)
 
     def step(self, params: Params, carry: MatrixCarry, x: Row) -> tuple[MatrixCarry, Row]:
@@ -148,7 +153,7 @@ class MatrixMixer(Mixer):
             log_decay = in_heads(log_decay / GATE_TEMPERATURE, self.num_heads)
         return Steps(queries, keys, values, strength, log_decay)
 
-    def _fixed_decay(self, xs: Rows) -> Float[Array, "batch time head"] | None:
+    def _fixed_decay(self, xs: Rows) -> Float[Array, "1 time head"] | None:
         if self.decay != "fixed":
             return None
         rates = [math.log1p(-(2.0 ** (-5 - n))) for n in range(self.num_heads)]

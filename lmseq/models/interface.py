@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
+from jaxtyping import Array, Float
 
-from lmseq.contract import Predictions, check_key, log_prob, scan_carries, scan_unroll
+from lmseq.contract import Model, Predictions, check_key, log_prob, scan_carries, scan_unroll
 from lmseq.types import Carry, Element, Elements, OfValues, Params, Prediction, PRNGKey, TokenLogProbs
 
 
@@ -66,6 +67,20 @@ class SequenceModule(nn.Module):
         """This module and its parameters apart, as a JAX loop must not run through a live Flax module."""
         module, variables = self.unbind()
         return BoundModel(module), variables.get("params", {})
+
+
+class HiddenModule(SequenceModule):
+    """A module whose predictions are made of one row of numbers, its hidden state."""
+
+    def hidden(self, carry: Carry) -> Float[Array, "batch hidden"]:
+        """What the prediction of the next element is made of."""
+        raise NotImplementedError
+
+    def hidden_steps(
+        self, carry: Carry, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
+    ) -> tuple[Carry, Float[Array, "batch time hidden"]]:
+        """The last carry, and `hidden` after each of xs (B, T): (B, T, H), without the carries between."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -125,6 +140,23 @@ class BoundModel:
         """As `unroll`, keeping only the log-probabilities (B, T) of the targets."""
         mode = {"training": training, "key": key}
         return self.module.apply({"params": params}, carry, xs, targets, **mode, method="token_log_probs")
+
+
+def has_hidden(model: Model) -> bool:
+    """Whether a model has a hidden state, as `HiddenModule` says."""
+    return isinstance(model, BoundModel) and isinstance(model.module, HiddenModule)
+
+
+def hidden(model: BoundModel, params: Params, carry: Carry) -> Float[Array, "batch hidden"]:
+    """The hidden state of a model that has one, (B, H)."""
+    return model.module.apply({"params": params}, carry, method="hidden")
+
+
+def hidden_steps(
+    model: BoundModel, params: Params, carry: Carry, xs: Elements
+) -> Float[Array, "batch time hidden"]:
+    """The hidden state after each of xs (B, T): (B, T, H)."""
+    return model.module.apply({"params": params}, carry, xs, method="hidden_steps")[1]
 
 
 class BoundDirectModel(BoundModel):

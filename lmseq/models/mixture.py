@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Model, StepModel, check_key
+from lmseq.models.interface import hidden, hidden_steps
 from lmseq.scoring import score_stream
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
@@ -163,7 +164,7 @@ class Cache(StepModel):
     def init_carry(self, params: CacheParams, batch_size: int) -> Carry:
         """The model's, and an empty cache."""
         carry = self.model.init_carry(params.model, batch_size)
-        width = self._features(carry).shape[-1]
+        width = self._features(params, carry).shape[-1]
         tokens = jnp.zeros((batch_size, self.size), jnp.int32)
         features = jnp.zeros((batch_size, self.size, width))
         return carry, _Recent(tokens, features, jnp.zeros(batch_size, jnp.int32))
@@ -173,7 +174,7 @@ class Cache(StepModel):
         inner, recent = carry
         recent = _Recent(
             jnp.concatenate([recent.tokens[:, 1:], x[:, None]], axis=1),
-            jnp.concatenate([recent.features[:, 1:], self._features(inner)[:, None]], axis=1),
+            jnp.concatenate([recent.features[:, 1:], self._features(params, inner)[:, None]], axis=1),
             jnp.minimum(recent.seen + 1, self.size),
         )
         return self.model.update(params.model, inner, x), recent
@@ -181,7 +182,8 @@ class Cache(StepModel):
     def readout(self, params: CacheParams, carry: Carry) -> LogProbs:
         """The model's distribution mixed with the cache's."""
         inner, recent = carry
-        shares = self._shares(params, self._features(inner)[:, None], recent.features, recent.seen[:, None])
+        now = self._features(params, inner)[:, None]
+        shares = self._shares(params, now, recent.features, recent.seen[:, None])
         rows = jnp.arange(recent.tokens.shape[0])[:, None]
         empty = jnp.zeros((recent.tokens.shape[0], self.vocab_size))
         cached = empty.at[rows, recent.tokens].add(shares[:, 0])
@@ -200,9 +202,8 @@ class Cache(StepModel):
         """All steps at once: each looks back at the C tokens before it, by one product."""
         check_key(training, key)
         (inner, recent), time = carry, xs.shape[1]
-        carries = self.model.carries(params.model, inner, xs)
-        now = self._features(carries, num_dims=2)
-        before = jnp.concatenate([self._features(inner)[:, None], now[:, :-1]], axis=1)
+        now = self._features_of_steps(params, inner, xs)
+        before = jnp.concatenate([self._features(params, inner)[:, None], now[:, :-1]], axis=1)
         tokens = jnp.concatenate([recent.tokens, xs], axis=1)
         features = jnp.concatenate([recent.features, before], axis=1)
         # Step t sees places t + 1 ... t + C of the two together, as far as they are filled.
@@ -217,9 +218,15 @@ class Cache(StepModel):
         kept = _Recent(tokens[:, -self.size :], features[:, -self.size :], seen[:, -1])
         return (last, kept), mixed
 
-    def _features(self, carry: Carry, num_dims: int = 1) -> Float[Array, "*dims feature"]:
-        """What a token is compared by after (B,) or (B, T) carries: nothing, here."""
-        return jnp.zeros((*jax.tree.leaves(carry)[0].shape[:num_dims], 1))
+    def _features(self, params: CacheParams, carry: Carry) -> Float[Array, "batch feature"]:
+        """What the next token is compared by: nothing, here."""
+        return jnp.zeros((jax.tree.leaves(carry)[0].shape[0], 1))
+
+    def _features_of_steps(
+        self, params: CacheParams, carry: Carry, xs: TokenBatch
+    ) -> Float[Array, "batch time feature"]:
+        """The same after each of xs."""
+        return jnp.zeros((*xs.shape, 1))
 
     def _shares(
         self,
@@ -242,13 +249,18 @@ class Cache(StepModel):
 
 @dataclass(frozen=True)
 class NeuralCache(Cache):
-    """A cache of a recurrent model: s_i = exp(sharpness h . h_i), h_i being what x_i was predicted from.
+    """A cache of a model with a hidden state: s_i = exp(sharpness h . h_i), h_i what x_i was predicted from.
 
     Grave, Joulin and Usunier (2017).
     """
 
-    def _features(self, carry: Carry, num_dims: int = 1) -> Float[Array, "*dims feature"]:
-        return self.model.module.cell.output(carry[-1])
+    def _features(self, params: CacheParams, carry: Carry) -> Float[Array, "batch feature"]:
+        return hidden(self.model, params.model, carry)
+
+    def _features_of_steps(
+        self, params: CacheParams, carry: Carry, xs: TokenBatch
+    ) -> Float[Array, "batch time feature"]:
+        return hidden_steps(self.model, params.model, carry, xs)
 
 
 def with_cache(

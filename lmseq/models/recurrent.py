@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from lmseq.contract import Predictions, batch_major, check_key
 from lmseq.layers import Precision, affine, drop, has_dropout, lookup, softmax_log_probs
 from lmseq.models.heads import HeadKind, ValueHead
-from lmseq.models.interface import SequenceModule
+from lmseq.models.interface import HiddenModule
 from lmseq.models.pieces import DropoutKind, in_pieces
 from lmseq.recurrence import cudnn
 from lmseq.recurrence.cells.cell import Cell, LayerState, Recurrent
@@ -25,7 +25,7 @@ WithWindow = tuple[PyTree, Float[Array, "*dims window feature"]]  # a carry, and
 LayerCarries = PyTree[Float[Array, "batch time hidden"]]  # after each of T steps
 
 
-class RecurrentStack(SequenceModule):
+class RecurrentStack(HiddenModule):
     """Layers of one recurrent cell; the carry is a tuple of their states.
 
     What stands below the first layer and above the last is a subclass's. Dropout acts on the outputs of every
@@ -150,6 +150,13 @@ class RecurrentStack(SequenceModule):
             outputs = self._drop(outputs, None if key is None else jax.random.fold_in(key, layer))
             states.append(state)
         return tuple(states), outputs
+
+    def hidden_steps(
+        self, carry: Carry, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
+    ) -> tuple[Carry, Float[Array, "batch time hidden"]]:
+        """The last carry, and `hidden` after every step, (B, T, H)."""
+        carry, outputs = self._outputs(carry, xs, training, key)
+        return carry, batch_major(outputs)
 
     def unroll(
         self, carry: Carry, xs: Elements, *, training: bool = False, key: PRNGKey | None = None

@@ -18,10 +18,11 @@ from lmseq.layers import Precision, affine, has_dropout, lookup, softmax_log_pro
 from lmseq.mixers.block import Block
 from lmseq.mixers.mixer import Rows, rms_norm
 from lmseq.models.heads import HeadKind, ValueHead
-from lmseq.models.interface import SequenceModule
+from lmseq.models.interface import HiddenModule
 from lmseq.models.pieces import DropoutKind, in_pieces
 from lmseq.types import Carry, Element, Elements, OfValues, Prediction, PRNGKey, TokenLogProbs
 
+Outputs = Float[Array, "batch time hidden"]  # which need not be as wide as the values that come in
 DEEP = 8  # equal layers from which on one program for all of them is compiled
 
 
@@ -32,7 +33,7 @@ class StackCarry(NamedTuple):
     output: Float[Array, "batch feature"]
 
 
-class MixerStack(SequenceModule):
+class MixerStack(HiddenModule):
     """Blocks one above the other; what stands below and above is a subclass's.
 
     In residual blocks a last norm comes before the readout. Dropout acts as `Block` says. Its kind, precision
@@ -94,7 +95,7 @@ class MixerStack(SequenceModule):
 
     def hidden_steps(
         self, carry: StackCarry, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
-    ) -> tuple[StackCarry, Rows]:
+    ) -> tuple[StackCarry, Outputs]:
         """The last carry, and `hidden` after each of xs (B, T): (B, T, H)."""
         check_key(training, key, has_noise=has_dropout(self.dropout))
         run = partial(self._run, training)
@@ -107,7 +108,7 @@ class MixerStack(SequenceModule):
 
     def _run(
         self, training: bool, carry: StackCarry, xs: Elements, key: PRNGKey | None
-    ) -> tuple[StackCarry, Rows]:
+    ) -> tuple[StackCarry, Outputs]:
         """All layers over all steps; equal ones that are many in a loop over them."""
         steps = 1 if self.dropout_kind == "variational" else None
         unroll = partial(_unroll_block, self.precision if training else "float32", self.dropout, steps)

@@ -1,6 +1,8 @@
 """Whether a training fits in memory: asked before it begins, as XLA would hang or abort in the middle."""
 
+import math
 import os
+from collections.abc import Mapping
 
 import jax
 
@@ -18,6 +20,11 @@ def physical_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def _available() -> int:
+    """Bytes of memory of the device that computes."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit") or physical_memory()
+
+
 def check_memory(model: Model, num_members: int = 1, shard: Shard = "batch") -> None:
     """Raise ValueError for a model whose training would need more memory than the device has.
 
@@ -25,8 +32,7 @@ def check_memory(model: Model, num_members: int = 1, shard: Shard = "batch") -> 
     copied. shard: whether the state is spread over the devices.
     """
     num_parameters = count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
-    there = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit") or physical_memory()
-    each = BYTES_A_PARAMETER
+    there, each = _available(), BYTES_A_PARAMETER
     if shard == "params" and jax.device_count() > 1:
         each = BYTES_IN_USE + -(-BYTES_SPREAD // jax.device_count())
     if each * num_parameters > there:
@@ -37,3 +43,22 @@ def check_memory(model: Model, num_members: int = 1, shard: Shard = "batch") -> 
         )
     if num_members > 1 and 2 * BYTES_A_PARAMETER * num_parameters * num_members > there:
         raise ValueError(f"{num_members} trainings of {num_parameters:,} parameters do not fit in memory")
+
+
+def check_carries(model: Model, rows: Mapping[str, int]) -> None:
+    """Raise ValueError where carries of so many rows would need more memory than the device has.
+
+    rows: how many are held at once, by the name of the setting that says so. The carry of attention grows
+    with its window and its layers, and that of a matrix state with the product of its sizes.
+    """
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    carry = jax.eval_shape(lambda params: model.init_carry(params, 1), params)
+    each = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(carry))
+    there = _available()
+    for name, number in rows.items():
+        if each * number > there:
+            raise ValueError(
+                f"the carries of {number:,} rows ({name}) take {each:,} bytes each, {each * number:,} in "
+                f"all, and there are {there:,}: make {name} smaller, or the carry, by window, hidden_size or "
+                "num_layers"
+            )
