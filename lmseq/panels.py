@@ -11,8 +11,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lmseq.contract import Model, log_prob
-from lmseq.rollout import DirectModel, HostModel, last_windows, rollout
+from lmseq.contract import Model, covariates_of, log_prob, predict_directly
+from lmseq.data.prepared import PreparedPanel
+from lmseq.rollout import DirectModel, HostModel, last_windows, on_host, rollout
 from lmseq.types import Carry, Params
 
 LARGEST = 1 << 24  # numbers that carries or forecasts of one call of a program hold
@@ -40,6 +41,7 @@ def panel_points(
     params: Params,
     series: Sequence[np.ndarray],
     origins: Sequence[Origins],
+    ahead: Sequence[np.ndarray] | None = None,
     *,
     max_horizon: int,
 ) -> list[np.ndarray]:
@@ -47,32 +49,53 @@ def panel_points(
 
     series: standardised values (T_n, D). An origin t has seen values[:t], all of them, and nothing after. The
     steps between the origins are the same for all series. A model that remembers a window is given only that;
-    any other reads a series from its beginning. Raises ValueError for an origin with nothing before it or
-    beyond the end.
+    any other reads a series from its beginning. Of a model that reads covariates, values are the elements
+    with them, and ahead is (O_n, K, C) of each series, as `rollout` takes it. Raises ValueError for an origin
+    with nothing before it or beyond the end.
     """
     _check_origins(series, origins)
     memory = getattr(model, "memory", None)
     if memory is not None and isinstance(model, HostModel):
         windows = _windows(series, origins, memory)
         if model.takes_host(len(windows), max_horizon):
-            return _split(model.host_points(params, windows, max_horizon), origins)
-    wanted = _Horizon(max_horizon)
-    return _from_carries(
-        wanted, model, params, series, origins, [np.zeros((each.count, 0)) for each in origins]
-    )
+            rows = None if ahead is None else np.concatenate(list(ahead))
+            return _split(on_host(model, params, windows, max_horizon, rows), origins)
+    beside = ahead if ahead is not None else [np.zeros((each.count, 0)) for each in origins]
+    return _from_carries(_Horizon(max_horizon), model, params, series, origins, beside)
 
 
 def panel_log_probs(
-    model: Model, params: Params, series: Sequence[np.ndarray], origins: Sequence[Origins], *, horizon: int
+    model: Model,
+    params: Params,
+    series: Sequence[np.ndarray],
+    origins: Sequence[Origins],
+    ahead: Sequence[np.ndarray] | None = None,
+    *,
+    horizon: int,
 ) -> list[np.ndarray]:
     """Log-density in nats of the K values after each origin of each series, (O_n, K) each.
 
-    K is 1, or as many as the model predicts at once from the carry of the origin. Raises ValueError as
-    `panel_points` does.
+    K is 1, or at most as many as the model predicts at once from the carry of the origin. Arguments and
+    errors are those of `panel_points`.
     """
     _check_origins(series, origins)
-    targets = [values_ahead(values, each, horizon) for values, each in zip(series, origins, strict=True)]
-    return _from_carries(_log_probs_ahead, model, params, series, origins, targets)
+    num_features = series[0].shape[1] - covariates_of(model).total
+    beside = []
+    for place, (values, each) in enumerate(zip(series, origins, strict=True)):
+        targets = values_ahead(values[:, :num_features], each, horizon)
+        beside.append(targets if ahead is None else np.concatenate([targets, ahead[place]], axis=-1))
+    return _from_carries(_log_probs_ahead, model, params, series, origins, beside)
+
+
+def read_from(
+    panel: PreparedPanel, origins: Sequence[Origins], horizon: int
+) -> tuple[list[np.ndarray], Sequence[Origins], list[np.ndarray] | None]:
+    """What a model reads to forecast the series of a panel K steps ahead: `series`, `origins`, `ahead`."""
+    values = [each.inputs for each in panel.members]
+    if not panel.covariates.total:
+        return values, origins, None
+    pairs = zip(panel.members, origins, strict=True)
+    return values, origins, [each.ahead(part.places(), horizon) for each, part in pairs]
 
 
 def values_ahead(
@@ -97,15 +120,18 @@ class _Horizon:
 
     horizon: int
 
-    def __call__(self, model: Model, params: Params, carry: Carry, _: Array) -> Array:
-        return rollout(model, params, carry, self.horizon)
+    def __call__(self, model: Model, params: Params, carry: Carry, beside: Array) -> Array:
+        ahead = beside if covariates_of(model).total else None
+        return rollout(model, params, carry, self.horizon, ahead)
 
 
-def _log_probs_ahead(model: Model, params: Params, carry: Carry, targets: Array) -> Array:
-    """Of targets (O, K, D) after each carry, (O, K)."""
+def _log_probs_ahead(model: Model, params: Params, carry: Carry, beside: Array) -> Array:
+    """Of targets after each carry, (O, K), from targets and covariates (O, K, D + C)."""
+    ahead = beside[..., beside.shape[-1] - covariates_of(model).total :]
     if isinstance(model, DirectModel):
-        return log_prob(model.readout_direct(params, carry), targets)
-    return log_prob(model.readout(params, carry), targets[:, 0])[:, None]
+        prediction = predict_directly(model, params, carry, ahead)
+        return log_prob(jax.tree.map(lambda leaf: leaf[:, : beside.shape[1]], prediction), beside)
+    return log_prob(model.readout(params, carry), beside[:, 0])[:, None]
 
 
 # What is made of the carries at origins and of what belongs to each origin, as rows.

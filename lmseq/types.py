@@ -14,6 +14,7 @@ Training
     `level` quantiles of a prediction. `steps` optimiser steps of a dispatch, or time steps of a forecast.
 Forecasts and samples
     `score`, `level` errors that were made before, and levels of their quantiles;
+    `lead` steps ahead of which covariates are known; `covariate` columns of them;
     `origin` O places to predict from; `horizon` K steps ahead; `sample` S draws; `block` origins computed
     together; `num_steps`, `num_tokens` as the argument of that name; `test` points of the test part.
 Pictures
@@ -96,6 +97,26 @@ class Quantiles(NamedTuple):
     """The quantiles at LEVELS of each value, (..., D, 5), in increasing order."""
 
     values: Float[Array, "*dims feature level"]
+
+
+class Covariates(NamedTuple):
+    """How many columns stand behind the D values of a step: x is (B, D + known + past + static).
+
+    known: of the time of the *next* value, so that they are read before it is predicted. past: of the value's
+    own time; beyond an origin the last of them are repeated. static: the same at all times.
+    """
+
+    known: int = 0
+    past: int = 0
+    static: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self)
+
+
+NO_COVARIATES = Covariates()
 
 
 OfValues = Normal | StudentT | Laplace | NegativeBinomial | Quantiles  # a prediction of values

@@ -12,7 +12,7 @@ from experiments.series.evaluate import log_density
 from lmseq import errors, plotting, rollout
 from lmseq.config import series as series_config
 from lmseq.config.series import SeriesConfig
-from lmseq.contract import Model
+from lmseq.contract import Model, predict_directly
 from lmseq.data.series import Prepared
 from lmseq.errors import ErrorCurve
 from lmseq.files import finite
@@ -60,7 +60,9 @@ def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Param
     targets = rollout.k_step_targets(series.series.observed(), max_horizon=horizon, first_origin=first)
 
     def points_of(model: Model, params: Params, horizon: int) -> np.ndarray:
-        points = rollout.k_step_points(model, params, values, max_horizon=horizon, first_origin=first)
+        sizes = {"max_horizon": horizon, "first_origin": first}
+        ahead = series.ahead_of_all(first, horizon)
+        points = rollout.k_step_points(model, params, series.inputs, **sizes, ahead=ahead)
         return series.scaler.undo(np.asarray(points))
 
     level = level_of(series)
@@ -75,7 +77,9 @@ def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Param
     for name, rival in rivals.items():
         curves[name] = errors.error_curve(of_rival(rival, horizon), targets)
     actual = series.series.observed()[first:]
-    free = rollout.free_run(model, params, values[:first], num_steps=len(values) - first)
+    num_steps = len(values) - first
+    beside = series.ahead(np.array([first]), num_steps)
+    free = rollout.free_run(model, params, series.inputs[:first], num_steps=num_steps, ahead=beside)
     oracle = series.series.oracle_rmse
     density = None
     if (
@@ -101,7 +105,7 @@ def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Param
 def level_of(series: Prepared) -> np.ndarray:
     """What baselines take for zero, (D,): of values that are not standardised, their mean in training."""
     is_plain = (series.scaler.mean == 0).all() and (series.scaler.scale == 1).all()
-    return series.train.mean(axis=0) * np.float32(is_plain)
+    return series.values[: series.split.train_end].mean(axis=0) * np.float32(is_plain)
 
 
 def longest_horizon(config: SeriesConfig, series: Prepared) -> int:
@@ -195,13 +199,15 @@ def _band(found: Forecasts, key: PRNGKey) -> np.ndarray | None:
     if isinstance(found.model, rollout.DirectModel):
         return _direct_band(found)
     forecast, first = found.config.forecast, found.series.split.test_start
+    num_steps = min(forecast.max_horizon, len(found.series.values) - first)
     paths = rollout.sample_paths(
         key,
         found.model,
         found.params,
-        found.series.values[:first],
+        found.series.inputs[:first],
         num_paths=forecast.num_paths,
-        num_steps=min(forecast.max_horizon, len(found.series.values) - first),
+        num_steps=num_steps,
+        ahead=found.series.ahead(np.array([first]), num_steps),
     )
     return np.quantile(found.series.scaler.undo(np.asarray(paths)), BAND, axis=0)
 
@@ -209,9 +215,11 @@ def _band(found: Forecasts, key: PRNGKey) -> np.ndarray | None:
 def _direct_band(found: Forecasts) -> np.ndarray:
     """The quantiles that a direct head predicts from the split."""
     series, first = found.series, found.series.split.test_start
-    seen = jnp.asarray(series.values[None, :first])
+    seen, num_steps = jnp.asarray(series.inputs[None, :first]), len(series.values) - first
     carry, _ = found.model.unroll(found.params, found.model.init_carry(found.params, 1), seen)
-    ahead = quantiles(found.model.readout_direct(found.params, carry), BAND)[0, : len(series.values) - first]
+    known = series.ahead(np.array([first]), num_steps)
+    prediction = predict_directly(found.model, found.params, carry, known)
+    ahead = quantiles(prediction, BAND)[0, :num_steps]
     return series.scaler.undo(np.moveaxis(ahead, -1, 0))
 
 

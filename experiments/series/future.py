@@ -57,8 +57,7 @@ def calibrate(panel: PreparedPanel, model: Model, params: Params, horizon: int) 
     ]
     reach = min(horizon, *(end - first for first, end in zip(firsts, ends, strict=True)))
     origins = [Origins(first, end - first - reach + 1) for first, end in zip(firsts, ends, strict=True)]
-    values = [each.values for each in panel.members]
-    found = panels.panel_points(model, params, values, origins, max_horizon=reach)
+    found = panels.panel_points(model, params, *panels.read_from(panel, origins, reach), max_horizon=reach)
     scores = []
     for member, points, each in zip(panel.members, found, origins, strict=True):
         known = member.scaler.apply(member.series.observed())
@@ -119,8 +118,7 @@ def forecast_ahead(
     logarithms it is a factor.
     """
     places = [Origins(origin, 1) for origin in origins]
-    values = [each.values for each in panel.members]
-    found = panels.panel_points(model, params, values, places, max_horizon=horizon)
+    found = panels.panel_points(model, params, *panels.read_from(panel, places, horizon), max_horizon=horizon)
     ahead = []
     for member, [points], origin in zip(panel.members, found, origins, strict=True):
         spread = intervals.at(horizon)[:, :, None] * unit_of(member, origin)

@@ -81,8 +81,9 @@ def judge(config: SeriesConfig, panel: PreparedPanel, model: Model, params: Para
         Origins(each.split.test_start, (each.test_points - horizon) // step + 1, step)
         for each in panel.members
     ]
-    values = [each.values for each in panel.members]
-    found = panels.panel_points(model, params, values, origins, max_horizon=horizon)
+    found = panels.panel_points(
+        model, params, *panels.read_from(panel, origins, horizon), max_horizon=horizon
+    )
     points = [each.scaler.undo(part) for each, part in zip(panel.members, found, strict=True)]
     errors = {config.model.model: errors_of(panel, points, origins)}
     levels = [each.series.values[: each.split.train_end].mean(axis=0) for each in panel.members]

@@ -13,6 +13,7 @@ SeriesModelKind = Literal["mlp", "linear", CellKind, "mean", "persistence", "sea
 SYNTHETIC = ("noisy_sine", "ar", "logistic", "mackey_glass", "lorenz", "trend_and_season")
 BUNDLED = ("sunspots", "co2", "nile", "elnino")
 NETS = ("mlp", *get_args(CellKind))
+COVARIATES = ("known_columns", "past_columns", "static_columns", "calendar")
 BASELINES = ("mean", "persistence", "seasonal", "drift")
 
 
@@ -175,6 +176,11 @@ def has_validation(data: SeriesDataConfig) -> bool:
     return data.valid_fraction > 0 or data.valid_points > 0
 
 
+def has_covariates(data: SeriesDataConfig) -> bool:
+    """Whether something is read beside the values."""
+    return bool(data.known_columns or data.past_columns or data.static_columns or data.calendar)
+
+
 # For nets that are to be used, chosen on sums of sines and on an autoregression.
 _OF_NETS = {
     "valid_fraction": 0.1,
@@ -278,6 +284,11 @@ def _check_pairs(config: SeriesConfig) -> None:
         raise ValueError(
             f"objective {name} needs a model that is trained step by step, got {config.model.model}"
         )
+    if config.data.past_columns and name in ("unrolled", "scheduled_sampling"):
+        raise ValueError(
+            f"objective {name} would train on past_columns that a forecast does not know: choose "
+            "teacher_forcing, input_noise or direct"
+        )
     if config.model.head == "counts":
         _check_counts(config)
     heads = ("point", "normal")
@@ -311,8 +322,9 @@ def _check_idle(config: SeriesConfig) -> None:
         (data, "columns", is_file(data), "a CSV file"),
         (data, "time_column", is_file(data), "a CSV file"),
         (data, "decimal", is_file(data), "a CSV file"),
-        *((data, name, is_file(data), "a CSV file") for name in ("form", "id_column", "repair", "calendar")),
-        *((data, f"{kind}_columns", is_file(data), "a CSV file") for kind in ("known", "past", "static")),
+        *((data, name, is_file(data), "a CSV file") for name in ("form", "id_column", "repair")),
+        *((data, name, is_file(data), "a CSV file") for name in COVARIATES),
+        *((data, name, fits, "models that are fitted") for name in COVARIATES),
         (data, "num_points", synthetic or unclear, "a synthetic series"),
         (data, "test_series", is_file(data), "a CSV file"),
         (data, "channels", is_file(data), "a CSV file"),
