@@ -162,8 +162,8 @@ class Beside(NamedTuple):
 def fit_units(series: Sequence[Series], ends: Sequence[int]) -> Units:
     """The units of the covariates of a panel: mean and deviation over the training parts, of those lengths.
 
-    A column of 0 and 1 stays as it is, and one that is constant is only made 0. Raises ValueError for one
-    that is too large to be squared.
+    What never changes stays as it is if it is 0 or 1; a column that is constant is only made 0. Raises
+    ValueError for one that is too large to be squared.
     """
     names = (series[0].known_names, series[0].past_names, series[0].static_names)
     parts = [_parts(each) for each in series]
@@ -177,7 +177,7 @@ def fit_units(series: Sequence[Series], ends: Sequence[int]) -> Units:
         largest = np.abs(column).max()
         if largest > LARGEST:
             raise ValueError(f"column {quoted(name)} is too large to be squared: give it in another unit")
-        if not np.isin(column, (0.0, 1.0)).all():
+        if name not in names[2] or not np.isin(column, (0.0, 1.0)).all():
             mean[place] = column.mean()
             spread = column.std()
             scale[place] = spread if spread > 1e-12 * largest else 1.0

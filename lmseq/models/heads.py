@@ -13,6 +13,7 @@ from lmseq.types import LEVELS, Laplace, NegativeBinomial, Normal, OfValues, Qua
 
 HeadKind = Literal["point", "median", "normal", "student", "counts", "quantiles"]
 SINGLE: tuple[HeadKind, ...] = ("point", "median")  # of one value and no spread
+KNOWN_GAIN = 3.0  # of what is known ahead: so its effects are found in as few steps as the rest overfits in
 SMALLEST_SCALE = 1e-4  # of standardised values: a series without noise must not have an infinite density
 
 
@@ -63,6 +64,7 @@ class ValueHead(nn.Module):
         rows = jnp.concatenate([known[..., :steps, :], lacking], axis=-2).reshape(*dims, -1)
         kernel = self.known_kernel
         if self.is_shared:
+            kernel = KNOWN_GAIN * kernel
             lag = jnp.arange(steps)[None] - jnp.arange(steps)[:, None]  # of a step behind a lead
             each = jnp.where(lag[..., None, None] >= 0, kernel[jnp.maximum(lag, 0)], 0.0)
             kernel = jnp.swapaxes(each, 1, 2).reshape(rows.shape[-1], -1)
