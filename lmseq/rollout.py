@@ -20,7 +20,7 @@ from lmseq.sampling import draw
 from lmseq.strips import strip_carries
 from lmseq.types import Carry, OfValues, Params, PRNGKey, Tokens
 
-Values = Float[Array | np.ndarray, "time feature"]
+Values = Float[Array | np.ndarray, "time input"]  # with what stands behind them
 Points = Float[Array | np.ndarray, "origin horizon feature"]
 Ahead = Float[Array | np.ndarray, "origin horizon covariate"]  # of an origin's newest element and the next
 BLOCK = 4096  # origins rolled out together: their carries and predictions stay in the cache
@@ -50,7 +50,7 @@ class HostModel(Protocol):
     def host_points(
         self,
         params: Params,
-        windows: Float[np.ndarray, "origin window feature"],
+        windows: Float[np.ndarray, "origin window input"],
         horizon: int,
     ) -> Float[np.ndarray, "origin horizon feature"]:
         """What `rollout` gives from the carries of windows (O, tau, D), float64 (O, K, D).
@@ -170,7 +170,7 @@ def on_host(
 
 def last_windows(
     values: Values, origins: Int[np.ndarray, "origin"], width: int
-) -> Float[np.ndarray, "origin window feature"]:
+) -> Float[np.ndarray, "origin window input"]:
     """The last values before each origin, (O, width, D); zeros stand before the beginning."""
     values = np.asarray(values)
     padded = np.concatenate([np.zeros((width, values.shape[1]), values.dtype), values])

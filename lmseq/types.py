@@ -7,9 +7,10 @@ Everywhere
     the width of a layer's input; `dims` any dimensions in front; `_` any one dimension.
 Models
     `hidden` H units of a state; `gates` G H, all gates of a cell side by side; `window` the last tau
-    elements; `period` steps of a season; `input` width of an embedded window; `out` width of a product's
-    result; `rows` leading dimensions made one; `windows`, `target` windows of many series, and what follows
-    one; `part` models of a mixture; `cached` C tokens of a cache; `number` keys of the pieces of a window.
+    elements; `period` steps of a season; `input` width of an element with its covariates, or of an embedded
+    window; `out` width of a product's result; `rows` leading dimensions made one; `windows`, `target`
+    windows of many series, and what follows one; `part` models of a mixture; `cached` C tokens of a cache;
+    `number` keys of the pieces of a window.
 Training
     `level` quantiles of a prediction. `steps` optimiser steps of a dispatch, or time steps of a forecast.
 Forecasts and samples

@@ -125,7 +125,7 @@ def test_several_columns_are_several_series(tmp_path, scripts, run, folder):
 def test_from_any_date(tmp_path, scripts, run):
     """What came after the origin is not seen, and is what the run itself was judged by."""
     at = 200
-    flags = [f"--run={run}", f"--from_date={DAYS[at]}", f"--workdir={tmp_path / 'then'}"]
+    flags = [f"--run={run}", f"--from={DAYS[at]}", f"--workdir={tmp_path / 'then'}"]
     scripts.summary("forecast", *flags)
     rows = rows_of(tmp_path / "then")
     assert rows[0]["time"] == str(DAYS[at]) and len(rows) == MAP["max_horizon"]
@@ -143,9 +143,9 @@ def test_from_any_date(tmp_path, scripts, run):
         ("--run={run} --series={folder}/short.csv", "at least 14 values"),
         ("--run={run} --series={folder}/none.csv", "no column of numbers"),
         ("--run={run} --series={folder}/missing.csv", "missing.csv"),
-        ("--run={run} --from_date=2023-01-02", "--from_date after 2023-01-02"),
-        ("--run={run} --from_date=2024-06-01", "up to 2023-10-01"),
-        ("--run={run} --from_date=soon", "--from_date"),
+        ("--run={run} --from=2023-01-02", "--from after 2023-01-02"),
+        ("--run={run} --from=2024-06-01", "up to 2023-10-01"),
+        ("--run={run} --from=soon", "--from"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, scripts, run, folder, flags, says):

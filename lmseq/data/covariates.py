@@ -216,7 +216,7 @@ def in_units(series: Series, units: Units) -> Beside:
     return Beside(*(each.astype(np.float32) for each in found))
 
 
-def _parts(series: Series) -> tuple[Values, Values, Float[np.ndarray, "covariate"]]:
+def _parts(series: Series) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is known, past and static, of no columns where there is none."""
     nothing = np.zeros((len(series.values), 0))
     return (

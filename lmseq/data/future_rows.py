@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from lmseq.data import forms, times
 from lmseq.data.covariates import calendar, lacking
@@ -89,7 +90,7 @@ def _chosen(
     values: Values,
     places: Sequence[int | None],
     ahead: np.ndarray,
-) -> Values:
+) -> Float[np.ndarray, "horizon covariate"]:
     """The rows of these places; ValueError for the first that lacks."""
     for step, (place, time) in enumerate(zip(places, ahead, strict=True), 1):
         row = np.full(len(columns), np.nan) if place is None else values[place]

@@ -146,7 +146,7 @@ class LinearMap(Normalised):
     def host_points(
         self,
         params: Params,
-        windows: Float[np.ndarray, "origin window feature"],
+        windows: Float[np.ndarray, "origin window input"],
         horizon: int,
         ahead: Float[np.ndarray, "origin horizon covariate"] | None = None,
     ) -> Float[np.ndarray, "origin horizon feature"]:

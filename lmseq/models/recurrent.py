@@ -23,7 +23,7 @@ SMALL_VOCABULARY = 512
 DropoutKind = Literal["fresh", "variational"]
 Carry = tuple[LayerState, ...]
 TimeFirst = Int[Array, "time batch"] | Float[Array, "time batch feature"]
-WithWindow = tuple[PyTree, Float[Array, "*dims window feature"]]  # a carry, and the last values
+WithWindow = tuple[PyTree, Float[Array, "..."]]  # a carry, and the last values
 LayerCarries = PyTree[Float[Array, "batch time hidden"]]  # after each of T steps
 
 

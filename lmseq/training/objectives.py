@@ -84,7 +84,7 @@ def scheduled_sampling(
     own = jax.random.bernoulli(by_rows(step.key, 0), probability, batch.inputs.shape[:2])
     own = own & (jnp.arange(batch.inputs.shape[1])[None] >= tau)
 
-    def advance(state: tuple[Carry, Element], now: tuple[Element, Element, Bool[Array, "batch"]]):
+    def advance(state: tuple[Carry, Array], now: tuple[Element, Element, Bool[Array, "batch"]]):
         inner, predicted = state
         x, target, replace = now
         value = jnp.where(replace[:, None], predicted, x[:, :width])
