@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.forecast import ForecastOptions
-from experiments.series import future, saved
+from experiments.series import future, saved, spread
 from lmseq.config.knobs import from_flat
 from lmseq.config.series import SeriesConfig, check
 from lmseq.data.series import prepare
@@ -105,8 +105,8 @@ def test_a_forecast_is_the_one_made_before_saving(run, folder):
     panel = prepare(config)
     model = model_of(config, panel)
     params = fit_at_once(config, panel, model)
-    intervals = future.calibrate(panel, model, params, 5)
-    [before] = future.forecast_ahead(panel, model, params, intervals, 5, [T - 5])
+    intervals = spread.calibrate(panel, model, params, 5)
+    [before] = future.forecast_ahead(config, panel, model, params, intervals, 5, [T - 5])
     for series in ("", str(folder / "planned.csv")):
         options = ForecastOptions(run=str(run), series=series, from_date=str(DAYS[T - 5]))
         again = saved.prepare(options)
@@ -114,7 +114,7 @@ def test_a_forecast_is_the_one_made_before_saving(run, folder):
             np.testing.assert_array_equal(again.panel.only.beside.known[:T], panel.only.beside.known)
             continue
         [after] = future.forecast_ahead(
-            again.panel, again.model, again.params, again.intervals, 5, again.origins
+            again.config, again.panel, again.model, again.params, again.intervals, 5, again.origins
         )
         for one, other in zip(before, after, strict=True):
             np.testing.assert_array_equal(one, other)

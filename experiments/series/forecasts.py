@@ -9,15 +9,17 @@ import numpy as np
 
 from experiments.frame.console import say
 from experiments.series.evaluate import log_density
+from experiments.series.spread import Intervals, Spread, describe, judge_quantiles, kind_of, quantiles_of
 from lmseq import errors, plotting, rollout
 from lmseq.config import series as series_config
 from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model, predict_directly
-from lmseq.data.series import Prepared
+from lmseq.data.prepared import Prepared, PreparedPanel
 from lmseq.errors import ErrorCurve
 from lmseq.files import finite
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.interface import count_parameters
+from lmseq.panels import Origins
 from lmseq.predictions import quantiles
 from lmseq.training.checkpoint import digest
 from lmseq.types import Params, PRNGKey
@@ -32,7 +34,8 @@ class Forecasts(NamedTuple):
     points: (O, K, D) from every origin with K points after it; one_step: (N, D) of every test point; free:
     (N, D) from the split; curves: the errors by horizon of the model and of each baseline; baseline_rmse: of
     the baselines one step ahead, over every test point; oracle: (K,), the least RMSE that can be expected,
-    where it is known; log_density: nats a time step of the test part, of a model with a density.
+    where it is known; log_density: nats a time step of the test part, of a model with a density; spread: how
+    good its quantiles are, (1, K), the loss in the units of the series.
     """
 
     config: SeriesConfig
@@ -46,6 +49,7 @@ class Forecasts(NamedTuple):
     baseline_rmse: dict[str, float]
     oracle: np.ndarray | None
     log_density: float | None
+    spread: Spread | None = None
 
     @property
     def name(self) -> str:
@@ -53,8 +57,18 @@ class Forecasts(NamedTuple):
         return self.config.model.model
 
 
-def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Params) -> Forecasts:
-    """Forecast the test part from every origin, one step ahead and freely; and so do the baselines."""
+def forecast(
+    config: SeriesConfig,
+    panel: PreparedPanel,
+    model: Model,
+    params: Params,
+    intervals: Intervals | None = None,
+) -> Forecasts:
+    """Forecast the test part from every origin, one step ahead and freely; and so do the baselines.
+
+    panel: of one series. intervals: errors made before, for quantiles; without them none is judged.
+    """
+    series = panel.only
     values, first = series.values, series.split.test_start
     horizon = longest_horizon(config, series)
     targets = rollout.k_step_targets(series.series.observed(), max_horizon=horizon, first_origin=first)
@@ -62,8 +76,7 @@ def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Param
     def points_of(model: Model, params: Params, horizon: int) -> np.ndarray:
         sizes = {"max_horizon": horizon, "first_origin": first}
         ahead = series.ahead_of_all(first, horizon)
-        points = rollout.k_step_points(model, params, series.inputs, **sizes, ahead=ahead)
-        return series.scaler.undo(np.asarray(points))
+        return np.asarray(rollout.k_step_points(model, params, series.inputs, **sizes, ahead=ahead))
 
     level = level_of(series)
 
@@ -71,7 +84,8 @@ def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Param
         points = rollout.k_step_points(rival, {}, values - level, max_horizon=horizon, first_origin=first)
         return series.scaler.undo(np.asarray(points) + level)
 
-    points = points_of(model, params, horizon)
+    standardised = points_of(model, params, horizon)
+    points = series.scaler.undo(standardised)
     rivals = baselines(values.shape[1], series.series.period, series.split.train_end)
     curves = {config.model.model: errors.error_curve(points, targets)}
     for name, rival in rivals.items():
@@ -93,13 +107,27 @@ def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Param
         model,
         params,
         points,
-        points_of(model, params, 1)[:, 0],
+        series.scaler.undo(points_of(model, params, 1))[:, 0],
         series.scaler.undo(np.asarray(free)),
         curves,
         {name: rmse(of_rival(rival, 1)[:, 0], actual) for name, rival in rivals.items()},
         None if oracle is None else oracle(horizon),
         density,
+        None if intervals is None else _spread(config, panel, model, params, intervals, standardised),
     )
+
+
+def _spread(
+    config: SeriesConfig,
+    panel: PreparedPanel,
+    model: Model,
+    params: Params,
+    intervals: Intervals,
+    points: np.ndarray,
+) -> Spread:
+    origins = [Origins(panel.only.split.test_start, len(points))]
+    around = quantiles_of(config, panel, model, params, intervals, origins, [points])
+    return judge_quantiles(panel, origins, around, [np.ones(panel.num_features)])
 
 
 def level_of(series: Prepared) -> np.ndarray:
@@ -130,7 +158,7 @@ def rmse(points: np.ndarray, targets: np.ndarray) -> float:
 
 
 def tell(found: Forecasts) -> None:
-    """A table of RMSE(k), and the sentence that it comes to."""
+    """A table of RMSE(k), and the sentences that it and the quantiles come to."""
     horizon = found.points.shape[1]
     shown = [k for k in HORIZONS if k <= horizon]
     say(
@@ -143,6 +171,11 @@ def tell(found: Forecasts) -> None:
     for name, curve in rows.items():
         told = "".join(f"{curve[k - 1]:>10.4g}" for k in shown)
         say(f"{name:<22}{told}   {horizons(curve < level)}")
+    if found.spread is not None:
+        for name, label in (("coverage_80", "within central 80 %"), ("coverage_95", "within central 95 %")):
+            shares = getattr(found.spread, name)[0]
+            say(f"{label:<22}" + "".join(f"{100 * shares[k - 1]:>9.1f}%" for k in shown))
+        say(describe(found.spread.means(), kind_of(found.config, horizon)))
     say(sentence(found.name, found.curves[found.name].rmse, level, found.curves["persistence"].rmse))
 
 
@@ -255,9 +288,21 @@ def summary(found: Forecasts) -> dict[str, Any]:
         "rmse_growth_per_step": errors.growth_per_step(errors.log_size(curve.rmse), phase),
         "lyapunov_per_step": series.series.lyapunov,
         "log_density": found.log_density,
+        **_spread_figures(found, at),
         "params_digest": digest(found.params),
     }
     return finite(figures)
+
+
+def _spread_figures(found: Forecasts, at: list[int]) -> dict[str, Any]:
+    """Of the quantiles, over all horizons and at some."""
+    if found.spread is None:
+        return {}
+    figures: dict[str, Any] = {"quantiles": kind_of(found.config, found.points.shape[1])}
+    means = found.spread.means()
+    figures |= {"pinball_loss": means.pop("pinball"), **means}
+    each = {"pinball_loss": found.spread.pinball} | {name: getattr(found.spread, name) for name in means}
+    return figures | {f"{name}_at_{k}": float(values[0, k - 1]) for name, values in each.items() for k in at}
 
 
 def ratio(value: float, unit: float) -> float:

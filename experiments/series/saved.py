@@ -10,7 +10,8 @@ import numpy as np
 from experiments.frame.console import say
 from experiments.frame.start import data_folders
 from experiments.series import future
-from experiments.series.future import Ahead, Intervals, spelled
+from experiments.series.future import Ahead, spelled
+from experiments.series.spread import Intervals, kind_of, read_intervals
 from lmseq.config import series as series_config
 from lmseq.config.knobs import from_json
 from lmseq.config.series import SeriesConfig
@@ -68,18 +69,18 @@ def prepare(options: Any) -> Saved:
     model = model_of(config, panel)
     _check_long_enough(config, model, panel)
     params = _params_of(config, model, folder)
-    return Saved(config, model, params, future.read_intervals(folder), panel, horizon, origins)
+    return Saved(config, model, params, read_intervals(folder), panel, horizon, origins)
 
 
 def run(workdir: Path, saved: Saved) -> dict[str, Any]:
     """Forecast, write the table, draw, sum up."""
     panel, intervals = saved.panel, saved.intervals
     ahead: list[Ahead] = future.forecast_ahead(
-        panel, saved.model, saved.params, intervals, saved.horizon, saved.origins
+        saved.config, panel, saved.model, saved.params, intervals, saved.horizon, saved.origins
     )
-    future.tell(panel, ahead, intervals)
-    future.write_table(workdir / "forecast.csv", panel, ahead, intervals.levels)
-    future.draw(workdir / "forecast.png", panel, ahead, intervals.levels)
+    future.tell(panel, ahead, intervals, kind_of(saved.config, saved.horizon))
+    future.write_table(workdir / "forecast.csv", panel, ahead)
+    future.draw(workdir / "forecast.png", panel, ahead)
     say(f"{workdir}: forecast.csv  forecast.png  summary.json")
     return future.summary(panel, ahead, saved.config)
 
