@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.frame.console import say
 from experiments.series.evaluate import log_density
+from experiments.series.refitting import Stretch, points_of, stretches
 from experiments.series.spread import Intervals, Spread, describe, judge_quantiles, kind_of, quantiles_of
 from lmseq import errors, plotting, rollout
 from lmseq.config import series as series_config
@@ -34,8 +35,8 @@ class Forecasts(NamedTuple):
     points: (O, K, D) from every origin with K points after it; one_step: (N, D) of every test point; free:
     (N, D) from the split; curves: the errors by horizon of the model and of each baseline; baseline_rmse: of
     the baselines one step ahead, over every test point; oracle: (K,), the least RMSE that can be expected,
-    where it is known; log_density: nats a time step of the test part, of a model with a density; spread: how
-    good its quantiles are, (1, K), the loss in the units of the series.
+    where it is known; log_density: nats a time step of the test part, of a model with a density that is not
+    fitted again on the way; spread: how good its quantiles are, (1, K), the loss in the units of the series.
     """
 
     config: SeriesConfig
@@ -73,18 +74,13 @@ def forecast(
     horizon = longest_horizon(config, series)
     targets = rollout.k_step_targets(series.series.observed(), max_horizon=horizon, first_origin=first)
 
-    def points_of(model: Model, params: Params, horizon: int) -> np.ndarray:
-        sizes = {"max_horizon": horizon, "first_origin": first}
-        ahead = series.ahead_of_all(first, horizon)
-        return np.asarray(rollout.k_step_points(model, params, series.inputs, **sizes, ahead=ahead))
-
     level = level_of(series)
 
     def of_rival(rival: Model, horizon: int) -> np.ndarray:
         points = rollout.k_step_points(rival, {}, values - level, max_horizon=horizon, first_origin=first)
         return series.scaler.undo(np.asarray(points) + level)
 
-    standardised = points_of(model, params, horizon)
+    parts, standardised, one_step = _from_everywhere(config, panel, model, params, horizon)
     points = series.scaler.undo(standardised)
     rivals = baselines(values.shape[1], series.series.period, series.split.train_end)
     curves = {config.model.model: errors.error_curve(points, targets)}
@@ -93,40 +89,61 @@ def forecast(
     actual = series.series.observed()[first:]
     num_steps = len(values) - first
     beside = series.ahead(np.array([first]), num_steps)
-    free = rollout.free_run(model, params, series.inputs[:first], num_steps=num_steps, ahead=beside)
+    free = rollout.free_run(model, parts[0].params, series.inputs[:first], num_steps=num_steps, ahead=beside)
     oracle = series.series.oracle_rmse
     density = None
-    if (
-        config.model.head in ("normal", "student", "counts")
-        and config.model.model not in series_config.BASELINES
-    ):
-        density = log_density(series, model, params, first, len(values))
+    is_density = config.model.head in ("normal", "student", "counts")
+    if is_density and config.model.model not in series_config.BASELINES and len(parts) == 1:
+        density = log_density(series, model, parts[0].params, first, len(values))
     return Forecasts(
         config,
         series,
         model,
         params,
         points,
-        series.scaler.undo(points_of(model, params, 1))[:, 0],
+        series.scaler.undo(one_step),
         series.scaler.undo(np.asarray(free)),
         curves,
         {name: rmse(of_rival(rival, 1)[:, 0], actual) for name, rival in rivals.items()},
         None if oracle is None else oracle(horizon),
         density,
-        None if intervals is None else _spread(config, panel, model, params, intervals, standardised),
+        None if intervals is None else _spread(config, panel, model, parts, intervals, standardised),
     )
+
+
+def _from_everywhere(
+    config: SeriesConfig, panel: PreparedPanel, model: Model, params: Params, horizon: int
+) -> tuple[list[Stretch], np.ndarray, np.ndarray]:
+    """Stretches of the origins with K values after them, forecasts from these, and of each next value.
+
+    Standardised: (O, K, D), and from all origins (N, D).
+    """
+    series, first = panel.only, panel.only.split.test_start
+    num_points = len(series.values)
+    every = stretches(config, panel, model, params, [Origins(first, num_points - first)])
+    parts = [part.until([num_points - horizon]) for part in every]
+    if len(every) > 1:
+        found = (points_of(panel, model, parts, horizon), points_of(panel, model, every, 1))
+        return parts, found[0][0], found[1][0][:, 0]
+
+    def points(horizon: int) -> np.ndarray:
+        sizes = {"max_horizon": horizon, "first_origin": first}
+        ahead = series.ahead_of_all(first, horizon)
+        return np.asarray(rollout.k_step_points(model, every[0].params, series.inputs, **sizes, ahead=ahead))
+
+    return parts, points(horizon), points(1)[:, 0]
 
 
 def _spread(
     config: SeriesConfig,
     panel: PreparedPanel,
     model: Model,
-    params: Params,
+    parts: list[Stretch],
     intervals: Intervals,
     points: np.ndarray,
 ) -> Spread:
     origins = [Origins(panel.only.split.test_start, len(points))]
-    around = quantiles_of(config, panel, model, params, intervals, origins, [points])
+    around = quantiles_of(config, panel, model, parts, intervals, [points])
     return judge_quantiles(panel, origins, around, [np.ones(panel.num_features)])
 
 

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.frame.console import say
+from experiments.series.refitting import Stretch, points_of
 from experiments.series.spread import LEVELS, Intervals, Kind, kind_of, quantiles_of
-from lmseq import conformal, panels, plotting
+from lmseq import conformal, plotting
 from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model
 from lmseq.data.frequencies import future_times
@@ -46,8 +47,9 @@ def forecast_ahead(
 ) -> list[Ahead]:
     """Forecasts 1 ... H steps after the origin of each series, with quantiles: `quantiles_of`."""
     places = [Origins(origin, 1) for origin in origins]
-    found = panels.panel_points(model, params, *panels.read_from(panel, places, horizon), max_horizon=horizon)
-    around = quantiles_of(config, panel, model, params, intervals, places, found)
+    parts = [Stretch(params, places)]
+    found = points_of(panel, model, parts, horizon)
+    around = quantiles_of(config, panel, model, parts, intervals, found)
     ahead = []
     for member, [points], [quantiles], origin in zip(panel.members, found, around, origins, strict=True):
         times = _times_ahead(member.series.times, origin, panel.panel.frequency, horizon)

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.frame.console import say
 from experiments.series.forecasts import baselines
+from experiments.series.refitting import points_of, stretches
 from experiments.series.spread import (
     Intervals,
     Spread,
@@ -100,13 +101,12 @@ def judge(
         Origins(each.split.test_start, (each.test_points - horizon) // step + 1, step)
         for each in panel.members
     ]
-    found = panels.panel_points(
-        model, params, *panels.read_from(panel, origins, horizon), max_horizon=horizon
-    )
+    parts = stretches(config, panel, model, params, origins)
+    found = points_of(panel, model, parts, horizon)
     points = [each.scaler.undo(part) for each, part in zip(panel.members, found, strict=True)]
     spread = None
     if intervals is not None:
-        around = quantiles_of(config, panel, model, params, intervals, origins, found)
+        around = quantiles_of(config, panel, model, parts, intervals, found)
         spread = judge_quantiles(panel, origins, around, _steps(panel))
     errors = {config.model.model: errors_of(panel, points, origins)}
     levels = [each.series.values[: each.split.train_end].mean(axis=0) for each in panel.members]

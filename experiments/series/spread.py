@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from experiments.series.refitting import Stretch, joined
 from lmseq import calibration, conformal, panels
 from lmseq.accuracy import mean_known, seasonal_scale
 from lmseq.config.series import BASELINES, SeriesConfig, num_direct
@@ -104,27 +105,29 @@ def quantiles_of(
     config: SeriesConfig,
     panel: PreparedPanel,
     model: Model,
-    params: Params,
+    parts: Sequence[Stretch],
     intervals: Intervals,
-    origins: Sequence[Origins],
     points: Sequence[np.ndarray],
 ) -> Iterator[np.ndarray]:
-    """Quantiles at LEVELS of forecasts from origins of each series, (O_n, L, K, D) each, in its units.
+    """Quantiles at LEVELS of forecasts from the origins of each series, (O_n, L, K, D) each, in its units.
 
     points: the forecasts in the units of the model, (O_n, K, D). A conformal quantile is the forecast and
     that quantile of the errors, in these units: of logarithms it is a factor.
     """
     horizon = points[0].shape[1]
     if kind_of(config, horizon) == "conformal":
-        for member, each, part in zip(panel.members, origins, points, strict=True):
+        for member, each, values in zip(panel.members, parts[0].origins, points, strict=True):
             spread = intervals.at(horizon)[None, :, :, None] * unit_of(member, each.first)
-            yield member.scaler.undo(part[:, None] + spread)
+            yield member.scaler.undo(values[:, None] + spread)
         return
-    found = panels.panel_predictions(
-        model, params, *panels.read_from(panel, origins, horizon), horizon=horizon
-    )
-    for member, prediction in zip(panel.members, found, strict=True):
-        yield member.scaler.undo(np.moveaxis(quantiles(prediction, LEVELS), -1, 1))
+
+    def of_part(part: Stretch) -> list[np.ndarray]:
+        read = panels.read_from(panel, part.origins, horizon)
+        found = panels.panel_predictions(model, part.params, *read, horizon=horizon)
+        return [np.moveaxis(quantiles(each, LEVELS), -1, 1) for each in found]
+
+    for member, values in zip(panel.members, joined(parts, of_part), strict=True):
+        yield member.scaler.undo(values)
 
 
 # How good they are

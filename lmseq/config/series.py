@@ -144,6 +144,9 @@ class ForecastConfig:
 
     max_horizon: int = knob(64, "steps ahead, from every origin of the test part")
     origin_step: int = knob(1, "steps between the origins of a panel's test parts")
+    refit_every: int = knob(
+        0, "a closed-form model is fitted again to all that came before every so many origins; 0: never"
+    )
     num_paths: int = knob(200, "sampled trajectories for the quantile band of a recursive forecast")
 
 
@@ -267,7 +270,7 @@ def _check_ranges(config: SeriesConfig) -> None:
     at_least(1, MOST_UNITS, max_horizon=forecast.max_horizon)
     at_least(1, MOST_DRAWS, num_paths=forecast.num_paths)
     at_least(0, period=data.period, train_points=data.train_points, valid_points=data.valid_points)
-    at_least(0, test_points=data.test_points)
+    at_least(0, test_points=data.test_points, refit_every=forecast.refit_every)
     at_least(1, origin_step=forecast.origin_step)
     at_least(-1, ridge=model.ridge)
     if -1 < model.ridge < 0:
@@ -347,6 +350,7 @@ def _check_idle(config: SeriesConfig) -> None:
         (objective, "sampling_rate", name == "scheduled_sampling", "objective scheduled_sampling"),
         (objective, "input_noise", name == "input_noise", "objective input_noise"),
         (forecast, "num_paths", model.head not in ("point", "median"), "heads that predict a spread"),
+        (forecast, "refit_every", closed, "model linear in closed form"),
         (data, "batch_size", trains(config), "models that are trained step by step"),
         (data, "num_steps", trains(config), "models that are trained step by step"),
         (config.train, "target_loss", has_validation(data), "runs with a valid_fraction"),
