@@ -154,7 +154,8 @@ class _Directly:
     def __call__(self, model: Model, params: Params, carry: Carry, beside: Array) -> OfValues:
         if not isinstance(model, DirectModel):
             return jax.tree.map(lambda leaf: leaf[:, None], model.readout(params, carry))
-        prediction = predict_directly(model, params, carry, beside)
+        ahead = beside if covariates_of(model).total else None
+        prediction = predict_directly(model, params, carry, ahead)
         return jax.tree.map(lambda leaf: leaf[:, : self.horizon], prediction)
 
 
