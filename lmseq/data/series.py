@@ -13,6 +13,7 @@ from lmseq.config.series import (
     BUNDLED,
     SYNTHETIC,
     SeriesConfig,
+    SeriesDataConfig,
     has_covariates,
     is_file,
     is_spelled_as_file,
@@ -20,7 +21,7 @@ from lmseq.config.series import (
     segment_length,
     trains,
 )
-from lmseq.data.panel import Panel, read_panel
+from lmseq.data.panel import Panel, Reading, read_panel
 from lmseq.data.prepared import Prepared, PreparedPanel, SeriesSplit, with_units
 from lmseq.data.scaling import check_reach, make_scaler
 from lmseq.data.seasons import season_of
@@ -40,24 +41,28 @@ def load_panel(config: SeriesConfig, folders: Sequence[Path] = ()) -> Panel:
     if is_file(data):
         if not is_spelled_as_file(data) and not exists(data.series):
             raise ValueError(_unknown(data.series))
-        return read_panel(
-            _found(data.series, folders),
-            form=data.form,
-            channels=data.channels,
-            columns=read_names(data.columns),
-            time_column=data.time_column,
-            id_column=data.id_column,
-            test_path=_found(data.test_series, folders) if data.test_series else None,
-            missing=data.missing,
-            decimal=data.decimal,
-            repair=data.repair,
-            known_columns=read_names(data.known_columns),
-            past_columns=read_names(data.past_columns),
-            static_columns=read_names(data.static_columns),
-            calendar=data.calendar,
-        )
+        test_path = _found(data.test_series, folders) if data.test_series else None
+        return read_panel(_found(data.series, folders), reading_of(data), test_path=test_path)
     series = bundled(data.series, data.missing) if data.series in BUNDLED else _generated(config)
     return Panel(series.name, (series,), notes=series.notes)
+
+
+def reading_of(data: SeriesDataConfig) -> Reading:
+    """How the config has a file read."""
+    return Reading(
+        form=data.form,
+        columns=read_names(data.columns),
+        time_column=data.time_column,
+        id_column=data.id_column,
+        missing=data.missing,
+        decimal=data.decimal,
+        repair=data.repair,
+        known_columns=read_names(data.known_columns),
+        past_columns=read_names(data.past_columns),
+        static_columns=read_names(data.static_columns),
+        calendar=data.calendar,
+        channels=data.channels,
+    )
 
 
 def _found(name: str, folders: Sequence[Path]) -> Path:
