@@ -72,7 +72,8 @@ def test_coverage_and_pinball_loss_are_those_of_plain_loops():
                 assert getattr(judged, name)[row, k] == pytest.approx(np.mean(shares))
     means = judged.means()
     assert means["pinball"] == pytest.approx(judged.pinball.mean())
-    assert "in the central 80 %" in spread.describe(means, "own")
+    assert spread.describe(means, "own", "validation").startswith("quantiles (the head's own): ")
+    assert "of errors of the training part, too narrow" in spread.describe(means, "conformal", "training")
 
 
 @pytest.mark.parametrize(

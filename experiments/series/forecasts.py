@@ -36,7 +36,8 @@ class Forecasts(NamedTuple):
     (N, D) from the split; curves: the errors by horizon of the model and of each baseline; baseline_rmse: of
     the baselines one step ahead, over every test point; oracle: (K,), the least RMSE that can be expected,
     where it is known; log_density: nats a time step of the test part, of a model with a density that is not
-    fitted again on the way; spread: how good its quantiles are, (1, K), the loss in the units of the series.
+    fitted again on the way; spread: how good its quantiles are, (1, K), the loss in the units of the series;
+    intervals: errors made before.
     """
 
     config: SeriesConfig
@@ -51,6 +52,7 @@ class Forecasts(NamedTuple):
     oracle: np.ndarray | None
     log_density: float | None
     spread: Spread | None = None
+    intervals: Intervals | None = None
 
     @property
     def name(self) -> str:
@@ -108,6 +110,7 @@ def forecast(
         None if oracle is None else oracle(horizon),
         density,
         None if intervals is None else _spread(config, panel, model, parts, intervals, standardised),
+        intervals,
     )
 
 
@@ -192,7 +195,8 @@ def tell(found: Forecasts) -> None:
         for name, label in (("coverage_80", "within central 80 %"), ("coverage_95", "within central 95 %")):
             shares = getattr(found.spread, name)[0]
             say(f"{label:<22}" + "".join(f"{100 * shares[k - 1]:>9.1f}%" for k in shown))
-        say(describe(found.spread.means(), kind_of(found.config, horizon)))
+        kind = kind_of(found.config, horizon)
+        say(describe(found.spread.means(), kind, found.intervals.part))
     say(sentence(found.name, found.curves[found.name].rmse, level, found.curves["persistence"].rmse))
 
 

@@ -60,7 +60,7 @@ class Judged(NamedTuple):
     """What a fitted model came to: errors of it and of each rival by name, and its forecasts.
 
     points: (O_n, K, D) of each series, in its units; origins: where they begin; spread: how good its
-    quantiles are, the loss over the seasonal step, as that of mase.
+    quantiles are, the loss over the seasonal step, as that of mase; intervals: errors made before.
     """
 
     config: SeriesConfig
@@ -71,6 +71,7 @@ class Judged(NamedTuple):
     origins: list[Origins]
     naive2: Errors | None
     spread: Spread | None = None
+    intervals: Intervals | None = None
 
 
 def horizon_of(config: SeriesConfig, panel: PreparedPanel) -> int:
@@ -116,7 +117,7 @@ def judge(
         theirs = [np.asarray(part, np.float64) + level for part, level in zip(found, levels, strict=True)]
         errors[name] = errors_of(panel, theirs, origins)
     naive2 = _naive2(panel, origins, horizon)
-    return Judged(config, panel, params, errors, points, origins, naive2, spread)
+    return Judged(config, panel, params, errors, points, origins, naive2, spread, intervals)
 
 
 def _steps(panel: PreparedPanel) -> list[np.ndarray]:
@@ -177,7 +178,7 @@ def tell(judged: Judged) -> None:
         say(f"{name:<14}" + "".join(f"{means[figure]:>10.4g}" for figure in FIGURES))
     if judged.spread is not None:
         kind = kind_of(judged.config, judged.points[0].shape[1])
-        say(describe(judged.spread.means(), kind))
+        say(describe(judged.spread.means(), kind, judged.intervals.part))
 
 
 def summary(judged: Judged) -> dict[str, Any]:

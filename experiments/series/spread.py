@@ -169,8 +169,10 @@ def judge_quantiles(
     return Spread(*(np.stack(each) for each in zip(*rows, strict=True)))
 
 
-def describe(figures: dict[str, float], kind: Kind) -> str:
-    """One sentence on the quantiles."""
-    whose = "the head's own" if kind == "own" else "of errors made before the test part"
+def describe(figures: dict[str, float], kind: Kind, part: str) -> str:
+    """One sentence on the quantiles, which may be of the errors of a part."""
+    whose = "the head's own" if kind == "own" else f"of errors of the {part} part"
+    if kind == "conformal" and part == "training":
+        whose += ", too narrow"
     inside = [f"{100 * figures[name]:.1f} % in the central {name[-2:]} %" for name in CENTRAL]
     return f"quantiles ({whose}): {', '.join(inside)}; pinball loss {figures['pinball']:.4g}"
