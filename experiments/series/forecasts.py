@@ -89,9 +89,6 @@ def forecast(
     for name, rival in rivals.items():
         curves[name] = errors.error_curve(of_rival(rival, horizon), targets)
     actual = series.series.observed()[first:]
-    num_steps = len(values) - first
-    beside = series.ahead(np.array([first]), num_steps)
-    free = rollout.free_run(model, parts[0].params, series.inputs[:first], num_steps=num_steps, ahead=beside)
     oracle = series.series.oracle_rmse
     density = None
     is_density = config.model.head in ("normal", "student", "counts")
@@ -104,7 +101,7 @@ def forecast(
         params,
         points,
         series.scaler.undo(one_step),
-        series.scaler.undo(np.asarray(free)),
+        _freely(series, model, parts[0].params),
         curves,
         {name: rmse(of_rival(rival, 1)[:, 0], actual) for name, rival in rivals.items()},
         None if oracle is None else oracle(horizon),
@@ -135,6 +132,14 @@ def _from_everywhere(
         return np.asarray(rollout.k_step_points(model, every[0].params, series.inputs, **sizes, ahead=ahead))
 
     return parts, points(horizon), points(1)[:, 0]
+
+
+def _freely(series: Prepared, model: Model, params: Params) -> np.ndarray:
+    """The model on its own over the whole test part, (N, D) in the units of the series."""
+    first, num_steps = series.split.test_start, series.test_points
+    beside = series.ahead(np.array([first]), num_steps)
+    found = rollout.free_run(model, params, series.inputs[:first], num_steps=num_steps, ahead=beside)
+    return series.scaler.undo(np.asarray(found))
 
 
 def _spread(

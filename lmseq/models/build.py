@@ -95,6 +95,22 @@ def build_series_model(
                 is_shared=not closed,
                 **values,
             )
+        case _:
+            return _baseline(config.model, num_features, period)
+    if closed:
+        return (DirectLinearMap if num_direct > 1 else LinearMap)(_bound(module, num_direct), *sizes)
+    model: Model = _bound(module, num_direct)
+    if config.normalisation != "none":
+        model = (DirectNormalised if num_direct > 1 else Normalised)(model, *sizes)
+    if config.ensemble > 1:
+        kind = DirectAveraged if num_direct > 1 else Averaged
+        return kind(model, config.ensemble, has_spread=config.head not in SINGLE)
+    return model
+
+
+def _baseline(kind: str, num_features: int, period: int) -> Model:
+    """A model with nothing to fit."""
+    match kind:
         case "mean":
             return Mean(num_features)
         case "persistence":
@@ -107,16 +123,7 @@ def build_series_model(
             return SeasonalNaive(num_features, period)
         case _:
             kinds = ", ".join(get_args(SeriesModelKind))
-            raise ValueError(f"expected one of {kinds} as model, got {config.model!r}")
-    if closed:
-        return (DirectLinearMap if num_direct > 1 else LinearMap)(_bound(module, num_direct), *sizes)
-    model: Model = _bound(module, num_direct)
-    if config.normalisation != "none":
-        model = (DirectNormalised if num_direct > 1 else Normalised)(model, *sizes)
-    if config.ensemble > 1:
-        kind = DirectAveraged if num_direct > 1 else Averaged
-        return kind(model, config.ensemble, has_spread=config.head not in SINGLE)
-    return model
+            raise ValueError(f"expected one of {kinds} as model, got {kind!r}")
 
 
 def _bound(module: SequenceModule, num_direct: int) -> BoundModel:
