@@ -1,7 +1,7 @@
 """What is read beside the values: where it stands, who reads it, and what it is worth."""
 
 import dataclasses
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +57,24 @@ def normal(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
 
 
+@partial(jax.jit, static_argnums=0)
 def carry_of(model, params, xs):
     return model.unroll(params, model.init_carry(params, len(xs)), xs)[0]
+
+
+@partial(jax.jit, static_argnums=0)
+def readout(model, params, carry):
+    return model.readout(params, carry)
+
+
+@partial(jax.jit, static_argnums=0)
+def direct(model, params, carry, known):
+    return model.readout_direct(params, carry, known)
+
+
+@partial(jax.jit, static_argnums=0)
+def update(model, params, carry, x):
+    return model.update(params, carry, x)
 
 
 @every_model
@@ -79,12 +95,12 @@ def test_a_step_is_predicted_from_what_is_known_up_to_it(name):
     xs, known = normal(2, 6, D + C), normal(2, K, SIZES.known, seed=1)
     known = known.at[:, 0].set(xs[:, -1, D : D + SIZES.known])
     carry = carry_of(model, params, xs)
-    whole = point(model.readout_direct(params, carry, known))
-    assert_close(point(model.readout(params, carry)), whole[:, 0])
+    whole = point(direct(model, params, carry, known))
+    assert_close(point(readout(model, params, carry)), whole[:, 0])
     for step in range(1, K):
-        seen = point(model.readout_direct(params, carry, known[:, :step]))
+        seen = point(direct(model, params, carry, known[:, :step]))
         assert_close(seen[:, :step], whole[:, :step])
-        other = point(model.readout_direct(params, carry, known.at[:, step].add(1.0)))
+        other = point(direct(model, params, carry, known.at[:, step].add(1.0)))
         assert_close(other[:, :step], whole[:, :step])
         assert np.abs(np.asarray(other - whole))[:, step:].max() > 1e-3
 
@@ -99,17 +115,18 @@ def test_a_rollout_is_the_loop_that_feeds_forecasts_back(name, num_direct):
     while len(expected) < horizon:
         first = len(expected)
         if num_direct == 1:
-            values = point(model.readout(params, carry))[:, None]
+            values = point(readout(model, params, carry))[:, None]
         else:
             rows = ahead[:, first : first + num_direct, : SIZES.known]
-            values = point(model.readout_direct(params, carry, rows))
+            values = point(direct(model, params, carry, rows))
         for step in range(min(num_direct, horizon - first)):
             expected.append(values[:, step])
             if len(expected) < horizon:
                 carry = model.update(
                     params, carry, jnp.concatenate([values[:, step], ahead[:, len(expected)]], 1)
                 )
-    found = rollout.rollout(model, params, carry_of(model, params, xs), horizon, ahead)
+    whole = jax.jit(rollout.rollout, static_argnums=(0, 3))
+    found = whole(model, params, carry_of(model, params, xs), horizon, ahead)
     np.testing.assert_allclose(found, jnp.stack(expected, 1), rtol=2e-4, atol=2e-4)
 
 
@@ -135,13 +152,13 @@ def test_objectives_with_covariates(name, objective):
         targets = xs[:, origin : origin + K, :D]
         if objective == "direct":
             known = xs[:, origin - 1 : origin + K - 1, D : D + SIZES.known]
-            expected -= float(log_prob(model.readout_direct(params, carry, known), targets).sum())
+            expected -= float(log_prob(direct(model, params, carry, known), targets).sum())
             continue
         for ahead in range(K):
-            prediction = model.readout(params, carry)
+            prediction = readout(model, params, carry)
             expected -= float(log_prob(prediction, targets[:, ahead]).sum())
             row = jnp.concatenate([point(prediction), xs[:, origin + ahead, D:]], 1)
-            carry = model.update(params, carry, row)
+            carry = update(model, params, carry, row)
     assert found.minimised.count == batch_size * origins * K
     assert float(found.minimised.nll) == pytest.approx(expected, rel=1e-4)
 
