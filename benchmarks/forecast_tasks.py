@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmseq.accuracy import mean_known, seasonal_scale, smape
-from lmseq.data.panel import read_panel
+from lmseq.data.panel import Reading, read_panel
 from lmseq.data.series_files import bundled
 
 STATSMODELS = {"sunspots": 11, "co2": 52, "nile": 10, "elnino": 12}  # steps ahead
@@ -112,7 +112,7 @@ def sample(count: int, number: int) -> np.ndarray:
 
 def etth1(folder: Path, step: int = 1) -> Task:
     """ETTh1's 7 columns, 96 hours ahead, parted as in the papers of long horizons."""
-    panel = read_panel(there(folder, "ett/ETTh1.csv"), channels="independent")
+    panel = read_panel(there(folder, "ett/ETTh1.csv"), Reading(channels="independent"))
     train, valid, test = 8640, 2880, 2880
     values = tuple(each.values[: train + valid + test, 0] for each in panel.series)
     count = len(values)

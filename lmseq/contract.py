@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.predictions import value_log_prob
+from lmseq.predictions import point, value_log_prob
 from lmseq.types import (
     Carry,
+    Covariates,
     Element,
     Elements,
     OfValues,
@@ -99,9 +100,11 @@ class StepModel(ABC):
     share their compiled programs; a plain class works too, and each of its objects is compiled for by itself.
     A subclass may compute any of the three scans in a faster way that agrees with the one here. One that
     knows only the last few elements may say how many in `memory`: forecasts then read no more than those.
+    One that reads more than the values that it predicts says so in `covariates`.
     """
 
     memory: ClassVar[int | None] = None
+    covariates: ClassVar[Covariates] = Covariates()
 
     @abstractmethod
     def init(self, key: PRNGKey) -> Params:
@@ -204,10 +207,40 @@ def log_prob(prediction: Predictions | Prediction, x: Element | Elements) -> Flo
     """Natural logarithm of the probability of tokens x (...), or of the joint density of values (..., D).
 
     Of predicted quantiles, which have no density, minus the pinball loss: `predictions.value_log_prob`.
+    Covariates that stand behind the values of x do not count.
     """
     if isinstance(prediction, OfValues):
-        return value_log_prob(prediction, x)
+        return value_log_prob(prediction, x[..., : point(prediction).shape[-1]])
     return gather_log_probs(prediction, x)
+
+
+# Covariates
+
+
+def covariates_of(model: Model) -> Covariates:
+    """What a model of values reads beside them; nothing, if it does not say."""
+    return getattr(model, "covariates", Covariates())
+
+
+def with_covariates(
+    values: Float[Array, "*dims feature"], row: Float[Array, "*dims covariate"] | None
+) -> Float[Array, "*dims input"]:
+    """An element from values (..., D) and what stands behind them, (..., C); the values, if nothing does."""
+    return values if row is None or not row.shape[-1] else jnp.concatenate([values, row], axis=-1)
+
+
+def predict_directly(
+    model: Model, params: Params, carry: Carry, ahead: Float[Array, "batch lead covariate"] | None = None
+) -> OfValues:
+    """The next K values (B, K, D) of a model with `readout_direct`, given what it reads of what is known.
+
+    ahead: (B, L, C), the covariates of the newest element and of those that follow, of which the first are
+    known ahead. The k-th value is predicted from the first k rows alone, so that L may be less than K.
+    """
+    num_known = covariates_of(model).known
+    if not num_known:
+        return model.readout_direct(params, carry)
+    return model.readout_direct(params, carry, ahead[..., :num_known])
 
 
 def as_stream(xs: Stream) -> Stream:

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lmseq.contract import Model, log_prob
-from lmseq.rollout import LARGEST, DirectModel, HostModel, last_windows, rollout
-from lmseq.types import Carry, Params
+from lmseq.contract import Model, covariates_of, log_prob, predict_directly
+from lmseq.data.prepared import PreparedPanel
+from lmseq.rollout import LARGEST, DirectModel, HostModel, last_windows, on_host, rollout
+from lmseq.types import Carry, OfValues, Params
 
 
 class Origins(NamedTuple):
@@ -38,6 +40,7 @@ def panel_points(
     params: Params,
     series: Sequence[np.ndarray],
     origins: Sequence[Origins],
+    ahead: Sequence[np.ndarray] | None = None,
     *,
     max_horizon: int,
 ) -> list[np.ndarray]:
@@ -45,32 +48,72 @@ def panel_points(
 
     series: standardised values (T_n, D). An origin t has seen values[:t], all of them, and nothing after. The
     steps between the origins are the same for all series. A model that remembers a window is given only that;
-    any other reads a series from its beginning. Raises ValueError for an origin with nothing before it or
-    beyond the end.
+    any other reads a series from its beginning. Of a model that reads covariates, values are the elements
+    with them, and ahead is (O_n, K, C) of each series, as `rollout` takes it. Raises ValueError for an origin
+    with nothing before it or beyond the end.
     """
     _check_origins(series, origins)
     memory = getattr(model, "memory", None)
     if memory is not None and isinstance(model, HostModel):
         windows = _windows(series, origins, memory)
         if model.takes_host(len(windows), max_horizon):
-            return _split(model.host_points(params, windows, max_horizon), origins)
-    wanted = _Horizon(max_horizon)
-    return _from_carries(
-        wanted, model, params, series, origins, [np.zeros((each.count, 0)) for each in origins]
-    )
+            rows = None if ahead is None else np.concatenate(list(ahead))
+            return _split(on_host(model, params, windows, max_horizon, rows), origins)
+    beside = ahead if ahead is not None else [np.zeros((each.count, 0)) for each in origins]
+    return _from_carries(_Horizon(max_horizon), model, params, series, origins, beside)
 
 
 def panel_log_probs(
-    model: Model, params: Params, series: Sequence[np.ndarray], origins: Sequence[Origins], *, horizon: int
+    model: Model,
+    params: Params,
+    series: Sequence[np.ndarray],
+    origins: Sequence[Origins],
+    ahead: Sequence[np.ndarray] | None = None,
+    *,
+    horizon: int,
 ) -> list[np.ndarray]:
     """Log-density in nats of the K values after each origin of each series, (O_n, K) each.
 
-    K is 1, or as many as the model predicts at once from the carry of the origin. Raises ValueError as
-    `panel_points` does.
+    K is 1, or at most as many as the model predicts at once from the carry of the origin. Arguments and
+    errors are those of `panel_points`.
     """
     _check_origins(series, origins)
-    targets = [values_ahead(values, each, horizon) for values, each in zip(series, origins, strict=True)]
-    return _from_carries(_log_probs_ahead, model, params, series, origins, targets)
+    num_features = series[0].shape[1] - covariates_of(model).total
+    beside = []
+    for place, (values, each) in enumerate(zip(series, origins, strict=True)):
+        targets = values_ahead(values[:, :num_features], each, horizon)
+        beside.append(targets if ahead is None else np.concatenate([targets, ahead[place]], axis=-1))
+    return _from_carries(_log_probs_ahead, model, params, series, origins, beside)
+
+
+def panel_predictions(
+    model: Model,
+    params: Params,
+    series: Sequence[np.ndarray],
+    origins: Sequence[Origins],
+    ahead: Sequence[np.ndarray] | None = None,
+    *,
+    horizon: int,
+) -> list[OfValues]:
+    """What the model predicts of the K values after each origin of each series, (O_n, K, D) each.
+
+    K is 1, or at most as many as the model predicts at once from the carry of the origin. Arguments and
+    errors are those of `panel_points`.
+    """
+    _check_origins(series, origins)
+    beside = ahead if ahead is not None else [np.zeros((each.count, 0)) for each in origins]
+    return _from_carries(_Directly(horizon), model, params, series, origins, beside)
+
+
+def read_from(
+    panel: PreparedPanel, origins: Sequence[Origins], horizon: int
+) -> tuple[list[np.ndarray], Sequence[Origins], list[np.ndarray] | None]:
+    """What a model reads to forecast the series of a panel K steps ahead: `series`, `origins`, `ahead`."""
+    values = [each.inputs for each in panel.members]
+    if not panel.covariates.total:
+        return values, origins, None
+    pairs = zip(panel.members, origins, strict=True)
+    return values, origins, [each.ahead(part.places(), horizon) for each, part in pairs]
 
 
 def values_ahead(
@@ -95,19 +138,34 @@ class _Horizon:
 
     horizon: int
 
-    def __call__(self, model: Model, params: Params, carry: Carry, _: Array) -> Array:
-        return rollout(model, params, carry, self.horizon)
+    def __call__(self, model: Model, params: Params, carry: Carry, beside: Array) -> Array:
+        ahead = beside if covariates_of(model).total else None
+        return rollout(model, params, carry, self.horizon, ahead)
 
 
-def _log_probs_ahead(model: Model, params: Params, carry: Carry, targets: Array) -> Array:
-    """Of targets (O, K, D) after each carry, (O, K)."""
-    if isinstance(model, DirectModel):
-        return log_prob(model.readout_direct(params, carry), targets)
-    return log_prob(model.readout(params, carry), targets[:, 0])[:, None]
+@dataclass(frozen=True)
+class _Directly:
+    """What is predicted of the next steps from a carry alone, as what is made of carries."""
+
+    horizon: int
+
+    def __call__(self, model: Model, params: Params, carry: Carry, beside: Array) -> OfValues:
+        if not isinstance(model, DirectModel):
+            return jax.tree.map(lambda leaf: leaf[:, None], model.readout(params, carry))
+        ahead = beside if covariates_of(model).total else None
+        prediction = predict_directly(model, params, carry, ahead)
+        return jax.tree.map(lambda leaf: leaf[:, : self.horizon], prediction)
 
 
-# What is made of the carries at origins and of what belongs to each origin, as rows.
-_Use = Callable[[Model, Params, Carry, Array], Array]
+def _log_probs_ahead(model: Model, params: Params, carry: Carry, beside: Array) -> Array:
+    """Of targets after each carry, (O, K), from targets and covariates (O, K, D + C)."""
+    ahead = beside[..., beside.shape[-1] - covariates_of(model).total :]
+    return log_prob(_Directly(beside.shape[1])(model, params, carry, ahead), beside)
+
+
+# What is made of the carries at origins and of what belongs to each, as rows of one array or of several.
+_Rows = Array | OfValues
+_Use = Callable[[Model, Params, Carry, Array], _Rows]
 
 
 def _from_carries(
@@ -117,7 +175,7 @@ def _from_carries(
     series: Sequence[np.ndarray],
     origins: Sequence[Origins],
     beside: Sequence[np.ndarray],
-) -> list[np.ndarray]:
+) -> list[Any]:
     memory = getattr(model, "memory", None)
     if memory is None:
         return _by_states(use, model, params, series, origins, beside)
@@ -126,10 +184,10 @@ def _from_carries(
     # Of an average a carry has each member's window.
     size = max(1, LARGEST // max(width * windows.shape[2], _held(model, params)))
     found = [
-        np.asarray(_from_windows(use, model, params, windows[rows], rest[rows]))
+        jax.tree.map(np.asarray, _from_windows(use, model, params, windows[rows], rest[rows]))
         for rows in _blocks(np.arange(len(windows)), size)
     ]
-    return _split(np.concatenate(found)[: len(windows)], origins)
+    return _split(_joined(found, len(windows)), origins)
 
 
 def _held(model: Model, params: Params) -> int:
@@ -143,11 +201,18 @@ def _windows(series: Sequence[np.ndarray], origins: Sequence[Origins], width: in
     return np.concatenate([last_windows(values, each.places(), width) for values, each in pairs])
 
 
-def _split(rows: np.ndarray, origins: Sequence[Origins]) -> list[np.ndarray]:
-    return np.split(rows, np.cumsum([each.count for each in origins])[:-1])
+def _joined(parts: Sequence[Any], count: int) -> Any:
+    """The first rows of parts, one behind the other."""
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *parts)
 
 
-def _blocks(rows: np.ndarray, size: int) -> list[np.ndarray]:
+def _split(rows: Any, origins: Sequence[Origins]) -> list[Any]:
+    ends = np.cumsum([each.count for each in origins])
+    places = [slice(end - each.count, end) for each, end in zip(origins, ends, strict=True)]
+    return [jax.tree.map(itemgetter(place), rows) for place in places]
+
+
+def _blocks(rows: np.ndarray, size: int) -> list[Any]:
     """Rows in blocks of one size, so that one program serves them all; the last is filled up."""
     if len(rows) <= size:
         return [rows]
@@ -170,7 +235,7 @@ def _by_states(
     series: Sequence[np.ndarray],
     origins: Sequence[Origins],
     beside: Sequence[np.ndarray],
-) -> list[np.ndarray]:
+) -> list[Any]:
     """Series aligned at their last origins; those that are shorter begin later."""
     num_origins, step = max(each.count for each in origins), max(each.step for each in origins)
     longest = max(each.last for each in origins if each.count)
@@ -192,12 +257,18 @@ def _by_states(
     for rows in _blocks(np.arange(len(series)), size):
         valid = np.arange(longest)[None] >= began[rows][:, None]
         found.append(
-            np.asarray(
-                _from_states(use, model, params, aligned[rows], valid, rest[rows], jnp.asarray(places))
+            jax.tree.map(
+                np.asarray,
+                _from_states(use, model, params, aligned[rows], valid, rest[rows], jnp.asarray(places)),
             )
         )
-    whole = np.concatenate(found)[: len(series)]
-    return [whole[row, num_origins - each.count :] for row, each in enumerate(origins)]
+    whole = _joined(found, len(series))
+    return [jax.tree.map(partial(_last, row, each.count), whole) for row, each in enumerate(origins)]
+
+
+def _last(row: int, count: int, leaf: np.ndarray) -> np.ndarray:
+    """The last places of a row."""
+    return leaf[row, leaf.shape[1] - count :]
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -209,7 +280,7 @@ def _from_states(
     valid: Bool[Array, "batch time"],
     beside: Float[Array, "batch origin ..."],
     places: Int[Array, "origin"],
-) -> Float[Array, "batch origin ..."]:
+) -> _Rows:
     """Each row is read from its first valid value on; a carry is kept at each place, after so many steps."""
     start = model.init_carry(params, values.shape[0])
     kept = jax.tree.map(lambda leaf: jnp.zeros((places.shape[0], *leaf.shape), leaf.dtype), start)
@@ -232,4 +303,5 @@ def _from_states(
     carries = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), kept)
     rows = values.shape[0] * places.shape[0]  # not -1, as there may be nothing beside
     found = use(model, params, carries, beside.reshape(rows, *beside.shape[2:]))
-    return found.reshape(values.shape[0], places.shape[0], *found.shape[1:])
+    dims = (values.shape[0], places.shape[0])
+    return jax.tree.map(lambda leaf: leaf.reshape(*dims, *leaf.shape[1:]), found)

@@ -14,14 +14,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import Model, gather_log_probs, repeat_carry
+from lmseq.contract import Model, gather_log_probs, predict_directly, repeat_carry, with_covariates
 from lmseq.predictions import point
 from lmseq.sampling import draw, invert
 from lmseq.strips import strip_carries
 from lmseq.types import Carry, LogProbs, OfValues, Params, PRNGKey, Tokens
 
-Values = Float[Array | np.ndarray, "time feature"]
+Values = Float[Array | np.ndarray, "time input"]  # with what stands behind them
 Points = Float[Array | np.ndarray, "origin horizon feature"]
+Ahead = Float[Array | np.ndarray, "origin horizon covariate"]  # of an origin's newest element and the next
 BLOCK = 4096  # origins rolled out together: their carries and predictions stay in the cache
 LARGEST = 1 << 24  # numbers that carries and predictions of one call of a program hold
 
@@ -34,7 +35,10 @@ class DirectModel(Protocol):
     """A model that also predicts several steps from one carry, without feedback."""
 
     def readout_direct(self, params: Params, carry: Carry) -> OfValues:
-        """The next K elements, a prediction of (B, K, D)."""
+        """The next K elements, a prediction of (B, K, D).
+
+        Of a model that reads covariates known ahead, those of L steps are a third argument, (B, L, C).
+        """
         ...
 
 
@@ -45,9 +49,15 @@ class HostModel(Protocol):
     memory: int
 
     def host_points(
-        self, params: Params, windows: Float[np.ndarray, "origin window feature"], horizon: int
+        self,
+        params: Params,
+        windows: Float[np.ndarray, "origin window input"],
+        horizon: int,
     ) -> Float[np.ndarray, "origin horizon feature"]:
-        """What `rollout` gives from the carries of windows (O, tau, D), float64 (O, K, D)."""
+        """What `rollout` gives from the carries of windows (O, tau, D), float64 (O, K, D).
+
+        Of a model that reads covariates, `ahead` is a fourth argument.
+        """
         ...
 
     def takes_host(self, num_origins: int, horizon: int) -> bool:
@@ -55,59 +65,75 @@ class HostModel(Protocol):
         ...
 
 
-def rollout(model: Model, params: Params, carry: Carry, horizon: int) -> Points:
+def rollout(model: Model, params: Params, carry: Carry, horizon: int, ahead: Ahead | None = None) -> Points:
     """Point forecasts 1 ... K steps ahead from each of O carries, float32 (O, K, D).
 
     Each step reads the point out (mean or median) and feeds it back. A model that predicts K' steps directly
-    does so for these; beyond them it feeds its own predictions back, K' at a time.
+    does so for these; beyond them it feeds its own predictions back, K' at a time. ahead: (O, K, C), the
+    covariates of the origin's element and of the K - 1 that follow, of a model that reads such.
     """
     if isinstance(model, DirectModel):
-        return _direct_rollout(model, params, carry, horizon)
+        return _direct_rollout(model, params, carry, horizon, ahead)
 
-    def step(carry: Carry, _: None) -> tuple[Carry, Float[Array, "origin feature"]]:
+    def step(carry: Carry, row: Array | None) -> tuple[Carry, Float[Array, "origin feature"]]:
         value = point(model.readout(params, carry))
-        return model.update(params, carry, value), value
+        return model.update(params, carry, with_covariates(value, row)), value
 
-    return jnp.swapaxes(lax.scan(step, carry, length=horizon)[1], 0, 1)
+    rows = None if ahead is None else jnp.swapaxes(_rows(ahead, 1 + np.arange(horizon)), 0, 1)
+    return jnp.swapaxes(lax.scan(step, carry, rows, length=horizon)[1], 0, 1)
 
 
-def _direct_rollout(model: Model, params: Params, carry: Carry, horizon: int) -> Points:
-    def ahead(carry: Carry) -> Points:
-        return point(model.readout_direct(params, carry))
+def _rows(ahead: Ahead, places: Int[np.ndarray, "..."]) -> Float[Array, "origin ..."]:
+    """Covariates at some places; beyond the last, where no forecast reads them, they are the last ones."""
+    return jnp.asarray(ahead)[:, np.minimum(places, ahead.shape[1] - 1)]
 
-    def piece(carry: Carry, _: None) -> tuple[Carry, Points]:
-        values = ahead(carry)
-        after = model.carries(params, carry, values)
+
+def _direct_rollout(model: Model, params: Params, carry: Carry, horizon: int, ahead: Ahead | None) -> Points:
+    def points(carry: Carry, rows: Array | None) -> Points:
+        return point(predict_directly(model, params, carry, rows))
+
+    def piece(carry: Carry, rows: Array | None) -> tuple[Carry, Points]:
+        values = points(carry, None if rows is None else rows[:, :-1])
+        after = model.carries(params, carry, with_covariates(values, None if rows is None else rows[:, 1:]))
         return jax.tree.map(lambda leaf: leaf[:, -1], after), values
 
     # A loop over the pieces: one long forecast would else be compiled piece by piece.
-    num_direct = jax.eval_shape(ahead, carry).shape[1]
-    carry, before = lax.scan(piece, carry, length=-(-horizon // num_direct) - 1)
-    pieces = jnp.concatenate([before, ahead(carry)[None]])
+    num_direct = jax.eval_shape(points, carry, ahead).shape[1]
+    num_pieces, rows, last = -(-horizon // num_direct), None, None
+    if ahead is not None:
+        # Each piece has its K' rows, and the one that goes with the last value that is fed back.
+        places = num_direct * np.arange(num_pieces)[:, None] + np.arange(num_direct + 1)[None]
+        rows = jnp.moveaxis(_rows(ahead, places), 1, 0)
+        rows, last = rows[:-1], rows[-1, :, :-1]
+    carry, before = lax.scan(piece, carry, rows, length=num_pieces - 1)
+    pieces = jnp.concatenate([before, points(carry, last)[None]])
     return jnp.moveaxis(pieces, 0, 1).reshape(pieces.shape[1], -1, pieces.shape[-1])[:, :horizon]
 
 
-def _blockwise(model: Model, params: Params, carries: Carry, horizon: int, block: int) -> Points:
+def _blockwise(
+    model: Model, params: Params, carries: Carry, horizon: int, block: int, ahead: Ahead | None
+) -> Points:
     """`rollout` of all carries, `block` at a time, in one program."""
     num_origins = jax.tree.leaves(carries)[0].shape[0]
     if num_origins <= block:
-        return rollout(model, params, carries, horizon)
+        return rollout(model, params, carries, horizon, ahead)
     num_blocks = -(-num_origins // block)
     rows = jnp.minimum(jnp.arange(num_blocks * block), num_origins - 1).reshape(num_blocks, block)
 
     def forecast(rows: Int[Array, "block"]) -> Points:
-        return rollout(model, params, jax.tree.map(lambda leaf: leaf[rows], carries), horizon)
+        chosen, beside = jax.tree.map(lambda leaf: leaf[rows], (carries, ahead))
+        return rollout(model, params, chosen, horizon, beside)
 
     points = lax.map(forecast, rows)
     return points.reshape(-1, *points.shape[2:])[:num_origins]
 
 
 @partial(jax.jit, static_argnums=(0, 3, 4, 5))
-def _k_step_points(model, params, values, first_origin, horizon, block):
+def _k_step_points(model, params, values, first_origin, horizon, block, ahead):
     seen = values[: values.shape[0] - horizon]
     carries = model.carries(params, model.init_carry(params, 1), seen[None])
     carries = jax.tree.map(lambda leaf: leaf[0, first_origin - 1 :], carries)
-    return _blockwise(model, params, carries, horizon, block)
+    return _blockwise(model, params, carries, horizon, block, ahead)
 
 
 def k_step_points(
@@ -118,26 +144,34 @@ def k_step_points(
     max_horizon: int,
     first_origin: int = 1,
     block: int = BLOCK,
+    ahead: Ahead | None = None,
 ) -> Points:
     """Forecasts 1 ... K steps ahead from every origin t = t_0 ... T - K, float32 (T - K - t_0 + 1, K, D).
 
     Origin t has seen the first t of values (T, D); entry [t - t_0, k - 1] predicts values[t + k - 1] on
     the model's own predictions between. One program: a pass over the series whose carries are kept, then
-    K steps from all of them; few products are made in NumPy instead, in float64. Raises ValueError unless
-    1 <= t_0 <= T - K.
+    K steps from all of them; few products are made in NumPy instead, in float64. Of a model that reads
+    covariates, values are the elements with them, and `ahead` has those of each origin, as `rollout` takes
+    them. Raises ValueError unless 1 <= t_0 <= T - K.
     """
     _check_origins(len(values), max_horizon, first_origin)
     origins = np.arange(first_origin, len(values) - max_horizon + 1)
     if isinstance(model, HostModel) and model.takes_host(len(origins), max_horizon):
-        return model.host_points(params, last_windows(values, origins, model.memory), max_horizon)
-    return _k_step_points(
-        model, params, jnp.asarray(values, jnp.float32), first_origin, max_horizon, min(block, len(values))
-    )
+        return on_host(model, params, last_windows(values, origins, model.memory), max_horizon, ahead)
+    values, block = jnp.asarray(values, jnp.float32), min(block, len(values))
+    return _k_step_points(model, params, values, first_origin, max_horizon, block, ahead)
+
+
+def on_host(
+    model: HostModel, params: Params, windows: np.ndarray, horizon: int, ahead: Ahead | None
+) -> Float[np.ndarray, "origin horizon feature"]:
+    """`host_points` of a model that reads covariates, or of one that does not."""
+    return model.host_points(params, windows, horizon, *(() if ahead is None else (ahead,)))
 
 
 def last_windows(
     values: Values, origins: Int[np.ndarray, "origin"], width: int
-) -> Float[np.ndarray, "origin window feature"]:
+) -> Float[np.ndarray, "origin window input"]:
     """The last values before each origin, (O, width, D); zeros stand before the beginning."""
     values = np.asarray(values)
     padded = np.concatenate([np.zeros((width, values.shape[1]), values.dtype), values])
@@ -162,42 +196,56 @@ def k_step_targets(
 
 
 @partial(jax.jit, static_argnums=(0, 3))
-def _free_run(model, params, seen, num_steps):
+def _free_run(model, params, seen, num_steps, ahead):
     carry = model.unroll(params, model.init_carry(params, 1), seen[None])[0]
-    return rollout(model, params, carry, num_steps)[0]
+    return rollout(model, params, carry, num_steps, ahead)[0]
 
 
 def free_run(
-    model: Model, params: Params, seen: Values, *, num_steps: int
+    model: Model, params: Params, seen: Values, *, num_steps: int, ahead: Ahead | None = None
 ) -> Float[Array, "num_steps feature"]:
-    """The model on its own from one origin: N predictions after values (T, D), T >= 1, float32 (N, D)."""
+    """The model on its own from one origin: N predictions after values (T, D), T >= 1, float32 (N, D).
+
+    ahead: (1, N, C), as `rollout` takes it.
+    """
     _check_origins(len(seen) + num_steps, num_steps, len(seen))
-    return _free_run(model, params, jnp.asarray(seen, jnp.float32), num_steps)
+    return _free_run(model, params, jnp.asarray(seen, jnp.float32), num_steps, ahead)
 
 
 @partial(jax.jit, static_argnums=(1, 4, 5))
-def _sample_paths(key, model, params, seen, num_paths, num_steps):
-    def step(carry: Carry, key: PRNGKey):
-        x = draw(key, model.readout(params, carry))
-        return model.update(params, carry, x), x
+def _sample_paths(key, model, params, seen, num_paths, num_steps, ahead):
+    def step(carry: Carry, now: tuple[PRNGKey, Array | None]):
+        x = draw(now[0], model.readout(params, carry))
+        return model.update(params, carry, with_covariates(x, now[1])), x
 
+    rows = None
+    if ahead is not None:
+        rows = jnp.repeat(jnp.swapaxes(_rows(ahead, 1 + np.arange(num_steps)), 0, 1), num_paths, axis=1)
     carry = model.unroll(params, model.init_carry(params, 1), seen[None])[0]
-    drawn = lax.scan(step, repeat_carry(carry, num_paths), jax.random.split(key, num_steps))[1]
+    keys = jax.random.split(key, num_steps)
+    drawn = lax.scan(step, repeat_carry(carry, num_paths), (keys, rows))[1]
     return jnp.swapaxes(drawn, 0, 1)
 
 
 def sample_paths(
-    key: PRNGKey, model: Model, params: Params, seen: Values, *, num_paths: int, num_steps: int
+    key: PRNGKey,
+    model: Model,
+    params: Params,
+    seen: Values,
+    *,
+    num_paths: int,
+    num_steps: int,
+    ahead: Ahead | None = None,
 ) -> Float[Array, "sample num_steps feature"]:
     """S trajectories of N values drawn from the model after values (T, D), T >= 1, float32 (S, N, D).
 
     Their quantiles over S are a band for the future, which a point head's unit scale does not make sense
-    of. Raises ValueError for counts below 1.
+    of. ahead: (1, N, C), as `rollout` takes it. Raises ValueError for counts below 1.
     """
     _check_origins(len(seen) + num_steps, num_steps, len(seen))
     if num_paths < 1:
         raise ValueError(f"expected num_paths of at least 1, got {num_paths}")
-    return _sample_paths(key, model, params, jnp.asarray(seen, jnp.float32), num_paths, num_steps)
+    return _sample_paths(key, model, params, jnp.asarray(seen, jnp.float32), num_paths, num_steps, ahead)
 
 
 # Tokens

@@ -7,15 +7,16 @@ Everywhere
     the width of a layer's input; `dims` any dimensions in front; `_` any one dimension.
 Models
     `hidden` H units of a state; `gates` G H, all gates of a cell side by side; `window` the last tau
-    elements; `period` steps of a season; `input` width of an embedded window; `out` width of a product's
-    result; `rows` leading dimensions made one; `windows`, `target` windows of many series, and what follows
-    one; `part` models of a mixture; `cached` C tokens of a cache; `number` keys of the pieces of a window, or
-    blocks of a long one, of `size` queries that see a `span` of tokens; `head` N of a mixer; `key`, `value`
-    rows and columns of a matrix state; `chunk` pieces of C steps.
+    elements; `period` steps of a season; `input` width of an element with its covariates, or of an embedded
+    window; `out` width of a product's result; `rows` leading dimensions made one; `windows`, `target`
+    windows of many series, and what follows one; `part` models of a mixture; `cached` C tokens of a cache;
+    `number` keys of the pieces of a window, or blocks of a long one, of `size` queries that see a `span` of
+    tokens; `head` N of a mixer; `key`, `value` rows and columns of a matrix state; `chunk` pieces of C steps.
 Training
     `level` quantiles of a prediction. `steps` optimiser steps of a dispatch, or time steps of a forecast.
 Forecasts and samples
     `score`, `level` errors that were made before, and levels of their quantiles;
+    `lead` steps ahead of which covariates are known; `covariate` columns of them;
     `origin` O places to predict from; `horizon` K steps ahead; `sample` S draws; `block` origins computed
     together; `num_steps`, `num_tokens` as the argument of that name; `test` points of the test part.
 Pictures
@@ -98,6 +99,26 @@ class Quantiles(NamedTuple):
     """The quantiles at LEVELS of each value, (..., D, 5), in increasing order."""
 
     values: Float[Array, "*dims feature level"]
+
+
+class Covariates(NamedTuple):
+    """How many columns stand behind the D values of a step: x is (B, D + known + past + static).
+
+    known: of the time of the *next* value, so that they are read before it is predicted. past: of the value's
+    own time; beyond an origin the last of them are repeated. static: the same at all times.
+    """
+
+    known: int = 0
+    past: int = 0
+    static: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(self)
+
+
+NO_COVARIATES = Covariates()
 
 
 OfValues = Normal | StudentT | Laplace | NegativeBinomial | Quantiles  # a prediction of values

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from experiments.frame.flags import define, parse
+from experiments.frame.flags import config_of, define, parse
 from lmseq.config.knobs import knob
 
 
@@ -39,6 +39,22 @@ def test_paths_begin_at_home(monkeypatch, tmp_path, given, expected):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read(f"--file={given}")["file"] == expected.format(home=tmp_path)
     assert read(f"--text={given}")["text"] == given
+
+
+def test_a_flag_may_have_a_name_that_no_field_can():
+    @dataclass(frozen=True)
+    class Since:
+        first_date: str = knob("", "a date", flag="from")
+
+    found = flags.FlagValues()
+    assert define(Since, found) == ["from"]
+    given = parse(found, ["--from=2024-01-31"])
+    assert config_of(Since, given, {"first_date": "2023-01-01"}) == Since("2024-01-31")
+    found = flags.FlagValues()
+    define(Since, found)
+    assert config_of(Since, parse(found, []), {"first_date": "2023-01-01"}) == Since("2023-01-01")
+    with pytest.raises(flags.Error, match="first_date"):
+        parse(found, ["--first_date=2024-01-31"])
 
 
 def test_a_home_that_is_not_known_is_refused():

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.series import future, saved, stages
+from experiments.series import future, saved, spread, stages
 from lmseq.config.knobs import from_flat
 from lmseq.config.series import SeriesConfig, check
 from lmseq.data.series import prepare
@@ -84,13 +84,15 @@ def test_a_forecast_is_the_one_made_before_saving(run, folder):
     panel = prepare(config)
     model = model_of(config, panel)
     params = fit_at_once(config, panel, model)
-    intervals = future.calibrate(panel, model, params, 5)
+    intervals = spread.calibrate(panel, model, params, 5)
     end = [len(panel.only.values)]
-    [before] = future.forecast_ahead(panel, model, params, intervals, 5, end)
+    [before] = future.forecast_ahead(config, panel, model, params, intervals, 5, end)
     from experiments.forecast import ForecastOptions
 
     again = saved.prepare(ForecastOptions(run=str(run)))
-    [after] = future.forecast_ahead(again.panel, again.model, again.params, again.intervals, 5, again.origins)
+    [after] = future.forecast_ahead(
+        again.config, again.panel, again.model, again.params, again.intervals, 5, again.origins
+    )
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -125,7 +127,7 @@ def test_several_columns_are_several_series(tmp_path, scripts, run, folder):
 def test_from_any_date(tmp_path, scripts, run):
     """What came after the origin is not seen, and is what the run itself was judged by."""
     at = 200
-    flags = [f"--run={run}", f"--from_date={DAYS[at]}", f"--workdir={tmp_path / 'then'}"]
+    flags = [f"--run={run}", f"--from={DAYS[at]}", f"--workdir={tmp_path / 'then'}"]
     scripts.summary("forecast", *flags)
     rows = rows_of(tmp_path / "then")
     assert rows[0]["time"] == str(DAYS[at]) and len(rows) == MAP["max_horizon"]
@@ -143,9 +145,9 @@ def test_from_any_date(tmp_path, scripts, run):
         ("--run={run} --series={folder}/short.csv", "at least 14 values"),
         ("--run={run} --series={folder}/none.csv", "no column of numbers"),
         ("--run={run} --series={folder}/missing.csv", "missing.csv"),
-        ("--run={run} --from_date=2023-01-02", "--from_date after 2023-01-02"),
-        ("--run={run} --from_date=2024-06-01", "up to 2023-10-01"),
-        ("--run={run} --from_date=soon", "--from_date"),
+        ("--run={run} --from=2023-01-02", "--from after 2023-01-02"),
+        ("--run={run} --from=2024-06-01", "up to 2023-10-01"),
+        ("--run={run} --from=soon", "--from"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(tmp_path, scripts, run, folder, flags, says):
@@ -158,9 +160,9 @@ def test_a_run_whose_intervals_are_damaged(tmp_path, run):
     for text in ("{}", "[1]", '{"levels": [0.5], "quantiles": "x", "num_scores": 1, "part": "validation"}'):
         (tmp_path / "intervals.json").write_text(text)
         with pytest.raises(ValueError, match=r"intervals\.json is damaged"):
-            future.read_intervals(tmp_path)
+            spread.read_intervals(tmp_path)
     with pytest.raises(ValueError, match=r"has no intervals\.json.*remove its summary\.json"):
-        future.read_intervals(tmp_path / "none")
+        spread.read_intervals(tmp_path / "none")
 
 
 def test_errors_of_a_map_that_was_fitted_again_are_not_its_own(tmp_path, folder):
@@ -187,12 +189,12 @@ def test_intervals_cover_what_comes(tmp_path):
     panel = prepare(config)
     model = model_of(config, panel)
     params = fit_at_once(config, panel, model)
-    intervals = future.calibrate(panel, model, params, 5)
+    intervals = spread.calibrate(panel, model, params, 5)
     assert intervals.part == "validation" and (np.diff(intervals.quantiles, axis=0) > 0).all()
     low, high = intervals.levels.index(0.1), intervals.levels.index(0.9)
     inside = []
     for origin in range(1800, 2990):
-        [ahead] = future.forecast_ahead(panel, model, params, intervals, 5, [origin])
+        [ahead] = future.forecast_ahead(config, panel, model, params, intervals, 5, [origin])
         came = values[origin : origin + 5, None]
         inside.append((ahead.quantiles[low] <= came) & (came <= ahead.quantiles[high]))
     np.testing.assert_allclose(np.mean(inside, axis=0), 0.8, atol=0.05)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lmseq.data.panel import Panel, read_panel
+from lmseq.data.panel import Panel, Reading, read_panel
 from lmseq.data.series_files import read_csv
 from lmseq.data.tables import SEPARATORS
 from tests.test_tables import files, mixed_files
@@ -20,10 +20,10 @@ from tests.test_tables import files, mixed_files
 IN_ONE_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
-def read(tmp_path: Path, text: str, **asked) -> Panel:
+def read(tmp_path: Path, text: str, test_path: Path | None = None, **asked) -> Panel:
     path = tmp_path / "shop.csv"
     path.write_text(text, encoding="utf-8")
-    return read_panel(path, **asked)
+    return read_panel(path, Reading(**asked), test_path=test_path)
 
 
 def lines(*rows) -> str:
@@ -93,7 +93,7 @@ def is_read(path: Path, drawn: Written) -> bool:
     """Whether a file is not refused; fails where it is read as something else, or refused at length."""
     path.write_bytes(drawn.content)
     try:
-        panel = read_panel(path, **drawn.asked)
+        panel = read_panel(path, Reading(**drawn.asked))
     except ValueError as error:
         assert len(str(error)) < 1000 and "\n" not in str(error)
         return False
@@ -128,7 +128,7 @@ def test_torn_files_are_refused_in_a_line_or_read_in_part(tmp_path, drawn, data)
     path.write_bytes(cut)
     for repair in (False, True):
         try:
-            panel = read_panel(path, repair=repair, missing="previous")
+            panel = read_panel(path, Reading(repair=repair, missing="previous"))
         except ValueError as error:
             assert len(str(error)) < 1000
             continue
@@ -167,9 +167,9 @@ def test_a_drawn_table_is_the_series_of_it(tmp_path, drawn):
         alone = read_csv(path, **asked)
     except ValueError as error:
         with pytest.raises(ValueError, match=re.escape(str(error))):
-            read_panel(path, **asked)
+            read_panel(path, Reading(**asked))
         return
-    (each,) = read_panel(path, **asked).series
+    (each,) = read_panel(path, Reading(**asked)).series
     assert (each.name, each.columns, each.notes) == (alone.name, alone.columns, alone.notes)
     np.testing.assert_array_equal(each.values, alone.values)
 

@@ -293,7 +293,7 @@ SEEN = {
     **mixer_knobs.seen(parameters_of, prediction_of, program_of),
 }
 # Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
-READ_BY_SCRIPTS = {"max_horizon", "origin_step", "num_paths", "host_devices"}
+READ_BY_SCRIPTS = {"max_horizon", "origin_step", "num_paths", "refit_every", "host_devices"}
 READ_BY_THE_LOOP = set(  # tests/test_config.py and tests/test_watch.py show them
     "accumulate_steps checkpoint_every eval_every keep_checkpoints shard steps_per_dispatch "
     "target_loss".split()

@@ -125,7 +125,7 @@ def test_figures_of_a_model_that_is_exact(tmp_path):
     config = from_flat({"model": "persistence", "max_horizon": 4}, SeriesConfig)
     for each in (series, series._replace(filled=filled)):
         case = Prepared(each, SeriesSplit(TRAIN_END, TEST_START), scaler, scaler.apply(values))
-        found = forecasts.forecast(config, case, Persistence(1), {})
+        found = forecasts.forecast(config, alone(case), Persistence(1), {})
         summary = forecasts.summary(found)
         json.dumps(summary, allow_nan=False)
         assert summary["one_step_rmse"] == 0.0 and summary["error_growth_per_step"] is None
@@ -140,7 +140,7 @@ def test_baselines_are_the_same_in_any_units():
     config, [standard, plain] = from_flat({"max_horizon": 3}, SeriesConfig), [prepared(), prepared()]
     scaler = Scaler(np.zeros(D), np.ones(D))
     plain = plain._replace(scaler=scaler, values=scaler.apply(plain.series.values))
-    rows = [forecasts.forecast(config, each, Persistence(D), {}) for each in (standard, plain)]
+    rows = [forecasts.forecast(config, alone(each), Persistence(D), {}) for each in (standard, plain)]
     assert list(rows[0].baseline_rmse) == ["mean", "persistence", "drift"]
     for name, value in rows[0].baseline_rmse.items():
         assert rows[1].baseline_rmse[name] == pytest.approx(value, rel=1e-5)

@@ -261,8 +261,8 @@ BAD = [
     ("predict_series", "--workdir={new} --series={folder}/two.csv --calendar", "--calendar needs dates"),
     (
         "predict_series",
-        "--workdir={new} --series={folder}/two.csv --columns=load --known_columns=wind",
-        "leave out wind",
+        "--workdir={new} --series={folder}/two.csv --columns=load --known_columns=wind --model=drift",
+        "models that are fitted",
     ),
     ("predict_series", "--workdir={new} --series={folder}/two.csv --known_columns=rain", "no column 'rain'"),
     ("predict_series", "--workdir={new} --series={folder}/months.csv", "may be 2024-02-01 or 2024-01-02"),

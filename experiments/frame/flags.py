@@ -29,18 +29,21 @@ class Given(NamedTuple):
 
 def define(kind: type, found: flags.FlagValues, left_out: Sequence[str] = ()) -> list[str]:
     """One flag for each knob of a class, with its default, its choices and its meaning; returns the names."""
+    names = []
     for section in knobs.sections(kind).values():
         for knob in dataclasses.fields(section):
             if knob.name in left_out:
                 continue
             meaning, default = knob.metadata["help"], getattr(section, knob.name)
+            flag = knobs.flag_of(knob)
             if get_origin(knob.type) is Literal:
-                flags.DEFINE_enum(knob.name, default, get_args(knob.type), meaning, flag_values=found)
+                flags.DEFINE_enum(flag, default, get_args(knob.type), meaning, flag_values=found)
             elif knob.metadata["is_path"]:
-                define_path(knob.name, default, meaning, found)
+                define_path(flag, default, meaning, found)
             else:
-                DEFINE[knob.type](knob.name, default, meaning, flag_values=found)
-    return [name for name in knobs.names_of(kind) if name not in left_out]
+                DEFINE[knob.type](flag, default, meaning, flag_values=found)
+            names.append(flag)
+    return names
 
 
 def define_path(name: str, default: str | None, meaning: str, found: flags.FlagValues) -> None:
@@ -96,8 +99,13 @@ def _is_unicode(text: str) -> bool:
 
 def config_of(kind: type, given: Given, defaults: Mapping[str, Any]) -> Any:
     """A config from flags; `defaults`, such as a preset's, stand where the command line says nothing."""
-    chosen = {name: given.values[name] for name in knobs.names_of(kind) if name in given.values}
-    chosen |= {name: value for name, value in defaults.items() if name not in given.names}
+    flag = {
+        knob.name: knobs.flag_of(knob)
+        for section in knobs.sections(kind).values()
+        for knob in dataclasses.fields(section)
+    }
+    chosen = {name: given.values[of] for name, of in flag.items() if of in given.values}
+    chosen |= {name: value for name, value in defaults.items() if flag.get(name, name) not in given.names}
     return knobs.from_flat(chosen, kind)
 
 

@@ -9,15 +9,18 @@ import numpy as np
 
 from experiments.frame.console import say
 from experiments.series.evaluate import log_density
+from experiments.series.refitting import Stretch, points_of, stretches
+from experiments.series.spread import Intervals, Spread, describe, judge_quantiles, kind_of, quantiles_of
 from lmseq import errors, plotting, rollout
 from lmseq.config import series as series_config
 from lmseq.config.series import SeriesConfig
-from lmseq.contract import Model
-from lmseq.data.series import Prepared
+from lmseq.contract import Model, predict_directly
+from lmseq.data.prepared import Prepared, PreparedPanel
 from lmseq.errors import ErrorCurve
 from lmseq.files import finite
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.interface import count_parameters
+from lmseq.panels import Origins
 from lmseq.predictions import quantiles
 from lmseq.training.checkpoint import digest
 from lmseq.types import Params, PRNGKey
@@ -32,7 +35,9 @@ class Forecasts(NamedTuple):
     points: (O, K, D) from every origin with K points after it; one_step: (N, D) of every test point; free:
     (N, D) from the split; curves: the errors by horizon of the model and of each baseline; baseline_rmse: of
     the baselines one step ahead, over every test point; oracle: (K,), the least RMSE that can be expected,
-    where it is known; log_density: nats a time step of the test part, of a model with a density.
+    where it is known; log_density: nats a time step of the test part, of a model with a density that is not
+    fitted again on the way; spread: how good its quantiles are, (1, K), the loss in the units of the series;
+    intervals: errors made before.
     """
 
     config: SeriesConfig
@@ -46,6 +51,8 @@ class Forecasts(NamedTuple):
     baseline_rmse: dict[str, float]
     oracle: np.ndarray | None
     log_density: float | None
+    spread: Spread | None = None
+    intervals: Intervals | None = None
 
     @property
     def name(self) -> str:
@@ -53,15 +60,21 @@ class Forecasts(NamedTuple):
         return self.config.model.model
 
 
-def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Params) -> Forecasts:
-    """Forecast the test part from every origin, one step ahead and freely; and so do the baselines."""
+def forecast(
+    config: SeriesConfig,
+    panel: PreparedPanel,
+    model: Model,
+    params: Params,
+    intervals: Intervals | None = None,
+) -> Forecasts:
+    """Forecast the test part from every origin, one step ahead and freely; and so do the baselines.
+
+    panel: of one series. intervals: errors made before, for quantiles; without them none is judged.
+    """
+    series = panel.only
     values, first = series.values, series.split.test_start
     horizon = longest_horizon(config, series)
     targets = rollout.k_step_targets(series.series.observed(), max_horizon=horizon, first_origin=first)
-
-    def points_of(model: Model, params: Params, horizon: int) -> np.ndarray:
-        points = rollout.k_step_points(model, params, values, max_horizon=horizon, first_origin=first)
-        return series.scaler.undo(np.asarray(points))
 
     level = level_of(series)
 
@@ -69,39 +82,83 @@ def forecast(config: SeriesConfig, series: Prepared, model: Model, params: Param
         points = rollout.k_step_points(rival, {}, values - level, max_horizon=horizon, first_origin=first)
         return series.scaler.undo(np.asarray(points) + level)
 
-    points = points_of(model, params, horizon)
+    parts, standardised, one_step = _from_everywhere(config, panel, model, params, horizon)
+    points = series.scaler.undo(standardised)
     rivals = baselines(values.shape[1], series.series.period, series.split.train_end)
     curves = {config.model.model: errors.error_curve(points, targets)}
     for name, rival in rivals.items():
         curves[name] = errors.error_curve(of_rival(rival, horizon), targets)
     actual = series.series.observed()[first:]
-    free = rollout.free_run(model, params, values[:first], num_steps=len(values) - first)
     oracle = series.series.oracle_rmse
     density = None
-    if (
-        config.model.head in ("normal", "student", "counts")
-        and config.model.model not in series_config.BASELINES
-    ):
-        density = log_density(series, model, params, first, len(values))
+    is_density = config.model.head in ("normal", "student", "counts")
+    if is_density and config.model.model not in series_config.BASELINES and len(parts) == 1:
+        density = log_density(series, model, parts[0].params, first, len(values))
     return Forecasts(
         config,
         series,
         model,
         params,
         points,
-        points_of(model, params, 1)[:, 0],
-        series.scaler.undo(np.asarray(free)),
+        series.scaler.undo(one_step),
+        _freely(series, model, parts[0].params),
         curves,
         {name: rmse(of_rival(rival, 1)[:, 0], actual) for name, rival in rivals.items()},
         None if oracle is None else oracle(horizon),
         density,
+        None if intervals is None else _spread(config, panel, model, parts, intervals, standardised),
+        intervals,
     )
+
+
+def _from_everywhere(
+    config: SeriesConfig, panel: PreparedPanel, model: Model, params: Params, horizon: int
+) -> tuple[list[Stretch], np.ndarray, np.ndarray]:
+    """Stretches of the origins with K values after them, forecasts from these, and of each next value.
+
+    Standardised: (O, K, D), and from all origins (N, D).
+    """
+    series, first = panel.only, panel.only.split.test_start
+    num_points = len(series.values)
+    every = stretches(config, panel, model, params, [Origins(first, num_points - first)])
+    parts = [part.until([num_points - horizon]) for part in every]
+    if len(every) > 1:
+        found = (points_of(panel, model, parts, horizon), points_of(panel, model, every, 1))
+        return parts, found[0][0], found[1][0][:, 0]
+
+    def points(horizon: int) -> np.ndarray:
+        sizes = {"max_horizon": horizon, "first_origin": first}
+        ahead = series.ahead_of_all(first, horizon)
+        return np.asarray(rollout.k_step_points(model, every[0].params, series.inputs, **sizes, ahead=ahead))
+
+    return parts, points(horizon), points(1)[:, 0]
+
+
+def _freely(series: Prepared, model: Model, params: Params) -> np.ndarray:
+    """The model on its own over the whole test part, (N, D) in the units of the series."""
+    first, num_steps = series.split.test_start, series.test_points
+    beside = series.ahead(np.array([first]), num_steps)
+    found = rollout.free_run(model, params, series.inputs[:first], num_steps=num_steps, ahead=beside)
+    return series.scaler.undo(np.asarray(found))
+
+
+def _spread(
+    config: SeriesConfig,
+    panel: PreparedPanel,
+    model: Model,
+    parts: list[Stretch],
+    intervals: Intervals,
+    points: np.ndarray,
+) -> Spread:
+    origins = [Origins(panel.only.split.test_start, len(points))]
+    around = quantiles_of(config, panel, model, parts, intervals, [points])
+    return judge_quantiles(panel, origins, around, [np.ones(panel.num_features)])
 
 
 def level_of(series: Prepared) -> np.ndarray:
     """What baselines take for zero, (D,): of values that are not standardised, their mean in training."""
     is_plain = (series.scaler.mean == 0).all() and (series.scaler.scale == 1).all()
-    return series.train.mean(axis=0) * np.float32(is_plain)
+    return series.values[: series.split.train_end].mean(axis=0) * np.float32(is_plain)
 
 
 def longest_horizon(config: SeriesConfig, series: Prepared) -> int:
@@ -126,7 +183,7 @@ def rmse(points: np.ndarray, targets: np.ndarray) -> float:
 
 
 def tell(found: Forecasts) -> None:
-    """A table of RMSE(k), and the sentence that it comes to."""
+    """A table of RMSE(k), and the sentences that it and the quantiles come to."""
     horizon = found.points.shape[1]
     shown = [k for k in HORIZONS if k <= horizon]
     say(
@@ -139,6 +196,12 @@ def tell(found: Forecasts) -> None:
     for name, curve in rows.items():
         told = "".join(f"{curve[k - 1]:>10.4g}" for k in shown)
         say(f"{name:<22}{told}   {horizons(curve < level)}")
+    if found.spread is not None:
+        for name, label in (("coverage_80", "within central 80 %"), ("coverage_95", "within central 95 %")):
+            shares = getattr(found.spread, name)[0]
+            say(f"{label:<22}" + "".join(f"{100 * shares[k - 1]:>9.1f}%" for k in shown))
+        kind = kind_of(found.config, horizon)
+        say(describe(found.spread.means(), kind, found.intervals.part))
     say(sentence(found.name, found.curves[found.name].rmse, level, found.curves["persistence"].rmse))
 
 
@@ -195,13 +258,15 @@ def _band(found: Forecasts, key: PRNGKey) -> np.ndarray | None:
     if isinstance(found.model, rollout.DirectModel):
         return _direct_band(found)
     forecast, first = found.config.forecast, found.series.split.test_start
+    num_steps = min(forecast.max_horizon, len(found.series.values) - first)
     paths = rollout.sample_paths(
         key,
         found.model,
         found.params,
-        found.series.values[:first],
+        found.series.inputs[:first],
         num_paths=forecast.num_paths,
-        num_steps=min(forecast.max_horizon, len(found.series.values) - first),
+        num_steps=num_steps,
+        ahead=found.series.ahead(np.array([first]), num_steps),
     )
     return np.quantile(found.series.scaler.undo(np.asarray(paths)), BAND, axis=0)
 
@@ -209,9 +274,11 @@ def _band(found: Forecasts, key: PRNGKey) -> np.ndarray | None:
 def _direct_band(found: Forecasts) -> np.ndarray:
     """The quantiles that a direct head predicts from the split."""
     series, first = found.series, found.series.split.test_start
-    seen = jnp.asarray(series.values[None, :first])
+    seen, num_steps = jnp.asarray(series.inputs[None, :first]), len(series.values) - first
     carry, _ = found.model.unroll(found.params, found.model.init_carry(found.params, 1), seen)
-    ahead = quantiles(found.model.readout_direct(found.params, carry), BAND)[0, : len(series.values) - first]
+    known = series.ahead(np.array([first]), num_steps)
+    prediction = predict_directly(found.model, found.params, carry, known)
+    ahead = quantiles(prediction, BAND)[0, :num_steps]
     return series.scaler.undo(np.moveaxis(ahead, -1, 0))
 
 
@@ -247,9 +314,21 @@ def summary(found: Forecasts) -> dict[str, Any]:
         "rmse_growth_per_step": errors.growth_per_step(errors.log_size(curve.rmse), phase),
         "lyapunov_per_step": series.series.lyapunov,
         "log_density": found.log_density,
+        **_spread_figures(found, at),
         "params_digest": digest(found.params),
     }
     return finite(figures)
+
+
+def _spread_figures(found: Forecasts, at: list[int]) -> dict[str, Any]:
+    """Of the quantiles, over all horizons and at some."""
+    if found.spread is None:
+        return {}
+    figures: dict[str, Any] = {"quantiles": kind_of(found.config, found.points.shape[1])}
+    means = found.spread.means()
+    figures |= {"pinball_loss": means.pop("pinball"), **means}
+    each = {"pinball_loss": found.spread.pinball} | {name: getattr(found.spread, name) for name in means}
+    return figures | {f"{name}_at_{k}": float(values[0, k - 1]) for name, values in each.items() for k in at}
 
 
 def ratio(value: float, unit: float) -> float:

@@ -8,6 +8,15 @@ import numpy as np
 
 from experiments.frame.console import say
 from experiments.series.forecasts import baselines
+from experiments.series.refitting import points_of, stretches
+from experiments.series.spread import (
+    Intervals,
+    Spread,
+    describe,
+    judge_quantiles,
+    kind_of,
+    quantiles_of,
+)
 from lmseq import accuracy, panels, plotting
 from lmseq.accuracy import mean_known
 from lmseq.config.series import SeriesConfig
@@ -50,7 +59,8 @@ class Errors(NamedTuple):
 class Judged(NamedTuple):
     """What a fitted model came to: errors of it and of each rival by name, and its forecasts.
 
-    points: (O_n, K, D) of each series, in its units; origins: where they begin.
+    points: (O_n, K, D) of each series, in its units; origins: where they begin; spread: how good its
+    quantiles are, the loss over the seasonal step, as that of mase; intervals: errors made before.
     """
 
     config: SeriesConfig
@@ -60,6 +70,8 @@ class Judged(NamedTuple):
     points: list[np.ndarray]
     origins: list[Origins]
     naive2: Errors | None
+    spread: Spread | None = None
+    intervals: Intervals | None = None
 
 
 def horizon_of(config: SeriesConfig, panel: PreparedPanel) -> int:
@@ -74,16 +86,29 @@ def horizon_of(config: SeriesConfig, panel: PreparedPanel) -> int:
     return min(asked, *(each.test_points for each in panel.members))
 
 
-def judge(config: SeriesConfig, panel: PreparedPanel, model: Model, params: Params) -> Judged:
-    """Forecast every test part from all origins with the whole horizon after them; so do the rivals."""
+def judge(
+    config: SeriesConfig,
+    panel: PreparedPanel,
+    model: Model,
+    params: Params,
+    intervals: Intervals | None = None,
+) -> Judged:
+    """Forecast every test part from all origins with the whole horizon after them; so do the rivals.
+
+    intervals: errors made before, for quantiles; without them none is judged.
+    """
     horizon, step = horizon_of(config, panel), config.forecast.origin_step
     origins = [
         Origins(each.split.test_start, (each.test_points - horizon) // step + 1, step)
         for each in panel.members
     ]
-    values = [each.values for each in panel.members]
-    found = panels.panel_points(model, params, values, origins, max_horizon=horizon)
+    parts = stretches(config, panel, model, params, origins)
+    found = points_of(panel, model, parts, horizon)
     points = [each.scaler.undo(part) for each, part in zip(panel.members, found, strict=True)]
+    spread = None
+    if intervals is not None:
+        around = quantiles_of(config, panel, model, parts, intervals, found)
+        spread = judge_quantiles(panel, origins, around, _steps(panel))
     errors = {config.model.model: errors_of(panel, points, origins)}
     levels = [each.series.values[: each.split.train_end].mean(axis=0) for each in panel.members]
     lifted = [each.series.values - level for each, level in zip(panel.members, levels, strict=True)]
@@ -91,7 +116,14 @@ def judge(config: SeriesConfig, panel: PreparedPanel, model: Model, params: Para
         found = panels.panel_points(rival, {}, lifted, origins, max_horizon=horizon)
         theirs = [np.asarray(part, np.float64) + level for part, level in zip(found, levels, strict=True)]
         errors[name] = errors_of(panel, theirs, origins)
-    return Judged(config, panel, params, errors, points, origins, _naive2(panel, origins, horizon))
+    naive2 = _naive2(panel, origins, horizon)
+    return Judged(config, panel, params, errors, points, origins, naive2, spread, intervals)
+
+
+def _steps(panel: PreparedPanel) -> list[np.ndarray]:
+    """The seasonal step of each series before its test part, (D,)."""
+    known = [each.series.observed()[: each.split.test_start] for each in panel.members]
+    return [accuracy.seasonal_scale(each, panel.period) for each in known]
 
 
 def rivals(panel: PreparedPanel) -> dict[str, Model]:
@@ -139,11 +171,14 @@ def _naive2(panel: PreparedPanel, origins: Sequence[Origins], horizon: int) -> E
 
 
 def tell(judged: Judged) -> None:
-    """A table of the figures, the model first."""
+    """A table of the figures, the model first, and a sentence on its quantiles."""
     say(f"{'':<14}" + "".join(f"{name:>10}" for name in FIGURES))
     for name, errors in judged.errors.items():
         means = errors.means()
         say(f"{name:<14}" + "".join(f"{means[figure]:>10.4g}" for figure in FIGURES))
+    if judged.spread is not None:
+        kind = kind_of(judged.config, judged.points[0].shape[1])
+        say(describe(judged.spread.means(), kind, judged.intervals.part))
 
 
 def summary(judged: Judged) -> dict[str, Any]:
@@ -172,6 +207,10 @@ def summary(judged: Judged) -> dict[str, Any]:
         theirs = judged.naive2.means()
         figures |= {"naive2_smape": theirs["smape"], "naive2_mase": theirs["mase"]}
         figures["owa"] = (own["smape"] / theirs["smape"] + own["mase"] / theirs["mase"]) / 2
+    if judged.spread is not None:
+        figures["quantiles"] = kind_of(config, figures["horizon"])
+        means = judged.spread.means()
+        figures |= {"scaled_pinball_loss": means.pop("pinball"), **means}
     reference = "seasonal" if "seasonal" in judged.errors else "naive"
     figures["skill"] = 1.0 - own["mae"] / judged.errors[reference].means()["mae"]
     return finite(figures | {"params_digest": digest(judged.params)})
@@ -191,6 +230,9 @@ def write_tables(workdir: Path, judged: Judged) -> None:
             for name, errors in judged.errors.items()
             for figure, each in errors._asdict().items()
         }
+        if judged.spread is not None:
+            own = judged.spread._asdict().items()
+            columns |= {f"{judged.config.model.model}_{of}": mean_known(each, axis) for of, each in own}
         write_text(workdir / file, pandas.DataFrame(columns, index).to_csv(float_format="%.6g"))
 
 

@@ -43,7 +43,12 @@ class ErrorCurves:
         params, _ = fit(self._model, prepared.train, train, batches=self._batches, objective=self._objective)
         horizon = longest_horizon(self._config, prepared)
         points = rollout.k_step_points(
-            self._model, params, prepared.values, max_horizon=horizon, first_origin=start
+            self._model,
+            params,
+            prepared.inputs,
+            max_horizon=horizon,
+            first_origin=start,
+            ahead=prepared.ahead_of_all(start, horizon),
         )
         targets = rollout.k_step_targets(prepared.series.observed(), max_horizon=horizon, first_origin=start)
         curve = errors.error_curve(prepared.scaler.undo(np.asarray(points)), targets)

@@ -10,15 +10,19 @@ import numpy as np
 from experiments.frame.console import say
 from experiments.frame.start import data_folders
 from experiments.series import future
-from experiments.series.future import Ahead, Intervals, spelled
+from experiments.series.future import Ahead, spelled
+from experiments.series.spread import Intervals, kind_of, read_intervals
 from lmseq.config import series as series_config
 from lmseq.config.knobs import from_json
 from lmseq.config.series import SeriesConfig
 from lmseq.contract import Model
+from lmseq.data.covariates import known_until, read_units
 from lmseq.data.dates import read_dates
 from lmseq.data.frequencies import future_times, is_dates
+from lmseq.data.future_rows import Sought, with_future
 from lmseq.data.panel import Panel
-from lmseq.data.series import PreparedPanel, SeriesSplit, in_units, load_panel, with_season
+from lmseq.data.prepared import PreparedPanel, SeriesSplit, with_units
+from lmseq.data.series import load_panel, read_names, standardised, with_season
 from lmseq.data.series import prepare as prepare_panel
 from lmseq.data.series_types import Series
 from lmseq.data.tables import is_number, quoted
@@ -57,32 +61,26 @@ def prepare(options: Any) -> Saved:
         own = prepare_panel(config, folders)
         _check_same(folder, own)
         panel = own
+    horizon = options.horizon or config.forecast.max_horizon
+    origins = _origins(panel, options.from_date)
+    panel = _told_ahead(config, options, panel, [origin + horizon for origin in origins])
     for note in panel.panel.notes:
         say(f"{panel.panel.name}: {note}")
     model = model_of(config, panel)
     _check_long_enough(config, model, panel)
     params = _params_of(config, model, folder)
-    horizon = options.horizon or config.forecast.max_horizon
-    return Saved(
-        config,
-        model,
-        params,
-        future.read_intervals(folder),
-        panel,
-        horizon,
-        _origins(panel, options.from_date),
-    )
+    return Saved(config, model, params, read_intervals(folder), panel, horizon, origins)
 
 
 def run(workdir: Path, saved: Saved) -> dict[str, Any]:
     """Forecast, write the table, draw, sum up."""
     panel, intervals = saved.panel, saved.intervals
     ahead: list[Ahead] = future.forecast_ahead(
-        panel, saved.model, saved.params, intervals, saved.horizon, saved.origins
+        saved.config, panel, saved.model, saved.params, intervals, saved.horizon, saved.origins
     )
-    future.tell(panel, ahead, intervals)
-    future.write_table(workdir / "forecast.csv", panel, ahead, intervals.levels)
-    future.draw(workdir / "forecast.png", panel, ahead, intervals.levels)
+    future.tell(panel, ahead, intervals, kind_of(saved.config, saved.horizon))
+    future.write_table(workdir / "forecast.csv", panel, ahead)
+    future.draw(workdir / "forecast.png", panel, ahead)
     say(f"{workdir}: forecast.csv  forecast.png  summary.json")
     return future.summary(panel, ahead, saved.config)
 
@@ -140,8 +138,36 @@ def _other(config: SeriesConfig, options: Any, noted: dict[str, Any]) -> Prepare
     members = []
     for series in panel.series:
         whole = SeriesSplit(len(series.values), len(series.values))
-        members.append(in_units(config, with_season(config, panel, series, whole.train_end), whole))
-    return PreparedPanel(panel, tuple(members))
+        members.append(standardised(config, with_season(config, panel, series, whole.train_end), whole))
+    units = read_units(noted["covariates"]) if "covariates" in noted else None
+    return with_units(PreparedPanel(panel, tuple(members)), units)
+
+
+def _told_ahead(config: SeriesConfig, options: Any, panel: PreparedPanel, ends: list[int]) -> PreparedPanel:
+    """The panel with what is known ahead up to some rows; ValueError where it is not."""
+    data, own = config.data, read_names(config.data.known_columns)
+    if options.future and not own:
+        raise ValueError("the run reads no --known_columns: leave --future out")
+    if not panel.covariates.known:
+        return panel
+    every, frequency = [each.series for each in panel.members], panel.panel.frequency
+    if options.future:
+        told = options if options.series else data
+        sought = {
+            name: getattr(options, name) or getattr(told, name) for name in ("time_column", "id_column")
+        }
+        every = with_future(
+            every, Path(options.future), Sought(own, **sought, decimal=options.decimal), frequency, ends
+        )
+    members = [
+        each._replace(
+            series=series._replace(
+                known=known_until(series, frequency, max(end, len(series.values)), has_calendar=data.calendar)
+            )
+        )
+        for each, series, end in zip(panel.members, every, ends, strict=True)
+    ]
+    return with_units(panel._replace(members=tuple(members)), panel.units)
 
 
 def _chosen(panel: Panel, columns: list[str]) -> Panel:
@@ -186,12 +212,12 @@ def _origin(series: Series, frequency: str, from_date: str) -> int:
         at = float(from_date)
     else:
         raise ValueError(
-            f"expected --from_date as a number, as the times of {series.name} are, got {quoted(from_date)}"
+            f"expected --from as a number, as the times of {series.name} are, got {quoted(from_date)}"
         )
     origin = int(np.searchsorted(ends, at))
     if not 0 < origin < len(ends):
         raise ValueError(
-            f"expected --from_date after {spelled(ends[:1])[0]} and up to {spelled(ends[-1:])[0]}, the step "
+            f"expected --from after {spelled(ends[:1])[0]} and up to {spelled(ends[-1:])[0]}, the step "
             f"after the last of {series.name}, got {quoted(from_date)}"
         )
     return origin

@@ -10,8 +10,8 @@ import jax
 from experiments.frame import show
 from experiments.series import forecasts, judging
 from experiments.series.evaluate import evaluate
-from experiments.series.future import calibrate, write_intervals
 from experiments.series.loading import load
+from experiments.series.spread import Intervals, calibrate, write_intervals
 from lmseq.config.series import BASELINES, SeriesConfig, num_direct, segment_length, trains
 from lmseq.contract import Model
 from lmseq.data.series import PreparedPanel
@@ -60,14 +60,14 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
         params = fit_at_once(config, series, model)
     else:
         params, key = chosen_params(workdir, model, trained), split_key(config.train.seed).after
-    keep(workdir, prepared, params)
+    intervals = keep(workdir, prepared, params)
     if len(series.members) > 1:
-        judged = judging.judge(config, series, model, params)
+        judged = judging.judge(config, series, model, params, intervals)
         judging.tell(judged)
         judging.write_tables(workdir, judged)
         judging.draw(workdir, judged)
         return judging.summary(judged)
-    found = forecasts.forecast(config, series.only, model, params)
+    found = forecasts.forecast(config, series, model, params, intervals)
     forecasts.tell(found)
     forecasts.draw(workdir, found, key)
     return forecasts.summary(found)
@@ -75,21 +75,29 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
 
 def summary_of(config: SeriesConfig, series: PreparedPanel, model: Model, params: Params) -> dict[str, Any]:
     """The figures of a fitted model alone: nothing is told, written or drawn."""
+    intervals = intervals_of(PreparedSeries(config, series, model), params)
     if len(series.members) > 1:
-        return judging.summary(judging.judge(config, series, model, params))
-    return forecasts.summary(forecasts.forecast(config, series.only, model, params))
+        return judging.summary(judging.judge(config, series, model, params, intervals))
+    return forecasts.summary(forecasts.forecast(config, series, model, params, intervals))
 
 
-def keep(workdir: Path, prepared: PreparedSeries, params: Params) -> None:
+def keep(workdir: Path, prepared: PreparedSeries, params: Params) -> Intervals:
     """What `experiments.forecast` needs of a run: parameters that no training has saved, and intervals."""
-    config, series, model = prepared
-    if not trains(config) and config.model.model not in BASELINES:  # which have none
+    if not trains(prepared.config) and prepared.config.model.model not in BASELINES:  # which have none
         save_params(workdir, params)
+    found = intervals_of(prepared, params)
+    write_intervals(workdir, found)
+    return found
+
+
+def intervals_of(prepared: PreparedSeries, params: Params) -> Intervals:
+    """Quantiles of the errors of the validation part, as far ahead as forecasts are judged."""
+    config, series, model = prepared
     horizon = max(config.forecast.max_horizon, num_direct(config))
     # Of a map that was fitted to the validation part too, errors there would say too little.
     apart = dataclasses.replace(config, model=dataclasses.replace(config.model, refit=False))
     judged = params if apart == config else fit_at_once(apart, series, model)
-    write_intervals(workdir, calibrate(series, model, judged, horizon))
+    return calibrate(series, model, judged, horizon)
 
 
 def chosen_params(workdir: Path, model: Model, trained: Trained) -> Params:

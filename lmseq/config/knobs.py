@@ -16,13 +16,14 @@ from lmseq import files
 Config = TypeVar("Config")  # a frozen dataclass of sections, each a frozen dataclass of knobs
 
 
-def knob(default: Any, meaning: str, *, is_path: bool = False) -> Any:
+def knob(default: Any, meaning: str, *, is_path: bool = False, flag: str = "") -> Any:
     """A dataclass field with its default and the one line that says what it does.
 
     is_path: it says where something lies, one path or several between commas. A beginning `~` is then the
-    user's home, and a run is the same wherever its data lies.
+    user's home, and a run is the same wherever its data lies. flag: its name on a command line, where that is
+    not the field's, as a word of Python is.
     """
-    return field(default=default, metadata={"help": meaning, "is_path": is_path})
+    return field(default=default, metadata={"help": meaning, "is_path": is_path, "flag": flag})
 
 
 def sections(kind: type) -> dict[str, Any]:
@@ -35,6 +36,11 @@ def sections(kind: type) -> dict[str, Any]:
 def names_of(kind: type) -> list[str]:
     """The knobs of a config class, or of a class of knobs, in their order."""
     return [each.name for section in sections(kind).values() for each in dataclasses.fields(section)]
+
+
+def flag_of(each: dataclasses.Field) -> str:
+    """The name of a knob on a command line."""
+    return each.metadata.get("flag") or each.name
 
 
 def from_flat(values: dict[str, Any], kind: type[Config]) -> Config:

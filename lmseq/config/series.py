@@ -25,6 +25,7 @@ SeriesModelKind = Literal[
 SYNTHETIC = ("noisy_sine", "ar", "logistic", "mackey_glass", "lorenz", "trend_and_season")
 BUNDLED = ("sunspots", "co2", "nile", "elnino")
 NETS = ("mlp", *get_args(CellKind), *get_args(MixerKind), "stack")
+COVARIATES = ("known_columns", "past_columns", "static_columns", "calendar")
 BASELINES = ("mean", "persistence", "seasonal", "drift")
 
 
@@ -157,6 +158,9 @@ class ForecastConfig:
 
     max_horizon: int = knob(64, "steps ahead, from every origin of the test part")
     origin_step: int = knob(1, "steps between the origins of a panel's test parts")
+    refit_every: int = knob(
+        0, "a closed-form model is fitted again to all that came before every so many origins; 0: never"
+    )
     num_paths: int = knob(200, "sampled trajectories for the quantile band of a recursive forecast")
 
 
@@ -187,6 +191,11 @@ def trains(config: SeriesConfig) -> bool:
 def has_validation(data: SeriesDataConfig) -> bool:
     """Whether there is a validation part."""
     return data.valid_fraction > 0 or data.valid_points > 0
+
+
+def has_covariates(data: SeriesDataConfig) -> bool:
+    """Whether something is read beside the values."""
+    return bool(data.known_columns or data.past_columns or data.static_columns or data.calendar)
 
 
 # For nets that are to be used, chosen on sums of sines and on an autoregression.
@@ -278,7 +287,7 @@ def _check_ranges(config: SeriesConfig) -> None:
     at_least(1, MOST_UNITS, max_horizon=forecast.max_horizon)
     at_least(1, MOST_DRAWS, num_paths=forecast.num_paths)
     at_least(0, period=data.period, train_points=data.train_points, valid_points=data.valid_points)
-    at_least(0, test_points=data.test_points)
+    at_least(0, test_points=data.test_points, refit_every=forecast.refit_every)
     at_least(1, origin_step=forecast.origin_step)
     at_least(-1, ridge=model.ridge)
     if -1 < model.ridge < 0:
@@ -296,8 +305,19 @@ def _check_pairs(config: SeriesConfig) -> None:
         raise ValueError(
             f"objective {name} needs a model that is trained step by step, got {config.model.model}"
         )
+    if config.data.past_columns and name in ("unrolled", "scheduled_sampling"):
+        raise ValueError(
+            f"objective {name} would train on past_columns that a forecast does not know: choose "
+            "teacher_forcing, input_noise or direct"
+        )
     if config.model.head == "counts":
         _check_counts(config)
+    given = [name for name in COVARIATES if getattr(config.data, name)]
+    if given and is_stack(config.model, config.model.model):
+        raise ValueError(
+            f"{given[0]} are read by mlp, linear and recurrent cells in plain blocks, got a stack of mixers: "
+            "leave them out, or choose another model"
+        )
     heads = ("point", "normal")
     if config.model.model == "linear" and not trains(config) and config.model.head not in heads:
         raise ValueError(
@@ -330,8 +350,9 @@ def _check_idle(config: SeriesConfig) -> None:
         (data, "columns", is_file(data), "a CSV file"),
         (data, "time_column", is_file(data), "a CSV file"),
         (data, "decimal", is_file(data), "a CSV file"),
-        *((data, name, is_file(data), "a CSV file") for name in ("form", "id_column", "repair", "calendar")),
-        *((data, f"{kind}_columns", is_file(data), "a CSV file") for kind in ("known", "past", "static")),
+        *((data, name, is_file(data), "a CSV file") for name in ("form", "id_column", "repair")),
+        *((data, name, is_file(data), "a CSV file") for name in COVARIATES),
+        *((data, name, fits, "models that are fitted") for name in COVARIATES),
         (data, "num_points", synthetic or unclear, "a synthetic series"),
         (data, "test_series", is_file(data), "a CSV file"),
         (data, "channels", is_file(data), "a CSV file"),
@@ -359,6 +380,7 @@ def _check_idle(config: SeriesConfig) -> None:
         (objective, "sampling_rate", name == "scheduled_sampling", "objective scheduled_sampling"),
         (objective, "input_noise", name == "input_noise", "objective input_noise"),
         (forecast, "num_paths", model.head not in ("point", "median"), "heads that predict a spread"),
+        (forecast, "refit_every", closed, "model linear in closed form"),
         (data, "batch_size", trains(config), "models that are trained step by step"),
         (data, "num_steps", trains(config), "models that are trained step by step"),
         (config.train, "target_loss", has_validation(data), "runs with a valid_fraction"),

@@ -35,19 +35,28 @@ class Panel(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class Asked(NamedTuple):
-    """How a file of series is to be read: the arguments of `read_panel`."""
+class Reading(NamedTuple):
+    """How a file of series is to be read.
 
-    form: Form
-    columns: tuple[str, ...]
-    time_column: str
-    id_column: str
-    missing: Missing
-    decimal: Decimal
-    repair: bool
-    known_columns: tuple[str, ...]
-    past_columns: tuple[str, ...]
-    static_columns: tuple[str, ...]
+    form: auto finds the long and the wide form where they are plain; all else is a table. repair: rows are
+    sorted, those of one time become their mean, and times that lack are rows of missing values, which
+    `missing` is for. Covariates are columns by name: known ahead (rows after the last value may have them),
+    known so far, and one a series; calendar: and where dates lie in the day, week and year. channels: whether
+    the columns of values are one series of D values or D series of one.
+    """
+
+    form: Form = "auto"
+    columns: tuple[str, ...] = ()
+    time_column: str = ""
+    id_column: str = ""
+    missing: Missing = "error"
+    decimal: Decimal = "auto"
+    repair: bool = False
+    known_columns: tuple[str, ...] = ()
+    past_columns: tuple[str, ...] = ()
+    static_columns: tuple[str, ...] = ()
+    calendar: bool = False
+    channels: Channels = "joint"
 
     def beside(self) -> tuple[str, ...]:
         """The columns that are covariates, and the ids."""
@@ -55,46 +64,15 @@ class Asked(NamedTuple):
         return (*names, *((self.id_column,) if self.id_column else ()))
 
 
-def read_panel(
-    path: Path,
-    *,
-    form: Form = "auto",
-    channels: Channels = "joint",
-    columns: Sequence[str] = (),
-    time_column: str = "",
-    id_column: str = "",
-    test_path: Path | None = None,
-    missing: Missing = "error",
-    decimal: Decimal = "auto",
-    repair: bool = False,
-    known_columns: Sequence[str] = (),
-    past_columns: Sequence[str] = (),
-    static_columns: Sequence[str] = (),
-    calendar: bool = False,
-) -> Panel:
+PLAIN = Reading()
+
+
+def read_panel(path: Path, asked: Reading = PLAIN, *, test_path: Path | None = None) -> Panel:
     """The series of a file: a table (a row a time), the long form (with ids), or the wide one (a row each).
 
-    form: auto finds the long and the wide form where they are plain; all else is a table. channels: whether
-    the columns of values are one series of D values or D series of one. test_path: a file of the same form
-    with what came after each series, told by their names. repair: rows are sorted, those of one time become
-    their mean, and times that lack are rows of missing values, which `missing` is for. Covariates are columns
-    by name: known ahead (rows after the last value may have them), known so far, and one a series; calendar:
-    and where dates lie in the day, week and year.
-
-    Raises ValueError, in one line that says where, for all that is not such a file.
+    test_path: a file of the same form with what came after each series, told by their names. Raises
+    ValueError, in one line that says where, for all that is not such a file.
     """
-    asked = Asked(
-        form,
-        tuple(columns),
-        time_column,
-        id_column,
-        missing,
-        decimal,
-        repair,
-        tuple(known_columns),
-        tuple(past_columns),
-        tuple(static_columns),
-    )
     _check_roles(asked)
     series, notes, found = _read(path, asked)
     test: tuple[Series, ...] = ()
@@ -104,9 +82,9 @@ def read_panel(
     _check_test(series, test, frequency)
     if frequency:
         notes = (*notes, describe_frequency(frequency))
-    if calendar:
+    if asked.calendar:
         series, test = (tuple(with_calendar(each, frequency) for each in part) for part in (series, test))
-    if channels == "independent":
+    if asked.channels == "independent":
         series, test = (split_columns(part) for part in (series, test))
     return Panel(stem(path), series, test, frequency, notes)
 
@@ -130,7 +108,7 @@ def split_columns(whole: Sequence[Series]) -> tuple[Series, ...]:
     )
 
 
-def _check_roles(asked: Asked) -> None:
+def _check_roles(asked: Reading) -> None:
     """ValueError for a column that is asked to be two things."""
     roles = {
         "--columns": asked.columns,
@@ -155,7 +133,7 @@ def _check_roles(asked: Asked) -> None:
 # Forms
 
 
-def _read(path: Path, asked: Asked) -> tuple[tuple[Series, ...], tuple[str, ...], Asked]:
+def _read(path: Path, asked: Reading) -> tuple[tuple[Series, ...], tuple[str, ...], Reading]:
     """The series of one file, what was decided, and the request with what was found."""
     lines, columns = read_cells(path, asked.decimal)
     named = (*asked.columns, *asked.beside(), *((asked.time_column,) if asked.time_column else ()))
@@ -187,7 +165,9 @@ def _read(path: Path, asked: Asked) -> tuple[tuple[Series, ...], tuple[str, ...]
     return _read_table(path, table, asked)
 
 
-def _read_table(path: Path, table: Table, asked: Asked) -> tuple[tuple[Series, ...], tuple[str, ...], Asked]:
+def _read_table(
+    path: Path, table: Table, asked: Reading
+) -> tuple[tuple[Series, ...], tuple[str, ...], Reading]:
     raw, roles, notes = _rows(path, table, asked)
     series = make_series(raw, roles, asked.missing, asked.repair)
     notes = (*notes, *series.notes)
@@ -196,8 +176,8 @@ def _read_table(path: Path, table: Table, asked: Asked) -> tuple[tuple[Series, .
 
 
 def _read_long(
-    path: Path, table: Table, key: forms.Key, asked: Asked
-) -> tuple[tuple[Series, ...], tuple[str, ...], Asked]:
+    path: Path, table: Table, key: forms.Key, asked: Reading
+) -> tuple[tuple[Series, ...], tuple[str, ...], Reading]:
     found = asked._replace(form="long", id_column=key.id, time_column=key.time or asked.time_column)
     if not asked.columns and "y" in table.columns and is_numeric(table.columns["y"]):
         found = found._replace(columns=("y",))
@@ -220,7 +200,7 @@ def _read_long(
     return tuple(series), notes, found._replace(columns=roles.values, time_column=roles.time)
 
 
-def _rows(path: Path, table: Table, asked: Asked) -> tuple[Rows, Roles, tuple[str, ...]]:
+def _rows(path: Path, table: Table, asked: Reading) -> tuple[Rows, Roles, tuple[str, ...]]:
     """All rows of a file, what their columns are for, and what was decided."""
     choice = choose(path, table, asked.columns, asked.time_column, asked.decimal, asked.beside())
     return *rows_of(path, table, choice, asked.known_columns, asked.past_columns), choice.notes

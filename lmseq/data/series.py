@@ -2,13 +2,10 @@
 
 import csv
 import difflib
-import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from os.path import exists
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,18 +13,20 @@ from lmseq.config.series import (
     BUNDLED,
     SYNTHETIC,
     SeriesConfig,
+    SeriesDataConfig,
+    has_covariates,
     is_file,
     is_spelled_as_file,
     num_direct,
     segment_length,
     trains,
 )
-from lmseq.data.panel import Panel, read_panel
-from lmseq.data.partition import Within
-from lmseq.data.scaling import Scaler, check_reach, make_scaler
+from lmseq.data.panel import Panel, Reading, read_panel
+from lmseq.data.prepared import Prepared, PreparedPanel, SeriesSplit, with_units
+from lmseq.data.scaling import check_reach, make_scaler
 from lmseq.data.seasons import season_of
 from lmseq.data.series_files import bundled
-from lmseq.data.series_types import Series, Values
+from lmseq.data.series_types import Series
 from lmseq.data.synthetic import GENERATORS, autoregression
 from lmseq.data.tables import is_number, quoted
 
@@ -42,41 +41,34 @@ def load_panel(config: SeriesConfig, folders: Sequence[Path] = ()) -> Panel:
     if is_file(data):
         if not is_spelled_as_file(data) and not exists(data.series):
             raise ValueError(_unknown(data.series))
-        return _without_covariates(
-            read_panel(
-                _found(data.series, folders),
-                form=data.form,
-                channels=data.channels,
-                columns=read_names(data.columns),
-                time_column=data.time_column,
-                id_column=data.id_column,
-                test_path=_found(data.test_series, folders) if data.test_series else None,
-                missing=data.missing,
-                decimal=data.decimal,
-                repair=data.repair,
-                known_columns=read_names(data.known_columns),
-                past_columns=read_names(data.past_columns),
-                static_columns=read_names(data.static_columns),
-                calendar=data.calendar,
-            )
-        )
+        test_path = _found(data.test_series, folders) if data.test_series else None
+        return read_panel(_found(data.series, folders), reading_of(data), test_path=test_path)
     series = bundled(data.series, data.missing) if data.series in BUNDLED else _generated(config)
     return Panel(series.name, (series,), notes=series.notes)
+
+
+def reading_of(data: SeriesDataConfig) -> Reading:
+    """How the config has a file read."""
+    return Reading(
+        form=data.form,
+        columns=read_names(data.columns),
+        time_column=data.time_column,
+        id_column=data.id_column,
+        missing=data.missing,
+        decimal=data.decimal,
+        repair=data.repair,
+        known_columns=read_names(data.known_columns),
+        past_columns=read_names(data.past_columns),
+        static_columns=read_names(data.static_columns),
+        calendar=data.calendar,
+        channels=data.channels,
+    )
 
 
 def _found(name: str, folders: Sequence[Path]) -> Path:
     """The file of a name: as it stands, or in the first of the folders that has it."""
     places = [Path(name), *(folder / name for folder in folders)]
     return next((place for place in places if exists(place)), places[0])
-
-
-def _without_covariates(panel: Panel) -> Panel:
-    """The panel; ValueError where it has covariates, which no model uses yet."""
-    first = panel.series[0]
-    names = (*first.known_names, *first.past_names, *first.static_names)
-    if names:
-        raise ValueError(f"covariates are read but not yet used by any model: leave out {', '.join(names)}")
-    return panel
 
 
 def _generated(config: SeriesConfig) -> Series:
@@ -115,13 +107,6 @@ def read_coefficients(text: str) -> np.ndarray:
 # Splits
 
 
-class SeriesSplit(NamedTuple):
-    """Where the training part ends and the test part begins; between them lies the validation part."""
-
-    train_end: int
-    test_start: int
-
-
 def split_series(num_points: int, valid_fraction: float, test_fraction: float) -> SeriesSplit:
     """Training, then validation, then test, in order of time; ValueError when one of them is out of range."""
     if not (0 <= valid_fraction < 1 and 0 < test_fraction < 1 and valid_fraction + test_fraction < 1):
@@ -134,89 +119,6 @@ def split_series(num_points: int, valid_fraction: float, test_fraction: float) -
 
 
 # From a config to values
-
-
-class Prepared(NamedTuple):
-    """A series, its parts, and its values (T, D) standardised by the training part, float32."""
-
-    series: Series
-    split: SeriesSplit
-    scaler: Scaler
-    values: Values
-
-    @property
-    def train(self) -> Values:
-        """The standardised values of the training part."""
-        return self.values[: self.split.train_end]
-
-    @property
-    def test_points(self) -> int:
-        """How many values are forecast."""
-        return len(self.values) - self.split.test_start
-
-    def facts(self) -> dict[str, Any]:
-        """What a model is trained on: name, columns, parts, and SHA-256 of the values."""
-        return {
-            "series": self.series.name,
-            "columns": list(self.series.columns),
-            "points": len(self.values),
-            "train_points": self.split.train_end,
-            "test_points": self.test_points,
-            "sha256": hashlib.sha256(np.ascontiguousarray(self.series.values).tobytes()).hexdigest(),
-        }
-
-
-class PreparedPanel(NamedTuple):
-    """The series that one model is made for; one alone is a panel too."""
-
-    panel: Panel
-    members: tuple[Prepared, ...]
-
-    @property
-    def only(self) -> Prepared:
-        """The one series of a panel of one; ValueError for a panel of more."""
-        if len(self.members) != 1:
-            raise ValueError(
-                f"expected one series, {self.panel.name} has {len(self.members)}: choose a column of it"
-            )
-        return self.members[0]
-
-    @property
-    def num_features(self) -> int:
-        """Values a step, D."""
-        return self.members[0].values.shape[1]
-
-    @property
-    def period(self) -> int:
-        """Steps of the season that most series have; 0 where that is none."""
-        return Counter(each.series.period for each in self.members).most_common(1)[0][0]
-
-    @property
-    def train(self) -> Values:
-        """The standardised training parts, one behind the other."""
-        return np.concatenate([each.train for each in self.members])
-
-    @property
-    def partition(self) -> Within:
-        """The windows of the training parts, none of which lies in two of them."""
-        return Within(tuple(each.split.train_end for each in self.members))
-
-    def facts(self) -> dict[str, Any]:
-        """What a model is trained on; of several series their number and the SHA-256 of all their values."""
-        if len(self.members) == 1:
-            return self.members[0].facts()
-        sha = hashlib.sha256()
-        for each in self.members:
-            sha.update(f"{each.series.name} {each.split}\n".encode())
-            sha.update(np.ascontiguousarray(each.series.values).tobytes())
-        return {
-            "series": self.panel.name,
-            "num_series": len(self.members),
-            "points": sum(len(each.values) for each in self.members),
-            "train_points": sum(each.split.train_end for each in self.members),
-            "test_points": sum(each.test_points for each in self.members),
-            "sha256": sha.hexdigest(),
-        }
 
 
 def least_points(config: SeriesConfig, num_features: int, num_series: int = 1) -> int:
@@ -234,7 +136,8 @@ def least_points(config: SeriesConfig, num_features: int, num_series: int = 1) -
 
 def solves_exactly(config: SeriesConfig, num_series: int) -> bool:
     """Whether a linear map is found from all windows at once, and not from their sums."""
-    return num_series == 1 and config.model.ridge == 0 and config.model.normalisation == "none"
+    is_plain = config.model.ridge == 0 and config.model.normalisation == "none"
+    return num_series == 1 and is_plain and not has_covariates(config.data)
 
 
 def prepare(config: SeriesConfig, folders: Sequence[Path] = ()) -> PreparedPanel:
@@ -254,7 +157,7 @@ def prepare(config: SeriesConfig, folders: Sequence[Path] = ()) -> PreparedPanel
             continue
         found.append(_prepare_one(config, *parted, len(panel.series)))
     _check_short(config, panel, short, found)
-    return PreparedPanel(panel, tuple(found))
+    return with_units(PreparedPanel(panel, tuple(found)))
 
 
 def with_season(config: SeriesConfig, panel: Panel, series: Series, train_end: int) -> Series:
@@ -299,10 +202,10 @@ def _prepare_one(config: SeriesConfig, series: Series, split: SeriesSplit, num_s
     _check_lengths(config, series, split, num_series)
     if series.filled is not None:
         _check_filled(series, split, data.missing)
-    return in_units(config, series, split)
+    return standardised(config, series, split)
 
 
-def in_units(config: SeriesConfig, series: Series, split: SeriesSplit) -> Prepared:
+def standardised(config: SeriesConfig, series: Series, split: SeriesSplit) -> Prepared:
     """A series in the units that the config has its model work in.
 
     Raises ValueError as `make_scaler` does, and for a value too far from those of the training part.

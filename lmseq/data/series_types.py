@@ -58,7 +58,7 @@ class Series(NamedTuple):
         )
 
     def followed_by(self, later: "Series") -> "Series":
-        """The points of both, one behind the other; times are kept where both have them."""
+        """The points of both, one behind the other; times and covariates are kept where both have them."""
 
         def joined(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
             return None if first is None or second is None else np.concatenate([first, second])
@@ -72,4 +72,6 @@ class Series(NamedTuple):
             filled=joined(*filled) if any(map(np.any, filled)) else None,
             times=joined(self.times, later.times),
             rows=(),
+            known=None if self.known is None else joined(self.known[: len(self.values)], later.known),
+            past=joined(self.past, later.past),
         )

@@ -131,7 +131,6 @@ def _scaled(rows: Chunks, log_factor: Array | None) -> Chunks:
 
 def decayed_products(left: Chunks, right: Chunks, log_decay: Array | None) -> Square:
     """sum_d left_id right_jd e^{L_id - L_jd} for j <= i, else 0: (..., C, C)."""
-    size = left.shape[-2]
     if log_decay is None or log_decay.ndim == 4:
         products = left @ jnp.swapaxes(right, -1, -2)
         if log_decay is None:
@@ -143,7 +142,7 @@ def decayed_products(left: Chunks, right: Chunks, log_decay: Array | None) -> Sq
 def _between(log_decay: Float[Array, "batch head chunk time"]) -> Square:
     """sum_{l = j + 1 ... i} log alpha_l for j <= i, of each pair its own sum; -inf above the diagonal.
 
-    In blocks: what is left of j's, the blocks between, and what i's has had; all of it added, nothing taken off.
+    In blocks: what is left of j's, the blocks between, and what i's has had; added, and nothing taken off.
     """
     *lead, size = log_decay.shape
     width = 1 << (size.bit_length() // 2)

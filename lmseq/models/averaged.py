@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from lmseq.contract import Model, Predictions, StepModel
+from lmseq.contract import Model, Predictions, StepModel, covariates_of, predict_directly
 from lmseq.predictions import averaged
-from lmseq.types import Carry, Element, Elements, OfValues, Params, Prediction, PRNGKey
+from lmseq.types import Carry, Covariates, Element, Elements, OfValues, Params, Prediction, PRNGKey
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,11 @@ class Averaged(StepModel):
     model: Model
     num_members: int
     has_spread: bool = True
+
+    @property
+    def covariates(self) -> Covariates:
+        """The members'."""
+        return covariates_of(self.model)
 
     @property
     def memory(self) -> int | None:
@@ -87,6 +93,12 @@ class Averaged(StepModel):
 class DirectAveraged(Averaged):
     """The same of a model that predicts several steps at once."""
 
-    def readout_direct(self, params: Params, carry: Carry) -> OfValues:
-        """The next K values at once, (B, K, D)."""
-        return self._average(self._each(self.model.readout_direct, out=0)(params, carry))
+    def readout_direct(
+        self, params: Params, carry: Carry, known: Float[Array, "batch lead covariate"] | None = None
+    ) -> OfValues:
+        """The next K values at once, (B, K, D), of covariates known L steps ahead."""
+
+        def of_member(params: Params, carry: Carry) -> OfValues:
+            return predict_directly(self.model, params, carry, known)
+
+        return self._average(self._each(of_member, out=0)(params, carry))

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import StepModel
+from lmseq.models.shifting import shifted
 from lmseq.types import Carry, Normal, Params, PRNGKey
 
 Value = Float[Array, "batch feature"]
@@ -100,7 +101,7 @@ class SeasonalNaive(Repeated):
 
     def update(self, params: Params, carry: Float[Array, "batch period feature"], x: Value) -> Carry:
         """Shift the newest value in and the oldest out."""
-        return jnp.concatenate([carry[:, 1:], x[:, None]], axis=1)
+        return shifted(carry, x)
 
     def readout(self, params: Params, carry: Float[Array, "batch period feature"]) -> Normal:
         """The oldest value."""

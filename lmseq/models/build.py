@@ -21,7 +21,7 @@ from lmseq.models.normalised import DirectNormalised, Normalised
 from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel, WindowedRecurrentSeriesModel
 from lmseq.models.stack import MixerLanguageModel, MixerSeriesModel
 from lmseq.recurrence.cells import cell_named
-from lmseq.types import Params
+from lmseq.types import NO_COVARIATES, Covariates, Params
 
 
 def build_model(config: ModelConfig, vocab_size: int) -> Model:
@@ -72,14 +72,21 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
 
 
 def build_series_model(
-    config: SeriesModelConfig, num_features: int, *, num_direct: int = 1, period: int = 0
+    config: SeriesModelConfig,
+    num_features: int,
+    *,
+    num_direct: int = 1,
+    period: int = 0,
+    covariates: Covariates = NO_COVARIATES,
 ) -> Model:
     """The model of D values that the config names; `num_direct` steps ahead are predicted at once.
 
-    Raises ValueError for a kind that does not exist, and for a seasonal forecast without a period.
+    covariates: what it reads beside them; baselines read nothing else. Raises ValueError for a kind that does
+    not exist, and for a seasonal forecast without a period.
     """
     values = {"num_features": num_features, "head": config.head, "num_direct": num_direct}
-    sizes = (config.normalisation, config.tau, num_features)
+    sizes = (config.normalisation, config.tau, num_features, covariates)
+    closed = config.model == "linear" and config.fit == "least_squares"
     match config.model:
         case name if is_stack(config, name):
             blocks = blocks_of(config, name, config.hidden_size, config.num_layers)
@@ -87,8 +94,10 @@ def build_series_model(
         case name if name in get_args(CellKind):
             values |= {"cell": cell_named(name), "hidden_size": config.hidden_size}
             values |= {"num_layers": config.num_layers}
-            if config.skip:
-                module = WindowedRecurrentSeriesModel(tau=config.tau, **values)
+            if config.skip or covariates.total:
+                # What is known of the next step must reach the head: a window of one element has it.
+                tau = config.tau if config.skip else 1
+                module = WindowedRecurrentSeriesModel(tau=tau, covariates=covariates, **values)
             else:
                 module = RecurrentSeriesModel(**values)
         case "mlp" | "linear":
@@ -99,8 +108,26 @@ def build_series_model(
                 activation=config.activation,
                 residual=config.residual,
                 skip=config.skip and config.model == "mlp",
+                covariates=covariates,
+                is_shared=not closed,
                 **values,
             )
+        case _:
+            return _baseline(config.model, num_features, period)
+    if closed:
+        return (DirectLinearMap if num_direct > 1 else LinearMap)(_bound(module, num_direct), *sizes)
+    model: Model = _bound(module, num_direct)
+    if config.normalisation != "none":
+        model = (DirectNormalised if num_direct > 1 else Normalised)(model, *sizes)
+    if config.ensemble > 1:
+        kind = DirectAveraged if num_direct > 1 else Averaged
+        return kind(model, config.ensemble, has_spread=config.head not in SINGLE)
+    return model
+
+
+def _baseline(kind: str, num_features: int, period: int) -> Model:
+    """A model with nothing to fit."""
+    match kind:
         case "mean":
             return Mean(num_features)
         case "persistence":
@@ -113,16 +140,7 @@ def build_series_model(
             return SeasonalNaive(num_features, period)
         case _:
             kinds = ", ".join(get_args(SeriesModelKind))
-            raise ValueError(f"expected one of {kinds} as model, got {config.model!r}")
-    if config.model == "linear" and config.fit == "least_squares":
-        return (DirectLinearMap if num_direct > 1 else LinearMap)(_bound(module, num_direct), *sizes)
-    model: Model = _bound(module, num_direct)
-    if config.normalisation != "none":
-        model = (DirectNormalised if num_direct > 1 else Normalised)(model, *sizes)
-    if config.ensemble > 1:
-        kind = DirectAveraged if num_direct > 1 else Averaged
-        return kind(model, config.ensemble, has_spread=config.head not in SINGLE)
-    return model
+            raise ValueError(f"expected one of {kinds} as model, got {kind!r}")
 
 
 def _bound(module: SequenceModule, num_direct: int) -> BoundModel:
@@ -135,7 +153,11 @@ def model_of(config: SeriesConfig, prepared: PreparedPanel) -> Model:
     Raises ValueError as `build_series_model` does.
     """
     return build_series_model(
-        config.model, prepared.num_features, num_direct=num_direct(config), period=prepared.period
+        config.model,
+        prepared.num_features,
+        num_direct=num_direct(config),
+        period=prepared.period,
+        covariates=prepared.covariates,
     )
 
 

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from lmseq.layers import affine
+from lmseq.layers import affine, product
 from lmseq.types import LEVELS, Laplace, NegativeBinomial, Normal, OfValues, Quantiles, StudentT
 
 HeadKind = Literal["point", "median", "normal", "student", "counts", "quantiles"]
 SINGLE: tuple[HeadKind, ...] = ("point", "median")  # of one value and no spread
+KNOWN_GAIN = 3.0  # of what is known ahead: so its effects are found in as few steps as the rest overfits in
 SMALLEST_SCALE = 1e-4  # of standardised values: a series without noise must not have an infinite density
 
 
@@ -24,12 +25,18 @@ class ValueHead(nn.Module):
     head's scale is softplus of a map of its own, plus a floor (Nix and Weigend 1994); so is Student's, whose
     degrees of freedom are 2 and softplus of a third. Mean and dispersion of counts are softplus of a map each
     (Salinas et al. 2020). Quantiles are the median and softplus steps away from it, so that they never cross.
+
+    With num_known covariates u that are known ahead, sum_{j < k} G_j u_{t+k-j} is added to what the mean of
+    the k-th step is made of, a causal filter that is the same for all steps; not shared, each step has
+    weights of its own for each covariate of each step.
     """
 
     width: int
     num_features: int
     head: HeadKind
     num_direct: int = 1
+    num_known: int = 0
+    is_shared: bool = True
 
     def setup(self) -> None:
         """Declare the parameters."""
@@ -40,15 +47,39 @@ class ValueHead(nn.Module):
             self.scale_kernel, self.scale_bias = self._map("scale", out * steps)
         if self.head == "student":
             self.freedom_kernel, self.freedom_bias = self._map("freedom", out)
+        if self.num_known:
+            shape = (self.num_direct, self.num_known, self.num_features)
+            if not self.is_shared:
+                shape = (self.num_direct * self.num_known, out)
+            self.known_kernel = self.param("known_kernel", nn.initializers.zeros, shape)
 
     def _map(self, name: str, out: int) -> tuple[Float[Array, "hidden out"], Float[Array, "out"]]:
         kernel = self.param(f"{name}_kernel", nn.initializers.lecun_normal(), (self.width, out))
         return kernel, self.param(f"{name}_bias", nn.initializers.zeros, (out,))
 
-    def direct(self, hidden: Float[Array, "*dims hidden"]) -> OfValues:
-        """The next K values, (..., K, D)."""
+    def _of_known(self, known: Float[Array, "*dims lead covariate"]) -> Float[Array, "*dims horizon feature"]:
+        """What covariates known L steps ahead add, (..., K, D): nothing, where they are not given."""
+        steps, dims = self.num_direct, known.shape[:-2]
+        lacking = jnp.zeros((*dims, max(0, steps - known.shape[-2]), self.num_known))
+        rows = jnp.concatenate([known[..., :steps, :], lacking], axis=-2).reshape(*dims, -1)
+        kernel = self.known_kernel
+        if self.is_shared:
+            kernel = KNOWN_GAIN * kernel
+            lag = jnp.arange(steps)[None] - jnp.arange(steps)[:, None]  # of a step behind a lead
+            each = jnp.where(lag[..., None, None] >= 0, kernel[jnp.maximum(lag, 0)], 0.0)
+            kernel = jnp.swapaxes(each, 1, 2).reshape(rows.shape[-1], -1)
+        return product(rows, kernel).reshape(*dims, steps, self.num_features)
+
+    def direct(
+        self,
+        hidden: Float[Array, "*dims hidden"],
+        known: Float[Array, "*dims lead covariate"] | None = None,
+    ) -> OfValues:
+        """The next K values, (..., K, D), of covariates known L steps ahead."""
         shape = (*hidden.shape[:-1], self.num_direct, self.num_features)
         mean = affine(hidden, self.mean_kernel, self.mean_bias).reshape(shape)
+        if self.num_known:
+            mean = mean + self._of_known(known)
         if self.head in SINGLE:
             return (Normal if self.head == "point" else Laplace)(mean, jnp.ones_like(mean))
         scale = jax.nn.softplus(affine(hidden, self.scale_kernel, self.scale_bias))
@@ -62,10 +93,13 @@ class ValueHead(nn.Module):
         freedom = 2.0 + jax.nn.softplus(affine(hidden, self.freedom_kernel, self.freedom_bias))
         return StudentT(mean, scale, freedom.reshape(shape) + SMALLEST_SCALE)
 
-    def __call__(self, hidden: Float[Array, "*dims hidden"]) -> OfValues:
-        """The next value, (..., D)."""
+    def __call__(
+        self, hidden: Float[Array, "*dims hidden"], known: Float[Array, "*dims covariate"] | None = None
+    ) -> OfValues:
+        """The next value, (..., D), of covariates known of its time."""
         axis = hidden.ndim - 1
-        return jax.tree.map(lambda leaf: lax.index_in_dim(leaf, 0, axis, keepdims=False), self.direct(hidden))
+        found = self.direct(hidden, None if known is None else known[..., None, :])
+        return jax.tree.map(lambda leaf: lax.index_in_dim(leaf, 0, axis, keepdims=False), found)
 
 
 def _around(

@@ -12,7 +12,17 @@ import jax
 from jaxtyping import Array, Float
 
 from lmseq.contract import Model, Predictions, check_key, log_prob, scan_carries, scan_unroll
-from lmseq.types import Carry, Element, Elements, OfValues, Params, Prediction, PRNGKey, TokenLogProbs
+from lmseq.types import (
+    Carry,
+    Covariates,
+    Element,
+    Elements,
+    OfValues,
+    Params,
+    Prediction,
+    PRNGKey,
+    TokenLogProbs,
+)
 
 
 class SequenceModule(nn.Module):
@@ -94,6 +104,11 @@ class BoundModel:
         """How many of the last elements are all that the carry knows; None where there is no such number."""
         return getattr(self.module, "memory", None)
 
+    @property
+    def covariates(self) -> Covariates:
+        """What is read beside the values that are predicted."""
+        return getattr(self.module, "covariates", Covariates())
+
     def init(self, key: PRNGKey) -> Params:
         """Draw parameters, a plain dict of float32 arrays."""
         return self.module.init(key, method="first_prediction").get("params", {})
@@ -162,9 +177,15 @@ def hidden_steps(
 class BoundDirectModel(BoundModel):
     """A Linen module that also predicts several steps at once."""
 
-    def readout_direct(self, params: Params, carry: Carry) -> OfValues:
-        """The next K elements from the carry alone, without feedback: a prediction of (B, K, D)."""
-        return self.module.apply({"params": params}, carry, method="readout_direct")
+    def readout_direct(
+        self, params: Params, carry: Carry, known: Float[Array, "batch lead covariate"] | None = None
+    ) -> OfValues:
+        """The next K elements without feedback, a prediction of (B, K, D): from the carry, and what is known.
+
+        known: covariates known ahead of the next L steps, (B, L, C), of a module that reads such.
+        """
+        beside = () if known is None else (known,)
+        return self.module.apply({"params": params}, carry, *beside, method="readout_direct")
 
 
 def bind(module: SequenceModule) -> BoundModel:

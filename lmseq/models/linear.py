@@ -11,10 +11,22 @@ from jaxtyping import Float
 
 from lmseq.data.series import Prepared
 from lmseq.data.windows import sliding_windows
-from lmseq.models.direct_map import choose_penalty, decompose, mean_square_error, moments, pieces, solve
+from lmseq.models.direct_map import (
+    PENALTIES,
+    Map,
+    Moments,
+    choose_penalty,
+    decompose,
+    flat_inputs,
+    mean_square_error,
+    moments,
+    pieces,
+    solve,
+    solve_by_steps,
+)
 from lmseq.models.heads import SMALLEST_SCALE, HeadKind
 from lmseq.models.normalised import DirectNormalised, Normalisation, Normalised, statistics
-from lmseq.types import Params
+from lmseq.types import Covariates, Params
 
 
 def fit_least_squares(
@@ -58,25 +70,63 @@ def fit_map(
     of training and validation parts. The normal head gets the residuals' standard deviation. Raises
     ValueError where there is no window to fit to or to choose on.
     """
-    windows = (tau, horizon, kind)
+    covariates = members[0].covariates
+    windows = (tau, horizon, kind, covariates)
     found = moments(pieces((each.train for each in members), *windows))
     if ridge == -1:
-        judged = (each.values[max(0, each.split.train_end - tau) : each.split.test_start] for each in members)
-        ridge = choose_penalty(decompose(found), pieces(judged, *windows))
+        ridge = _chosen_ridge(found, members, windows)
         if refit:
-            found = moments(pieces((each.values[: each.split.test_start] for each in members), *windows))
-    solved = solve(decompose(found), ridge)
+            found = moments(pieces((each.inputs[: each.split.test_start] for each in members), *windows))
+    solved = _solved(found, ridge, windows)
     scale = np.sqrt(mean_square_error(found, solved)) if head == "normal" else None
-    return linear_params(solved.weights, solved.bias, scale)
+    num_inputs = len(solved.weights) - (horizon - 1) * covariates.known
+    known = None
+    if covariates.known:  # that of the first step is known to the window
+        known = np.zeros((horizon * covariates.known, solved.weights.shape[1]))
+        known[covariates.known :] = solved.weights[num_inputs:]
+    return linear_params(solved.weights[:num_inputs], solved.bias, scale, known)
+
+
+Windows = tuple[int, int, Normalisation, Covariates]  # tau, the horizon, and what the inputs are
+
+
+def chosen_ridge(members: Sequence[Prepared], tau: int, horizon: int, kind: Normalisation) -> float:
+    """The penalty that `fit_map` chooses on the validation parts; ValueError where they have no window."""
+    windows = (tau, horizon, kind, members[0].covariates)
+    return _chosen_ridge(moments(pieces((each.train for each in members), *windows)), members, windows)
+
+
+def _chosen_ridge(found: Moments, members: Sequence[Prepared], windows: Windows) -> float:
+    tau, horizon, _, covariates = windows
+    judged = (each.inputs[max(0, each.split.train_end - tau) : each.split.test_start] for each in members)
+    if not (covariates.known and horizon > 1):
+        return choose_penalty(decompose(found), pieces(judged, *windows))
+    other = moments(pieces(judged, *windows))
+    errors = [mean_square_error(other, _solved(found, each, windows)).sum() for each in PENALTIES]
+    return max(zip(-np.array(errors), PENALTIES, strict=True))[1]
+
+
+def _solved(found: Moments, ridge: float, windows: Windows) -> Map:
+    _, horizon, _, covariates = windows
+    if not (covariates.known and horizon > 1):
+        return solve(decompose(found), ridge)
+    num_inputs = len(found.inputs) - (horizon - 1) * covariates.known
+    return solve_by_steps(found, ridge, num_inputs, covariates.known, horizon)
 
 
 def linear_params(
     weights: Float[np.ndarray, "input target"],
     bias: Float[np.ndarray, "target"],
     scale: Float[np.ndarray, "target"] | None = None,
+    known: Float[np.ndarray, "lead target"] | None = None,
 ) -> Params:
-    """The parameters of a linear model of these weights; with a scale, of one with a normal head."""
+    """The parameters of a linear model of these weights; with a scale, of one with a normal head.
+
+    known: weights of what is known of each step ahead, one step behind the other.
+    """
     params = {"mean_kernel": weights, "mean_bias": bias}
+    if known is not None:
+        params["known_kernel"] = known
     if scale is not None:
         params["scale_kernel"] = np.zeros_like(weights)
         # The inverse of the head's softplus, written so that no large scale overflows.
@@ -94,19 +144,37 @@ class LinearMap(Normalised):
     """A linear model of normalised windows, whose forecasts can be made in NumPy: `panels.HostModel`."""
 
     def host_points(
-        self, params: Params, windows: Float[np.ndarray, "origin window feature"], horizon: int
+        self,
+        params: Params,
+        windows: Float[np.ndarray, "origin window input"],
+        horizon: int,
+        ahead: Float[np.ndarray, "origin horizon covariate"] | None = None,
     ) -> Float[np.ndarray, "origin horizon feature"]:
         """What `rollout` gives from the carries of windows (O, tau, D), float64 (O, K, D)."""
-        head = (params["value_head"][name] for name in ("mean_kernel", "mean_bias"))
-        kernel, bias = (np.asarray(leaf, np.float64) for leaf in head)
-        known = np.asarray(windows, np.float64)
-        count, num_features, reached = len(known), self.num_features, self.tau + horizon
+        head = {name: np.asarray(leaf, np.float64) for name, leaf in params["value_head"].items()}
+        known, width = np.asarray(windows, np.float64), self.num_features
+        count, steps, reached = len(known), self.model.module.num_direct, self.tau + horizon
         while known.shape[1] < reached:
-            seen = known[:, -self.tau :]
-            found = statistics(seen, self.kind)
-            ahead = found.apply(seen).reshape(count, -1) @ kernel + bias
-            known = np.concatenate([known, found.undo(ahead.reshape(count, -1, num_features))], axis=1)
-        return known[:, self.tau : reached]
+            seen, first = known[:, -self.tau :], known.shape[1] - self.tau
+            found = statistics(seen[..., :width], self.kind)
+            inputs = flat_inputs(seen, found, width, self.covariates)
+            values = inputs @ head["mean_kernel"] + head["mean_bias"]
+            if self.covariates.known:
+                values = values + self._leads(ahead, first, steps) @ head["known_kernel"]
+            values = found.undo(values.reshape(count, steps, width))
+            if ahead is not None:
+                beside = ahead[:, np.minimum(first + 1 + np.arange(steps), horizon - 1)]
+                values = np.concatenate([values, beside], axis=-1)
+            known = np.concatenate([known, values], axis=1)
+        return known[:, self.tau : reached, :width]
+
+    def _leads(
+        self, ahead: Float[np.ndarray, "origin horizon covariate"], first: int, steps: int
+    ) -> Float[np.ndarray, "origin lead"]:
+        """What is known of the steps after some, as one row; 0 beyond the horizon, where nothing reads it."""
+        rows = ahead[:, first : first + steps, : self.covariates.known]
+        lacking = np.zeros((len(rows), steps - rows.shape[1], rows.shape[2]))
+        return np.concatenate([rows, lacking], axis=1).reshape(len(rows), -1)
 
     def takes_host(self, num_origins: int, horizon: int) -> bool:
         """Whether that is sooner done than a program is compiled: one product, or few."""

@@ -12,7 +12,17 @@ from lmseq.contract import Predictions, check_key
 from lmseq.layers import affine, drop, has_dropout, lookup
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import SequenceModule
-from lmseq.types import Element, Elements, OfValues, Prediction, PRNGKey
+from lmseq.models.shifting import (
+    Shifted,
+    Window,
+    all_shifted,
+    flat,
+    flat_width,
+    last_shifted,
+    newest_known,
+    shifted,
+)
+from lmseq.types import Covariates, Element, Elements, OfValues, Prediction, PRNGKey
 
 Activation = Literal["tanh", "relu", "gelu", "silu"]
 ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
@@ -21,7 +31,6 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "gelu": jax.nn.gelu,
     "silu": jax.nn.silu,
 }
-Window = Int[Array, "batch window"] | Float[Array, "batch window feature"]
 Windows = Int[Array, "*dims window"] | Float[Array, "*dims window feature"]
 
 
@@ -53,6 +62,10 @@ class MarkovModel(SequenceModule):
         """The prediction from the last hidden layer, or, where there is none, from the embedded window."""
         raise NotImplementedError
 
+    def _read(self, windows: Windows, key: PRNGKey | None = None) -> Predictions | Prediction:
+        """The prediction from each window."""
+        return self._predict(self._forward(windows, key))
+
     def _declare_layers(self, input_width: int) -> int:
         """Kernels and biases; returns the width of what `_predict` will see."""
         widths = [input_width] + [self.hidden_size] * self.num_layers
@@ -74,32 +87,22 @@ class MarkovModel(SequenceModule):
 
     def update(self, carry: Window, x: Element) -> Window:
         """Shift the newest element in and the oldest out."""
-        return jnp.concatenate([carry[:, 1:], x[:, None]], axis=1)
+        return shifted(carry, x)
 
     def readout(self, carry: Window) -> Prediction:
         """The prediction for one window a row."""
-        return self._predict(self._forward(carry))
+        return self._read(carry)
 
-    def carries(
-        self, carry: Window, xs: Elements
-    ) -> Int[Array, "batch time window"] | Float[Array, "batch time window feature"]:
-        """All B T windows at once.
-
-        carry  a b c     windows of tau = 3   b c | d
-        xs     d e f                          c | d e
-                                                | d e f
-        """
-        stream = jnp.concatenate([carry, xs], axis=1)
-        ends = 1 + jnp.arange(xs.shape[1])
-        return stream[:, ends[:, None] + jnp.arange(self.tau)[None]]
+    def carries(self, carry: Window, xs: Elements) -> Shifted:
+        """All B T windows at once."""
+        return all_shifted(carry, xs)
 
     def unroll(
         self, carry: Window, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
     ) -> tuple[Window, Predictions]:
         """One batched product a layer for all windows."""
         check_key(training, key, has_noise=has_dropout(self.dropout))
-        last = jnp.concatenate([carry, xs], axis=1)[:, -self.tau :]
-        return last, self._predict(self._forward(self.carries(carry, xs), key))
+        return last_shifted(carry, xs), self._read(self.carries(carry, xs), key)
 
 
 class MarkovLanguageModel(MarkovModel, kw_only=True):
@@ -137,34 +140,43 @@ class MarkovSeriesModel(MarkovModel, kw_only=True):
     """The next D values from the last tau; before so many were seen, zeros: the mean, once standardised.
 
     With `skip` the head sees the window beside the last hidden layer, so that a linear map of the window is
-    added to what the layers give.
+    added to what the layers give. Covariates are further columns of the window; those known ahead also reach
+    the head, by itself or, with `is_shared` false, by weights that differ from step to step.
     """
 
     num_features: int
     head: HeadKind = "point"
     num_direct: int = 1
     skip: bool = False
+    covariates: Covariates = Covariates()
+    is_shared: bool = True
 
     def setup(self) -> None:
         """Declare the parameters."""
-        width = self._declare_layers(self.tau * self.num_features)
-        width += self.tau * self.num_features if self.skip else 0
-        self.value_head = ValueHead(width, self.num_features, self.head, self.num_direct)
+        width = flat_width(self.tau, self.num_features, self.covariates)
+        width = self._declare_layers(width) + (width if self.skip else 0)
+        known = (self.covariates.known, self.is_shared)
+        self.value_head = ValueHead(width, self.num_features, self.head, self.num_direct, *known)
 
     def init_carry(self, batch_size: int) -> Float[Array, "batch window feature"]:
         """A window of zeros."""
-        return jnp.zeros((batch_size, self.tau, self.num_features))
+        return jnp.zeros((batch_size, self.tau, self.num_features + self.covariates.total))
 
     def _embed(self, windows: Float[Array, "*dims window feature"]) -> Float[Array, "*dims input"]:
-        return windows.reshape(*windows.shape[:-2], self.tau * self.num_features)
+        return flat(windows, self.covariates.static)
 
     def _forward(self, windows: Windows, key: PRNGKey | None = None) -> Float[Array, "*dims hidden"]:
         hidden = super()._forward(windows, key)
         return jnp.concatenate([hidden, self._embed(windows)], axis=-1) if self.skip else hidden
 
-    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> OfValues:
-        return self.value_head(hidden)
+    def _read(self, windows: Windows, key: PRNGKey | None = None) -> OfValues:
+        hidden = self._forward(windows, key)
+        return self.value_head(hidden, newest_known(windows, self.num_features, self.covariates))
 
-    def readout_direct(self, carry: Float[Array, "batch window feature"]) -> OfValues:
-        """The next K values at once, (B, K, D)."""
-        return self.value_head.direct(self._forward(carry))
+    def readout_direct(
+        self,
+        carry: Float[Array, "batch window feature"],
+        known: Float[Array, "batch lead covariate"] | None = None,
+    ) -> OfValues:
+        """The next K values at once, (B, K, D), of covariates known L steps ahead."""
+        return self.value_head.direct(self._forward(carry), known)

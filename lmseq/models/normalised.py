@@ -18,9 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lmseq.contract import Model, Predictions, StepModel, check_key, unroll_by_carries
+from lmseq.contract import (
+    Model,
+    Predictions,
+    StepModel,
+    check_key,
+    predict_directly,
+    unroll_by_carries,
+    with_covariates,
+)
+from lmseq.models.shifting import all_shifted, last_shifted, shifted
 from lmseq.predictions import rescaled
-from lmseq.types import Carry, Element, Elements, OfValues, Params, Prediction, PRNGKey
+from lmseq.types import Carry, Covariates, Element, Elements, OfValues, Params, Prediction, PRNGKey
 
 Normalisation = Literal["none", "last", "mean", "scale", "instance"]
 SMALLEST = 1e-30  # of a window's size: what is divided by less overflows
@@ -78,13 +87,15 @@ class Normalised(StepModel):
     """A model of values that sees the last tau of them, normalised; the carry is that window, (B, tau, D).
 
     A model with a state of its own reads the window from its initial state at each readout, so that its
-    memory is the window too. Before tau values were seen the window is filled up with zeros.
+    memory is the window too. Before tau values were seen the window is filled up with zeros. Covariates are
+    further columns of the window, which are left as they are.
     """
 
     model: Model
     kind: Normalisation
     tau: int
     num_features: int
+    covariates: Covariates = Covariates()
 
     @property
     def memory(self) -> int:
@@ -97,18 +108,15 @@ class Normalised(StepModel):
 
     def init_carry(self, params: Params, batch_size: int) -> Float[Array, "batch window feature"]:
         """A window of zeros."""
-        return jnp.zeros((batch_size, self.tau, self.num_features))
+        return jnp.zeros((batch_size, self.tau, self.num_features + self.covariates.total))
 
     def update(self, params: Params, carry: Carry, x: Element) -> Carry:
         """Shift the newest value in and the oldest out."""
-        return jnp.concatenate([carry[:, 1:], x[:, None]], axis=1)
+        return shifted(carry, x)
 
     def carries(self, params: Params, carry: Carry, xs: Elements) -> Carry:
         """All B T windows at once."""
-        stream = jnp.concatenate([carry, xs], axis=1)
-        if xs.shape[1] == 1:
-            return stream[:, None, 1:]
-        return stream[:, 1 + jnp.arange(xs.shape[1])[:, None] + jnp.arange(self.tau)[None]]
+        return all_shifted(carry, xs)
 
     def unroll(
         self,
@@ -122,13 +130,14 @@ class Normalised(StepModel):
         """The predictions from all windows, read out at once; there is no noise."""
         check_key(training, key)
         _, predictions = unroll_by_carries(self, params, carry, xs)
-        return jnp.concatenate([carry, xs], axis=1)[:, -self.tau :], predictions
+        return last_shifted(carry, xs), predictions
 
     def _read(self, params: Params, carry: Carry) -> tuple[Carry, Statistics]:
         """The model's carry after a normalised window a row, and the statistics of the windows."""
-        found = statistics(carry, self.kind)
+        values, rest = carry[..., : self.num_features], carry[..., self.num_features :]
+        found = statistics(values, self.kind)
         start = self.model.init_carry(params, carry.shape[0])
-        return self.model.unroll(params, start, found.apply(carry))[0], found
+        return self.model.unroll(params, start, with_covariates(found.apply(values), rest))[0], found
 
     def readout(self, params: Params, carry: Carry) -> Prediction:
         """The model's prediction from the normalised window, in the units of the values."""
@@ -140,7 +149,9 @@ class Normalised(StepModel):
 class DirectNormalised(Normalised):
     """The same of a model that predicts several steps at once."""
 
-    def readout_direct(self, params: Params, carry: Carry) -> OfValues:
-        """The next K values at once, (B, K, D)."""
+    def readout_direct(
+        self, params: Params, carry: Carry, known: Float[Array, "batch lead covariate"] | None = None
+    ) -> OfValues:
+        """The next K values at once, (B, K, D), of covariates known L steps ahead."""
         inner, found = self._read(params, carry)
-        return rescaled(self.model.readout_direct(params, inner), *found)
+        return rescaled(predict_directly(self.model, params, inner, known), *found)

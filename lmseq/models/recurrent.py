@@ -12,16 +12,17 @@ from lmseq.layers import Precision, affine, drop, has_dropout, lookup, softmax_l
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import HiddenModule
 from lmseq.models.pieces import DropoutKind, in_pieces
+from lmseq.models.shifting import all_shifted, flat, flat_width, last_shifted, newest_known, shifted
 from lmseq.recurrence import cudnn
 from lmseq.recurrence.cells.cell import Cell, LayerState, Recurrent
 from lmseq.recurrence.initial import input_bias, recurrent_bias, recurrent_kernel
 from lmseq.recurrence.unrolled import Backend, scan_states, takes_cudnn, unroll_layer
-from lmseq.types import Element, Elements, OfValues, Prediction, PRNGKey, TokenLogProbs
+from lmseq.types import Covariates, Element, Elements, OfValues, Prediction, PRNGKey, TokenLogProbs
 
 SMALL_VOCABULARY = 512
 Carry = tuple[LayerState, ...]
 TimeFirst = Int[Array, "time batch"] | Float[Array, "time batch feature"]
-WithWindow = tuple[PyTree, Float[Array, "*dims window feature"]]  # a carry, and the last values
+WithWindow = tuple[PyTree, Float[Array, "..."]]  # a carry, and the last values
 LayerCarries = PyTree[Float[Array, "batch time hidden"]]  # after each of T steps
 
 
@@ -272,46 +273,53 @@ class WindowedRecurrentSeriesModel(RecurrentSeriesModel, kw_only=True):
     """The same whose head sees the last tau values too, beside the state: a linear map of them is added.
 
     The carry is that of the stack and the window, (B, tau, D), with zeros before so many values were seen.
+    Covariates are further columns of what the stack and the head read; those known ahead also reach the head
+    by themselves.
     """
 
     tau: int
+    covariates: Covariates = Covariates()
 
     def setup(self) -> None:
         """Declare the parameters."""
-        self._declare_layers(self.num_features)
-        width = self.hidden_size + self.tau * self.num_features
-        self.value_head = ValueHead(width, self.num_features, self.head, self.num_direct)
+        self._declare_layers(self.num_features + self.covariates.total)
+        width = self.hidden_size + flat_width(self.tau, self.num_features, self.covariates)
+        kind = (self.num_features, self.head, self.num_direct, self.covariates.known)
+        self.value_head = ValueHead(width, *kind)
 
     def init_carry(self, batch_size: int) -> WithWindow:
         """The stack's, and a window of zeros."""
-        return super().init_carry(batch_size), jnp.zeros((batch_size, self.tau, self.num_features))
+        width = self.num_features + self.covariates.total
+        return super().init_carry(batch_size), jnp.zeros((batch_size, self.tau, width))
 
     def update(self, carry: WithWindow, x: Element) -> WithWindow:
         """One step of the stack; the newest value comes into the window and the oldest goes."""
         states, window = carry
-        return super().update(states, x), jnp.concatenate([window[:, 1:], x[:, None]], axis=1)
+        return super().update(states, x), shifted(window, x)
 
-    def _seen(self, carry: WithWindow) -> Float[Array, "batch hidden"]:
-        states, window = carry
-        return jnp.concatenate([self.cell.output(states[-1]), window.reshape(len(window), -1)], axis=-1)
+    def _seen(
+        self, outputs: Float[Array, "*dims hidden"], windows: Float[Array, "*dims window feature"]
+    ) -> Float[Array, "*dims out"]:
+        """What the head sees."""
+        return jnp.concatenate([outputs, flat(windows, self.covariates.static)], axis=-1)
 
     def readout(self, carry: WithWindow) -> OfValues:
         """The prediction from the top layer's output and the window."""
-        return self._predict(self._seen(carry))
+        states, window = carry
+        known = newest_known(window, self.num_features, self.covariates)
+        return self.value_head(self._seen(self.cell.output(states[-1]), window), known)
 
-    def readout_direct(self, carry: WithWindow) -> OfValues:
-        """The next K values at once, (B, K, D)."""
-        return self.value_head.direct(self._seen(carry))
-
-    def _windows(self, window: Elements, xs: Elements) -> Float[Array, "batch time window feature"]:
-        """The window after each of xs (B, T, D)."""
-        stream = jnp.concatenate([window, xs], axis=1)
-        return stream[:, 1 + jnp.arange(xs.shape[1])[:, None] + jnp.arange(self.tau)[None]]
+    def readout_direct(
+        self, carry: WithWindow, known: Float[Array, "batch lead covariate"] | None = None
+    ) -> OfValues:
+        """The next K values at once, (B, K, D), of covariates known L steps ahead."""
+        states, window = carry
+        return self.value_head.direct(self._seen(self.cell.output(states[-1]), window), known)
 
     def carries(self, carry: WithWindow, xs: Elements) -> WithWindow:
         """The stack's after every step, and the windows."""
         states, window = carry
-        return super().carries(states, xs), self._windows(window, xs)
+        return super().carries(states, xs), all_shifted(window, xs)
 
     def unroll(
         self, carry: WithWindow, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
@@ -319,7 +327,7 @@ class WindowedRecurrentSeriesModel(RecurrentSeriesModel, kw_only=True):
         """Predictions after every step."""
         states, window = carry
         states, outputs = self._outputs(states, xs, training, key)
-        windows = self._windows(window, xs)
-        seen = windows.reshape(*windows.shape[:2], -1)
-        predictions = self._predict(jnp.concatenate([jnp.swapaxes(outputs, 0, 1), seen], axis=-1))
-        return (states, jnp.concatenate([window, xs], axis=1)[:, -self.tau :]), predictions
+        windows = all_shifted(window, xs)
+        known = newest_known(windows, self.num_features, self.covariates)
+        predictions = self.value_head(self._seen(jnp.swapaxes(outputs, 0, 1), windows), known)
+        return (states, last_shifted(window, xs)), predictions

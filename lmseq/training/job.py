@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from lmseq.config.training import TrainConfig, check_train
-from lmseq.contract import Model
+from lmseq.contract import Model, covariates_of
 from lmseq.data.partition import Epoch, PartitionKind, check_stream, epoch_plan
 from lmseq.predictions import point
 from lmseq.training.gradient import Objective
@@ -89,7 +89,7 @@ def _check_elements(model: Model, stream: Stream) -> None:
     predicted = jax.eval_shape(first_prediction, jax.random.key(0))
     integers = np.issubdtype(stream.dtype, np.integer)
     if isinstance(predicted, OfValues):
-        width = jax.eval_shape(point, predicted).shape[-1]
+        width = jax.eval_shape(point, predicted).shape[-1] + covariates_of(model).total
         if integers or stream.ndim != 2 or stream.shape[1] != width:
             raise ValueError(
                 f"expected values (T, {width}) as the model reads them, got {stream.dtype} {stream.shape}"

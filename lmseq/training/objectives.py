@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from lmseq.config.series import SeriesConfig
-from lmseq.contract import Model, log_prob
+from lmseq.contract import Model, covariates_of, log_prob, predict_directly, with_covariates
 from lmseq.models.averaged import Averaged
 from lmseq.models.normalised import Normalised
 from lmseq.noise import by_rows
@@ -54,7 +54,10 @@ def teacher_forcing(
     """
     inputs = batch.inputs
     if noise is not None:
-        inputs = inputs + noise * jax.random.normal(by_rows(step.key, 0), inputs.shape)
+        width = inputs.shape[-1] - covariates_of(model).total
+        values, rest = inputs[..., :width], inputs[..., width:]
+        values = values + noise * jax.random.normal(by_rows(step.key, 0), values.shape)
+        inputs = with_covariates(values, rest)
     start = model.init_carry(params, inputs.shape[0])
     dropout_key = jax.random.fold_in(step.key, 1)
     _, log_probs = model.token_log_probs(params, start, inputs, batch.targets, training=True, key=dropout_key)
@@ -81,14 +84,16 @@ def scheduled_sampling(
     own = jax.random.bernoulli(by_rows(step.key, 0), probability, batch.inputs.shape[:2])
     own = own & (jnp.arange(batch.inputs.shape[1])[None] >= tau)
 
-    def advance(state: tuple[Carry, Element], now: tuple[Element, Element, Bool[Array, "batch"]]):
+    def advance(state: tuple[Carry, Array], now: tuple[Element, Element, Bool[Array, "batch"]]):
         inner, predicted = state
         x, target, replace = now
-        inner = model.update(params, inner, jnp.where(replace[:, None], predicted, x))
+        value = jnp.where(replace[:, None], predicted, x[:, :width])
+        inner = model.update(params, inner, with_covariates(value, x[:, width:]))
         prediction = model.readout(params, inner)
         return (inner, lax.stop_gradient(point(prediction))), log_prob(prediction, target)
 
-    start = (model.init_carry(params, own.shape[0]), jnp.zeros_like(batch.inputs[:, 0]))
+    width = batch.inputs.shape[-1] - covariates_of(model).total
+    start = (model.init_carry(params, own.shape[0]), jnp.zeros_like(batch.inputs[:, 0, :width]))
     by_time = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), (batch.inputs, batch.targets, own))
     log_probs = lax.scan(advance, start, by_time)[1].T
     return _losses(carry, log_probs, _scored(batch.targets, tau))
@@ -106,7 +111,7 @@ def _origins(model: Model, params: Params, inputs: Elements, tau: int, num_ahead
 
 
 def _ahead(targets: Elements, tau: int, num_ahead: int) -> Float[Array, "origin horizon feature"]:
-    """The K targets of every origin, (B n, K, D)."""
+    """The K targets of every origin, (B n, K, D); of inputs, those from the origin itself on."""
     first = jnp.arange(tau - 1, targets.shape[1] - num_ahead + 1)
     ahead = targets[:, first[:, None] + jnp.arange(num_ahead)[None]]
     return ahead.reshape(-1, *ahead.shape[2:])
@@ -119,8 +124,10 @@ def unrolled(
 
     def advance(inner: Carry, target: Element):
         prediction = model.readout(params, inner)
-        return model.update(params, inner, point(prediction)), log_prob(prediction, target)
+        x = with_covariates(point(prediction), target[:, target.shape[-1] - num_beside :])
+        return model.update(params, inner, x), log_prob(prediction, target)
 
+    num_beside = covariates_of(model).total
     start = _origins(model, params, batch.inputs, tau, num_ahead)
     targets = _ahead(batch.targets, tau, num_ahead)
     log_probs = lax.scan(advance, start, jnp.swapaxes(targets, 0, 1))[1]
@@ -138,7 +145,10 @@ def direct(
     num_ahead: int,
 ) -> Losses:
     """K steps from every origin by a head that predicts them all at once: nothing is fed back."""
-    prediction = model.readout_direct(params, _origins(model, params, batch.inputs, tau, num_ahead))
+    carries, ahead = _origins(model, params, batch.inputs, tau, num_ahead), None
+    if (num_beside := covariates_of(model).total) > 0:
+        ahead = _ahead(batch.inputs[..., -num_beside:], tau, num_ahead)
+    prediction = predict_directly(model, params, carries, ahead)
     log_probs = log_prob(prediction, _ahead(batch.targets, tau, num_ahead))
     return _losses(carry, log_probs, jnp.ones(log_probs.shape, bool))
 

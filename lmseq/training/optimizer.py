@@ -1,16 +1,17 @@
 """Optimisers and learning-rate schedules from a config: plain optax."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from lmseq.config.training import TrainConfig, num_warmup_steps
-from lmseq.contract import Model
+from lmseq.contract import Model, covariates_of
 from lmseq.models.averaged import Averaged
+from lmseq.types import Params
 
 Number = float | Float[Array, ""]
 
@@ -45,12 +46,14 @@ def make_schedule(config: TrainConfig, peak: Number | None = None) -> optax.Sche
 
 
 def make_optimizer(
-    config: TrainConfig, numbers: Mapping[str, Number] = MappingProxyType({})
+    config: TrainConfig,
+    numbers: Mapping[str, Number] = MappingProxyType({}),
+    decays: Callable[[Params], PyTree] | None = None,
 ) -> optax.GradientTransformation:
     """Clipping by global norm (unless clip_norm is 0), then SGD, Adam or AdamW on the schedule.
 
     `numbers` stand in place of the config's learning_rate, clip_norm, momentum and weight_decay where they
-    are named; they may be traced.
+    are named; they may be traced. decays: of parameters a tree that says which of them decay; all, without.
     """
 
     def number(name: str) -> Number:
@@ -63,7 +66,7 @@ def make_optimizer(
         case "adam":
             update = optax.adam(schedule)
         case "adamw":
-            update = optax.adamw(schedule, weight_decay=number("weight_decay"))
+            update = optax.adamw(schedule, weight_decay=number("weight_decay"), mask=decays)
         case _:
             raise ValueError(f"expected optimizer sgd, adam or adamw, got {config.optimizer!r}")
     clip = optax.clip_by_global_norm(number("clip_norm")) if config.clip_norm else optax.identity()
@@ -73,8 +76,18 @@ def make_optimizer(
 def optimizer_of(
     model: Model, config: TrainConfig, numbers: Mapping[str, Number] = MappingProxyType({})
 ) -> optax.GradientTransformation:
-    """`make_optimizer` for a model; of an average, one for each member, whose gradient it clips by itself."""
-    optimizer = make_optimizer(config, numbers)
+    """`make_optimizer` for a model; of an average, one for each member, whose gradient it clips by itself.
+
+    Weights of covariates that are known ahead do not decay: there are few of them, and an effect that is
+    there, such as that of a holiday, is not to be forecast too small.
+    """
+    decays = _but_known_ahead if covariates_of(model).known else None
+    optimizer = make_optimizer(config, numbers, decays)
     if not isinstance(model, Averaged):
         return optimizer
     return optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
+
+
+def _but_known_ahead(params: Params) -> PyTree:
+    """Whether each parameter decays."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key != "known_kernel", params)
