@@ -45,7 +45,7 @@ class PairsConfig:
     hidden_size: int = knob(32, "units of attention, of matrix states, which have one head, and of windows")
     num_heads: int = knob(2, "heads of attention")
     num_seeds: int = knob(4, "trainings of each net; at least 2")
-    num_train_steps: int = knob(1500, "optimiser steps of each training")
+    num_train_steps: int = knob(1000, "optimiser steps of each training")
     batch_size: int = knob(64, "sequences of a batch")
     learning_rate: float = knob(5e-3, "peak learning rate")
     num_tests: int = knob(256, "sequences of each number of pairs that are tested on")
@@ -270,7 +270,7 @@ CLAIM = make_claim(
     ),
     pictures=("recall.png",),
     config=PairsConfig,
-    quick={"key_sizes": "4,16", "cell_sizes": "128", "num_seeds": 3, "num_train_steps": 1000},
+    quick={"key_sizes": "8", "cell_sizes": "32"},
     check=check,
     facts=facts,
     measure=measure,
