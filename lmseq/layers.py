@@ -37,9 +37,7 @@ def product(
 
     The derivative's products are taken in the same precision; the kernel's stays in the kernel's type.
     """
-    if precision == "bfloat16":
-        return _rounded_product(x, kernel)
-    return jnp.matmul(x, kernel, precision=_exactness(precision))
+    return _product(x, kernel, precision)
 
 
 def matmul_along(
@@ -56,24 +54,25 @@ def _matrix(x: Float[Array, "..."]) -> Float[Array, "rows feature"]:
     return x.reshape(-1, x.shape[-1])
 
 
-@jax.custom_vjp
-def _rounded_product(x, kernel):
-    return matmul_along(_matrix(x), kernel, 1, 0, "bfloat16").reshape(*x.shape[:-1], kernel.shape[-1])
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(x, kernel, precision):
+    return matmul_along(_matrix(x), kernel, 1, 0, precision).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-def _rounded_product_forward(x, kernel):
-    x, kernel = rounded(x, "bfloat16"), rounded(kernel, "bfloat16")
-    return _rounded_product(x, kernel), (x, kernel)
+def _product_forward(x, kernel, precision):
+    x, kernel = rounded(x, precision), rounded(kernel, precision)
+    return _product(x, kernel, precision), (x, kernel)
 
 
-def _rounded_product_backward(residuals, cotangent):
+def _product_backward(precision, residuals, cotangent):
     x, kernel = residuals
-    cotangent = rounded(cotangent, "bfloat16")
-    slope = matmul_along(_matrix(cotangent), kernel, 1, 1, "bfloat16").reshape(x.shape)
-    return slope, matmul_along(_matrix(x), _matrix(cotangent), 0, 0, "bfloat16")
+    cotangent = rounded(cotangent, precision)
+    slope = matmul_along(_matrix(cotangent), kernel, 1, 1, precision).reshape(x.shape)
+    # In this order XLA on a CPU turns the cotangent: the other factor is often made anew where it is turned.
+    return slope, matmul_along(_matrix(cotangent), _matrix(x), 0, 0, precision).T
 
 
-_rounded_product.defvjp(_rounded_product_forward, _rounded_product_backward)
+_product.defvjp(_product_forward, _product_backward)
 
 
 def affine(

@@ -78,7 +78,7 @@ def attend(
     )
     span = seen_keys.shape[2]
     places = jnp.arange(span)
-    read = _read(
+    read = read_visible(
         rotary(blocks, places[span - size :]),
         rotary(seen_keys, places),
         seen_values,
@@ -112,12 +112,19 @@ def _visible(cache: Cache, number: int, size: int, span: int) -> Bool[Array, "ba
     return near[None, None] & there[:, :, None]
 
 
-def _read(queries: Array, keys: Array, values: Array, visible: Array) -> Array:
-    """Softmax attention of blocks (B, number, size, N, d) to (B, number, span, N_kv, d)."""
-
-    def rows(blocks: Array) -> Array:
-        return blocks.reshape(-1, *blocks.shape[2:])
-
-    mask = rows(visible)[:, None]
-    read = jax.nn.dot_product_attention(rows(queries), rows(keys), rows(values), mask=mask)
-    return read.reshape(queries.shape)
+def read_visible(
+    queries: Float[Array, "*dims size head feature"],
+    keys: Float[Array, "*dims span _ feature"],
+    values: Float[Array, "*dims span _ feature"],
+    visible: Bool[Array, "*dims size span"],
+) -> Float[Array, "*dims size head feature"]:
+    """softmax(q k / sqrt(d)) v over the places that each query sees, of which there is one at least."""
+    num_heads, num_keys = queries.shape[-2], keys.shape[-2]
+    queries = jnp.swapaxes(queries * queries.shape[-1] ** -0.5, -2, -3)
+    keys, values = (jnp.swapaxes(rows, -2, -3) for rows in (keys, values))
+    if num_keys < num_heads:
+        keys, values = (jnp.repeat(rows, num_heads // num_keys, axis=-3) for rows in (keys, values))
+    # Products of matrices that lie one after the other, which XLA's CPU code need not turn.
+    scores = queries @ jnp.swapaxes(keys, -1, -2)
+    scores = jnp.where(jnp.broadcast_to(visible[..., None, :, :], scores.shape), scores, -jnp.inf)
+    return jnp.swapaxes(jax.nn.softmax(scores, axis=-1) @ values, -2, -3)

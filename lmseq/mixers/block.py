@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from lmseq.layers import Precision, drop, product
 from lmseq.mixers.mixer import Mixer, Row, Rows, Spread, draw_kernel, rms_norm
+from lmseq.recurrence.activations import gelu
 from lmseq.types import Carry, Params, PRNGKey
 
 BlockKind = Literal["plain", "residual"]
@@ -86,5 +87,5 @@ class Block:
             hidden, gate = jnp.split(hidden, 2, axis=-1)
             hidden = hidden * jax.nn.silu(gate)
         else:
-            hidden = jax.nn.gelu(hidden)
+            hidden = gelu(hidden)
         return product(hidden, params["last"], precision)
