@@ -8,9 +8,10 @@ S3, from swaps of neighbours; A5, the 60 even permutations of five things (Merri
 Nets are trained on answers to 32 tokens, in a curriculum that begins with the first, and tested on up to 256:
 an accuracy at length L is that of the answers after tokens 3 L / 4 + 1 ... L, the last quarter.
 
-Recurrent cells have one layer; of the one without gates nothing is promised. Attention sees the whole text; matrix states have decays between 0 and 1, or
-the delta rule with eigenvalues from 0 (strength up to 1) or from -1 (up to 2, Grazzi et al. 2025), and no
-short convolution; these stand in residual blocks, one layer and two. Intervals are over seeds.
+Recurrent cells have one layer; of the one without gates nothing is promised. Attention sees the whole text.
+Matrix states have decays between 0 and 1, or the delta rule with eigenvalues from 0 (strength up to 1) or
+from -1 (up to 2, Grazzi et al. 2025), and no short convolution. These stand in residual blocks, one layer or
+two. Intervals are over seeds.
 """
 
 from collections.abc import Sequence
