@@ -115,6 +115,8 @@ def test_a_claim_has_a_command_of_its_own(processes, name):
         (["--name=windows_suffice", "--workdir={new}", "--series=nonsense"], "nonsense"),
         (["--name=windows_suffice", "--workdir={new}", "--series=nile,nile"], "each once"),
         (["--name=windows_suffice", "--workdir={new}", "--windows=2,1"], "ascending"),
+        (["--name=recall", "--workdir={new}", "--pairs=1,32"], "num_keys"),
+        (["--name=tracking", "--workdir={new}", "--tasks=parity,Z7"], "Z7"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, scripts, arguments, complaint):

@@ -159,14 +159,14 @@ def judge(config: PairsConfig, records: Sequence[dict[str, Any]]) -> tuple[dict[
         f"bits_of_{count}_pairs": information(count, config.num_keys) for count in counts
     }
     checks: list[Any] = []
-    say(f"{'accuracy, pairs':<44}" + "".join(f"{count:>24}" for count in counts))
+    say(f"{'accuracy, pairs':<44}" + "".join(f"{count:>28}" for count in counts))
     by_size: dict[tuple[str, int], np.ndarray] = {}
     for record in records:
         model, size, name = record["model"], record["size"], label(record)
         columns = np.transpose(record["accuracy"])
         by_size[model, size] = columns[-1]
         found = [interval(column) for column in columns]
-        say(f"{name:<44}" + "".join(f"{each!s:>24}" for each in found))
+        say(f"{name:<44}" + "".join(f"{each!s:>28}" for each in found))
         summary[f"{model}_{size}_carry_bytes"] = record["carry_bytes"]
         for count, each in zip(counts, found, strict=True):
             summary |= flat(f"accuracy_{model}_{size}_pairs_{count}", each)

@@ -166,12 +166,12 @@ def judge(config: TrackingConfig, records: Sequence[dict[str, Any]]) -> tuple[di
 
     lengths = numbers(config.lengths, "lengths")
     summary, checks = {}, []
-    say(f"{'accuracy at length':<44}" + "".join(f"{length:>24}" for length in lengths))
+    say(f"{'accuracy at length':<44}" + "".join(f"{length:>28}" for length in lengths))
     for record in records:
         task, model = record["task"], record["model"]
         found = [interval(column) for column in np.transpose(record["accuracy"])]
         name = label(record)
-        say(f"{f'{task}, {name}':<44}" + "".join(f"{each!s:>24}" for each in found))
+        say(f"{f'{task}, {name}':<44}" + "".join(f"{each!s:>28}" for each in found))
         for length, each in zip(lengths, found, strict=True):
             summary |= flat(f"accuracy_{task}_{model}_layers_{record['layers']}_at_{length}", each)
         what = f"{task}: accuracy of {name} at length {lengths[-1]}"
