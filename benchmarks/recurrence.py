@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from benchmarks.measure import Peer, Spread, Steps, hardware, interleaved, publish, versions
+from benchmarks.measure import Steps, hardware, publish, versions
+from benchmarks.training_steps import CLIP_NORM, LEARNING_RATE, compare, dispatches
 from experiments.frame.command import main_with_flags
 from experiments.frame.console import say
 from experiments.frame.start import native_folder, prepare_jax
@@ -43,9 +44,6 @@ WORKS = {
     "lstm_ptb_medium": Work("lstm", 10_000, 650, 2, 20, 35),
 }
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
-LEARNING_RATE, CLIP_NORM, DISPATCH = 0.1, 1.0, 10
-TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2}
-FIRST = 3  # steps whose losses are compared
 
 flags.DEFINE_string("works", ",".join(WORKS), "which rows of the table")
 flags.DEFINE_integer("rounds", 5, "turns of each side, of which the median counts")
@@ -145,43 +143,6 @@ def flax_steps(work: Work, precision: str, seed: int) -> Steps:
     return dispatches(bind(module), jax.device_put(params), draw_tokens(work, seed))
 
 
-def dispatches(model: Any, params: Any, tokens: np.ndarray) -> Steps:
-    """Dispatches of some steps each, all on the same windows, from zero states."""
-    import jax
-    import jax.numpy as jnp
-
-    from lmseq.config.training import TrainConfig
-    from lmseq.data.partition import Plan
-    from lmseq.training.optimizer import make_optimizer
-    from lmseq.training.state import LoopState, TrainState
-    from lmseq.training.train_step import make_dispatch
-
-    batch_size, width = tokens.shape
-    train = TrainConfig(
-        optimizer="sgd",
-        learning_rate=LEARNING_RATE,
-        schedule="constant",
-        warmup_steps=0,
-        clip_norm=CLIP_NORM,
-    )
-    optimizer = make_optimizer(train)
-    state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
-    training = LoopState(state, model.init_carry(params, batch_size))
-    starts = jnp.tile(jnp.arange(batch_size, dtype=jnp.int32) * width, (DISPATCH, 1))
-    plan = Plan(starts, jnp.full((DISPATCH, batch_size), width - 1, jnp.int32), jnp.zeros(DISPATCH, bool))
-    dispatch = make_dispatch(model, optimizer, width - 1)
-    stream, key = jnp.asarray(tokens.reshape(-1)), jax.random.key(0)
-    zeros = jax.tree.map(np.zeros_like, training.carry)
-
-    def work() -> list[float]:
-        nonlocal training
-        training = training._replace(carry=jax.device_put(zeros))
-        training, metrics = dispatch(training, stream, plan, key)
-        return (np.asarray(metrics.totals.nll) / np.asarray(metrics.totals.count)).tolist()
-
-    return work, DISPATCH
-
-
 def torch_steps(work: Work, precision: str, seed: int) -> Steps:
     """PyTorch's modules, eager; bfloat16 by autocast, weights in float32."""
     import contextlib
@@ -248,42 +209,6 @@ def scan_steps(work: Work, precision: str, seed: int) -> Steps:
 BUILDERS = {"torch": torch_steps, "lmseq": lmseq_steps, "scan": scan_steps, "flax": flax_steps}
 
 
-def compare(
-    name: str, work: Work, sides: list[tuple[str, str]], rounds: int, seconds: float
-) -> dict[str, Any]:
-    """One row: the sides' seconds a step, after their first losses were found equal."""
-    peers: dict[str, Peer] = {}
-    try:
-        for side, precision in sides:
-            label = side if precision == "float32" else f"{side}_bf16"
-            peers[label] = Peer(BUILDERS[side], work, precision, flags.FLAGS.seed)
-        losses = {label: peer.ask("losses", FIRST) for label, peer in peers.items()}
-        expected = next(iter(losses.values()))
-        for label, found in losses.items():
-            tolerance = TOLERANCE["bfloat16" if label.endswith("bf16") else "float32"]
-            if not np.allclose(found, expected, rtol=tolerance):
-                raise ArithmeticError(f"{name}: expected the losses {expected}, {label} has {found}")
-        spreads, disturbed = interleaved(peers, rounds, seconds)
-    finally:
-        for peer in peers.values():
-            peer.close()
-    show(name, work, spreads)
-    milliseconds = {label: [1e3 * x for x in spread] for label, spread in spreads.items()}
-    return {"work": work._asdict(), "losses": losses, "milliseconds": milliseconds, "disturbed": disturbed}
-
-
-def show(name: str, work: Work, spreads: dict[str, Spread]) -> None:
-    tokens = work.batch_size * work.num_steps
-    for label, spread in spreads.items():
-        side = "torch" if "torch" in spreads else "lmseq"
-        against = spreads[f"{side}_bf16" if label.endswith("bf16") else side]
-        say(
-            f"{name:<16} {label:<11} {1e3 * spread.median:8.2f} ms [{1e3 * spread.least:.2f}, "
-            f"{1e3 * spread.most:.2f}]  {tokens / spread.median / 1e3:7.1f}k tokens/s  "
-            f"{against.median / spread.median:5.2f}"
-        )
-
-
 def compile_loops() -> bool:
     """Whether the compiled loops are there, or could be made."""
     from lmseq.recurrence import native
@@ -315,10 +240,8 @@ def main() -> int:
         sides += [("scan", "float32")] * (flags.FLAGS.scan and compiled)
         sides += [("flax", "float32")] * flags.FLAGS.flax
         sides += ([("torch", "bfloat16")] * torch + [("lmseq", "bfloat16")]) * flags.FLAGS.bf16
-    rows = {
-        name: compare(name, WORKS[name], sides, 1 if quick else rounds, 0.3 if quick else seconds)
-        for name in names
-    }
+    turns = (flags.FLAGS.seed, 1 if quick else rounds, 0.3 if quick else seconds)
+    rows = {name: compare(name, WORKS[name], BUILDERS, sides, *turns) for name in names}
     ratios: dict[str, float] = {}
     for name, row in rows.items() if torch else ():
         medians = {label: values[0] for label, values in row["milliseconds"].items()}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 THETA = 10_000.0
+BLOCK = 128  # queries taken together: half as much is computed in vain as of blocks of a long window
 
 
 class Cache(NamedTuple):
@@ -27,8 +28,9 @@ class Cache(NamedTuple):
 
 def empty_cache(batch_size: int, window: int, num_heads: int, width: int) -> Cache:
     """A cache of nothing: zeros, none of them filled."""
-    nothing = jnp.zeros((batch_size, window, num_heads, width))
-    return Cache(nothing, nothing, jnp.zeros(batch_size, jnp.int32))
+    shape = (batch_size, window, num_heads, width)
+    # Two arrays: one that stands twice in a carry cannot be donated.
+    return Cache(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(batch_size, jnp.int32))
 
 
 def rotary(
@@ -64,10 +66,11 @@ def attend(
     """The cache after T tokens, and what each of them reads from the last W, itself among them: (B, T, N, d).
 
     queries have N heads, keys and values N_kv, of which each serves N / N_kv (Ainslie et al. 2023). A long
-    sequence is taken in blocks of at most W queries, each beside the keys that they can see: memory O(T W).
+    sequence is taken in blocks of at most W and BLOCK queries, each beside the keys that they can see: memory
+    O(T W).
     """
     window, length = cache.keys.shape[1], queries.shape[1]
-    number = -(-length // window)
+    number = -(-length // min(window, BLOCK))
     size = -(-length // number)
     # Places behind the end are behind every query, too.
     behind = [(0, 0), (0, number * size - length), (0, 0), (0, 0)]
