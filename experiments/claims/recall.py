@@ -212,7 +212,8 @@ def panels(config: PairsConfig, records: Sequence[dict[str, Any]]) -> list[Any]:
     for model, members in kinds.items():
         for record in {members[0]["size"]: members[0], members[-1]["size"]: members[-1]}.values():
             bounds = np.transpose([interval(column) for column in np.transpose(record["accuracy"])])
-            by_pairs.append(Curve(label(record), counts, *bounds))
+            shift = 1.03 ** (len(by_pairs) - len(kinds))  # curves that coincide stand beside each other
+            by_pairs.append(Curve(label(record), shift * np.array(counts), *bounds))
         sizes = [record["carry_bytes"] for record in members]
         bounds = np.transpose([interval(np.transpose(record["accuracy"])[-1]) for record in members])
         by_bytes.append(Curve(LABELS.get(model, model), sizes, *bounds))

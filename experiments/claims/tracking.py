@@ -191,38 +191,39 @@ def label(record: dict[str, Any]) -> str:
 
 
 def panels(config: TrackingConfig, records: Sequence[dict[str, Any]]) -> list[Any]:
-    """Accuracy by length: a column of panels a task, a row a number of layers; cells are in the first row."""
+    """A column of panels a task, a row a number of layers."""
+    tasks = names(config.tasks)
+    return [
+        panel(config, task, layers, records) for layers in numbers(config.layers, "layers") for task in tasks
+    ]
+
+
+def panel(config: TrackingConfig, task: str, layers: int, records: Sequence[dict[str, Any]]) -> Any:
+    """Accuracy by length, of cells and of all else with so many layers.
+
+    Curves that coincide, as those of all that keep the answer, stand a little beside each other.
+    """
     from experiments.frame.intervals import interval
     from lmseq.plotting import Curve, Panel
 
-    lengths, found = numbers(config.lengths, "lengths"), []
-    for layers in numbers(config.layers, "layers"):
-        for task in names(config.tasks):
-            chosen = [
-                record
-                for record in records
-                if record["task"] == task and (record["layers"] == layers or record["model"] in CELLS)
-            ]
-            curves = []
-            for record in chosen:
-                mean, low, high = np.transpose(
-                    [interval(column) for column in np.transpose(record["accuracy"])]
-                )
-                name = record["model"] if record["model"] in CELLS else MIXERS[record["model"]][0]
-                curves.append(Curve(name, lengths, mean, low, high))
-            chance = 1.0 / len(group_named(task).elements)
-            found.append(
-                Panel(
-                    f"{task}, {layers} layer{'s' * (layers > 1)}; cells: 1",
-                    f"length; trained on {config.train_length}",
-                    "share of right answers, last quarter",
-                    curves,
-                    {"chance": chance},
-                    log="x",
-                    places=lengths,
-                )
-            )
-    return found
+    lengths, curves = numbers(config.lengths, "lengths"), []
+    for record in records:
+        is_cell = record["model"] in CELLS
+        if record["task"] != task or not (is_cell or record["layers"] == layers):
+            continue
+        mean, low, high = np.transpose([interval(column) for column in np.transpose(record["accuracy"])])
+        name = record["model"] if is_cell else MIXERS[record["model"]][0]
+        shift = 1.03 ** (len(curves) - (len(CELLS) + len(MIXERS) - 1) / 2)
+        curves.append(Curve(name, shift * np.array(lengths), mean, low, high))
+    return Panel(
+        f"{task}, {layers} layer{'s' * (layers > 1)}",
+        f"length; trained on {config.train_length}",
+        "share of right answers, last quarter",
+        curves,
+        {"chance": 1.0 / len(group_named(task).elements)},
+        log="x",
+        places=lengths,
+    )
 
 
 def measure(config: TrackingConfig, workdir: Path) -> dict[str, Any]:
