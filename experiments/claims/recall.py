@@ -8,7 +8,8 @@ and V values the answers are D log2 V bits, and all of them have to be in the ca
 Each net is trained on sequences of 1 to the largest D pairs, its loss is that of the answers alone, and is
 tested on each D. A window is shorter than the gap before the questions: it can but guess, 1 / V. Attention
 keeps every token. A matrix state adds keys times values up; with the delta rule it takes off first what a key
-held, and d_k orthogonal keys do not disturb each other. Intervals are over seeds.
+held, and d_k orthogonal keys do not disturb each other. It may answer more: V values in many columns are told
+apart though their keys overlap. Intervals are over seeds.
 """
 
 from collections.abc import Sequence
