@@ -197,12 +197,18 @@ def label(record: dict[str, Any]) -> str:
             return f"{cell}, {size} units"
 
 
+def drawn(samples: Sequence[np.ndarray]) -> np.ndarray:
+    """Means, and both bounds of their intervals, cut to what a share can be: (3, number of samples)."""
+    from experiments.frame.intervals import interval
+
+    return np.clip(np.transpose([interval(each) for each in samples]), 0.0, 1.0)
+
+
 def panels(config: PairsConfig, records: Sequence[dict[str, Any]]) -> list[Any]:
     """Accuracy by number of pairs, and of the largest number by bytes of the carry.
 
     The first has the smallest and the largest of each kind.
     """
-    from experiments.frame.intervals import interval
     from lmseq.plotting import Curve, Panel
 
     counts, chance = numbers(config.pairs, "pairs"), 1 / config.num_keys
@@ -212,12 +218,12 @@ def panels(config: PairsConfig, records: Sequence[dict[str, Any]]) -> list[Any]:
     by_pairs, by_bytes = [], []
     for model, members in kinds.items():
         for record in {members[0]["size"]: members[0], members[-1]["size"]: members[-1]}.values():
-            bounds = np.transpose([interval(column) for column in np.transpose(record["accuracy"])])
             shift = 1.03 ** (len(by_pairs) - len(kinds))  # curves that coincide stand beside each other
-            by_pairs.append(Curve(label(record), shift * np.array(counts), *bounds))
+            shares = drawn(np.transpose(record["accuracy"]))
+            by_pairs.append(Curve(label(record), shift * np.array(counts), *shares))
         sizes = [record["carry_bytes"] for record in members]
-        bounds = np.transpose([interval(np.transpose(record["accuracy"])[-1]) for record in members])
-        by_bytes.append(Curve(LABELS.get(model, model), sizes, *bounds))
+        shares = drawn([np.transpose(record["accuracy"])[-1] for record in members])
+        by_bytes.append(Curve(LABELS.get(model, model), sizes, *shares))
     bound = information(counts[-1], config.num_keys) / 8
     name = f"D log2 V = {8 * bound:.4g} bits"
     return [

@@ -201,7 +201,8 @@ def panels(config: TrackingConfig, records: Sequence[dict[str, Any]]) -> list[An
 def panel(config: TrackingConfig, task: str, layers: int, records: Sequence[dict[str, Any]]) -> Any:
     """Accuracy by length, of cells and of all else with so many layers.
 
-    Curves that coincide, as those of all that keep the answer, stand a little beside each other.
+    Curves that coincide, as those of all that keep the answer, stand a little beside each other. Intervals
+    are cut to what a share can be.
     """
     from experiments.frame.intervals import interval
     from lmseq.plotting import Curve, Panel
@@ -214,7 +215,7 @@ def panel(config: TrackingConfig, task: str, layers: int, records: Sequence[dict
         mean, low, high = np.transpose([interval(column) for column in np.transpose(record["accuracy"])])
         name = record["model"] if is_cell else MIXERS[record["model"]][0]
         shift = 1.03 ** (len(curves) - (len(CELLS) + len(MIXERS) - 1) / 2)
-        curves.append(Curve(name, shift * np.array(lengths), mean, low, high))
+        curves.append(Curve(name, shift * np.array(lengths), mean, np.maximum(low, 0), np.minimum(high, 1)))
     return Panel(
         f"{task}, {layers} layer{'s' * (layers > 1)}",
         f"length; trained on {config.train_length}",
