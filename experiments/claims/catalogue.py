@@ -2,6 +2,7 @@
 
 from experiments.claims import (
     chain_rule,
+    context_gain,
     error_growth,
     iid_or_sequence,
     recall,
@@ -25,6 +26,7 @@ CLAIMS: tuple[Claim, ...] = (
     error_growth.CLAIM,
     chain_rule.CLAIM,
     walls.CLAIM,
+    context_gain.CLAIM,
     size.CLAIM,
     zipf.CLAIM,
 )

@@ -136,11 +136,49 @@ def decayed_products(left: Chunks, right: Chunks, log_decay: Array | None) -> Sq
         products = left @ jnp.swapaxes(right, -1, -2)
         if log_decay is None:
             return jnp.tril(products)
-        # Of each pair (i, j) its own sum over l = j + 1 ... i.
-        after = jnp.tril(jnp.broadcast_to(log_decay[..., None], (*log_decay.shape, size)), -1)
-        between = jnp.einsum("il,bnclj->bncij", _lower(size, log_decay), after)
-        return jnp.tril(products * jnp.exp(between))
+        return products * jnp.exp(_between(log_decay))
     return _by_halves(left, right, log_decay)
+
+
+def _between(log_decay: Float[Array, "batch head chunk time"]) -> Square:
+    """sum_{l = j + 1 ... i} log alpha_l for j <= i, of each pair its own sum; -inf above the diagonal.
+
+    In blocks: what is left of j's, the blocks between, and what i's has had; all of it added, nothing taken off.
+    """
+    *lead, size = log_decay.shape
+    width = 1 << (size.bit_length() // 2)
+    blocks = log_decay.reshape(*lead, size // width, width)
+    since, until = (jnp.einsum("il,...l->...i", ones, blocks) for ones in _lower_upper(width, blocks))
+    inside = _pair_sums(blocks)
+    # Of blocks b < a the sum over those between: pairs (a - 1, b), and none where a = b + 1.
+    totals = since[..., -1]
+    skipped = jnp.pad(_pair_sums(totals)[..., :-1, :], [(0, 0)] * len(lead) + [(1, 0), (0, 0)])
+    number = size // width
+    shape = (*lead, number, width, number, width)
+    apart = (
+        jnp.broadcast_to(since[..., None, None], shape)
+        + jnp.broadcast_to(skipped[..., :, None, :, None], shape)
+        + jnp.broadcast_to(until[..., None, None, :, :], shape)
+    )
+    place = jnp.arange(number)
+    same, later = (
+        jnp.broadcast_to(mask[:, None, :, None], shape)
+        for mask in (place[:, None] == place[None], place[:, None] > place[None])
+    )
+    upper = jnp.broadcast_to(jnp.arange(width)[:, None] < jnp.arange(width)[None], inside.shape)
+    inside = jnp.broadcast_to(jnp.where(upper, -jnp.inf, inside)[..., None, :], shape)
+    return jnp.where(same, inside, jnp.where(later, apart, -jnp.inf)).reshape(*lead, size, size)
+
+
+def _lower_upper(size: int, like: Array) -> tuple[Array, Array]:
+    return _lower(size, like), _lower(size, like, -1).T
+
+
+def _pair_sums(log_decay: Float[Array, "*dims time"]) -> Float[Array, "*dims time time"]:
+    """sum_{l = j + 1 ... i} log alpha_l for j <= i, else 0, by one product with the numbers after each j."""
+    size = log_decay.shape[-1]
+    after = jnp.tril(jnp.broadcast_to(log_decay[..., None], (*log_decay.shape, size)), -1)
+    return jnp.einsum("il,...lj->...ij", _lower(size, log_decay), after)
 
 
 def _by_halves(left: Chunks, right: Chunks, log_decay: Array) -> Square:
