@@ -86,7 +86,7 @@ def test_the_name_is_taken_out_of_the_arguments(arguments, name, left):
 
 
 def test_every_claim_has_a_name_a_command_and_settings_for_a_quick_run():
-    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS) == 9
+    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS) == 12
     for claim in CLAIMS:
         assert claim.pictures and claim.sentence.endswith(".")
         claim.check(knobs.from_flat(claim.quick, claim.config))
@@ -115,6 +115,8 @@ def test_a_claim_has_a_command_of_its_own(processes, name):
         (["--name=windows_suffice", "--workdir={new}", "--series=nonsense"], "nonsense"),
         (["--name=windows_suffice", "--workdir={new}", "--series=nile,nile"], "each once"),
         (["--name=windows_suffice", "--workdir={new}", "--windows=2,1"], "ascending"),
+        (["--name=recall", "--workdir={new}", "--pairs=1,32"], "num_keys"),
+        (["--name=tracking", "--workdir={new}", "--tasks=parity,Z7"], "Z7"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path, scripts, arguments, complaint):

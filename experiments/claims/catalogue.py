@@ -5,19 +5,23 @@ from experiments.claims import (
     context_gain,
     error_growth,
     iid_or_sequence,
+    recall,
     size,
+    tracking,
     truncation,
     windows_suffice,
     zipf,
 )
 from experiments.claims.claim import Claim
 from experiments.claims.counting_walls import walls
-from experiments.claims.window_or_state import recall
+from experiments.claims.window_or_state import recall as delayed_recall
 
 CLAIMS: tuple[Claim, ...] = (
     iid_or_sequence.CLAIM,
     truncation.CLAIM,
+    delayed_recall.CLAIM,
     recall.CLAIM,
+    tracking.CLAIM,
     windows_suffice.CLAIM,
     error_growth.CLAIM,
     chain_rule.CLAIM,
