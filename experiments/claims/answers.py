@@ -76,8 +76,13 @@ def train_on_answers(
     """Parameters of a training from each seed, on blocks (steps * batch_size, T + A) of its own."""
     batches = Batches(batch_size, blocks[0].shape[1] - 1, blocks_in_order)
     objective = partial(answer_loss, num_answers=num_answers, growing_steps=growing_steps)
-    streams = [each.reshape(-1) for each in blocks]
-    return fit_members(model, streams, train, seeds, batches=batches, objective=objective)
+    found: list[Params] = []
+    for each, seed in zip(blocks, seeds, strict=True):
+        # One seed a program, which takes one device: XLA of jax 0.11 crashes when it compiles a matrix state
+        # without a convolution for several CPU devices.
+        stream = [each.reshape(-1)]
+        found += fit_members(model, stream, train, [seed], batches=batches, objective=objective)
+    return found
 
 
 @partial(jax.jit, static_argnums=0)
