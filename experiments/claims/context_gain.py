@@ -31,11 +31,11 @@ class ContextGainConfig:
     """The text, the models, and what is asked of them."""
 
     corpus: str = knob("python_docs", "name of a corpus, or a text file", is_path=True)
-    num_train_steps: int = knob(1500, "optimiser steps of each training")
-    hidden_size: int = knob(128, "units of each net")
+    num_train_steps: int = knob(1000, "optimiser steps of each training")
+    hidden_size: int = knob(64, "units of each net")
     most_tokens: int = knob(256, "the longest context, of powers of two")
     num_targets: int = knob(2000, "characters of the held-out text that are predicted")
-    num_seeds: int = knob(2, "trainings of each net; at least 2")
+    num_seeds: int = knob(3, "trainings of each net; at least 2")
     seed: int = knob(0, "the first seed of the trainings")
 
 
@@ -203,7 +203,7 @@ CLAIM = make_claim(
     ),
     pictures=("context_gain.png",),
     config=ContextGainConfig,
-    quick={"num_train_steps": 600, "num_targets": 1000, "hidden_size": 64, "most_tokens": 128},
+    quick={"num_train_steps": 600, "num_targets": 1000, "most_tokens": 128},
     check=check,
     facts=facts,
     measure=measure,
