@@ -33,3 +33,13 @@ def test_float64_is_exact():
     with jax.enable_x64(True):
         x = jnp.linspace(-5.0, 5.0, 101)
         np.testing.assert_array_equal(activations.tanh(x), jnp.tanh(x))
+
+
+def test_gelu_is_its_definition_and_has_its_slope():
+    with jax.enable_x64(True):
+        x = jnp.asarray([-1e30, -1000.0, -30.0, -3.0, -0.5, 0.0, 0.5, 3.0, 30.0, 1000.0, 1e30])
+        np.testing.assert_allclose(activations.gelu(x), jax.nn.gelu(x), rtol=1e-12)
+        slopes = jax.vmap(jax.grad(jax.nn.gelu))(x[1:-1])
+        np.testing.assert_allclose(jax.vmap(jax.grad(activations.gelu))(x[1:-1]), slopes, atol=1e-12)
+    slopes = jax.vmap(jax.grad(activations.gelu))(x.astype(jnp.float32))
+    np.testing.assert_allclose(slopes[jnp.array([0, 1, 2, -3, -2, -1])], [0, 0, 0, 1, 1, 1], atol=1e-3)

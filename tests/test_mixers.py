@@ -121,10 +121,13 @@ def by_numpy(name, params, xs, max_strength=1.0):
             a, b = transition_of(name, max_strength, decays[n], taken[n], strengths[n], k)
             delta = "delta" in name
             k = k / np.linalg.norm(k) if delta else k
-            q = q / (np.linalg.norm(q) if delta else KEY**0.5)
+            if delta:
+                q = q / np.linalg.norm(q)
+            elif name != "mamba2":
+                q = q / KEY**0.5
             states[n] = a @ states[n] + b * np.outer(k, values.reshape(N, VALUE)[n])
             out = states[n].T @ q
-            read.append(params["norm"] * out / np.sqrt(np.mean(out**2) + 1e-6))
+            read.append(params["norm"] * out / np.sqrt(np.mean(out**2) + 1e-12))
         outputs.append((np.array(read) * gates * sigmoid(gates)).reshape(-1) @ params["output"])
     return np.array(outputs)
 

@@ -56,7 +56,9 @@ class ModelConfig(MixerConfig):
         "fresh", "a mask a step, or one mask for all steps of a window"
     )
     precision: Literal["float32", "tf32", "bfloat16"] = knob(
-        "float32", "of the factors of a recurrent model's products in training (tf32: on GPUs); else float32"
+        "float32",
+        "of the factors of products in training, of recurrent models and stacks (tf32: on GPUs); else, and "
+        "of attention and matrix states themselves, float32",
     )
     recompute_steps: int = knob(
         0, "keep activations of so many steps at a time, and compute the rest anew: for long windows; 0: all"

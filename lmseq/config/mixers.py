@@ -33,8 +33,8 @@ class MixerConfig:
     )
     block: Literal["auto", "plain", "residual"] = knob(
         "auto",
-        "plain: a mixer alone; residual: x + mixer(norm(x)), then x + perceptron(norm(x)); auto: plain for "
-        "recurrent cells, residual for all others",
+        "plain: a mixer alone; residual: x + mixer(norm(x)), then x + perceptron(norm(x)); auto: plain for a "
+        "recurrent cell that --model names, residual for all others and for --layers",
     )
     feed_forward: Literal["gelu", "gated"] = knob(
         "gelu", "perceptron of a residual block: 4 H units of GELU, or 8 H / 3 gated by SiLU"
@@ -56,7 +56,9 @@ class MixerConfig:
         "steps of a short convolution before queries, keys and values of matrix states; 0: none; -1: as "
         "published, 4 of mamba2, deltanet and gated_deltanet",
     )
-    chunk: int = knob(64, "steps of a matrix state taken at once, a power of two; changes speed only")
+    chunk: int = knob(
+        64, "steps of a matrix state taken at once, a power of two; changes speed and memory only"
+    )
 
 
 def parse_layers(text: str) -> tuple[str, ...]:
@@ -66,7 +68,7 @@ def parse_layers(text: str) -> tuple[str, ...]:
     """
     names: list[str] = []
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\w+)\s*(?:\*\s*(\d+))?\s*", part)
+        found = re.fullmatch(r"\s*(\w+)\s*(?:\*\s*(\d{1,4}))?\s*", part)
         if found is None or int(found[2] or 1) < 1:
             raise ValueError(
                 f"expected layers such as gla*2,attention, got {text!r}: names with commas between, and *N "
@@ -75,8 +77,8 @@ def parse_layers(text: str) -> tuple[str, ...]:
         if found[1] not in (*CELL_NAMES, *MIXERS):
             raise ValueError(f"expected layers of {', '.join((*CELL_NAMES, *MIXERS))}, got {found[1]!r}")
         names += [found[1]] * int(found[2] or 1)
-    if len(names) > 1000:
-        raise ValueError(f"expected at most 1000 layers, got {len(names)}")
+        if len(names) > 1000:
+            raise ValueError(f"expected at most 1000 layers, got {text!r}")
     return tuple(names)
 
 
@@ -112,8 +114,8 @@ def check_mixers(config: MixerConfig, model: str) -> None:
     at_least(1, MOST_UNITS, **pick(config, "num_heads", "window"))
     at_least(0, MOST_UNITS, **pick(config, "num_key_heads", "key_size", "value_size"))
     at_least(-1, 1000, **pick(config, "convolution"))
-    if config.chunk < 1 or config.chunk & (config.chunk - 1):
-        raise ValueError(f"expected chunk to be a power of two, got {config.chunk}")
+    if not 1 <= config.chunk <= 1024 or config.chunk & (config.chunk - 1):
+        raise ValueError(f"expected chunk to be a power of two of at most 1024, got {config.chunk}")
     if not 0.0 < config.max_strength <= 2.0:
         raise ValueError(f"expected max_strength above 0 and at most 2, got {config.max_strength}")
     if model == STACK and not config.layers:
@@ -132,6 +134,7 @@ def idle_mixers(config: MixerConfig, model: str, names: Collection[str]) -> list
     free = stack and "matrix" in names
     delta = holds and ({"deltanet", "gated_deltanet"} & set(names) or (free and config.delta_rule))
     return [
+        (config, "block", stack or model in CELL_NAMES, "cells and other mixers"),
         (config, "feed_forward", residual, "residual blocks"),
         (config, "num_heads", attends or holds, "attention and matrix states"),
         (config, "num_key_heads", attends, "attention"),

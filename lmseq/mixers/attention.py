@@ -122,6 +122,11 @@ def read_visible(
     visible: Bool[Array, "*dims size span"],
 ) -> Float[Array, "*dims size head feature"]:
     """softmax(q k / sqrt(d)) v over the places that each query sees, of which there is one at least."""
+    with jax.default_matmul_precision("highest"):
+        return _read(queries, keys, values, visible)
+
+
+def _read(queries: Array, keys: Array, values: Array, visible: Array) -> Array:
     num_heads, num_keys = queries.shape[-2], keys.shape[-2]
     queries = jnp.swapaxes(queries * queries.shape[-1] ** -0.5, -2, -3)
     keys, values = (jnp.swapaxes(rows, -2, -3) for rows in (keys, values))

@@ -25,6 +25,7 @@ from lmseq.mixers.mixer import (
 from lmseq.types import Params, PRNGKey
 
 Decay = Literal["none", "fixed", "scalar", "vector"]
+SMALLEST_READ = 1e-12  # mean square: what is read is small, as small steps write little
 GATE_TEMPERATURE = 16.0  # of vector decays: their logarithm is divided by it (Yang et al. 2024)
 SHORTEST_STEP, LONGEST_STEP = 1e-3, 1e-1  # of scalar decays at the start (Dao and Gu 2024)
 
@@ -86,7 +87,7 @@ class MatrixMixer(Mixer):
             params["strength"] = draw_kernel(draws[2], width, self.num_heads, spread.inside)
             params["strength_bias"] = jnp.zeros(self.num_heads)
         if self.convolution:
-            # The newest input passes: a training begins as if there were no convolution.
+            # The newest input passes: a training begins as if there were none but for SiLU.
             params["convolution"] = jnp.zeros((self.convolution, 2 * keys + values)).at[-1].set(1.0)
         if self.decay == "scalar":
             params["decay"] = draw_kernel(draws[3], width, self.num_heads, spread.inside)
@@ -128,7 +129,7 @@ class MatrixMixer(Mixer):
             mixed = jax.nn.silu(mixed)
         steps = self._steps(params, xs, *jnp.split(mixed, [keys, 2 * keys], axis=-1))
         state, read = matrix_states(carry.state, steps, delta_rule=self.delta_rule, chunk=self.chunk)
-        outputs = out_of_heads(rms_norm(read, params["norm"])) * jax.nn.silu(gates)
+        outputs = out_of_heads(rms_norm(read, params["norm"], SMALLEST_READ)) * jax.nn.silu(gates)
         return MatrixCarry(state, recent), product(outputs, params["output"], precision)
 
     def _steps(self, params: Params, xs: Rows, queries: Array, keys: Array, values: Array) -> Steps:
@@ -141,7 +142,7 @@ class MatrixMixer(Mixer):
             queries, keys = _unit(queries), _unit(keys)
             strength = affine(xs, params["strength"], params["strength_bias"])
             strength = self.max_strength * jax.nn.sigmoid(strength)
-        else:
+        elif not self.writes_step:
             queries = queries * queries.shape[-1] ** -0.5
         if self.decay == "scalar":
             taken = jax.nn.softplus(affine(xs, params["decay"], params["decay_bias"]))

@@ -46,6 +46,11 @@ class Steps(NamedTuple):
 
 def matrix_step(state: State, step: Steps, *, delta_rule: bool = False) -> tuple[State, Array]:
     """One step: the next state (B, N, d_k, d_v) and its output o (B, N, d_v)."""
+    with jax.default_matmul_precision("highest"):
+        return _step(state, step, delta_rule)
+
+
+def _step(state: State, step: Steps, delta_rule: bool) -> tuple[State, Array]:
     if step.log_decay is not None:
         decay = jnp.exp(step.log_decay)
         state = state * (decay[..., None, None] if decay.ndim == 2 else decay[..., None])
@@ -63,13 +68,23 @@ def matrix_states(
 ) -> tuple[State, Float[Array, "batch time head value"]]:
     """The last state and the outputs (B, T, N, d_v) of a scan of `matrix_step`, by chunks of C steps.
 
-    chunk: C, a power of two; of a shorter sequence the next power of two. Raises ValueError for another.
+    Products are in the arrays' own type, on GPUs too, where float32 is else rounded: decays are sums that
+    are exponentiated. chunk: C, a power of two; of a shorter sequence the next power of two. Raises
+    ValueError for another.
     """
     if chunk < 1 or chunk & (chunk - 1):
         raise ValueError(f"expected a chunk of a power of two steps, got {chunk}")
     length = steps.query.shape[1]
     size = min(chunk, 1 << (length - 1).bit_length())
     number = -(-length // size)
+    with jax.default_matmul_precision("highest"):
+        return _by_chunks(state, steps, delta_rule, number, size)
+
+
+def _by_chunks(
+    state: State, steps: Steps, delta_rule: bool, number: int, size: int
+) -> tuple[State, Float[Array, "batch time head value"]]:
+    length = steps.query.shape[1]
     # Steps that do nothing fill the last chunk: no decay, and a key of zeros.
     steps = jax.tree.map(lambda leaf: _in_chunks(leaf, number, size), steps)
     query, key, decay = steps.query, steps.key, steps.log_decay

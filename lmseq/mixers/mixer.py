@@ -47,7 +47,10 @@ class Mixer(ABC):
     def unroll(
         self, params: Params, carry: Carry, xs: Rows, precision: Precision = "float32"
     ) -> tuple[Carry, Rows]:
-        """The last carry and the outputs (B, T, H): equals the scan of `step`, in products of `precision`."""
+        """The last carry and the outputs (B, T, H): equals the scan of `step`.
+
+        precision: of products with parameters; what a state or a cache takes part in stays as it is.
+        """
 
     def check(self, width: int) -> None:
         """Raise ValueError unless the mixer fits H = width features, as one without heads always does."""
@@ -60,10 +63,10 @@ def draw_kernel(key: PRNGKey, rows: int, columns: int, spread: float | None) -> 
 
 
 def rms_norm(
-    x: Float[Array, "*dims feature"], scale: Float[Array, "feature"] | None = None
+    x: Float[Array, "*dims feature"], scale: Float[Array, "feature"] | None = None, least: float = 1e-6
 ) -> Float[Array, "*dims feature"]:
-    """x / sqrt(mean x^2 + 1e-6) times a scale, over the last axis (Zhang and Sennrich 2019)."""
-    normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+    """x / sqrt(mean x^2 + least) times a scale, over the last axis (Zhang and Sennrich 2019)."""
+    normed = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + least)
     return normed if scale is None else normed * jnp.broadcast_to(scale, x.shape)
 
 

@@ -12,7 +12,8 @@ from lmseq.recurrence.cells import cell_named
 from lmseq.recurrence.unrolled import Backend
 
 # What a name fixes of a matrix state. Katharopoulos et al. 2020, without its denominator; Sun et al. 2023,
-# without its rotation of keys; Dao and Gu 2024; Yang et al. 2024; Schlag et al. 2021; Yang et al. 2025.
+# without its rotation of keys; Dao and Gu 2024, without its D x_t beside the state; Yang et al. 2024; Schlag
+# et al. 2021; Yang et al. 2025.
 PUBLISHED: dict[str, dict[str, Any]] = {
     "linear_attention": {"positive": True},
     "retnet": {"decay": "fixed"},

@@ -37,7 +37,8 @@ class SelfAttention(Mixer):
             )
         if self.num_heads % self.num_shared:
             raise ValueError(
-                f"expected num_key_heads to divide num_heads, got {self.num_shared} and {self.num_heads}"
+                "expected num_key_heads to divide num_heads, got "
+                f"{self.num_shared} and {self.num_heads}: choose another"
             )
 
     def init(self, key: PRNGKey, width: int, spread: Spread) -> Params:
@@ -62,7 +63,7 @@ class SelfAttention(Mixer):
     def unroll(
         self, params: Params, carry: Cache, xs: Rows, precision: Precision = "float32"
     ) -> tuple[Cache, Rows]:
-        """All tokens at once, in blocks of W."""
+        """All tokens at once, in blocks of at most W."""
         width, shared = params["output"].shape[0], self.num_shared * (xs.shape[-1] // self.num_heads)
         parts = jnp.split(product(xs, params["input"], precision), [width, width + shared], axis=-1)
         numbers = (self.num_heads, self.num_shared, self.num_shared)
