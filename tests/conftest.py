@@ -1,7 +1,9 @@
 """What holds for every test: eight virtual CPU devices, no silent rank promotion, repeatable examples."""
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before JAX is imported. Later flags win, so a device count of the caller's own gives way.
@@ -40,6 +42,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In the order of their files, the longest first; a file's tests stay together."""
     first = [f"test_{name}.py" for name in LONGEST]
     items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
+
+
+MOST_MAPS = 30_000  # of memory, of which Linux lets a process have 65,530
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """After a file, compiled programs are let go where they are many: without maps left, XLA crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")
