@@ -238,18 +238,6 @@ def sampling_table(found: dict[str, Any]) -> str:
     return table(header, rows)
 
 
-def contexts_table(found: dict[str, Any]) -> str:
-    """Attention and matrix states: milliseconds of a step, or of a token, and the ratio."""
-    rows = []
-    for name, row in found["contexts"]["rows"].items():
-        work, (ours, theirs) = row["work"], (row["milliseconds"][side][0] for side in ("lmseq", "torch"))
-        task = "a token of one stream" if "sample" in name else f"a step, {work['batch_size']} rows"
-        kind = {"attention": "attention", "matrix": "matrix state", "delta": "delta rule"}[work["model"]]
-        shape = (kind, task, work["num_steps"])
-        rows.append((*map(str, shape), f"{ours:.2f}", f"{theirs:.2f}", f"{theirs / ours:.2f}"))
-    return table(("layers", "work", "T", "lmseq, ms", "PyTorch, ms", "ratio"), rows)
-
-
 def memory_table(found: dict[str, Any]) -> str:
     """Bytes of gradients, ours and plain."""
     rows = [
@@ -393,7 +381,6 @@ BLOCKS: tuple[Callable[[dict[str, Any]], str], ...] = (
     ensembles_table,
     ensembles_processes,
     sampling_table,
-    contexts_table,
     memory_table,
     startup_table,
     backtest_table,
