@@ -77,7 +77,9 @@ def test_what_does_not_exist_is_refused_with_what_does():
     names = ", ".join(cell.name for cell in CELLS)
     with pytest.raises(ValueError, match=f"expected a cell of {names}, got 'lstn'"):
         cell_named("lstn")
-    with pytest.raises(ValueError, match=f"expected one of {names}, mlp, linear as model, got 'lstn'"):
+    with pytest.raises(
+        ValueError, match=f"expected one of {names}, attention, .*, mlp, linear as model, got 'lstn'"
+    ):
         build_model(misspelt(ModelConfig()), V)
     with pytest.raises(ValueError, match=f"expected one of mlp, linear, {names}, .* got 'lstn'"):
         build_series_model(misspelt(SeriesModelConfig()), D)

@@ -66,9 +66,14 @@ def lengths(config: ContextGainConfig) -> list[int]:
 
 def model_config(kind: str, hidden_size: int) -> ModelConfig:
     """The net of a kind."""
-    sizes = {"mlp": {"tau": TAU, "embedding_size": 16}, "attention": {"window": WINDOW}}
-    layers = 1 if kind == "gru" else NUM_LAYERS
-    return ModelConfig(model=kind, hidden_size=hidden_size, num_layers=layers, **sizes.get(kind, {}))
+    sizes = {
+        "mlp": {"tau": TAU, "embedding_size": 16},
+        "gru": {"num_layers": 1},
+        "attention": {"window": WINDOW},
+    }
+    return ModelConfig(
+        **{"model": kind, "hidden_size": hidden_size, "num_layers": NUM_LAYERS, **sizes.get(kind, {})}
+    )
 
 
 def cut_losses(model: Any, params: Any, stream: np.ndarray, targets: np.ndarray, seen: int) -> float:
@@ -152,7 +157,7 @@ def judge(config: ContextGainConfig, workdir: Path, records: list[dict[str, Any]
             beyond = found[:, seen >= reach]
             moved = float(np.abs(beyond - beyond[:, -1:]).max())
             checks.append(Check(f"what {kind} gains beyond {reach} tokens", exact(moved), high=EQUAL))
-        if kind in ("gru", "gated_deltanet", "attention"):
+        if kind not in ("counts", "mlp"):
             gain = interval(found[:, seen == TAU][:, 0] - found[:, -1])
             summary |= flat(f"{kind}_gain", gain)
             checks.append(

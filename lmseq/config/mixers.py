@@ -24,7 +24,7 @@ CELL_NAMES: tuple[str, ...] = get_args(CellKind)
 STACK = "stack"  # the model that --layers describes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MixerConfig:
     """The layers of a stack; a recurrent cell in plain blocks needs none of these."""
 
@@ -78,7 +78,7 @@ def parse_layers(text: str) -> tuple[str, ...]:
             raise ValueError(f"expected layers of {', '.join((*CELL_NAMES, *MIXERS))}, got {found[1]!r}")
         names += [found[1]] * int(found[2] or 1)
         if len(names) > 1000:
-            raise ValueError(f"expected at most 1000 layers, got {text!r}")
+            raise ValueError(f"expected at most 1000 layers, got {len(names)}")
     return tuple(names)
 
 
@@ -114,8 +114,9 @@ def check_mixers(config: MixerConfig, model: str) -> None:
     at_least(1, MOST_UNITS, **pick(config, "num_heads", "window"))
     at_least(0, MOST_UNITS, **pick(config, "num_key_heads", "key_size", "value_size"))
     at_least(-1, 1000, **pick(config, "convolution"))
-    if not 1 <= config.chunk <= 1024 or config.chunk & (config.chunk - 1):
-        raise ValueError(f"expected chunk to be a power of two of at most 1024, got {config.chunk}")
+    if config.chunk < 1 or config.chunk & (config.chunk - 1):
+        raise ValueError(f"expected chunk to be a power of two, got {config.chunk}")
+    at_least(1, 1024, **pick(config, "chunk"))
     if not 0.0 < config.max_strength <= 2.0:
         raise ValueError(f"expected max_strength above 0 and at most 2, got {config.max_strength}")
     if model == STACK and not config.layers:
