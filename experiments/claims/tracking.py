@@ -89,7 +89,12 @@ def check(config: TrackingConfig) -> TrackingConfig:
     knobs.at_least(1, 1 << 16, num_tests=config.num_tests)
     knobs.at_least(2, num_seeds=config.num_seeds, num_train_steps=config.num_train_steps)
     knobs.at_least(0, seed=config.seed)
-    knobs.at_least(1, config.num_train_steps, growing_steps=config.growing_steps)
+    knobs.at_least(1, growing_steps=config.growing_steps)
+    if config.growing_steps > config.num_train_steps:
+        raise ValueError(
+            f"expected growing_steps of at most num_train_steps, got {config.growing_steps} and "
+            f"{config.num_train_steps}: give both"
+        )
     if config.hidden_size % (2 * config.num_heads):
         raise ValueError(
             f"expected hidden_size to be a multiple of 2 * num_heads={2 * config.num_heads}, got "
