@@ -42,7 +42,7 @@ def shakespeare_cpu() -> dict[str, Any]:
 
 
 def shakespeare_attention() -> dict[str, Any]:
-    """Four layers of attention, 0.8 M parameters: 1.88 nats on tiny_shakespeare's end.
+    """Four layers of attention, 0.8 M parameters: 1.85 nats on tiny_shakespeare's end; 270 s on busy cores.
 
     python -m experiments.train_lm --preset=shakespeare_attention --workdir=runs/attention
 
