@@ -45,14 +45,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 MOST_MAPS = 30_000  # of memory, of which Linux lets a process have 65,530
+MOST_PAGES = 600_000  # of 4 KiB: each worker may have a little more than 2 GiB
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs() -> Iterator[None]:
-    """After a file, compiled programs are let go where they are many: without maps left, XLA crashes."""
+    """After a file, compiled programs are let go where they are many: without memory, XLA crashes."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+    maps, size = Path("/proc/self/maps"), Path("/proc/self/statm")
+    if not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > MOST_MAPS or int(size.read_text().split()[1]) > MOST_PAGES:
         jax.clear_caches()
         gc.collect()
 
