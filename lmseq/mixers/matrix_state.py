@@ -88,7 +88,7 @@ def _by_chunks(
     # Steps that do nothing fill the last chunk: no decay, and a key of zeros.
     steps = jax.tree.map(lambda leaf: _in_chunks(leaf, number, size), steps)
     query, key, decay = steps.query, steps.key, steps.log_decay
-    since, until = _decays_to_start(decay), _decays_to_end(decay)
+    since, until = _decays(decay)
     within = decayed_products(query, key, decay)
     written = _scaled(key, until)
     if delta_rule:
@@ -108,26 +108,25 @@ def _in_chunks(leaf: Array, number: int, size: int) -> Array:
     return jnp.moveaxis(filled.reshape(leaf.shape[0], number, size, *leaf.shape[2:]), 3, 1)
 
 
-def _summed(log_decay: Array | None, weights: Float[Array, "time time"]) -> Array | None:
-    """Sums of log alpha over steps, chosen by a matrix of zeros and ones: one product, and no cumulation."""
-    if log_decay is None:
-        return None
-    letters = "bncl" if log_decay.ndim == 4 else "bncld"
-    return jnp.einsum(f"il,{letters}->{letters.replace('l', 'i')}", weights, log_decay)
-
-
 def _lower(size: int, like: Array, diagonal: int = 0) -> Float[Array, "time time"]:
     return jnp.tril(jnp.ones((size, size), like.dtype), diagonal)
 
 
-def _decays_to_start(log_decay: Array | None) -> Array | None:
-    """L_i: from the chunk's start to each step, that step's own decay among them."""
-    return None if log_decay is None else _summed(log_decay, _lower(log_decay.shape[3], log_decay))
+def _lower_upper(size: int, like: Array) -> tuple[Array, Array]:
+    return _lower(size, like), _lower(size, like, -1).T
 
 
-def _decays_to_end(log_decay: Array | None) -> Array | None:
-    """L_C - L_j: the decays after each step."""
-    return None if log_decay is None else _summed(log_decay, _lower(log_decay.shape[3], log_decay, -1).T)
+def _decays(log_decay: Array | None) -> tuple[Array | None, Array | None]:
+    """L_i, from the chunk's start to each step, its own decay among them; L_C - L_j, the decays after each.
+
+    One product each with a matrix of zeros and ones, and no cumulation.
+    """
+    if log_decay is None:
+        return None, None
+    letters = "bncl" if log_decay.ndim == 4 else "bncld"
+    form = f"il,{letters}->{letters.replace('l', 'i')}"
+    since, until = (jnp.einsum(form, ones, log_decay) for ones in _lower_upper(log_decay.shape[3], log_decay))
+    return since, until
 
 
 def _total(since: Array | None) -> Array | None:
@@ -182,10 +181,6 @@ def _between(log_decay: Float[Array, "batch head chunk time"]) -> Square:
     upper = jnp.broadcast_to(jnp.arange(width)[:, None] < jnp.arange(width)[None], inside.shape)
     inside = jnp.broadcast_to(jnp.where(upper, -jnp.inf, inside)[..., None, :], shape)
     return jnp.where(same, inside, jnp.where(later, apart, -jnp.inf)).reshape(*lead, size, size)
-
-
-def _lower_upper(size: int, like: Array) -> tuple[Array, Array]:
-    return _lower(size, like), _lower(size, like, -1).T
 
 
 def _pair_sums(log_decay: Float[Array, "*dims time"]) -> Float[Array, "*dims time time"]:
@@ -259,8 +254,8 @@ def _chain(state: State, inflow: Array, factor: Array | None) -> tuple[State, Ar
         inflow, factor = chunk
         return inflow + (state if factor is None else factor * state), state
 
-    chunks = inflow, None if factor is None else factor
-    last, begins = lax.scan(across, state, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), chunks))
+    chunks = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 2, 0), (inflow, factor))
+    last, begins = lax.scan(across, state, chunks)
     return last, jnp.moveaxis(begins, 0, 2)
 
 

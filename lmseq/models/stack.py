@@ -20,7 +20,7 @@ from lmseq.mixers.mixer import Rows, rms_norm
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import HiddenModule
 from lmseq.models.pieces import DropoutKind, in_pieces
-from lmseq.types import Carry, Element, Elements, OfValues, Prediction, PRNGKey, TokenLogProbs
+from lmseq.types import Carry, Element, Elements, OfValues, Params, Prediction, PRNGKey, TokenLogProbs
 
 Outputs = Float[Array, "batch time hidden"]  # which need not be as wide as the values that come in
 DEEP = 8  # equal layers from which on one program for all of them is compiled
@@ -111,7 +111,15 @@ class MixerStack(HiddenModule):
     ) -> tuple[StackCarry, Outputs]:
         """All layers over all steps; equal ones that are many in a loop over them."""
         steps = 1 if self.dropout_kind == "variational" else None
-        unroll = partial(_unroll_block, self.precision if training else "float32", self.dropout, steps)
+        precision, rate = self.precision if training else "float32", self.dropout
+
+        def unroll(block: Block, params: Params, carry: Carry, number: int | Int[Array, ""], rows: Rows):
+            """A block over all steps; its two masks are drawn from the key and the number of its layer."""
+            keys = (None, None)
+            if key is not None:
+                keys = tuple(jax.random.split(jax.random.fold_in(key, number)))
+            return block.unroll(params, carry, rows, precision, rate, keys, steps)
+
         rows, layers, first = self._embed(xs), [], 0
         for block, group in groupby(self.blocks):
             number = len(list(group))
@@ -119,7 +127,7 @@ class MixerStack(HiddenModule):
             parts = list(
                 zip(self.layers[chosen], carry.layers[chosen], range(first, first + number), strict=True)
             )
-            carries, rows = _unroll_equal(partial(unroll, block, key), parts, rows)
+            carries, rows = _unroll_equal(partial(unroll, block), parts, rows)
             layers += carries
             first += number
         return StackCarry(tuple(layers), rows[:, -1]), rows
@@ -130,14 +138,6 @@ class MixerStack(HiddenModule):
         """Predictions after every step."""
         carry, hidden = self.hidden_steps(carry, xs, training=training, key=key)
         return carry, self._predict(hidden)
-
-
-def _unroll_block(precision, rate, mask_steps, block, key, params, carry, number, rows):
-    """A block over all steps; its two masks are drawn from the key and the number of its layer."""
-    keys = (None, None)
-    if key is not None:
-        keys = tuple(jax.random.split(jax.random.fold_in(key, number)))
-    return block.unroll(params, carry, rows, precision, rate, keys, mask_steps)
 
 
 def _unroll_equal(unroll, parts, rows: Rows) -> tuple[list[Carry], Rows]:
