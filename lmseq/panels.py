@@ -35,6 +35,11 @@ class Origins(NamedTuple):
         return self.first + self.step * np.arange(self.count)
 
 
+def _known(origins: Sequence[Origins], ahead: Sequence[np.ndarray] | None) -> Sequence[np.ndarray]:
+    """What is known ahead of the origins, or columns of nothing."""
+    return ahead if ahead is not None else [np.zeros((each.count, 0)) for each in origins]
+
+
 def panel_points(
     model: Model,
     params: Params,
@@ -59,8 +64,7 @@ def panel_points(
         if model.takes_host(len(windows), max_horizon):
             rows = None if ahead is None else np.concatenate(list(ahead))
             return _split(on_host(model, params, windows, max_horizon, rows), origins)
-    beside = ahead if ahead is not None else [np.zeros((each.count, 0)) for each in origins]
-    return _from_carries(_Horizon(max_horizon), model, params, series, origins, beside)
+    return _from_carries(_Horizon(max_horizon), model, params, series, origins, _known(origins, ahead))
 
 
 def panel_log_probs(
@@ -101,8 +105,7 @@ def panel_predictions(
     errors are those of `panel_points`.
     """
     _check_origins(series, origins)
-    beside = ahead if ahead is not None else [np.zeros((each.count, 0)) for each in origins]
-    return _from_carries(_Directly(horizon), model, params, series, origins, beside)
+    return _from_carries(_Directly(horizon), model, params, series, origins, _known(origins, ahead))
 
 
 def read_from(
