@@ -8,9 +8,9 @@ from torch.nn import functional
 Params = dict[str, Any]
 
 
-def norm(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Divided by the root mean square."""
-    return functional.rms_norm(x, (x.shape[-1],), scale, 1e-6)
+def norm(x: torch.Tensor, scale: torch.Tensor, smallest: float = 1e-6) -> torch.Tensor:
+    """Divided by the root mean square; smallest: what is added to the mean square."""
+    return functional.rms_norm(x, (x.shape[-1],), scale, smallest)
 
 
 def rotary(x: torch.Tensor) -> torch.Tensor:
@@ -85,7 +85,8 @@ def matrix(params: Params, x: torch.Tensor, num_heads: int, chunk: int) -> torch
         query = query * query.shape[-1] ** -0.5
     taken = functional.softplus(x @ params["decay"] + params["decay_bias"])
     log_decay = chunks(-params["decay_rate"].exp() * taken)[..., 0]
-    read = norm(chunked(query, key, value, log_decay, strength), params["norm"])
+    # What is read is small, as ours says.
+    read = norm(chunked(query, key, value, log_decay, strength), params["norm"], 1e-12)
     read = read.permute(0, 2, 3, 1, 4).reshape(batch, time, width)
     return (read * functional.silu(gate)) @ params["output"]
 
