@@ -13,7 +13,8 @@ Models
     `number` keys of the pieces of a window, or blocks of a long one, of `size` queries that see a `span` of
     tokens; `head` N of a mixer; `key`, `value` rows and columns of a matrix state; `chunk` pieces of C steps.
 Training
-    `level` quantiles of a prediction. `steps` optimiser steps of a dispatch, or time steps of a forecast.
+    `level` quantiles of a prediction; `evaluation` the latest of a training. `steps` optimiser steps of a
+    dispatch, or time steps of a forecast.
 Forecasts and samples
     `score`, `level` errors that were made before, and levels of their quantiles;
     `lead` steps ahead of which covariates are known; `covariate` columns of them;

@@ -123,6 +123,7 @@ FLOORS = (
     ),
     (
         "lmseq/training/state.py",
+        "lmseq/training/validated.py",
         "lmseq/training/optimizer.py",
         "lmseq/training/sharding.py",
         "lmseq/training/gradient.py",

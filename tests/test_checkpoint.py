@@ -366,12 +366,12 @@ def test_a_step_that_a_training_replaces_while_it_is_read(run, monkeypatch, whic
     """It is gone between the listing and the reading; the step that took its place is read."""
     read, replaced = checkpoint._read_params, []
 
-    def late(manager, step, like):
+    def late(manager, step, like, item):
         if not replaced:
             save_all(run, {30: 0.5})
             shutil.rmtree(run / "checkpoints" / f"{step}", ignore_errors=True)
             replaced.append(step)
-        return read(manager, step, like)
+        return read(manager, step, like, item)
 
     monkeypatch.setattr(checkpoint, "_read_params", late)
     loaded = load_run(run, which)

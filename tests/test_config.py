@@ -187,8 +187,13 @@ BAD = [
         "dropout_kind=variational does nothing",
     ),
     ({"momentum": 0.9}, "momentum=0.9 does nothing here: .*optimizer sgd"),
-    ({"weight_decay": 0.1}, "weight_decay=0.1 does nothing here: .*optimizer adamw"),
-    ({"decay_steps": 10}, "decay_steps=10 does nothing here: .*schedule inverse"),
+    ({"weight_decay": 0.1}, "weight_decay=0.1 does nothing here: .*optimizer adamw, lion or muon"),
+    ({"decay_steps": 10}, "decay_steps=10 does nothing here: .*schedule inverse or staircase"),
+    ({"decay_begin": 10}, "decay_begin=10 does nothing here: .*schedule staircase"),
+    ({"decay_factor": 0.1}, "decay_factor=0.1 does nothing here: .*staircase or plateau_patience"),
+    ({"cooldown": 0.1}, "cooldown=0.1 does nothing here: .*schedule stable"),
+    ({"average_decay": 0.9}, "average_decay=0.9 does nothing here: .*average exponential"),
+    ({"average_patience": 3}, "average_patience=3 does nothing here: .*average triggered"),
     ({"model": "gla", "embedding_size": 8}, "embedding is as wide as its layers, got embedding_size 8"),
     *mixer_knobs.BAD,
     *((idle, f"^{next(iter(idle))}=.* does nothing here: it is read by") for idle in mixer_knobs.IDLE),
@@ -338,12 +343,13 @@ def loops_of(config: LanguageModelConfig):
 
 def updates_of(config: LanguageModelConfig):
     """Where a parameter goes under three large gradients."""
-    optimizer, params = make_optimizer(config.train), jnp.array([1.0, -2.0])
+    optimizer, params = make_optimizer(config.train), {"kernel": jnp.array([[1.0, -2.0], [0.5, 1.5]])}
     state, history = optimizer.init(params), []
-    for scale in (3.0, -1.0, 2.0):
-        updates, state = optimizer.update(scale * jnp.array([1.0, 0.5]), state, params)
-        params = params + updates
-        history.append(params.tolist())
+    for scale in (3.0, -1.0, 2.0, 1.0, -2.0):
+        grad = {"kernel": scale * jnp.array([[1.0, 0.5], [-0.3, 0.2]])}
+        updates, state = optimizer.update(grad, state, params)
+        params = {"kernel": params["kernel"] + updates["kernel"]}
+        history.append(params["kernel"].tolist())
     return history
 
 
@@ -380,6 +386,7 @@ SHORT = {
     "eval_every": 50,
     "checkpoint_every": 50,
 }
+STAIRS = SHORT | {"schedule": "staircase", "decay_steps": 1}
 BATCH = {"batch_size": 4, "num_steps": 8}
 # field: (what is seen, settings beside it, its values)
 SEEN = {
@@ -403,9 +410,16 @@ SEEN = {
     "dropout_kind": (training_pass_of, small(model="rnn", dropout=0.5), ("fresh", "variational")),
     "precision": (loops_of, small(model="rnn"), ("float32", "tf32", "bfloat16")),
     "recompute_steps": (loops_of, small(model="rnn"), (0, 2, 3)),
-    "optimizer": (updates_of, SHORT | {"weight_decay": 0.1}, ("sgd", "adam", "adamw")),
+    "optimizer": (updates_of, SHORT | {"weight_decay": 0.1}, ("sgd", "adam", "adamw", "lion", "muon")),
     "learning_rate": (updates_of, SHORT, (0.01, 0.02)),
-    "schedule": (updates_of, SHORT | {"warmup_steps": 1}, ("constant", "cosine", "inverse")),
+    "schedule": (
+        updates_of,
+        SHORT | {"warmup_steps": 1, "decay_steps": 2, "num_train_steps": 6, "cooldown": 0.6},
+        ("constant", "cosine", "inverse", "staircase", "one_cycle", "stable"),
+    ),
+    "decay_begin": (updates_of, STAIRS, (0, 1)),
+    "decay_factor": (updates_of, STAIRS, (0.5, 0.25)),
+    "cooldown": (updates_of, SHORT | {"schedule": "stable", "num_train_steps": 6}, (0.2, 0.9)),
     "warmup_steps": (updates_of, SHORT, (0, 1, 2)),
     "decay_steps": (updates_of, SHORT | {"schedule": "inverse", "warmup_steps": 0}, (10, 20)),
     "momentum": (updates_of, SHORT | {"optimizer": "sgd"}, (0.0, 0.5)),
@@ -450,7 +464,15 @@ def test_seen_values_are_all_choices():
         assert set(get_args(FIELDS[name].type)) - {"ids"} <= set(values), name
 
 
-READ_BY_TRAINING = {"keep_checkpoints", "target_loss", "shard"}
+READ_BY_TRAINING = {
+    "average",
+    "average_decay",
+    "average_patience",
+    "plateau_patience",
+    "keep_checkpoints",
+    "target_loss",
+    "shard",
+}
 
 
 def attributes_read(folder: str) -> set[tuple[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmseq.config.training import TrainConfig
+from lmseq.config.training import TrainConfig, num_warmup_steps
 from lmseq.training.optimizer import make_optimizer, make_schedule
 
 NUM_STEPS = 200
@@ -32,9 +32,16 @@ def closed_form(config: TrainConfig, step: int) -> float:
             return peak * 0.5 * (1.0 + np.cos(np.pi * min(t / (config.num_train_steps - warmup), 1.0)))
         case "inverse":
             return peak / (1.0 + t / config.decay_steps)
+        case "staircase":
+            stairs = max(t - config.decay_begin, 0) // config.decay_steps
+            return peak * config.decay_factor**stairs
+        case "stable":
+            rest = config.num_train_steps - config.warmup_steps
+            falling = min(max(1, round(config.cooldown * config.num_train_steps)), rest)
+            return peak * min(1.0, max(0.0, (rest - t) / falling))
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine", "inverse"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "inverse", "staircase", "stable"])
 @given(
     peak=st.floats(1e-5, 10.0),
     warmup=st.integers(0, 80),
@@ -47,6 +54,7 @@ def test_schedule_at_every_step(schedule, peak, warmup, decay, after_warmup):
         schedule=schedule,
         warmup_steps=warmup,
         decay_steps=decay,
+        decay_begin=warmup // 2,
         num_train_steps=warmup + after_warmup,
     )
     rates = np.broadcast_to(make_schedule(config)(jnp.arange(NUM_STEPS)), (NUM_STEPS,))
@@ -59,6 +67,15 @@ def test_cosine_ends_at_zero_and_not_before():
     config = TrainConfig(schedule="cosine", warmup_steps=5, num_train_steps=40)
     schedule = make_schedule(config)
     assert float(schedule(39)) > 0.0 and abs(float(schedule(40))) < 1e-9
+
+
+def test_one_cycle_rises_and_falls():
+    """From a 25th of the peak to the peak at the end of the warm-up, and to almost nothing."""
+    config = TrainConfig(schedule="one_cycle", warmup_steps=30, num_train_steps=100, learning_rate=0.5)
+    rates = np.array([float(make_schedule(config)(step)) for step in range(101)])
+    np.testing.assert_allclose(rates[[0, 15, 30, 100]], [0.02, 0.26, 0.5, 0.5 / 250_000], rtol=1e-4)
+    assert (np.diff(rates[:31]) > 0).all() and (np.diff(rates[30:]) < 0).all()
+    assert num_warmup_steps(dataclasses.replace(config, warmup_steps=-1)) == 30
 
 
 PARAMS = {"a": np.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": np.array([0.5, -2.0])}
@@ -82,6 +99,16 @@ def run(config: TrainConfig, grads=GRADS):
     return history
 
 
+def muon_update(momentum, grad, count):
+    """Five steps of Newton and Schulz from a momentum that looks ahead, scaled to Adam's size."""
+    ahead = 0.95 * momentum / (1 - 0.95 ** (count + 1)) + 0.05 * grad / (1 - 0.95**count)
+    x = ahead / np.linalg.norm(ahead)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+    return 0.2 * np.sqrt(max(x.shape)) * x
+
+
 def by_hand(config: TrainConfig, grads=GRADS):
     """The same in float64: Polyak's momentum; Kingma and Ba's Adam; Loshchilov and Hutter's decay."""
     params = {name: leaf.copy() for name, leaf in PARAMS.items()}
@@ -98,11 +125,22 @@ def by_hand(config: TrainConfig, grads=GRADS):
                 first[name] = config.momentum * first[name] + g
                 leaf -= rate * first[name]
                 continue
+            if config.optimizer == "lion":  # Chen et al. 2023, algorithm 2
+                update = np.sign(0.9 * first[name] + 0.1 * g)
+                first[name] = 0.99 * first[name] + 0.01 * g
+                leaf -= rate * (update + config.weight_decay * leaf)
+                continue
+            if config.optimizer == "muon" and name == "a":
+                first[name] = 0.95 * first[name] + 0.05 * g
+                leaf -= rate * (muon_update(first[name], g, step + 1) + config.weight_decay * leaf)
+                continue
             first[name] = 0.9 * first[name] + 0.1 * g
             second[name] = 0.999 * second[name] + 0.001 * g**2
             mean = first[name] / (1.0 - 0.9 ** (step + 1))
+            if config.optimizer == "muon":  # whose Adam looks ahead (Dozat 2016)
+                mean = 0.9 * first[name] / (1.0 - 0.9 ** (step + 2)) + 0.1 * g / (1.0 - 0.9 ** (step + 1))
             variance = second[name] / (1.0 - 0.999 ** (step + 1))
-            decay = config.weight_decay * leaf if config.optimizer == "adamw" else 0.0
+            decay = config.weight_decay * leaf if config.optimizer in ("adamw", "muon") else 0.0
             leaf -= rate * (mean / (np.sqrt(variance) + 1e-8) + decay)
         history.append({name: leaf.copy() for name, leaf in params.items()})
     return history
@@ -124,6 +162,8 @@ def assert_same(left, right):
         {"optimizer": "adam"},
         {"optimizer": "adam", "clip_norm": 0.7, "schedule": "cosine", "warmup_steps": 2},
         {"optimizer": "adamw", "weight_decay": 0.3},
+        {"optimizer": "lion", "weight_decay": 0.3},
+        {"optimizer": "muon", "weight_decay": 0.3},
         {"optimizer": "adamw", "weight_decay": 0.3, "clip_norm": 0.7, "schedule": "inverse"},
     ],
     ids=str,
@@ -157,5 +197,5 @@ def test_clip_norm_zero_means_never():
 def test_unknown_names(field):
     config = TrainConfig()
     object.__setattr__(config, field, "nonesuch")  # past the check that only tests have
-    with pytest.raises(ValueError, match=f"expected {field} .*got 'nonesuch'"):
+    with pytest.raises(ValueError, match=f"expected an? {field} .*got 'nonesuch'"):
         make_optimizer(config)

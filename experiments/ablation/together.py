@@ -44,6 +44,7 @@ from lmseq.types import Params, Stream
 Config = LanguageModelConfig | SeriesConfig
 # What only a run of its own can do: checkpoints, evaluations on the way, work shared by devices or processes.
 APART = ("host_devices", "shard", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
+APART += ("plateau_patience", "average")
 APART += tuple(Processes.__dataclass_fields__)
 
 

@@ -17,7 +17,7 @@ from lmseq.contract import Model
 from lmseq.data.partition import Plan
 from lmseq.data.partition import scoring as scoring_plan
 from lmseq.sampling import Decoding
-from lmseq.training.optimizer import make_optimizer
+from lmseq.training.optimizer import optimizer_of
 from lmseq.training.sharding import ROWS, plan_sharding, replicated, training_sharding
 from lmseq.training.state import LoopState, init_training
 from lmseq.training.train_step import make_dispatch
@@ -53,7 +53,7 @@ def _array(whole: NamedSharding, *shape: int, kind: Any = jnp.int32) -> jax.Shap
 def lowered(config: LanguageModelConfig, model: Model, sizes: Sizes, mesh: Mesh) -> dict[str, Callable]:
     """By name, what lowers each program of a run: a dispatch of training, scoring, sampling."""
     train, (batch_size, num_steps) = config.train, (config.data.batch_size, config.data.num_steps)
-    whole, optimizer = replicated(mesh), make_optimizer(train)
+    whole, optimizer = replicated(mesh), optimizer_of(model, train)
     fresh = jax.eval_shape(
         lambda key: init_training(key, model, optimizer, batch_size), jax.eval_shape(jax.random.key, 0)
     )

@@ -384,6 +384,8 @@ def _check_idle(config: SeriesConfig) -> None:
         (data, "batch_size", trains(config), "models that are trained step by step"),
         (data, "num_steps", trains(config), "models that are trained step by step"),
         (config.train, "target_loss", has_validation(data), "runs with a valid_fraction"),
+        (config.train, "plateau_patience", has_validation(data), "runs with a valid_fraction"),
+        (config.train, "average_patience", has_validation(data), "runs with a valid_fraction"),
         *idle_mixers(model, kind, names),
         *idle_in_training(config.train),
     )

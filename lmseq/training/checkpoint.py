@@ -1,7 +1,8 @@
 """Checkpoints: Orbax for the arrays, digests of our own beside them, newest good one first.
 
 A step holds three items: `params` (loaded alone by scoring and sampling), `rest` (optimiser state and
-carry) and `progress` (JSON: digests, best validation loss, seconds spent). Orbax writes under a temporary
+carry) and `progress` (JSON: digests, best validation loss, seconds spent); and `average`, the mean of the
+weights, where a training keeps one, which is then what is loaded. Orbax writes under a temporary
 name and renames, so a kill leaves whole steps; what it cannot notice is a flipped bit or an emptied
 folder, so every restore compares SHA-256 digests and falls back to the step before.
 """
@@ -23,6 +24,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from lmseq.contract import Model
 from lmseq.training import processes
 from lmseq.training.state import LoopState, TrainState
+from lmseq.training.validated import mean_weights, with_mean, without_mean
 from lmseq.types import Params
 
 # What reading a damaged file may raise: Orbax and tensorstore raise anything, bare Exception included.
@@ -125,7 +127,8 @@ def open_manager(workdir: Path, keep: int | None = None, *, shared: bool = True)
             enable_async_checkpointing=True,
             **({} if shared else {"multiprocessing_options": _on_its_own()}),
         )
-    return ocp.CheckpointManager(folder, options=options, item_names=("params", "rest", "progress"))
+    names = ("params", "rest", "progress", "average")
+    return ocp.CheckpointManager(folder, options=options, item_names=names)
 
 
 def _valid_losses(folder: Path) -> dict[int, float]:
@@ -163,18 +166,25 @@ def save(manager: Manager, step: int, loop_state: LoopState, progress: Progress)
     be written.
     """
     _wait(manager)
-    state = loop_state.state
-    params, rest = state.params, (state.opt_state, loop_state.carry)
-    facts = {**progress._asdict(), "step": step, "params_digest": digest(params), "rest_digest": digest(rest)}
+    arrays = _items(loop_state)
+    digests = {f"{name}_digest": digest(tree) for name, tree in arrays.items()}
+    facts = {**progress._asdict(), "step": step, **digests}
     items = ocp.args.Composite(
-        params=ocp.args.StandardSave(params),
-        rest=ocp.args.StandardSave(rest),
         progress=ocp.args.JsonSave({**facts, "facts_digest": _facts_digest(facts)}),
+        **{name: ocp.args.StandardSave(tree) for name, tree in arrays.items()},
     )
     metrics = None if progress.valid_loss is None else {"valid_loss": progress.valid_loss}
     with _one_line_errors(manager):
         if not manager.save(step, args=items, metrics=metrics, force=True):
             raise RuntimeError(f"the checkpoint of step {step} was refused: a later one exists already")
+
+
+def _items(loop_state: LoopState) -> dict[str, Any]:
+    """The arrays of a state, or their shardings, by the item of a checkpoint that they stand in."""
+    state = loop_state.state
+    mean = mean_weights(state.opt_state)
+    rest = (without_mean(state.opt_state), loop_state.carry)
+    return {"params": state.params, "rest": rest} | ({} if mean is None else {"average": mean})
 
 
 def save_params(workdir: Path, params: Params) -> None:
@@ -246,18 +256,18 @@ def restore_latest(manager: Manager, fresh: LoopState, shardings: LoopState) -> 
 
 def read(manager: Manager, step: int, fresh: LoopState, shardings: LoopState) -> tuple[LoopState, Progress]:
     """All of one step; raises one of DAMAGE when something is not as it was saved."""
-    params = _abstract(fresh.state.params, shardings.state.params)
-    rest = _abstract((fresh.state.opt_state, fresh.carry), (shardings.state.opt_state, shardings.carry))
+    like, placed = _items(fresh), _items(shardings)
     items = ocp.args.Composite(
-        params=ocp.args.StandardRestore(params),
-        rest=ocp.args.StandardRestore(rest),
         progress=ocp.args.JsonRestore(),
+        **{name: ocp.args.StandardRestore(_abstract(like[name], placed[name])) for name in like},
     )
     found = manager.restore(step, args=items)
     facts = _checked_facts(found.progress, step)
-    _check_digest(found.params, facts.pop("params_digest"))
-    _check_digest(found.rest, facts.pop("rest_digest"))
+    for name in like:
+        _check_digest(found[name], facts.pop(f"{name}_digest"))
     opt_state, carry = found.rest
+    if "average" in like:
+        opt_state = with_mean(opt_state, found.average)
     step_array = jax.device_put(np.int32(step), shardings.state.step)
     return LoopState(TrainState(step_array, found.params, opt_state), carry), Progress(**facts)
 
@@ -294,8 +304,9 @@ def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loa
     """The parameters of a model from a folder that `fit` or a script trained it in.
 
     model: the one that was trained; it may be of any kind under the contract. which: `latest`, or `best` by
-    validation loss. Raises ValueError when the folder has no checkpoint, when the one asked for is damaged,
-    and when its parameters are not the model's.
+    validation loss; of a training that keeps a mean of the weights this is the mean, and with `.raw` behind
+    it the weights themselves (`best.raw`). Raises ValueError when the folder has no checkpoint, when the one
+    asked for is damaged, when its parameters are not the model's, and for `.average` where there is none.
     """
     workdir = Path(workdir)
     if not (workdir / "checkpoints").is_dir():
@@ -305,9 +316,11 @@ def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loa
     like = _abstract(shape, jax.tree.map(lambda _: sharding, shape))
     while True:
         with open_manager(workdir) as manager:
-            step = _chosen_step(manager, workdir, which)
+            name, _, kind = which.partition(".")
+            step = _chosen_step(manager, workdir, name)
+            item = _chosen_item(manager, step, kind)
             try:
-                return Loaded(_read_params(manager, step, like), step)
+                return Loaded(_read_params(manager, step, like, item), step)
             except DAMAGE as error:
                 # A training that goes on has replaced it by a later one since it was listed.
                 if not (Path(manager.directory) / f"{step}").exists():
@@ -318,12 +331,25 @@ def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loa
                 ) from error
 
 
-def _read_params(manager: Manager, step: int, like: Params) -> Params:
+def _read_params(manager: Manager, step: int, like: Params, item: str) -> Params:
     """The parameters of one step; raises one of DAMAGE when they are not as they were saved."""
-    items = ocp.args.Composite(params=ocp.args.StandardRestore(like), progress=ocp.args.JsonRestore())
+    items = ocp.args.Composite(progress=ocp.args.JsonRestore(), **{item: ocp.args.StandardRestore(like)})
     found = manager.restore(step, args=items)
-    _check_digest(found.params, _checked_facts(found.progress, step)["params_digest"])
-    return found.params
+    _check_digest(found[item], _checked_facts(found.progress, step)[f"{item}_digest"])
+    return found[item]
+
+
+def _chosen_item(manager: Manager, step: int, kind: str) -> str:
+    """Which parameters of a step: the weights, or their mean where there is one."""
+    if kind not in ("", "raw", "average"):
+        raise ValueError(f"expected raw or average behind the checkpoint, got {kind!r}")
+    has_average = (Path(manager.directory) / f"{step}" / "average").is_dir()
+    if kind == "average" and not has_average:
+        folder = Path(manager.directory).parent
+        raise ValueError(
+            f"{folder} keeps no average of its weights: train with --average, or ask for the raw ones"
+        )
+    return "average" if has_average and kind != "raw" else "params"
 
 
 def _chosen_step(manager: Manager, workdir: Path, which: str) -> int:

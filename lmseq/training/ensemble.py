@@ -57,6 +57,11 @@ def check_members(members: Members, train: TrainConfig) -> Members:
         raise ValueError("expected at least one seed")
     if train.shard != "batch":
         raise ValueError(f"each member is whole on its device: shard={train.shard} is for one training alone")
+    if train.plateau_patience or train.average != "none":
+        raise ValueError(
+            "expected neither plateau_patience nor average: members are not evaluated on the way, and an "
+            "average is kept of one training alone"
+        )
     for name, values in members.settings.items():
         if name not in NUMERIC:
             raise ValueError(f"expected settings out of {', '.join(NUMERIC)}, got {name!r}: train it apart")

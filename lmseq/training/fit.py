@@ -34,12 +34,16 @@ from lmseq.training.optimizer import optimizer_of
 from lmseq.training.sharding import make_mesh, training_sharding
 from lmseq.training.state import LoopState, init_training, split_key
 from lmseq.training.train_step import Dispatch, make_dispatch, window_loss
-from lmseq.training.watch import Clock, Evaluate, Record, Watcher
+from lmseq.training.validated import is_validated, mean_weights, observe, with_mean, without_mean
+from lmseq.training.watch import Clock, Evaluate, Record, Watcher, final_params
 from lmseq.types import Params, PRNGKey, Stream
 
 
 class Fitted(NamedTuple):
-    """Trained parameters, and a record of each dispatch: step, train_loss, grad_norm, evaluations."""
+    """Trained parameters, or their mean where one is kept; and a record of each dispatch.
+
+    Of each: step, train_loss, grad_norm, evaluations.
+    """
 
     params: Params
     records: list[Record]
@@ -147,12 +151,16 @@ def train(
         plans = loop.PlanStream(partial(job.batches.plan_of, len(stream), job.train.seed))
         tokens = put_stream(stream, job.batches.num_steps, mesh)
         records, stopped = folder.records, False
-        for done in loop.dispatches(job.train, plans, dispatch, mesh, loop_state, tokens, keys.train):
-            loop_state, record = done.loop_state, watcher.record(done)
-            records.append(record)
-            folder.write(record)
+
+        def settle(done: loop.Dispatched) -> LoopState:
+            records.append(watcher.record(done))
+            return _steered(job.train, done.loop_state, records[-1], shardings)
+
+        for done in loop.dispatches(job.train, plans, dispatch, mesh, loop_state, tokens, keys.train, settle):
+            loop_state = done.loop_state
+            folder.write(records[-1])
             if on_dispatch is not None:
-                on_dispatch(record)
+                on_dispatch(records[-1])
             stopped = any(processes.share((should_stop is not None and should_stop()) or None))
             if stopped or watcher.wants_checkpoint():
                 folder.save(done.step, loop_state, watcher.progress())
@@ -160,7 +168,7 @@ def train(
                 break
             watcher.go_on()
     return Trained(
-        processes.whole(loop_state.state.params),
+        processes.whole(final_params(loop_state)),
         records,
         watcher.progress(),
         stopped,
@@ -211,6 +219,18 @@ def fit_members(
         if on_steps is not None:
             on_steps(done.step)
     return [ensemble.member(done.loop_state, i).state.params for i in range(len(seeds))]
+
+
+def _steered(config: TrainConfig, loop_state: LoopState, record: Record, shardings: LoopState) -> LoopState:
+    """The state after a record, whose validation loss may change the rate or begin an average."""
+    loss = record.get("valid_loss")
+    if loss is None or not is_validated(config):
+        return loop_state
+    opt_state, state = loop_state.state.opt_state, loop_state.state
+    # The mean is large, and no evaluation changes it.
+    seen = observe(config, processes.whole(without_mean(opt_state)), loss)
+    seen = processes.put(seen, without_mean(shardings.state.opt_state))
+    return loop_state._replace(state=state._replace(opt_state=with_mean(seen, mean_weights(opt_state))))
 
 
 def _evaluate(evaluate: Evaluate, params: Params, step: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from lmseq.training.gradient import Objective
 from lmseq.training.memory import check_memory
 from lmseq.training.sharding import check_batch, make_mesh
 from lmseq.training.train_step import window_loss
+from lmseq.training.validated import is_validated
 from lmseq.training.watch import Clock, Evaluate
 from lmseq.types import OfValues, PRNGKey, Stream
 
@@ -66,6 +67,10 @@ def check_job(job: Job) -> None:
         raise ValueError(
             f"expected a model and an objective that can be hashed ({error}): use frozen dataclasses"
         ) from None
+    if job.evaluate is None and is_validated(job.train):
+        raise ValueError(
+            "expected evaluate with plateau_patience or average=triggered: they follow its valid_loss"
+        )
     (batch_size, num_steps, partition), stream = job.batches, job.stream
     _check_elements(job.model, stream)
     if isinstance(partition, str):

@@ -32,6 +32,9 @@ class Dispatched(NamedTuple):
     metrics: StepMetrics
 
 
+Settle = Callable[[Dispatched], LoopState]  # what is done with a dispatch before the next
+
+
 def boundaries(start: int, stop: int, *periods: int) -> Iterator[tuple[int, int]]:
     """Cut [start, stop) at every multiple of any period, as pairs (first, end).
 
@@ -70,19 +73,22 @@ def advance(
     dispatch: Callable[[LoopState, Any], tuple[LoopState, StepMetrics]],
     check: Callable[[StepMetrics, int], None],
     loop_state: LoopState,
+    settle: Settle = lambda done: done.loop_state,
 ) -> Iterator[Dispatched]:
     """The loop of every training: dispatch each cut (first, end) on its batches, wait, check, and yield.
 
     batches_of: those of the steps first ... end - 1, on their devices. check: raises for metrics that are not
-    finite, given the step that they begin after. Waits for every dispatch: programs with collectives that
-    queue up behind each other can deadlock on virtual devices, and the caller wants its loss anyway. A
-    yielded state is donated to the next dispatch.
+    finite, given the step that they begin after. settle: gives the state to go on with, and to yield. Waits
+    for every dispatch: programs with collectives that queue up behind each other can deadlock on virtual
+    devices, and the caller wants its loss anyway. A yielded state is donated to the next dispatch.
     """
     for start, stop in cuts:
         loop_state, metrics = dispatch(loop_state, batches_of(start, stop))
         metrics = jax.device_get(jax.block_until_ready(metrics))
         check(metrics, start)
-        yield Dispatched(stop, loop_state, metrics)
+        done = Dispatched(stop, loop_state, metrics)
+        loop_state = settle(done)
+        yield done._replace(loop_state=loop_state)
 
 
 def dispatches(
@@ -93,11 +99,12 @@ def dispatches(
     loop_state: LoopState,
     tokens: Stream | HostStream,
     key: PRNGKey,
+    settle: Settle = lambda done: done.loop_state,
 ) -> Iterator[Dispatched]:
     """Train one model from the state's step to num_train_steps, yielding after each dispatch.
 
-    tokens: on the device, or on the host, from where a dispatch's windows are sent before it begins. Raises
-    NonFiniteLossError naming the step.
+    tokens: on the device, or on the host, from where a dispatch's windows are sent before it begins. settle:
+    as in `advance`. Raises NonFiniteLossError naming the step.
     """
     periods = (train.steps_per_dispatch, train.eval_every, train.checkpoint_every)
     cuts = list(boundaries(int(loop_state.state.step), train.num_train_steps, *periods))
@@ -108,6 +115,7 @@ def dispatches(
             lambda loop_state, fed: dispatch(loop_state, fed.stream, fed.plan, key),
             _check_finite,
             loop_state,
+            settle,
         )
 
 

@@ -9,12 +9,20 @@ from lmseq import scoring
 from lmseq.config.training import TrainConfig
 from lmseq.training.checkpoint import Progress
 from lmseq.training.loop import Dispatched
+from lmseq.training.state import LoopState
+from lmseq.training.validated import mean_weights
 from lmseq.types import Params
 
 Record = dict[str, Any]  # `step`, and figures by name: numbers, text, or None where there is nothing
 # Of parameters and the step: figures to record. `valid_loss`, where there is one, decides what is best.
 Evaluate = Callable[[Params, int], dict[str, Any]]
 Clock = Callable[[], float]  # seconds since the run began in this process
+
+
+def final_params(loop_state: LoopState) -> Params:
+    """What a training is judged by and hands over: the weights, or their mean where one is kept."""
+    mean = mean_weights(loop_state.state.opt_state)
+    return loop_state.state.params if mean is None else mean
 
 
 class Watcher:
@@ -62,9 +70,12 @@ class Watcher:
         self._progress = self._progress._replace(valid_loss=None)
         due = done.step % train.eval_every == 0 or done.step == train.num_train_steps
         if self._evaluate is not None and due:
-            figures = self._evaluate(done.loop_state.state.params, done.step)
+            state = done.loop_state.state
+            figures = self._evaluate(final_params(done.loop_state), done.step)
             self._note(figures.get("valid_loss"))
             record |= figures
+            if mean_weights(state.opt_state) is not None:
+                record["raw_valid_loss"] = self._evaluate(state.params, done.step).get("valid_loss")
         return record
 
     def _train_figures(self, loss: float) -> dict[str, float]:
