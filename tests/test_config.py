@@ -341,6 +341,11 @@ def loops_of(config: LanguageModelConfig):
     return str(jax.make_jaxpr(run)(params, jax.random.key(0)))
 
 
+def initial_parameters_of(config: LanguageModelConfig):
+    """The parameters that a training begins with."""
+    return jax.tree.map(np.ndarray.tolist, jax.device_get(model_of(config).init(jax.random.key(0))))
+
+
 def updates_of(config: LanguageModelConfig):
     """Where a parameter goes under three large gradients."""
     optimizer, params = make_optimizer(config.train), {"kernel": jnp.array([[1.0, -2.0], [0.5, 1.5]])}
@@ -404,6 +409,7 @@ SEEN = {
     "hidden_size": (parameters_of, small(), (6, 7)),
     "num_layers": (parameters_of, small(), (1, 2)),
     "embedding_size": (parameters_of, small(), (0, 6, 5)),
+    "init_range": (initial_parameters_of, small(), (0.0, 0.1, 0.2)),
     "tie_embeddings": (parameters_of, small(), (False, True)),
     "tau": (parameters_of, small(model="mlp"), (2, 3)),
     "dropout": (training_pass_of, small(model="mlp"), (0.0, 0.5, 0.3)),

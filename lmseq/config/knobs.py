@@ -135,7 +135,7 @@ MOST_UNITS = 2**16  # of layers' widths: products of two sizes beyond overflow X
 MOST_DRAWS = 10**6  # of samples, origins and the like that are held at once
 
 
-def at_least(bound: int, most: int = MOST, **fields: int | float) -> None:
+def at_least(bound: int, most: int | float = MOST, **fields: int | float) -> None:
     """Raise ValueError for the first field that is not a number from `bound` to `most`."""
     for name, value in fields.items():
         # Not `value < bound`: NaN must be refused too.

@@ -49,6 +49,9 @@ class ModelConfig(MixerConfig):
     hidden_size: int = knob(256, "units of each layer")
     num_layers: int = knob(1, "layers, one above the other")
     embedding_size: int = knob(0, "width of the token embedding; 0: one-hot (for mlp and linear: 64)")
+    init_range: float = knob(
+        0.0, "initial parameters are uniform between minus this and this; 0: as each layer draws its own"
+    )
     tie_embeddings: bool = knob(False, "read out through the transposed embedding")
     tau: int = knob(8, "tokens that the mlp or linear model sees")
     dropout: float = knob(0.0, "rate at which each layer's outputs are dropped in training")
@@ -122,6 +125,7 @@ def _check_ranges(config: LanguageModelConfig) -> None:
     at_least(1, MOST_DRAWS, **pick(report, "horizon_origins", "horizon_samples"))
     at_least(0, MOST_UNITS, **pick(model, "embedding_size"))
     at_least(0, **pick(model, "recompute_steps"))
+    at_least(0, 1e3, **pick(model, "init_range"))
     at_least(0, **pick(report, "count_tokens", "score_tokens"))
     below_one(**pick(model, "dropout"))
     check_mixers(model, model.model)

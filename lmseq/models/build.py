@@ -68,7 +68,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
             raise ValueError(
                 f"expected one of {', '.join(get_args(ModelKind))} as model, got {config.model!r}"
             )
-    return bind(module)
+    return bind(module, config.init_range)
 
 
 def build_series_model(

@@ -5,7 +5,7 @@ makes the parameters explicit. Three must be written: init_carry, update and rea
 defaults, which a module replaces by what is faster. This folder is the only one that knows Flax.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax
@@ -95,9 +95,13 @@ class HiddenModule(SequenceModule):
 
 @dataclass(frozen=True)
 class BoundModel:
-    """A Linen module as a `Model`: equal and hashed by the module's fields, so jit caches by them."""
+    """A Linen module as a `Model`: equal and hashed by its fields, so jit caches by them.
+
+    init_range: every initial parameter is uniform between minus this and this; 0: as the module draws them.
+    """
 
     module: SequenceModule
+    init_range: float = 0.0
 
     @property
     def memory(self) -> int | None:
@@ -111,7 +115,15 @@ class BoundModel:
 
     def init(self, key: PRNGKey) -> Params:
         """Draw parameters, a plain dict of float32 arrays."""
-        return self.module.init(key, method="first_prediction").get("params", {})
+        if not self.init_range:
+            return self.module.init(key, method="first_prediction").get("params", {})
+
+        def uniform(leaf: jax.ShapeDtypeStruct, key: PRNGKey) -> Array:
+            return jax.random.uniform(key, leaf.shape, leaf.dtype, -self.init_range, self.init_range)
+
+        leaves, tree = jax.tree.flatten(jax.eval_shape(replace(self, init_range=0.0).init, key))
+        keys = jax.random.split(key, max(len(leaves), 1))
+        return jax.tree.unflatten(tree, map(uniform, leaves, keys))
 
     def init_carry(self, params: Params, batch_size: int) -> Carry:
         """The state before the first element; every leaf has `batch_size` rows."""
@@ -188,9 +200,9 @@ class BoundDirectModel(BoundModel):
         return self.module.apply({"params": params}, carry, *beside, method="readout_direct")
 
 
-def bind(module: SequenceModule) -> BoundModel:
+def bind(module: SequenceModule, init_range: float = 0.0) -> BoundModel:
     """The module under the contract."""
-    return BoundModel(module)
+    return BoundModel(module, init_range)
 
 
 def bind_direct(module: SequenceModule) -> BoundDirectModel:
