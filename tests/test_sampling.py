@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from lmseq.sampling import Decoding, check_decoding, choose, draw, truncate
+from lmseq import sampling
+from lmseq.sampling import Decoding, check_decoding, choose, draw, draw_truncated, invert, truncate
 
 
 def reference(probs: np.ndarray, temperature: float, top_k: int, top_p: float) -> np.ndarray:
@@ -155,3 +156,50 @@ def test_a_token_left_out_is_chosen_only_where_there_is_nothing_else(decoding):
     uniforms = [jnp.full((3, 1), 0.5), jnp.full((3, 1), 0.25)]
     assert choose(uniforms, log_probs, decoding, ()).tolist() == [0, 0, 2]
     assert choose(uniforms, log_probs, decoding, (0,)).tolist() == [1, 0, 2]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    vocab_size=st.sampled_from([5, 65, 300, 1000]),
+    levels=st.sampled_from([3, 40, 10**6]),
+    temperature=st.sampled_from([0.0, 0.4, 1.0, 3.0]),
+    top_k=st.sampled_from([0, 1, 2, 7, 40, 64, 128, 129, 299, 999, 5000]),
+    top_p=st.sampled_from([1e-30, 0.05, 0.5, 0.9, 1.0 - 1e-6, 1.0]),
+    seed=st.integers(0, 10**6),
+)
+def test_draws_without_a_sort_are_those_of_the_definition(
+    vocab_size, levels, temperature, top_k, top_p, seed
+):
+    """Equal tokens for equal numbers: many ties, few, and none; impossible tokens; ends of k and p."""
+    rng = np.random.default_rng(seed)
+    rows = np.round(rng.normal(size=(3, vocab_size)) * levels / 3) * 3 / levels
+    rows[rng.random(rows.shape) < 0.2] = -np.inf
+    rows[:, rng.integers(vocab_size)] = 1.0
+    log_probs = jax.nn.log_softmax(jnp.asarray(rows, jnp.float32))
+    decoding, uniform = Decoding(temperature, top_k, top_p), jnp.asarray(rng.random((3, 1)), jnp.float32)
+    found = draw_truncated(uniform, log_probs, decoding)
+    kept = truncate(log_probs, decoding)
+    expected = invert(uniform, kept)
+    for row in range(3):
+        if found[row] == expected[row]:
+            continue
+        # Only where sums that differ by rounding lie on two sides of a border.
+        probs = np.exp(np.asarray(kept[row], np.float64))
+        inside = np.abs(np.cumsum(probs) / probs.sum() - float(uniform[row, 0])).min() < 1e-5
+        order = np.sort(
+            np.exp(np.asarray(truncate(log_probs, decoding._replace(top_p=1.0))[row], np.float64))
+        )
+        edge = np.abs(np.cumsum(order[::-1]) - top_p).min() < 1e-5
+        assert inside or edge
+
+
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_the_likeliest_of_many_symbols(k):
+    """By blocks, with ties over their borders, as NumPy's stable sort has them."""
+    rng = np.random.default_rng(k)
+    for levels in (2, 5, 1000):
+        rows = rng.integers(levels, size=(4, 10_007)).astype(np.float32)
+        values, ids = sampling._likeliest(jnp.asarray(rows), k)
+        order = np.argsort(-rows, axis=-1, kind="stable")[:, :k]
+        np.testing.assert_array_equal(ids, order)
+        np.testing.assert_array_equal(values, np.take_along_axis(rows, order, axis=-1))

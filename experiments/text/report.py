@@ -170,6 +170,11 @@ def _print_table(
     say(f"{'validation':<{width}}{'nats/' + prepared.config.data.level:>10}  bits/char       bytes  seconds")
     for name, loss, bits, size, spent in rows:
         say(f"{name:<{width}}{loss:>10.3f}{bits:>11.3f}{size:>12,}{spent:>9.1f}")
+    if counts["loss"] < losses["valid_loss"]:
+        say(
+            f"the {counts['order']}-gram predicts this text better than the {prepared.config.model.model}: "
+            "train longer (--num_train_steps), or mix both (experiments.train_ngram, experiments.mix_models)"
+        )
     if "valid_tokens_scored" in losses:
         say(
             f"of a sample of {losses['valid_tokens_scored']:,} of {valid.size:,} tokens, standard error "
