@@ -26,7 +26,7 @@ ALONE = {
 WITH_PEERS = {
     "recurrence": (["--works=rnn_char"], "rnn_char"),
     "contexts": (["--works=transformer_sample_1"], "transformer_sample_1"),
-    "sampling": (["--streams=2", "--num_tokens=8"], "streams_2"),
+    "sampling": (["--works=cut", "--streams=2", "--num_tokens=8"], "cut_2"),
     "backtest": (["--points=200", "--horizon=4", "--rounds=1", "--neural_points=1"], "linear_200_process"),
 }
 

@@ -233,8 +233,8 @@ def sampling_table(found: dict[str, Any]) -> str:
     for row in found["sampling"]["rows"]:
         speeds = {name: statistics.median(values) for name, values in row["tokens_per_second"].items()}
         ours, cell, layer = (f"{speeds[name] / 1000:,.0f}k" for name in ("lmseq", "LSTMCell", "nn.LSTM"))
-        rows.append((row["streams"], ours, cell, layer, f"{row['ratio']:.1f}"))
-    header = ("streams", "lmseq", "PyTorch, LSTMCell", "PyTorch, nn.LSTM", "against the faster")
+        rows.append((row.get("name", row["streams"]), ours, cell, layer, f"{row['ratio']:.1f}"))
+    header = ("work and streams", "lmseq", "PyTorch, LSTMCell", "PyTorch, nn.LSTM", "against the faster")
     return table(header, rows)
 
 
