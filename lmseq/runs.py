@@ -29,7 +29,7 @@ from lmseq.ngram.words import look_up, spell_words
 from lmseq.training import checkpoint
 from lmseq.types import Params
 
-TABLES, MIXTURE = "tables.npz", "mixture.json"
+TABLES, MIXTURE, AVERAGE = "tables.npz", "mixture.json", "average.json"
 
 
 class Run(NamedTuple):
@@ -43,6 +43,16 @@ class Run(NamedTuple):
     tables: BackoffTables | None = None
 
 
+def split_run(name: str | Path) -> tuple[Path, str]:
+    """Folder and checkpoint of `DIR:latest`, `DIR:best` or `DIR:STEP`; of any other name, itself and nothing.
+
+    What lies under the whole name is meant by it.
+    """
+    folder, _, which = str(name).rpartition(":")
+    is_named = folder and (which in ("latest", "best") or which.isdecimal())
+    return (Path(folder), which) if is_named and not os.path.exists(name) else (Path(name), "")
+
+
 def load_run(
     path: str | Path,
     which: str = "latest",
@@ -53,17 +63,20 @@ def load_run(
 ) -> Run:
     """The model of a run's folder, or of an ARPA file or pipe, whose text is words, a sentence a line.
 
-    which: the `latest` or `best` checkpoint of a neural run, by validation loss. memory, begin and progress
-    are `read_arpa`'s. Raises ValueError when there is no model, or what there is is damaged.
+    which: the `latest` checkpoint of a neural run, the `best` by validation loss, or that of a step; what the
+    path itself names, as in `runs/demo:best` and `runs/demo:1000`, stands above it. memory, begin and
+    progress are `read_arpa`'s. Raises ValueError when there is no model, or what there is is damaged.
     """
-    path = Path(path)
+    path, named = split_run(path)
     if not os.path.exists(path):  # of pathlib's own, some names raise
         raise ValueError(f"expected a run or an ARPA file in {path}, but there is nothing: check the path")
+    if named and ((path / MIXTURE).is_file() or (path / TABLES).is_file() or not os.path.isdir(path)):
+        raise ValueError(f"{path} was not trained in steps, and has no checkpoints: leave :{named} out")
     if not os.path.isdir(path):  # a pipe too
         return _arpa_run(path, memory, begin, progress)
     if (path / MIXTURE).is_file():
         return _mixture_run(path)
-    return _tables_run(path) if (path / TABLES).is_file() else _neural_run(path, which)
+    return _tables_run(path) if (path / TABLES).is_file() else _neural_run(path, named or which)
 
 
 def _arpa_run(path: Path, memory: int, begin: Begin, progress: Progress) -> Run:
@@ -77,13 +90,17 @@ def _arpa_run(path: Path, memory: int, begin: Begin, progress: Progress) -> Run:
 
 
 def _neural_run(path: Path, which: str) -> Run:
-    """A model rebuilt from its own config, with parameters from a checkpoint; nothing else is read."""
-    for name in ("config.json", "vocab.json"):
+    """A model rebuilt from its own config, with parameters from a checkpoint; nothing else is read.
+
+    An average of runs has the config of the first.
+    """
+    config_file = AVERAGE if (path / AVERAGE).is_file() else "config.json"
+    for name in (config_file, "vocab.json"):
         if not (path / name).is_file():
             raise ValueError(
                 f"expected a language model in {path}, but it has no {name}: train one, or name another"
             )
-    config = check(from_json(read_text(path / "config.json"), LanguageModelConfig, "train_lm"))
+    config = check(from_json(read_text(path / config_file), LanguageModelConfig, "train_lm"))
     vocab = Vocab.from_json(read_text(path / "vocab.json"))
     # The loops that it was trained by may not be there, and make no difference.
     model = build_model(replace(config.model, backend="auto"), len(vocab))

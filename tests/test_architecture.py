@@ -131,6 +131,8 @@ FLOORS = (
         "lmseq/training/metrics.py",
         "lmseq/training/processes.py",
         "lmseq/training/checkpoint.py",
+        "lmseq/training/beginning.py",
+        "lmseq/training/lengthening.py",
         "lmseq/training/feeding.py",
         "lmseq/training/loop.py",
         "lmseq/training/ensemble.py",

@@ -9,6 +9,8 @@ USUAL_WARMUP = 50  # steps
 
 Shard = Literal["batch", "params"]
 
+ENDLESS = ("constant", "inverse")  # schedules whose learning rates do not depend on num_train_steps
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -76,6 +78,18 @@ def num_warmup_steps(train: TrainConfig) -> int:
 def settled(train: TrainConfig) -> TrainConfig:
     """The same training with what depends on other settings filled in: the steps of the warm-up."""
     return replace(train, warmup_steps=num_warmup_steps(train))
+
+
+def lengthened(train: TrainConfig, num_train_steps: int) -> TrainConfig:
+    """The same training of so many steps in all; ValueError where its first steps would have been others."""
+    at_least(1, extend=num_train_steps)
+    if train.schedule not in ENDLESS:
+        raise ValueError(
+            f"extend is for schedules {' and '.join(ENDLESS)}: under {train.schedule} learning rates depend "
+            "on num_train_steps, and a longer run is another from its first steps on; give "
+            f"--num_train_steps={num_train_steps} and another --workdir"
+        )
+    return replace(train, num_train_steps=num_train_steps)
 
 
 def check_shares(batch_size: int, num_devices: int, num_parts: int = 1) -> None:
