@@ -169,6 +169,7 @@ ROOMS = (
         "experiments/forecast.py",
         "experiments/compare_objectives.py",
         "experiments/mix_models.py",
+        "experiments/average.py",
         "experiments/prepare_text.py",
         "experiments/score_text.py",
         "experiments/sample_text.py",

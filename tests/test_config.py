@@ -188,6 +188,8 @@ BAD = [
     ),
     ({"momentum": 0.9}, "momentum=0.9 does nothing here: .*optimizer sgd"),
     ({"weight_decay": 0.1}, "weight_decay=0.1 does nothing here: .*optimizer adamw"),
+    ({"init_optimizer": True}, "init_optimizer=True does nothing here: .*init_from"),
+    ({"num_epochs": -0.5}, "num_epochs of at least 0, got -0.5"),
     ({"decay_steps": 10}, "decay_steps=10 does nothing here: .*schedule inverse"),
     ({"model": "gla", "embedding_size": 8}, "embedding is as wide as its layers, got embedding_size 8"),
     *mixer_knobs.BAD,
@@ -427,6 +429,9 @@ READ_BY_SCRIPTS = {
     "horizon_origins",
     "horizon_samples",
     "host_devices",
+    "init_from",
+    "init_optimizer",
+    "num_epochs",
     "score_tokens",
 }
 
