@@ -36,7 +36,16 @@ def beginning_of(config: LanguageModelConfig, workdir: Path | None) -> Beginning
     """What init_from names; None where it names nothing. Raises ValueError for what cannot be begun with."""
     if not config.course.init_from:
         return None
-    return _noted(config, workdir) or _from_run(config)
+    noted = _noted(config, workdir)
+    if noted is not None and steps_kept(workdir):
+        return Beginning(Vocab.from_json(read_text(workdir / "vocab.json")), noted)
+    found = _from_run(config)
+    if noted is not None and noted["params_digest"] != found.facts["params_digest"]:
+        raise ValueError(
+            f"{config.course.init_from} is at step {found.facts['step']} now, and not what {workdir} began "
+            f"with, step {noted['step']}: name that step, or choose another --workdir"
+        )
+    return found
 
 
 def write(workdir: Path, beginning: Beginning, model: Model, train: TrainConfig, batch_size: int) -> None:
@@ -50,16 +59,20 @@ def write(workdir: Path, beginning: Beginning, model: Model, train: TrainConfig,
         of_first(save)
 
 
-def _noted(config: LanguageModelConfig, workdir: Path | None) -> Beginning | None:
-    """What a run with checkpoints has noted of its beginning; None of one without, or of another."""
-    if workdir is None or not steps_kept(workdir) or not (workdir / "config.json").is_file():
+def _noted(config: LanguageModelConfig, workdir: Path | None) -> dict[str, Any] | None:
+    """What a run has noted of its beginning; None of a new one, or of one that began with something else."""
+    if workdir is None or not (workdir / "config.json").is_file():
         return None
-    began, facts = read_json(workdir / "config.json"), read_json(workdir / "corpus.json")
+    began = read_json(workdir / "config.json")
     if not isinstance(began, dict) or began.get("init_from") != config.course.init_from:
         return None
-    if not isinstance(facts, dict) or "init" not in facts:
+    facts = read_json(workdir / "corpus.json") if (workdir / "corpus.json").is_file() else {}
+    init = facts.get("init") if isinstance(facts, dict) else None
+    if isinstance(init, dict) and {"step", "params_digest"} <= init.keys():
+        return init
+    if steps_kept(workdir):
         raise ValueError(f"{workdir / 'corpus.json'} is damaged: restore it, or choose another --workdir")
-    return Beginning(Vocab.from_json(read_text(workdir / "vocab.json")), facts["init"])
+    return None  # killed before it was written
 
 
 def _from_run(config: LanguageModelConfig) -> Beginning:

@@ -10,7 +10,11 @@ from lmseq.config.knobs import MOST_UNITS, at_least, knob
 class MixtureConfig:
     """Models that are mixed."""
 
-    runs: str = knob("", "folders of runs of train_lm and train_ngram, separated by commas", is_path=True)
+    runs: str = knob(
+        "",
+        "folders of runs of train_lm (also DIR:best, DIR:STEP) and train_ngram, between commas",
+        is_path=True,
+    )
     checkpoint: Literal["latest", "best"] = knob("latest", "of neural runs: the last parameters, or the best")
     cache_size: int = knob(0, "latest tokens in a cache around each model; 0: no cache")
 
