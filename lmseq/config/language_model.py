@@ -34,7 +34,7 @@ SCORE_TOKENS = 1_000_000  # scored in seconds, to a thousandth of a nat or two
 ModelKind = Literal[CellKind, MixerKind, "stack", "mlp", "linear"]
 WINDOWED = ("mlp", "linear")
 # Settings of a model that its parameters do not depend on: how it is trained, and how it is computed.
-APART_FROM_PARAMETERS = ("dropout", "dropout_kind", "precision", "recompute_steps", "backend")
+APART_FROM_PARAMETERS = ("dropout", "dropout_kind", "precision", "recompute_steps", "backend", "chunk")
 
 
 @dataclass(frozen=True)
