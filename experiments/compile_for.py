@@ -20,7 +20,7 @@ from experiments.accelerators import chips
 from experiments.frame import presets, start
 from experiments.frame.console import say
 from experiments.frame.experiment import Call, Experiment, main
-from lmseq.config import language_model
+from lmseq.config import knobs, language_model
 from lmseq.config.knobs import knob
 from lmseq.files import to_json
 
@@ -95,6 +95,7 @@ EXPERIMENT = Experiment(
     options=Options,
     presets=presets.TRAIN_LM,
     check=language_model.check,
+    left_out=knobs.names_of(language_model.CourseConfig),
     prepare=lambda call: None,
     run=refuse,
     without_workdir=compile_for,

@@ -10,15 +10,19 @@ series has one, the error that is theoretically least. Interrupted runs continue
 Without a preset, a net (mlp or a recurrent cell) is trained for use: by a direct head up to 64 steps ahead,
 from up to 64 values read first, with weight decay; the tenth before the test part chooses the checkpoint.
 A short series gets shorter windows. --preset=one_step has the plain settings that stand below as defaults.
+
+--extend=STEPS beside the flags of a run goes on to so many steps in all, under schedules that have no end.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from experiments.frame import presets
 from experiments.frame.experiment import Call, Experiment, main
 from lmseq.config import knobs, series
+from lmseq.config.training import lengthened
 
 
 def implied(settings: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any]:
@@ -30,6 +34,18 @@ def implied(settings: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any
     known = {name: settings[name] for name in knobs.names_of(series.SeriesConfig)}
     num_points = num_points_of(knobs.from_flat(known, series.SeriesConfig))
     return series.net_settings(known, given, num_points) if num_points > 0 else {}
+
+
+def of_length(config: series.SeriesConfig, num_train_steps: int) -> series.SeriesConfig:
+    """The config of the same run with so many steps in all; ValueError where it would not begin alike."""
+    if not series.trains(config):
+        raise ValueError(f"extend is for models trained in steps, {config.model.model} is fitted at once")
+    if config.objective.objective == "scheduled_sampling":
+        raise ValueError(
+            "extend is not for objective scheduled_sampling, whose share of own predictions grows until "
+            f"num_train_steps: give --num_train_steps={num_train_steps} and another --workdir"
+        )
+    return series.check(replace(config, train=lengthened(config.train, num_train_steps)))
 
 
 def prepare(call: Call) -> Any:
@@ -53,6 +69,7 @@ EXPERIMENT = Experiment(
     presets=presets.PREDICT_SERIES,
     implied=implied,
     check=series.check,
+    of_length=of_length,
     prepare=prepare,
     facts=lambda prepared: prepared.series.facts(),
     facts_file="series.json",

@@ -25,7 +25,11 @@ from lmseq.files import to_json
 class SampleOptions:
     """What is sampled, from which model, and how."""
 
-    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file or pipe", is_path=True)
+    run: str = knob(
+        "",
+        "folder of a run of train_lm (also DIR:best, DIR:STEP) or train_ngram, or an ARPA file or pipe",
+        is_path=True,
+    )
     checkpoint: Literal["latest", "best"] = knob("latest", "the last parameters, or the best by validation")
     prompt: str = knob("", "text to continue; empty: from the beginning")
     num_samples: int = knob(1, "continuations")

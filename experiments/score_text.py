@@ -27,7 +27,11 @@ from lmseq.files import to_json
 class ScoreOptions:
     """What is scored, under which model."""
 
-    run: str = knob("", "folder of a run of train_lm or train_ngram, or an ARPA file or pipe", is_path=True)
+    run: str = knob(
+        "",
+        "folder of a run of train_lm (also DIR:best, DIR:STEP) or train_ngram, or an ARPA file or pipe",
+        is_path=True,
+    )
     checkpoint: Literal["latest", "best"] = knob("latest", "the last parameters, or the best by validation")
     text: tuple[str, ...] = knob((), "a text to score; give it several times to rank several")
     file: str = knob("", "a UTF-8 file to score, as one stream", is_path=True)

@@ -2,7 +2,9 @@
 
     python -m experiments.train_lm --corpus=python_docs --workdir=runs/demo
 
-The same command continues an interrupted run, bit for bit, and reprints a finished one's summary.
+The same command continues an interrupted run, bit for bit, and reprints a finished one's summary. With
+--extend=STEPS beside, it goes on to so many steps in all, under schedules that have no end. --init_from=RUN
+begins with the parameters of another run.
 """
 
 from collections.abc import Mapping
@@ -18,6 +20,8 @@ def implied(settings: Mapping[str, Any], given: frozenset[str]) -> dict[str, Any
     """The settings of the text, where it is a store of tokens."""
     from experiments.text.loading import stored_settings
 
+    if {"num_epochs", "num_train_steps"} <= given:
+        raise ValueError("--num_epochs and --num_train_steps both say how long the run is: give one of them")
     return stored_settings(settings["corpus"])
 
 
@@ -25,7 +29,14 @@ def prepare(call: Call) -> Any:
     """The text and the model, checked for fit."""
     from experiments.text import stages
 
-    return stages.load(call.config, call.given)
+    return stages.load(call.config, call.given, call.workdir)
+
+
+def facts(prepared: Any) -> dict[str, Any]:
+    """What is noted of the text, and of the run that this one begins with."""
+    from experiments.text import stages
+
+    return stages.facts(prepared)
 
 
 def run(call: Call, workdir: Path, prepared: Any) -> dict[str, Any]:
@@ -43,7 +54,9 @@ EXPERIMENT = Experiment(
     implied=implied,
     check=language_model.check,
     prepare=prepare,
-    facts=lambda prepared: prepared.texts.facts(),
+    facts=facts,
+    settled=lambda config, prepared: prepared.config,
+    of_length=language_model.of_length,
     facts_file="corpus.json",
     run=run,
     many_processes=True,

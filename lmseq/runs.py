@@ -1,17 +1,19 @@
 """Models as they lie on disk: a neural run, the run of a count model, an ARPA file of any tool."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import ArrayLike, Bool, Float, Int
 
 from lmseq.config.counts import NgramConfig
-from lmseq.config.knobs import from_json
-from lmseq.config.language_model import LanguageModelConfig, check
+from lmseq.config.knobs import SCRIPT, from_json
+from lmseq.config.language_model import LanguageModelConfig, check, model_differences
 from lmseq.config.mixture import MixtureConfig
 from lmseq.contract import Model
 from lmseq.data.marks import KEPT, UNK
@@ -29,7 +31,7 @@ from lmseq.ngram.words import look_up, spell_words
 from lmseq.training import checkpoint
 from lmseq.types import Params
 
-TABLES, MIXTURE = "tables.npz", "mixture.json"
+TABLES, MIXTURE, AVERAGE = "tables.npz", "mixture.json", "average.json"
 
 
 class Run(NamedTuple):
@@ -43,6 +45,18 @@ class Run(NamedTuple):
     tables: BackoffTables | None = None
 
 
+def split_run(name: str | Path) -> tuple[Path, str]:
+    """Folder and checkpoint of `DIR:latest`, `DIR:best` or `DIR:STEP`; of any other name, itself and nothing.
+
+    Behind the checkpoint `.raw` or `.average` may stand, as `training.checkpoint.load_params` takes them.
+    What lies under the whole name is meant by it.
+    """
+    folder, _, which = str(name).rpartition(":")
+    step, _, kind = which.partition(".")
+    is_named = folder and (step in ("latest", "best") or step.isdecimal()) and kind in ("", "raw", "average")
+    return (Path(folder), which) if is_named and not os.path.exists(name) else (Path(name), "")
+
+
 def load_run(
     path: str | Path,
     which: str = "latest",
@@ -53,17 +67,20 @@ def load_run(
 ) -> Run:
     """The model of a run's folder, or of an ARPA file or pipe, whose text is words, a sentence a line.
 
-    which: the `latest` or `best` checkpoint of a neural run, by validation loss. memory, begin and progress
-    are `read_arpa`'s. Raises ValueError when there is no model, or what there is is damaged.
+    which: the `latest` checkpoint of a neural run, the `best` by validation loss, or that of a step; what the
+    path itself names, as in `runs/demo:best` and `runs/demo:1000`, stands above it. memory, begin and
+    progress are `read_arpa`'s. Raises ValueError when there is no model, or what there is is damaged.
     """
-    path = Path(path)
+    path, named = split_run(path)
     if not os.path.exists(path):  # of pathlib's own, some names raise
         raise ValueError(f"expected a run or an ARPA file in {path}, but there is nothing: check the path")
+    if named and ((path / MIXTURE).is_file() or (path / TABLES).is_file() or not os.path.isdir(path)):
+        raise ValueError(f"{path} was not trained in steps, and has no checkpoints: leave :{named} out")
     if not os.path.isdir(path):  # a pipe too
         return _arpa_run(path, memory, begin, progress)
     if (path / MIXTURE).is_file():
         return _mixture_run(path)
-    return _tables_run(path) if (path / TABLES).is_file() else _neural_run(path, which)
+    return _tables_run(path) if (path / TABLES).is_file() else _neural_run(path, named or which)
 
 
 def _arpa_run(path: Path, memory: int, begin: Begin, progress: Progress) -> Run:
@@ -77,18 +94,65 @@ def _arpa_run(path: Path, memory: int, begin: Begin, progress: Progress) -> Run:
 
 
 def _neural_run(path: Path, which: str) -> Run:
-    """A model rebuilt from its own config, with parameters from a checkpoint; nothing else is read."""
-    for name in ("config.json", "vocab.json"):
+    """A model rebuilt from its own config, with parameters from a checkpoint; nothing else is read.
+
+    An average of runs has the config of the first.
+    """
+    config_file = AVERAGE if (path / AVERAGE).is_file() else "config.json"
+    for name in (config_file, "vocab.json"):
         if not (path / name).is_file():
             raise ValueError(
-                f"expected a language model in {path}, but it has no {name}: train one, or name another"
+                f"expected a language model in {path}, but it has no {name}{_held(path)}: train one, or name "
+                "another"
             )
-    config = check(from_json(read_text(path / "config.json"), LanguageModelConfig, "train_lm"))
+    config = check(from_json(read_text(path / config_file), LanguageModelConfig, "train_lm"))
     vocab = Vocab.from_json(read_text(path / "vocab.json"))
     # The loops that it was trained by may not be there, and make no difference.
     model = build_model(replace(config.model, backend="auto"), len(vocab))
     params, step = checkpoint.load_params(path, model, which)
     return Run(config, vocab, model, params, step)
+
+
+def check_alike(names: Sequence[str], runs: Sequence[Run]) -> None:
+    """ValueError, naming the first difference, unless all are trained models of one shape and vocabulary."""
+    for name, run in zip(names, runs, strict=True):
+        if not isinstance(run.config, LanguageModelConfig):
+            raise ValueError(f"expected runs of train_lm, {name} is none: leave it out")
+    first, expected = names[0], runs[0]
+    for name, run in zip(names, runs, strict=True):
+        between = f"{first} and {name}"
+        for what in ("level", "normalize", "tokens", "bpe_json"):
+            there, here = getattr(expected.vocab, what), getattr(run.vocab, what)
+            if there != here:
+                sizes = f"{len(expected.vocab)} symbols, {len(run.vocab)}"
+                told = f"{there}, {here}" if what in ("level", "normalize") else sizes
+                raise ValueError(f"{between} have different vocabularies ({what}: {told}): leave one out")
+        differing = model_differences(expected.config.model, run.config.model)
+        if differing:
+            raise ValueError(f"{between} are different models ({differing[0]}): leave one out")
+
+
+def mean_params(parts: Sequence[Params]) -> Params:
+    """The mean of parameters of one shape, leaf by leaf: summed in float64, in the type of the first.
+
+    Runs that began alike lie in one basin of the loss, where the mean can be better than each of them
+    (Izmailov et al. 2018; Wortsman et al. 2022); the mean of runs from different seeds is no model of use.
+    """
+
+    def mean(*leaves: ArrayLike) -> np.ndarray:
+        total = sum(np.asarray(leaf, np.float64) for leaf in leaves)
+        return np.asarray(total / len(leaves), np.asarray(leaves[0]).dtype)
+
+    return jax.tree.map(mean, *parts)
+
+
+def _held(path: Path) -> str:
+    """What a folder holds instead of a language model, in words; nothing where it does not say so."""
+    try:
+        script = read_json(path / "config.json")[SCRIPT]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return "" if script == "train_lm" else f" (it holds a run of {script})"
 
 
 def _tables_run(path: Path) -> Run:
@@ -160,7 +224,7 @@ def _mixture_run(path: Path) -> Run:
         raise ValueError(f"{path / MIXTURE} is damaged: mix again") from None
     found = []
     for place, params_digest in places:
-        if not (path / place).exists():
+        if not split_run(path / place)[0].exists():
             raise ValueError(
                 f"{path} is a mixture with {path / place}, which is not there: "
                 "move them together, or mix again"

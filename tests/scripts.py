@@ -169,3 +169,30 @@ def records(workdir: Path) -> list[dict[str, Any]]:
     """The metrics of a run without what depends on the clock."""
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [figures(json.loads(line)) for line in lines]
+
+
+class Made:
+    """Finished runs of train_lm that differ in a few flags, each made when it is first asked for."""
+
+    def __init__(self, scripts: Scripts, root: Path, flags: Sequence[str]) -> None:
+        self._scripts, self._root, self.flags = scripts, root, list(flags)
+        self._known: dict[tuple[str, ...], Path] = {}
+
+    def __call__(self, num_train_steps: int, *more: str) -> Path:
+        """The folder of a run of so many steps, with more flags beside."""
+        flags = (f"--num_train_steps={num_train_steps}", *more)
+        if flags not in self._known:
+            folder = self._root / str(len(self._known))
+            self._scripts.summary("train_lm", f"--workdir={folder}", *self.flags, *flags)
+            self._known[flags] = folder
+        return self._known[flags]
+
+
+def summary_of(workdir: Path) -> dict[str, Any]:
+    """What a finished run has written."""
+    return json.loads((workdir / "summary.json").read_text())
+
+
+def config_of(workdir: Path) -> dict[str, Any]:
+    """The settings in a run's folder."""
+    return json.loads((workdir / "config.json").read_text())

@@ -349,7 +349,7 @@ def test_latest_and_best(run):
     best = load_run(str(run), "best")
     assert best.step == 20
     assert_same_bits(best.params, filled(20).state.params)
-    with pytest.raises(ValueError, match="latest or best, got 'first'"):
+    with pytest.raises(ValueError, match="latest, best or a step, got 'first'"):
         load_run(run, "first")
 
 

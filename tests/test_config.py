@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lmseq.config import knobs
 from lmseq.config.knobs import from_flat
-from lmseq.config.language_model import LanguageModelConfig, ModelKind, check
+from lmseq.config.language_model import APART_FROM_PARAMETERS, LanguageModelConfig, ModelKind, check
 from lmseq.config.mixers import STACK
 from lmseq.data.corpora import RawCorpus
 from lmseq.data.tokens import build_vocab, prepare_corpus
@@ -194,6 +194,8 @@ BAD = [
     ({"cooldown": 0.1}, "cooldown=0.1 does nothing here: .*schedule stable"),
     ({"average_decay": 0.9}, "average_decay=0.9 does nothing here: .*average exponential"),
     ({"average_patience": 3}, "average_patience=3 does nothing here: .*average triggered"),
+    ({"init_optimizer": True}, "init_optimizer=True does nothing here: .*init_from"),
+    ({"num_epochs": -0.5}, "num_epochs of at least 0, got -0.5"),
     ({"model": "gla", "embedding_size": 8}, "embedding is as wide as its layers, got embedding_size 8"),
     *mixer_knobs.BAD,
     *((idle, f"^{next(iter(idle))}=.* does nothing here: it is read by") for idle in mixer_knobs.IDLE),
@@ -447,6 +449,9 @@ READ_BY_SCRIPTS = {
     "horizon_origins",
     "horizon_samples",
     "host_devices",
+    "init_from",
+    "init_optimizer",
+    "num_epochs",
     "score_tokens",
 }
 
@@ -500,6 +505,13 @@ def test_scripts_read_the_rest():
     assert {name for name in READ_BY_SCRIPTS if (SECTION_OF[name], name) in read} == READ_BY_SCRIPTS
     read = attributes_read("lmseq/training")
     assert {name for name in READ_BY_TRAINING if (SECTION_OF[name], name) in read} == READ_BY_TRAINING
+
+
+def test_what_parameters_do_not_depend_on():
+    """Settings of a model that only its training passes show, and the loops that it is computed by."""
+    of_model = {name for name, section in SECTION_OF.items() if section == "model"}
+    shown = {name for name in of_model & set(SEEN) if SEEN[name][0] in (training_pass_of, loops_of)}
+    assert shown | (of_model & READ_BY_SCRIPTS) == set(APART_FROM_PARAMETERS)
 
 
 def test_no_knob_is_left_out():

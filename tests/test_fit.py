@@ -272,7 +272,7 @@ def test_no_parameters_where_there_are_none(tmp_path):
     fit(GRU, STREAM, CONFIG, batches=BATCHES, workdir=tmp_path)
     with pytest.raises(ValueError, match="no checkpoint has a validation loss"):
         load_params(tmp_path, GRU, "best")
-    with pytest.raises(ValueError, match="expected checkpoint latest or best, got 'first'"):
+    with pytest.raises(ValueError, match="expected checkpoint latest, best or a step, got 'first'"):
         load_params(tmp_path, GRU, "first")
     with pytest.raises(ValueError, match="cannot be used"):
         load_params(tmp_path, Elman(V, 5))

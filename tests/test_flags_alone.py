@@ -27,7 +27,11 @@ ALONE = [
     if knob.name not in experiment.left_out
     for value in get_args(knob.type) or SMALL_AND_LARGE.get(knob.type, ())
 ]
-NEEDED = {"mix_models": {"runs": "a,b"}, "ablate": {"sweep": "seed=1"}}  # without which nothing can be done
+NEEDED = {
+    "mix_models": {"runs": "a,b"},
+    "average": {"runs": "a,b"},
+    "ablate": {"sweep": "seed=1"},
+}  # without which nothing can be done
 PREPARED = {"train_lm", "train_ngram", "predict_series", "compare_objectives"}
 # Series of so many points take seconds to make, and devices cannot be added to a process.
 LEFT_OUT = {("num_points", "2000000000"), ("host_devices", "20"), ("host_devices", "1000")}

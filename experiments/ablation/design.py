@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import compare_objectives, mix_models, predict_series, train_lm, train_ngram
+from experiments import average, compare_objectives, mix_models, predict_series, train_lm, train_ngram
 from experiments.claims.catalogue import CLAIMS
 from experiments.frame.experiment import Experiment, flag_names
 from lmseq.config import knobs
@@ -25,6 +25,7 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     predict_series.EXPERIMENT,
     compare_objectives.EXPERIMENT,
     mix_models.EXPERIMENT,
+    average.EXPERIMENT,
     *CLAIMS,
 )
 OWN = ("workdir", "seed")  # flags of an experiment that its ablation gives itself

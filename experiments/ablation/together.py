@@ -17,7 +17,7 @@ from absl import flags
 from experiments.ablation.design import TOGETHER, Cell, Design
 from experiments.ablation.records import record_of
 from experiments.frame.command import USER_ERRORS
-from experiments.frame.experiment import Experiment, call_from_texts
+from experiments.frame.experiment import Experiment, Longer, call_from_texts
 from experiments.frame.processes import Processes
 from experiments.frame.progress import steps_bar
 from experiments.series.loading import load
@@ -26,7 +26,7 @@ from experiments.text import report, stages
 from experiments.text.loading import FRACTIONS, load_texts
 from lmseq.config import knobs
 from lmseq.config import series as series_config
-from lmseq.config.language_model import LanguageModelConfig
+from lmseq.config.language_model import CourseConfig, LanguageModelConfig
 from lmseq.config.series import SeriesConfig, segment_length
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
@@ -45,7 +45,7 @@ Config = LanguageModelConfig | SeriesConfig
 # What only a run of its own can do: checkpoints, evaluations on the way, work shared by devices or processes.
 APART = ("host_devices", "shard", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
 APART += ("plateau_patience", "average")
-APART += tuple(Processes.__dataclass_fields__)
+APART += (*Processes.__dataclass_fields__, *Longer.__dataclass_fields__, *CourseConfig.__dataclass_fields__)
 
 
 class Group(NamedTuple):

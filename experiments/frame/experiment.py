@@ -29,6 +29,7 @@ from experiments.frame.launcher import launch
 from experiments.frame.presets import Preset
 from experiments.frame.processes import Processes, crew_of
 from experiments.frame.workdir import Identity, check_same, finish, opened, told
+from lmseq.config.knobs import knob
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Call(NamedTuple):
     """What was asked for.
 
     The checked config; options that are no part of it; the names of the flags that were given; whether
-    compiled programs are kept in the user's cache folder; and the processes that share the run.
+    compiled programs are kept in the user's cache folder; the processes that share the run; the run's folder,
+    where it has one; and whether the config is that of a run there with fewer steps.
     """
 
     config: Any
@@ -48,6 +50,17 @@ class Call(NamedTuple):
     given: frozenset[str]
     keep_programs: bool
     processes: Processes = Processes()
+    workdir: Path | None = None
+    extends: bool = False
+
+
+@dataclass(frozen=True)
+class Longer:
+    """How a run is made longer: no part of what it is."""
+
+    extend: int = knob(
+        0, "beside the other flags of the run in --workdir, finished or not: go on to so many steps in all"
+    )
 
 
 def _facts_of(prepared: Any) -> dict[str, Any]:
@@ -66,9 +79,11 @@ class Experiment:
     implied: settings that follow from those which flags and presets give, such as those that a store of
     tokens was made with, of all settings and the names of the flags given; they stand where the command line
     says nothing. check: the config, or ValueError.
-    prepare: the data and the model of a call. facts: what of them is noted beside the run, in the file
-    `facts_file`, and compared when it goes on. run: the work, of a call, a folder and what was prepared;
-    returns the summary. status: the exit status that a summary means.
+    prepare: the data and the model of a call. settled: the config with what only the prepared data says, such
+    as the steps of so many epochs. of_length: the config of the same run with so many steps in all, or
+    ValueError where it would not begin alike; None where --extend is no flag. facts: what of the prepared is
+    noted beside the run, in the file `facts_file`, and compared when it goes on. run: the work, of a call, a
+    folder and what was prepared; returns the summary. status: the exit status that a summary means.
 
     options: knobs that are no part of the config, such as what to show. presets: named settings; quick:
     settings under --quick. left_out: knobs of the config that are no flags. num_devices: how many devices
@@ -86,6 +101,8 @@ class Experiment:
     prepare: Callable[[Call], Any]
     implied: Callable[[Mapping[str, Any], frozenset[str]], Mapping[str, Any]] = lambda settings, given: {}
     check: Callable[[Any], Any] = lambda config: config
+    settled: Callable[[Any, Any], Any] = lambda config, prepared: config
+    of_length: Callable[[Any, int], Any] | None = None
     facts: Callable[[Any], dict[str, Any]] = _facts_of
     facts_file: str = "data.json"
     status: Callable[[Mapping[str, Any]], int] = _succeeded
@@ -119,6 +136,8 @@ def define_flags(experiment: Experiment, found: flags.FlagValues) -> list[str]:
         flags.DEFINE_bool("quick", False, meaning, flag_values=found)
         names.append("quick")
     names += define(experiment.config, found, experiment.left_out)
+    if experiment.of_length is not None:
+        names += define(Longer, found)
     if experiment.many_processes:
         names += define(Processes, found)
     return names + define(experiment.options, found)
@@ -140,12 +159,15 @@ def call_of(experiment: Experiment, given: Given) -> Call:
     settings = {name: given.values[name] for name in given.names} | chosen
     implied = experiment.implied(settings, frozenset(given.names))
     config = experiment.check(config_of(experiment.config, given, {**defaults, **implied}))
+    extends = "extend" in given.names
+    if extends:
+        config = experiment.of_length(config, given.values["extend"])
     options, processes = (
         kind(**{name: given.values[name] for name in kind.__dataclass_fields__})
         for kind in (experiment.options, Processes if experiment.many_processes else NoOptions)
     )
     keep_programs = given.values.get(KEEP_PROGRAMS, True)
-    return Call(config, options, given.names, keep_programs, processes)
+    return Call(config, options, given.names, keep_programs, processes, extends=extends)
 
 
 def call_from_texts(experiment: Experiment, texts: Mapping[str, str]) -> Call:
@@ -175,6 +197,7 @@ def _act(experiment: Experiment, arguments: Sequence[str], given: Given) -> int:
     if not given.values["workdir"]:
         raise ValueError(missing)
     workdir = Path(given.values["workdir"])
+    call = call._replace(workdir=workdir)
     if not experiment.many_processes:
         return _work(experiment, call, workdir)
     place = worker.place_here()
@@ -195,7 +218,8 @@ def _work(
         start.prepare_jax(experiment.num_devices(call.config), call.keep_programs, connect)
     together = connect is not None
     prepared = _prepared(experiment, call, together)
-    run = Identity(experiment.name, call.config, experiment.facts(prepared), experiment.facts_file)
+    config, facts = experiment.settled(call.config, prepared), experiment.facts(prepared)
+    run = Identity(experiment.name, config, facts, experiment.facts_file, call.extends)
     again = experiment.runs_again(call)
     with _opened(workdir, run, again, together) as finished:
         if finished is not None and not again:

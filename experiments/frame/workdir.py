@@ -6,50 +6,70 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.frame.console import say
 from lmseq.config import knobs
 from lmseq.files import locked, read_json, read_text, to_json, write_text
 
+LENGTHS = {"num_train_steps", "num_epochs"}  # settings of a run that --extend changes
 PLACES = {"corpus", "series", "path"}  # of facts with a digest: where data was found, and not what it is
 
 
 class Identity(NamedTuple):
-    """What a run is: its script, its config, and facts of its data, which are noted in a file `name`."""
+    """What a run is: its script, its config, and facts of its data, which are noted in a file `name`.
+
+    extends: whether the config is that of a run which the folder holds with fewer steps.
+    """
 
     script: str
     config: Any
     facts: dict[str, Any]
     name: str
+    extends: bool = False
 
 
-def check_workdir(workdir: Path, run: Identity) -> None:
+def check_workdir(workdir: Path, run: Identity) -> bool:
     """ValueError unless the folder is new, empty, or holds this very run: same script, config and data.
 
-    The same data may lie elsewhere than before.
+    The same data may lie elsewhere than before. Returns whether the run there is to be lengthened first.
     """
     if workdir.is_symlink() and not workdir.exists():
         raise ValueError(f"expected --workdir to be a folder, {workdir} is a link to nothing: remove it")
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"expected --workdir to be a folder, {workdir} is a file")
     if (workdir / "config.json").exists():
-        _check_run(workdir, run)
+        is_shorter = _check_run(workdir, run)
         if (workdir / "checkpoints").exists() and not (workdir / "checkpoints").is_dir():
             raise ValueError(f"expected a folder at {workdir / 'checkpoints'}, a file is there: move it away")
-    elif workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
+        return is_shorter
+    if workdir.exists() and any(not path.name.startswith(".") for path in workdir.iterdir()):
         # Hidden files are the lock and what a kill at the very start left behind.
         raise ValueError(f"{workdir} is not empty and holds no run: choose another --workdir")
+    if run.extends:
+        raise ValueError(f"expected a run to extend in {workdir}, there is none: leave --extend out")
+    return False
 
 
-def _check_run(workdir: Path, run: Identity) -> None:
-    """ValueError unless the run that a folder holds is this one."""
+def _began_with(workdir: Path, run: Identity) -> Any:
+    """The config in a folder; ValueError where it is not of the script of the run."""
     try:
-        began = knobs.from_json(read_text(workdir / "config.json"), type(run.config), run.script)
+        return knobs.from_json(read_text(workdir / "config.json"), type(run.config), run.script)
     except ValueError as error:
         raise ValueError(f"{workdir} holds no run that can be gone on with: {error}") from None
+
+
+def _check_run(workdir: Path, run: Identity) -> bool:
+    """ValueError unless a folder holds this run; whether it has fewer steps, and is to be extended."""
+    began = _began_with(workdir, run)
     noted = read_json(workdir / run.name) if (workdir / run.name).exists() else None
     what = _without_places(noted)
     is_same = what == _without_places(run.facts)
     same_data = is_same and what != noted  # which a digest says
     differing = knobs.differences(began, run.config, but_paths=same_data)
+    is_shorter = False
+    if run.extends and differing:
+        # How long it is does not matter: what there is of it are the first steps of any longer one.
+        differing = [each for each in differing if each.partition(":")[0] not in LENGTHS]
+        is_shorter = not differing
     if differing:
         raise ValueError(
             f"{workdir} holds a run of another config ({'; '.join(differing)}): "
@@ -60,6 +80,12 @@ def _check_run(workdir: Path, run: Identity) -> None:
             f"the data of {next(iter(run.facts.values()))} is not the one that {workdir} was begun with: "
             "choose another --workdir, or restore it"
         )
+    if is_shorter and began.train.num_train_steps >= run.config.train.num_train_steps:
+        raise ValueError(
+            f"expected --extend above the {began.train.num_train_steps} steps that {workdir} has in all, got "
+            f"{run.config.train.num_train_steps}"
+        )
+    return is_shorter
 
 
 def told(run: Identity) -> dict[str, str]:
@@ -121,18 +147,28 @@ def opened(workdir: Path, run: Identity, *, again: bool = False) -> Iterator[str
     A finished run is only read, unless it is looked at `again`. Raises ValueError as `check_workdir` does,
     and when another process is at work there.
     """
-    check_workdir(workdir, run)  # before anything is created
+    is_shorter = check_workdir(workdir, run)  # before anything is created
     summary = finished_summary(workdir)
-    if summary is not None and not again:
+    if summary is not None and not again and not is_shorter:
         yield summary
         return
     with locked(workdir):
-        check_workdir(workdir, run)  # another process may have come and gone
+        if check_workdir(workdir, run):  # another process may have come and gone
+            _turn_back(workdir, run)
         summary = finished_summary(workdir)
         if summary is None:
             write_text(workdir / "config.json", knobs.to_json(run.config, run.script))
             write_text(workdir / run.name, to_json(run.facts, indent=1) + "\n")
         yield summary
+
+
+def _turn_back(workdir: Path, run: Identity) -> None:
+    """Make the run of fewer steps an unfinished one; what is written next in config.json makes it longer."""
+    from lmseq.training.lengthening import turn_back
+
+    train = _began_with(workdir, run).train
+    step = turn_back(workdir, train)
+    say(f"{train.num_train_steps} steps become {run.config.train.num_train_steps}, from step {step} on")
 
 
 def finished_summary(workdir: Path) -> str | None:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from experiments.text.beginning import Beginning
 from lmseq import generation, runs, scoring
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.config.mixers import layer_names
@@ -23,11 +24,12 @@ FIGURES = ("loss", "perplexity", "bits_per_char")  # of every split
 
 
 class PreparedText(NamedTuple):
-    """The config, the texts and the model of a run."""
+    """The config, the texts and the model of a run, and what it begins with where that is another run."""
 
     config: LanguageModelConfig
     texts: Texts
     model: Model
+    beginning: Beginning | None = None
 
 
 def split_figures(prepared: PreparedText, params: Params, split: str) -> dict[str, float | None]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Any
 
-from experiments.frame.console import say
+from experiments.frame.console import listed, say
 from experiments.frame.start import data_folders
 from experiments.text.preparing import kept_store
 from lmseq.config import knobs
@@ -13,6 +13,7 @@ from lmseq.data import texts as data_texts
 from lmseq.data.corpora import CORPORA, SPLITS, CorpusFile, RawCorpus
 from lmseq.data.store import is_store
 from lmseq.data.texts import Texts
+from lmseq.data.tokens import Corpus, Vocab
 
 FRACTIONS = frozenset({"valid_fraction", "test_fraction"})
 
@@ -74,17 +75,33 @@ def say_unknown(name: str, of_split: Mapping[str, tuple[int, int]]) -> None:
         say(f"{name}: {' and '.join(shares)} are not in the training text, and are scored as <unk>")
 
 
-def load_texts(text: TextConfig, given: Set[str] = frozenset()) -> Texts:
+def say_beyond(texts: Texts) -> None:
+    """A line that names what a text has beyond the vocabulary of another run; none where there is nothing."""
+    found = [texts.vocab.unknown(getattr(texts.corpus, split)) for split in SPLITS]
+    beyond = tuple(dict.fromkeys(symbol for symbols in found for symbol in symbols))
+    if beyond:
+        say(f"{texts.corpus.name}: not in the vocabulary of --init_from, and read as <unk>: {listed(beyond)}")
+
+
+def load_texts(text: TextConfig, given: Set[str] = frozenset(), vocab: Vocab | None = None) -> Texts:
     """Read, split and tokenise what the config names, and say how much it is.
 
-    A long text becomes a store in the user's cache folder (`preparing.kept_store`).
+    A long text becomes a store in the user's cache folder (`preparing.kept_store`), unless a vocabulary is
+    given, of another run: then it is read into memory, and symbols that it has beyond those are said.
     """
     text = check_fractions(text, given)
-    kept = kept_store(text)
-    texts = data_texts.load_texts(replace(text, corpus=str(kept)) if kept else text, **folders())
+    idle = sorted(given & {"min_count", "bpe_vocab_size"}) if vocab is not None else []
+    if idle and not is_store(text.corpus):
+        raise ValueError(f"--{idle[0]} does nothing here: the vocabulary is that of --init_from")
+    kept = None if vocab is not None else kept_store(text)
+    named = replace(text, corpus=str(kept)) if kept else text
+    texts = data_texts.load_texts(named, **folders(), vocab=vocab)
     sizes = " / ".join(f"{ids.size:,}" for ids in texts.ids.values())
     unit = {"char": "characters", "ids": "ids"}.get(text.level, f"{text.level} tokens")
     say(f"{texts.corpus.name}: {sizes} {unit} (train / valid / test), {len(texts.vocab)} symbols")
+    if vocab is not None and isinstance(texts.corpus, Corpus):
+        say_beyond(texts)
+        return texts
     held_out = {split: (texts.num_unknown(split), texts.ids[split].size) for split in SPLITS[1:]}
     say_unknown(texts.corpus.name, held_out)
     return texts

@@ -12,6 +12,7 @@ from experiments.text.loading import load_texts
 from experiments.text.suggest import suggest
 from lmseq import scoring
 from lmseq.config import knobs
+from lmseq.config.language_model import LanguageModelConfig
 from lmseq.config.mixture import MixtureConfig
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
@@ -20,7 +21,7 @@ from lmseq.data.texts import Texts
 from lmseq.files import read_json, to_json, write_text
 from lmseq.models.interface import has_hidden
 from lmseq.models.mixture import CacheParams, fit_cache, fit_weights
-from lmseq.runs import Run, is_proper
+from lmseq.runs import Run, is_proper, split_run
 from lmseq.training.checkpoint import digest
 from lmseq.types import Params
 
@@ -37,7 +38,7 @@ class PreparedMixture(NamedTuple):
 def prepare(config: MixtureConfig) -> PreparedMixture:
     """Load the runs. Raises ValueError for runs that do not go together."""
     paths = run_paths(config)
-    digests = check_texts(paths)
+    digests = check_texts(folders_of(paths))
     found = [load_run(str(path), config.checkpoint) for path in paths]
     check_models(paths, found)
     text = {k: v for k, v in knobs.to_flat(found[0].config).items() if k in TextConfig.__dataclass_fields__}
@@ -54,6 +55,11 @@ def prepare(config: MixtureConfig) -> PreparedMixture:
 def run_paths(config: MixtureConfig) -> list[Path]:
     """The folders of the runs."""
     return [Path(path.strip()) for path in config.runs.split(",") if path.strip()]
+
+
+def folders_of(paths: list[Path]) -> list[Path]:
+    """The same without the checkpoints that they name."""
+    return [split_run(path)[0] for path in paths]
 
 
 def check_texts(paths: list[Path]) -> dict[str, str]:
@@ -106,7 +112,8 @@ def as_seen_from(workdir: Path, places: list[dict[str, str]]) -> list[dict[str, 
 def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
     """Fit on the validation text, score the test text, print a table, write mixture.json; the summary."""
     config, found, text, facts = prepared
-    texts = load_texts(text)
+    taken = next((run.vocab for run in found if _is_taken(run)), None)
+    texts = load_texts(text, vocab=taken)
     if not texts.ids["valid"].size or not texts.ids["test"].size:
         raise ValueError(
             "expected a validation text to fit the weights on and a test text to score: train all models "
@@ -148,6 +155,11 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
         for split in ("valid", "test")
     }
     return {"corpus": texts.corpus.name, **fitted, **losses, **figures[-1]}
+
+
+def _is_taken(run: Run) -> bool:
+    """Whether the vocabulary is that of another run, and not made of the text."""
+    return isinstance(run.config, LanguageModelConfig) and bool(run.config.course.init_from)
 
 
 def _score(part: tuple[Model, Params], ids: np.ndarray) -> np.ndarray:

@@ -103,6 +103,7 @@ def fixed_figures(
         "num_parameters": count_parameters(params),
         "vocab_size": len(prepared.texts.vocab),
         "num_train_steps": config.train.num_train_steps,
+        **({"num_epochs": config.course.num_epochs} if config.course.num_epochs else {}),
         **losses,
         **{f"loss_at_{k}": _loss_at(horizon, k) for k in HORIZONS},
         "unigram_loss": unigram_loss,

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 
 from experiments.frame import show
-from experiments.text import evaluate
+from experiments.text import beginning, evaluate
 from experiments.text.evaluate import PreparedText
 from experiments.text.loading import load_texts
-from lmseq.config.language_model import LanguageModelConfig
+from lmseq.config.language_model import LanguageModelConfig, of_epochs
 from lmseq.data.partition import check_stream
 from lmseq.data.texts import Texts
 from lmseq.files import write_text
@@ -23,11 +23,26 @@ from lmseq.training.processes import is_first
 from lmseq.training.sharding import check_batch, make_mesh
 
 
-def load(config: LanguageModelConfig, given: Set[str]) -> PreparedText:
-    """The text and the model of a config; `given` are the names of the flags that the user gave."""
+def load(config: LanguageModelConfig, given: Set[str], workdir: Path | None = None) -> PreparedText:
+    """The text and the model of a config; `given` are the names of the flags that the user gave.
+
+    workdir: the run's folder, which may hold it already. The config is that of `PreparedText` then: with the
+    steps of its epochs.
+    """
     check_backend(config.model.backend, config.model.precision)
     check_batch(make_mesh(), config.data.batch_size, config.train.accumulate_steps)
-    return prepare(config, load_texts(config.data, given))
+    begins = beginning.beginning_of(config, workdir)
+    texts = load_texts(config.data, given, None if begins is None else begins.vocab)
+    if config.course.num_epochs:
+        num_tokens = texts.ids["train"].size
+        config = of_epochs(config, batches_of(config).plan_of(num_tokens, config.train.seed, 0).num_batches)
+    return prepare(config, texts)._replace(beginning=begins)
+
+
+def facts(prepared: PreparedText) -> dict[str, Any]:
+    """What a model is trained on, and begins with."""
+    begins = {"init": prepared.beginning.facts} if prepared.beginning else {}
+    return prepared.texts.facts() | begins
 
 
 def prepare(config: LanguageModelConfig, texts: Texts) -> PreparedText:
@@ -46,9 +61,11 @@ def prepare(config: LanguageModelConfig, texts: Texts) -> PreparedText:
 
 def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
     """Train and watch, evaluate, draw; the summary. Raises StoppedError when a signal stops the training."""
-    config, texts, model = prepared
+    config, texts, model, begins = prepared
     if is_first():
         write_text(workdir / "vocab.json", texts.vocab.to_json())
+    if begins is not None:
+        beginning.write(workdir, begins, model, config.train, config.data.batch_size)
     job = Job(
         model,
         texts.ids["train"],

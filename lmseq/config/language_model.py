@@ -1,10 +1,12 @@
 """A language-model run: text and partition, model, training, report."""
 
-from dataclasses import dataclass, field, replace
+import math
+from dataclasses import dataclass, field, fields, replace
+from fractions import Fraction
 from typing import Literal
 
 from lmseq.config.kinds import COMPILED, COMPILED_CELLS, CUDNN_CELLS, CellKind
-from lmseq.config.knobs import MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob, pick
+from lmseq.config.knobs import MOST, MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob, pick
 from lmseq.config.mixers import (
     STACK,
     MixerConfig,
@@ -16,7 +18,14 @@ from lmseq.config.mixers import (
     settled_stack,
 )
 from lmseq.config.text import TextConfig, check_text
-from lmseq.config.training import TrainConfig, check_shares, check_train, idle_in_training, settled
+from lmseq.config.training import (
+    TrainConfig,
+    check_shares,
+    check_train,
+    idle_in_training,
+    lengthened,
+    settled,
+)
 
 COUNT_TOKENS = 2_000_000  # counted in about 5 s of one core, of which there are 100 in 200 MB
 
@@ -24,6 +33,8 @@ SCORE_TOKENS = 1_000_000  # scored in seconds, to a thousandth of a nat or two
 
 ModelKind = Literal[CellKind, MixerKind, "stack", "mlp", "linear"]
 WINDOWED = ("mlp", "linear")
+# Settings of a model that its parameters do not depend on: how it is trained, and how it is computed.
+APART_FROM_PARAMETERS = ("dropout", "dropout_kind", "precision", "recompute_steps", "backend", "chunk")
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,24 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class CourseConfig:
+    """Where a training begins, and how often it goes through its text."""
+
+    init_from: str = knob(
+        "",
+        "begin with the parameters and the vocabulary of this run: DIR, or DIR:latest, DIR:best, DIR:STEP",
+        is_path=True,
+    )
+    init_optimizer: bool = knob(
+        False, "of init_from take the optimiser's state, too; the schedule begins anew all the same"
+    )
+    num_epochs: float = knob(
+        0.0,
+        "instead of num_train_steps: as many steps as so many passes through the training text have; 0: none",
+    )
+
+
+@dataclass(frozen=True)
 class LanguageModelConfig:
     """All of a language-model run."""
 
@@ -96,12 +125,14 @@ class LanguageModelConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    course: CourseConfig = field(default_factory=CourseConfig)
 
 
 def check(config: LanguageModelConfig) -> LanguageModelConfig:
     """The config with derived settings filled in; ValueError for the first out of range or in contradiction.
 
-    Derived are the steps of the warm-up, and the width of an embedding that is tied and has none.
+    Derived are the steps of the warm-up, and the width of an embedding that is tied and has none. Of a number
+    of epochs, `of_epochs` derives the steps, and those of the warm-up, once the text is known.
     """
     check_text(config.data)
     model = settled_stack(config.model)
@@ -111,13 +142,47 @@ def check(config: LanguageModelConfig) -> LanguageModelConfig:
     _check_ranges(config)
     _check_pairs(config)
     _check_idle(config)
-    return replace(config, train=settled(config.train))
+    return config if config.course.num_epochs else replace(config, train=settled(config.train))
+
+
+def of_epochs(config: LanguageModelConfig, num_batches: int) -> LanguageModelConfig:
+    """The config with the steps of its epochs: ceil(num_epochs * num_batches).
+
+    num_batches: those of the first epoch; others differ by one at most, as their offsets do. Raises
+    ValueError for more steps than can be counted, and for a warm-up that does not fit them.
+    """
+    # In the decimals that were given: 0.1 of 30 batches are 3, whatever a float makes of them.
+    steps = math.ceil(Fraction(repr(config.course.num_epochs)) * num_batches)
+    if steps > MOST:
+        raise ValueError(
+            f"expected num_epochs of at most {MOST // num_batches}, got {config.course.num_epochs}"
+        )
+    train = replace(config.train, num_train_steps=steps)
+    check_train(train)
+    return replace(config, train=settled(train))
+
+
+def of_length(config: LanguageModelConfig, num_train_steps: int) -> LanguageModelConfig:
+    """The config of the same training with so many steps in all; ValueError as `training.lengthened`."""
+    train = lengthened(config.train, num_train_steps)
+    return check(replace(config, train=train, course=replace(config.course, num_epochs=0.0)))
+
+
+def model_differences(there: ModelConfig, here: ModelConfig) -> list[str]:
+    """`field: value there, value here` for each setting that differs and that parameters depend on."""
+    return [
+        f"{each.name}: {getattr(there, each.name)} there, {getattr(here, each.name)} here"
+        for each in fields(ModelConfig)
+        if each.name not in APART_FROM_PARAMETERS and getattr(there, each.name) != getattr(here, each.name)
+    ]
 
 
 def _check_ranges(config: LanguageModelConfig) -> None:
     """Each setting by itself."""
     data, model, report = config.data, config.model, config.report
-    check_train(config.train)
+    # How many steps so many epochs have is not known yet.
+    check_train(replace(config.train, num_train_steps=MOST) if config.course.num_epochs else config.train)
+    at_least(0, **pick(config.course, "num_epochs"))
     at_least(1, **pick(data, "num_steps"))
     at_least(1, MOST_UNITS, **pick(model, "hidden_size", "tau"))
     at_least(1, MOST_UNITS, **pick(data, "batch_size"))
@@ -166,4 +231,5 @@ def _check_idle(config: LanguageModelConfig) -> None:
         (model, "backend", any(name in COMPILED_CELLS for name in names), f"layers of {COMPILED}"),
         *idle_mixers(model, model.model, names),
         *idle_in_training(config.train),
+        (config.course, "init_optimizer", bool(config.course.init_from), "init_from"),
     )

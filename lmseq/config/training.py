@@ -6,9 +6,10 @@ from typing import Literal
 from lmseq.config.knobs import Idle, at_least, below_one, knob, pick
 
 USUAL_WARMUP = 50  # steps
-ENDING = ("cosine", "one_cycle", "stable")  # schedules that depend on the number of steps
 
 Shard = Literal["batch", "params"]
+
+ENDLESS = ("constant", "inverse", "staircase")  # schedules that do not depend on num_train_steps
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def check_train(train: TrainConfig) -> None:
     below_one(**pick(train, "momentum", "average_decay", "decay_factor", "cooldown"))
     if not 0.0 < train.learning_rate < 3.4e38:  # what a float32 holds
         raise ValueError(f"expected a positive learning_rate, got {train.learning_rate}")
-    if train.warmup_steps >= train.num_train_steps and train.schedule in ENDING:
+    if train.warmup_steps >= train.num_train_steps and train.schedule not in ENDLESS:
         raise ValueError(
             f"expected warmup_steps below num_train_steps={train.num_train_steps}, got {train.warmup_steps}"
         )
@@ -96,13 +97,25 @@ def num_warmup_steps(train: TrainConfig) -> int:
     if train.schedule == "one_cycle":
         return 3 * train.num_train_steps // 10
     # These need an end beyond the warm-up.
-    is_short = train.schedule in ENDING and train.num_train_steps <= USUAL_WARMUP
+    is_short = train.schedule not in ENDLESS and train.num_train_steps <= USUAL_WARMUP
     return train.num_train_steps // 10 if is_short else USUAL_WARMUP
 
 
 def settled(train: TrainConfig) -> TrainConfig:
     """The same training with what depends on other settings filled in: the steps of the warm-up."""
     return replace(train, warmup_steps=num_warmup_steps(train))
+
+
+def lengthened(train: TrainConfig, num_train_steps: int) -> TrainConfig:
+    """The same training of so many steps in all; ValueError where its first steps would have been others."""
+    at_least(1, extend=num_train_steps)
+    if train.schedule not in ENDLESS:
+        raise ValueError(
+            f"extend is for schedules {', '.join(ENDLESS)}: under {train.schedule} learning rates depend "
+            "on num_train_steps, and a longer run is another from its first steps on; give "
+            f"--num_train_steps={num_train_steps} and another --workdir"
+        )
+    return replace(train, num_train_steps=num_train_steps)
 
 
 def check_shares(batch_size: int, num_devices: int, num_parts: int = 1) -> None:

@@ -121,28 +121,55 @@ def read_splits(config: TextConfig, *, data_dir: Path | None = None, cache_dir: 
     )
 
 
-def load_texts(config: TextConfig, *, data_dir: Path | None = None, cache_dir: Path | None = None) -> Texts:
+def load_texts(
+    config: TextConfig,
+    *,
+    data_dir: Path | None = None,
+    cache_dir: Path | None = None,
+    vocab: Vocab | None = None,
+) -> Texts:
     """Read, split and tokenise what the config names; the vocabulary is of the training text alone.
+
+    A given `vocab` takes its place, of the same level and normalisation; a store must have been made with it.
 
     A named corpus is looked for in data_dir, then in cache_dir, and downloaded to cache_dir if it is in
     neither; without cache_dir that is the user's cache folder. A store is mapped, and nothing of it is read;
     `stored_config` has its settings. Raises ValueError as `read_splits`, `build_vocab` and `Vocab.encode` do,
     with the part that is at fault, as `open_store` does, and for a store made with other settings.
     """
+    if vocab is not None:
+        _check_vocab(config, vocab)
     if is_store(config.corpus):
-        return _load_stored(config)
+        texts = _load_stored(config)
+        if vocab not in (None, texts.vocab):
+            raise ValueError(
+                f"{config.corpus} is a store with a vocabulary of its own ({len(texts.vocab)} symbols), and "
+                f"cannot be read with another ({len(vocab)}): name the text itself"
+            )
+        return texts
     corpus = read_splits(config, data_dir=data_dir, cache_dir=cache_dir)
     names = {split: f"the {split} part of {corpus.name}" for split in SPLITS}
-    vocab = build_vocab(
-        corpus.train,
-        name=names["train"],
-        level=config.level,
-        normalize=config.normalize,
-        min_count=config.min_count,
-        bpe_vocab_size=config.bpe_vocab_size,
-    )
+    if vocab is None:
+        vocab = build_vocab(
+            corpus.train,
+            name=names["train"],
+            level=config.level,
+            normalize=config.normalize,
+            min_count=config.min_count,
+            bpe_vocab_size=config.bpe_vocab_size,
+        )
     ids = {split: vocab.encode(getattr(corpus, split), name=names[split]) for split in SPLITS}
     return Texts(corpus, vocab, ids)
+
+
+def _check_vocab(config: TextConfig, vocab: Vocab) -> None:
+    """ValueError where a vocabulary is of another level or normalisation than the config has."""
+    for name in ("level", "normalize"):
+        there, here = getattr(vocab, name), getattr(config, name)
+        if there != here:
+            raise ValueError(
+                f"the vocabulary cannot be taken ({name}: {there} there, {here} here): give --{name}={there}"
+            )
 
 
 def corpus_facts(

@@ -11,10 +11,10 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -31,6 +31,7 @@ from lmseq.types import Params
 DAMAGE = Exception
 
 Manager = ocp.CheckpointManager
+Found = TypeVar("Found")
 
 
 class Progress(NamedTuple):
@@ -131,18 +132,44 @@ def open_manager(workdir: Path, keep: int | None = None, *, shared: bool = True)
     return ocp.CheckpointManager(folder, options=options, item_names=names)
 
 
-def _valid_losses(folder: Path) -> dict[int, float]:
-    """Validation losses by step, of the checkpoints that were evaluated and can be read."""
-    losses = {}
+def progress_by_step(folder: Path) -> dict[int, Progress]:
+    """What each checkpoint of a folder DIR/checkpoints knows beside its arrays; of those that can be read."""
+    found = {}
     for path in folder.glob("*/progress/metadata"):
         name = path.parts[-3]
         try:
-            loss = _checked_facts(json.loads(path.read_text(encoding="utf-8")), int(name))["valid_loss"]
+            facts = _checked_facts(json.loads(path.read_text(encoding="utf-8")), int(name))
+            found[int(name)] = Progress(**{each: facts[each] for each in Progress._fields if each in facts})
         except DAMAGE:
             continue
-        if loss is not None:
-            losses[int(name)] = loss
-    return losses
+    return found
+
+
+def _valid_losses(folder: Path) -> dict[int, float]:
+    """Validation losses by step, of the checkpoints that were evaluated and can be read."""
+    known = progress_by_step(folder)
+    return {step: each.valid_loss for step, each in known.items() if each.valid_loss is not None}
+
+
+def steps_kept(workdir: Path) -> list[int]:
+    """The steps of the checkpoints in a run's folder, damaged ones too; none where it has none."""
+    folder = workdir / "checkpoints"
+    return (
+        sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+        if folder.is_dir()
+        else []
+    )
+
+
+def drop_after(workdir: Path, step: int) -> None:
+    """Remove the checkpoints of later steps; no kill leaves half of one."""
+    folder = workdir / "checkpoints"
+    for later in (each for each in steps_kept(workdir) if each > step):
+        target = folder / _DELETED / f"{later}"
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        (folder / f"{later}").rename(target)
+    _sweep(folder)
 
 
 def _checked_facts(facts: dict[str, Any], step: int) -> dict[str, Any]:
@@ -192,10 +219,15 @@ def save_params(workdir: Path, params: Params) -> None:
 
     What is there already is kept: the parameters of a run are a function of its config and data.
     """
+    nothing = np.zeros(1, np.int32)  # Orbax saves no empty tree
+    save_first(workdir, LoopState(TrainState(np.int32(0), params, nothing), ()))
+
+
+def save_first(workdir: Path, loop_state: LoopState) -> None:
+    """Save a state as step 0, by this process alone, unless there are checkpoints already."""
     with open_manager(workdir, 1, shared=False) as manager:
         if manager.latest_step() is None:
-            nothing = np.zeros(1, np.int32)  # Orbax saves no empty tree
-            save(manager, 0, LoopState(TrainState(np.int32(0), params, nothing), ()), Progress())
+            save(manager, 0, loop_state, Progress())
             _wait(manager)
 
 
@@ -303,31 +335,60 @@ class Loaded(NamedTuple):
 def load_params(workdir: str | Path, model: Model, which: str = "latest") -> Loaded:
     """The parameters of a model from a folder that `fit` or a script trained it in.
 
-    model: the one that was trained; it may be of any kind under the contract. which: `latest`, or `best` by
-    validation loss; of a training that keeps a mean of the weights this is the mean, and with `.raw` behind
-    it the weights themselves (`best.raw`). Raises ValueError when the folder has no checkpoint, when the one
-    asked for is damaged, when its parameters are not the model's, and for `.average` where there is none.
+    model: the one that was trained; it may be of any kind under the contract. which: `latest`, `best` by
+    validation loss, or the number of a step; of a training that keeps a mean of the weights this is the mean,
+    and with `.raw` behind it the weights themselves (`best.raw`). Raises ValueError when the folder has no
+    checkpoint, when the one asked for is not there or damaged, when its parameters are not the model's, and
+    for `.average` where there is none.
     """
-    workdir = Path(workdir)
+    shape = jax.eval_shape(model.init, jax.random.key(0))
+    like = _abstract(shape, _on_one_device(shape))
+
+    def read_step(manager: Manager, step: int, item: str) -> Params:
+        return _read_params(manager, step, like, item)
+
+    return Loaded(*_load(Path(workdir), which, read_step))
+
+
+def load_state(workdir: str | Path, like: LoopState, which: str = "latest") -> tuple[LoopState, int]:
+    """All of a checkpoint, and its step, chosen as by `load_params`, which says what raises.
+
+    like: a state of the same shapes and dtypes.
+    """
+    shardings = _on_one_device(like)
+
+    def read_step(manager: Manager, step: int, item: str) -> LoopState:
+        return read(manager, step, like, shardings)[0]
+
+    return _load(Path(workdir), which, read_step)
+
+
+def _on_one_device(tree: Any) -> Any:
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda _: sharding, tree)
+
+
+def _load(workdir: Path, which: str, read_step: Callable[[Manager, int, str], Found]) -> tuple[Found, int]:
+    """What is read of the checkpoint that is asked for, and its step.
+
+    read_step: of a manager, a step, and the item of the parameters that are asked for.
+    """
     if not (workdir / "checkpoints").is_dir():
         raise ValueError(f"{workdir} has no checkpoint yet: train it further")
-    shape = jax.eval_shape(model.init, jax.random.key(0))
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = _abstract(shape, jax.tree.map(lambda _: sharding, shape))
     while True:
         with open_manager(workdir) as manager:
             name, _, kind = which.partition(".")
             step = _chosen_step(manager, workdir, name)
             item = _chosen_item(manager, step, kind)
             try:
-                return Loaded(_read_params(manager, step, like, item), step)
+                return read_step(manager, step, item), step
             except DAMAGE as error:
                 # A training that goes on has replaced it by a later one since it was listed.
                 if not (Path(manager.directory) / f"{step}").exists():
                     continue
                 raise ValueError(
                     f"checkpoint {step} of {workdir} cannot be used ({brief(error)}): "
-                    "take the other of latest and best, or train again"
+                    "take another (latest, best or a step), or train again"
                 ) from error
 
 
@@ -353,12 +414,17 @@ def _chosen_item(manager: Manager, step: int, kind: str) -> str:
 
 
 def _chosen_step(manager: Manager, workdir: Path, which: str) -> int:
-    """The step of the latest or best checkpoint."""
+    """The step of the latest or best checkpoint, or that which is asked for by its number."""
     steps = manager.all_steps()
     if not steps:
         raise ValueError(f"{workdir} has no checkpoint yet: train it further")
+    if which.isdecimal():
+        if int(which) not in steps:
+            kept = ", ".join(map(str, sorted(steps)))
+            raise ValueError(f"step {which} is not kept in {workdir}: choose one of {kept}")
+        return int(which)
     if which not in ("latest", "best"):
-        raise ValueError(f"expected checkpoint latest or best, got {which!r}")
+        raise ValueError(f"expected checkpoint latest, best or a step, got {which!r}")
     if which == "latest":
         return max(steps)
     losses = _valid_losses(Path(manager.directory))
