@@ -40,6 +40,8 @@ BAD = [  # and what is complained of
     ({"num_heads": 0}, "num_heads of at least 1, got 0"),
     ({"window": 0}, "window of at least 1, got 0"),
     *(({name: -1}, f"{name} of at least 0, got -1") for name in ("num_key_heads", "key_size", "value_size")),
+    ({"model": "attention", "num_key_heads": 3}, "num_key_heads to divide num_heads, got 3 and 4"),
+    ({"layers": "gru,attention", "num_key_heads": 8}, "num_key_heads to divide num_heads, got 8 and 4"),
     ({"convolution": -2}, "convolution of at least -1, got -2"),
     *(({"chunk": size, "model": "gla"}, f"chunk to be a power of two, got {size}") for size in (0, 48)),
     *(
@@ -59,7 +61,6 @@ MISFITS = [  # which are found when the model is built
         for kind in ("attention", "gla")
     ),
     ({"model": "attention", "hidden_size": 12}, "an even number of features a head, .*got 12 over 4 heads"),
-    ({"model": "attention", "num_key_heads": 3}, "num_key_heads to divide num_heads, got 3 and 4"),
 ]
 IDLE = [  # the first is what nothing reads beside the others
     {"feed_forward": "gated", "model": "gru"},

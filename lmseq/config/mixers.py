@@ -109,11 +109,20 @@ def settled_stack(config: Config) -> Config:
     return config
 
 
+def check_key_heads(num_heads: int, num_key_heads: int) -> None:
+    """Raise ValueError unless heads of keys and values, 0 for as many as queries, divide those of queries."""
+    if num_key_heads and num_heads % num_key_heads:
+        raise ValueError(
+            f"expected num_key_heads to divide num_heads, got {num_key_heads} and {num_heads}: choose another"
+        )
+
+
 def check_mixers(config: MixerConfig, model: str) -> None:
     """Raise ValueError for a setting out of range, and for layers that another model than a stack has."""
     at_least(1, MOST_UNITS, **pick(config, "num_heads", "window"))
     at_least(0, MOST_UNITS, **pick(config, "num_key_heads", "key_size", "value_size"))
     at_least(-1, 1000, **pick(config, "convolution"))
+    check_key_heads(config.num_heads, config.num_key_heads)
     if config.chunk < 1 or config.chunk & (config.chunk - 1):
         raise ValueError(f"expected chunk to be a power of two, got {config.chunk}")
     at_least(1, 1024, **pick(config, "chunk"))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
+from lmseq.config.mixers import check_key_heads
 from lmseq.layers import Precision, product
 from lmseq.mixers.attention import Cache, attend, empty_cache
 from lmseq.mixers.mixer import Mixer, Row, Rows, Spread, check_heads, draw_kernel, in_heads, out_of_heads
@@ -35,11 +36,7 @@ class SelfAttention(Mixer):
                 f"expected an even number of features a head, which are turned in pairs, got {width} over "
                 f"{self.num_heads} heads: choose another hidden_size or num_heads"
             )
-        if self.num_heads % self.num_shared:
-            raise ValueError(
-                "expected num_key_heads to divide num_heads, got "
-                f"{self.num_shared} and {self.num_heads}: choose another"
-            )
+        check_key_heads(self.num_heads, self.num_key_heads)
 
     def init(self, key: PRNGKey, width: int, spread: Spread) -> Params:
         """Kernels of queries, keys and values side by side, and of the output."""
