@@ -128,6 +128,15 @@ def test_the_optimiser_goes_on_and_its_schedule_begins_anew(made, begun):
         jax.tree.map(np.testing.assert_array_equal, *moments)
 
 
+def test_several_processes_begin_alike(tmp_path, scripts, made, begun):
+    """What is saved is what each of them has, to rounding that of one: a digest says so when it is loaded."""
+    given = [*made.flags, f"--workdir={tmp_path / 'run'}", "--num_train_steps=5", "--keep_checkpoints=9"]
+    given += [f"--init_from={made(40)}", "--init_optimizer", "--num_local_processes=2"]
+    scripts.summary("train_lm", *given)
+    together, alone = (runs.load_run(folder).params for folder in (tmp_path / "run", begun))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), together, alone)
+
+
 def test_fresh_and_given_optimiser_states():
     """Against optax alone: one step from the given state at the schedule's first learning rate."""
     optimizer = make_optimizer(TRAIN)

@@ -121,12 +121,13 @@ def open_manager(workdir: Path, keep: int | None = None, *, shared: bool = True)
         options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=_on_its_own())
     else:
         _sweep(folder)
+        folder.mkdir(parents=True, exist_ok=True)  # which Orbax does not do for some of several processes
         options = ocp.CheckpointManagerOptions(
             preservation_policy=LatestAndBest(keep, _valid_losses(folder)),
             todelete_subdir=_DELETED,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
-            **({} if shared else {"multiprocessing_options": _on_its_own()}),
+            **({} if shared else {"create": False, "multiprocessing_options": _on_its_own()}),
         )
     names = ("params", "rest", "progress", "average")
     return ocp.CheckpointManager(folder, options=options, item_names=names)
@@ -227,7 +228,8 @@ def save_first(workdir: Path, loop_state: LoopState) -> None:
     """Save a state as step 0, by this process alone, unless there are checkpoints already."""
     with open_manager(workdir, 1, shared=False) as manager:
         if manager.latest_step() is None:
-            save(manager, 0, loop_state, Progress())
+            # From the host: of several processes, Orbax saves no array that lies on one's own device.
+            save(manager, 0, jax.device_get(loop_state), Progress())
             _wait(manager)
 
 

@@ -114,17 +114,19 @@ def _restore_together(workdir: Path, fresh: LoopState, shardings: LoopState) -> 
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
         here = jax.tree.map(lambda _: host, shardings)
         found = checkpoint.restore_latest(manager, fresh, here) if processes.is_first() else None
-        chosen = processes.share(None if found is None else [found.step, *found.skipped])[0]
+        # Step 0 may be a checkpoint too, of what a run begins with.
+        saved = None if found is None or found.loop_state is fresh else found.step
+        chosen = processes.share(saved)[0]
         if found is None:
-            found = _that_of_first(manager, chosen[0], fresh, here)
+            found = _that_of_first(manager, chosen, fresh, here)
         return found._replace(loop_state=processes.put(found.loop_state, shardings))
     finally:
         manager.close()
 
 
-def _that_of_first(manager: Manager, step: int, fresh: LoopState, shardings: LoopState) -> Restored:
+def _that_of_first(manager: Manager, step: int | None, fresh: LoopState, shardings: LoopState) -> Restored:
     """The checkpoint that process 0 has chosen; ValueError where this process does not see it as it is."""
-    if not step:
+    if step is None:
         return Restored(0, fresh, Progress(), ())
     try:
         return Restored(step, *checkpoint.read(manager, step, fresh, shardings), ())
