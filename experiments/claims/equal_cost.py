@@ -48,10 +48,10 @@ class EqualCostConfig:
         f"texts, as in train_lm, separated by commas; here: {' and '.join(TEXTS)}, if no download is needed",
         is_path=True,
     )
-    seconds: float = knob(8.0, "CPU seconds of a training, where they are equal")
+    seconds: float = knob(10.0, "CPU seconds of a training, where they are equal")
     num_parameters: int = knob(60_000, "parameters of a net, where they or CPU seconds are equal")
     carry_bytes: int = knob(1024, "bytes of the carry of one row, where they are equal")
-    num_train_steps: int = knob(400, "optimiser steps of a training, where CPU seconds are not equal")
+    num_train_steps: int = knob(800, "optimiser steps of a training, where CPU seconds are not equal")
     learning_rate: float = knob(5e-3, "peak learning rate")
     num_seeds: int = knob(4, "trainings of each net; at least 3: one to choose by, and two to judge by")
     seed: int = knob(0, "first seed")

@@ -45,6 +45,7 @@ def net(kind: str, cost: str, size: int) -> ModelConfig:
             return ModelConfig(model=kind, hidden_size=size)
 
 
+@lru_cache(maxsize=256)
 def amounts(settings: ModelConfig, vocab_size: int) -> dict[str, int]:
     """Parameters, and bytes of the carry of one row, of a net that is not made for it."""
     model = build_model(settings, vocab_size)
