@@ -3,6 +3,7 @@
 from experiments.claims import (
     chain_rule,
     context_gain,
+    equal_cost,
     error_growth,
     iid_or_sequence,
     recall,
@@ -27,6 +28,7 @@ CLAIMS: tuple[Claim, ...] = (
     chain_rule.CLAIM,
     walls.CLAIM,
     context_gain.CLAIM,
+    equal_cost.CLAIM,
     size.CLAIM,
     zipf.CLAIM,
 )
