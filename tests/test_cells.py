@@ -19,7 +19,8 @@ from lmseq.config.training import TrainConfig
 from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model, build_series_model
 from lmseq.models.interface import bind
-from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel
+from lmseq.models.recurrent import RecurrentLanguageModel
+from lmseq.models.recurrent_series import RecurrentSeriesModel
 from lmseq.recurrence import unrolled
 from lmseq.recurrence.cells import CELLS, cell_named
 from lmseq.recurrence.cells.cell import Cell, project
