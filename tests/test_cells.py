@@ -12,7 +12,7 @@ import pytest
 from jax.test_util import check_grads
 
 from lmseq import contract, generation, rollout, scoring
-from lmseq.config.kinds import COMPILED_CELLS, CUDNN_CELLS, CellKind
+from lmseq.config.kinds import COMPILED_CELLS, CUDNN_CELLS, KERNEL_CELLS, CellKind
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.series import SeriesModelConfig
 from lmseq.config.training import TrainConfig
@@ -42,6 +42,7 @@ LEAKY = Cell("leaky", 1, leaky_step)
 def test_configs_name_the_cells_that_there_are():
     assert get_args(CellKind) == tuple(cell.name for cell in CELLS)
     assert COMPILED_CELLS == tuple(cell.name for cell in CELLS if cell.native is not None)
+    assert KERNEL_CELLS == tuple(cell.name for cell in CELLS if cell.has_kernel)
     assert CUDNN_CELLS == tuple(cell.name for cell in CELLS if cell.is_cudnn_lstm)
 
 
