@@ -1,5 +1,8 @@
 """What is minimised beside the loss, against plain loops; and it is shared out and resumed as the loss is."""
 
+import dataclasses
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +16,14 @@ from lmseq.data.partition import take_batch
 from lmseq.layers import mean_minus_target
 from lmseq.models.build import build_model
 from lmseq.models.interface import token_trace
-from lmseq.training import fit as fitting
+from lmseq.training.fit import fit, fit_members
 from lmseq.training.gradient import StepInfo
 from lmseq.training.job import Batches
 from lmseq.training.loop import PlanStream
 from lmseq.training.optimizer import optimizer_of
 from lmseq.training.regularised import RegularisedLoss, objective_of
 from lmseq.training.sharding import make_mesh, plan_sharding, training_sharding
-from lmseq.training.state import init_training_jit
+from lmseq.training.state import init_training_jit, split_key
 from lmseq.training.train_step import make_dispatch, window_loss
 from tests.oracles import random_stream
 from tests.scripts import figures
@@ -104,7 +107,7 @@ def test_what_is_minimised_is_the_formula(name, reset):
     np.testing.assert_allclose(losses.minimised.nll, by_hand(model, params, carry, batch, reset), rtol=1e-5)
     assert losses.minimised.count == plain.minimised.count == 11 + 3 * reset
     # What is reported, and the carry, are those of the loss alone.
-    near = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # noqa: E731
+    near = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(near, (losses.carry, losses.reported), (plain.carry, plain.reported))
 
 
@@ -138,7 +141,9 @@ def test_the_mean_less_the_target_is_that_of_log_probabilities(vocab_size):
         return log_probs.mean(axis=-1) - jnp.take_along_axis(log_probs, targets[..., None], -1)[..., 0]
 
     def slopes(function):
-        value = lambda *args: (weight * function(*args)).sum()  # noqa: E731
+        def value(*args):
+            return (weight * function(*args)).sum()
+
         return jax.jit(jax.value_and_grad(value, (0, 1, 2)))(hidden, kernel, bias)
 
     found = slopes(lambda *args: mean_minus_target(*args, targets))
@@ -166,7 +171,7 @@ def evaluate(params, step):
 
 def trained(config=CONFIG, **more):
     model = build_model(NOISY, V)
-    return fitting.fit(
+    return fit(
         model,
         STREAM,
         config,
@@ -191,13 +196,46 @@ def test_it_goes_on_bit_for_bit(tmp_path):
     assert [figures(one) for one in found.records] == [figures(one) for one in unbroken.records]
 
 
+def test_each_step_is_of_its_own_length_at_a_rate_as_long():
+    """Plain descent written out: gradients of the windows as they are, the carry that they end with."""
+    model = build_model(ModelConfig(model="gru", hidden_size=4), V)
+    config = dataclasses.replace(CONFIG, optimizer="sgd", learning_rate=0.5, clip_norm=0.0)
+    config = dataclasses.replace(config, average="exponential", average_decay=0.5, seed=1)
+    plan = PlanStream(lambda epoch: BATCHES.plan_of(STREAM.size, 1, epoch)).slice(0, CONFIG.num_train_steps)
+    params = model.init(split_key(1).init)
+    carry, mean, tokens, longest = model.init_carry(params, 8), params, jnp.asarray(STREAM), []
+
+    def loss(params, carry, batch, reset):
+        losses = window_loss(model, params, carry, batch, StepInfo(jnp.array(0), KEY, reset))
+        return losses.minimised.nll / losses.minimised.count, losses.carry
+
+    slope = jax.jit(jax.grad(loss, has_aux=True))
+    for number, (starts, lengths, reset) in enumerate(zip(*plan, strict=True)):
+        longest.append(int(lengths.max()))
+        batch = take_batch(tokens, jnp.asarray(starts), jnp.asarray(lengths), longest[-1])
+        grads, carry = slope(params, carry, batch, jnp.asarray(reset))
+        rate = 0.5 * longest[-1] / BATCHES.num_steps
+        params = jax.tree.map(lambda p, g, rate=rate: p - rate * g, params, grads)
+        share = max(1 / (number + 1), 0.5)
+        mean = jax.tree.map(lambda m, p, share=share: m + share * (p - m), mean, params)
+    assert len(set(longest)) > 2, longest
+    found = fit(model, STREAM, config, batches=BATCHES)
+    near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(near, found.params, mean)
+
+
+def test_members_of_one_program_have_windows_of_one_length():
+    with pytest.raises(ValueError, match="train random_windows alone"):
+        fit_members(build_model(NOISY, V), [STREAM], CONFIG, [0, 1], batches=BATCHES)
+
+
 def test_several_devices_and_parts_train_as_one():
     """Six steps of windows of different lengths, with all noise and penalties, in shares of the batch."""
     model, train = build_model(NOISY, V), TrainConfig(optimizer="sgd", learning_rate=0.3, warmup_steps=1)
     batch_size, num_steps, lengths = BATCHES.sizes
     optimizer = optimizer_of(model, train, has_scale=True)
     plan = PlanStream(lambda epoch: BATCHES.plan_of(STREAM.size, 1, epoch)).slice(0, 6)
-    assert plan.resets.sum() == 3 and len(set(plan.lengths.max(axis=1).tolist())) > 1
+    assert plan.resets.sum() == 2 and len(set(plan.lengths.max(axis=1).tolist())) > 1
     ends = []
     for num_devices, num_parts, shard in ((1, 1, "batch"), (4, 2, "batch"), (8, 1, "params")):
         mesh = make_mesh(jax.devices()[:num_devices])
@@ -215,6 +253,6 @@ def test_several_devices_and_parts_train_as_one():
         )
         placed = jax.device_put(plan, plan_sharding(mesh))
         ends.append(jax.device_get(dispatch(fresh, jnp.asarray(STREAM), placed, KEY)))
-    near = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6)  # noqa: E731
+    near = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6)
     for end in ends[1:]:
         jax.tree.map(near, end, ends[0])
