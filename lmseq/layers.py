@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from lmseq.noise import by_rows
 from lmseq.types import PRNGKey
 
+SMALL_VOCABULARY = 512  # of which a lookup's gradient is a product
 Precision = Literal["float32", "tf32", "bfloat16"]
 
 
@@ -131,6 +132,26 @@ def _lookup_backward(residuals, cotangent):
 
 
 lookup.defvjp(_lookup_forward, _lookup_backward)
+
+
+def rows_of(table: Float[Array, "vocab feature"], ids: Int[Array, "*dims"]) -> Float[Array, "*dims feature"]:
+    """Rows of a table of any size by ids (...), with the gradient that suits it: (..., D)."""
+    return lookup(table, ids) if len(table) <= SMALL_VOCABULARY else table[ids]
+
+
+def mean_minus_target(
+    hidden: Float[Array, "*dims hidden"],
+    kernel: Float[Array, "hidden vocab"],
+    bias: Float[Array, "vocab"],
+    targets: Int[Array, "*dims"],
+) -> Float[Array, "*dims"]:
+    """The mean over the vocabulary of log softmax(z) less that of the target, z = h W + b: (...).
+
+    The normaliser cancels, so that it is mean_v z_v - z_target, without any (..., V). What label smoothing
+    (Szegedy et al. 2016) at a rate e adds to the target's log-probability is e times this.
+    """
+    mean = product(hidden, jnp.mean(kernel, axis=1, keepdims=True))[..., 0] + jnp.mean(bias)
+    return mean - jnp.sum(hidden * rows_of(kernel.T, targets), axis=-1) - bias[targets]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))

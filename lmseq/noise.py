@@ -17,6 +17,8 @@ from jaxtyping import Array, Int, UInt32
 
 from lmseq.types import PRNGKey
 
+# What a noise is of, to fold into a key beside the numbers of layers, which are all smaller.
+EMBEDDING, INPUTS, WEIGHTS = range(1 << 20, (1 << 20) + 3)
 THREEFRY = random.threefry_prng_impl
 WHOLE = "threefry2x32"  # the kind of key whose draws can be made in shares: JAX's default
 
@@ -41,6 +43,16 @@ def by_rows(key: PRNGKey, axis: int) -> PRNGKey:
     if jax.random.key_impl(key) != _share(None):
         return key
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=_share(axis))
+
+
+def of_batch(key: PRNGKey) -> PRNGKey:
+    """The key for draws that all rows have in common: of a share's key, that of the whole batch.
+
+    Any other key is returned as it is; so each share's own, where `share_key` could not know the rows.
+    """
+    if jax.random.key_impl(key) != _share(None):
+        return key
+    return jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl=WHOLE)
 
 
 @cache

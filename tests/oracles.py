@@ -108,7 +108,15 @@ def text_plans(config: LanguageModelConfig, num_tokens: int) -> PlanStream:
     """The batches of a run on a text of so many tokens."""
     data, seed = config.data, config.train.seed
     return PlanStream(
-        lambda epoch: epoch_plan(data.partition, num_tokens, data.num_steps, data.batch_size, seed, epoch)
+        lambda epoch: epoch_plan(
+            data.partition,
+            num_tokens,
+            data.num_steps,
+            data.batch_size,
+            seed,
+            epoch,
+            random=data.random_windows,
+        )
     )
 
 
@@ -146,6 +154,9 @@ KINDS: dict[str, ModelConfig] = {
     ),
     "gru, gla, attention": ModelConfig(
         model="stack", layers="gru,gla,attention", hidden_size=4, num_heads=2, window=4, tie_embeddings=True
+    ),
+    "lstm, tied by a projection": ModelConfig(
+        model="lstm", hidden_size=6, embedding_size=4, tie_embeddings=True
     ),
     "gru, tied": ModelConfig(model="gru", hidden_size=6, embedding_size=6, tie_embeddings=True),
 }

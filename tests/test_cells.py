@@ -12,14 +12,15 @@ import pytest
 from jax.test_util import check_grads
 
 from lmseq import contract, generation, rollout, scoring
-from lmseq.config.kinds import COMPILED_CELLS, CUDNN_CELLS, CellKind
+from lmseq.config.kinds import COMPILED_CELLS, CUDNN_CELLS, KERNEL_CELLS, CellKind
 from lmseq.config.language_model import ModelConfig
 from lmseq.config.series import SeriesModelConfig
 from lmseq.config.training import TrainConfig
 from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model, build_series_model
 from lmseq.models.interface import bind
-from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel
+from lmseq.models.recurrent import RecurrentLanguageModel
+from lmseq.models.recurrent_series import RecurrentSeriesModel
 from lmseq.recurrence import unrolled
 from lmseq.recurrence.cells import CELLS, cell_named
 from lmseq.recurrence.cells.cell import Cell, project
@@ -41,6 +42,7 @@ LEAKY = Cell("leaky", 1, leaky_step)
 def test_configs_name_the_cells_that_there_are():
     assert get_args(CellKind) == tuple(cell.name for cell in CELLS)
     assert COMPILED_CELLS == tuple(cell.name for cell in CELLS if cell.native is not None)
+    assert KERNEL_CELLS == tuple(cell.name for cell in CELLS if cell.has_kernel)
     assert CUDNN_CELLS == tuple(cell.name for cell in CELLS if cell.is_cudnn_lstm)
 
 

@@ -22,6 +22,7 @@ from lmseq.data.tokens import build_vocab, prepare_corpus
 from lmseq.models.build import build_model
 from lmseq.training.loop import dispatches
 from lmseq.training.optimizer import make_optimizer
+from lmseq.training.regularised import objective_of
 from lmseq.training.sharding import make_mesh
 from lmseq.training.state import LoopState, TrainState
 from lmseq.training.train_step import StepMetrics
@@ -175,8 +176,25 @@ BAD = [
     ({"host_devices": 3}, "batch_size that 3 devices divide, got 32: .*host_devices"),
     ({"accumulate_steps": 3}, "that 1 devices, in 3 parts each, divide, got 32: .*accumulate_steps"),
     ({"warmup_steps": 10, "num_train_steps": 10}, "warmup_steps below num_train_steps=10, got 10"),
-    ({"tie_embeddings": True, "embedding_size": 128}, "got model gru and embedding_size 128"),
     ({"tie_embeddings": True, "embedding_size": 256, "model": "mlp"}, "got model mlp"),
+    *(
+        ({"embedding_size": 8, name: rate}, rf"{name} in \[0, 1\), got {rate}")
+        for name in ("embedding_dropout", "input_dropout", "weight_drop", "label_smoothing")
+        for rate in (1.0, -0.1)
+    ),
+    ({"output_dropout": 1.0}, r"output_dropout in \[0, 1\), or -1, got 1"),
+    ({"output_dropout": -0.5}, r"output_dropout in \[0, 1\), or -1, got -0.5"),
+    ({"activation_penalty": -1.0}, "activation_penalty of at least 0, got -1"),
+    ({"temporal_penalty": -1.0}, "temporal_penalty of at least 0, got -1"),
+    ({"embedding_dropout": 0.1}, "embedding_dropout=0.1 does nothing here: .*embedding_size"),
+    ({"input_dropout": 0.1, "model": "mlp"}, "input_dropout=0.1 does nothing here: .*embedding_size"),
+    ({"output_dropout": 0.1, "model": "gla"}, "output_dropout=0.1 does nothing here: .*recurrent models"),
+    ({"weight_drop": 0.1, "model": "mingru"}, "weight_drop=0.1 does nothing here: .*rnn, gru and lstm"),
+    ({"weight_drop": 0.1, "block": "residual"}, "weight_drop=0.1 does nothing here: .*rnn, gru and lstm"),
+    ({"dropout": 0.1, "output_dropout": 0.0}, "dropout=0.1 does nothing here: .*layers below the last"),
+    ({"label_smoothing": 0.1, "model": "mlp"}, "label_smoothing=0.1 does nothing here: .*recurrent models"),
+    ({"temporal_penalty": 1.0, "model": "mlp"}, "temporal_penalty=1.0 does nothing here: .*recurrent models"),
+    ({"random_windows": True, "partition": "random"}, "random_windows=True does nothing here: .*sequential"),
     ({"bpe_vocab_size": 300}, "bpe_vocab_size=300 does nothing here: .*level bpe"),
     ({"min_count": 2, "level": "byte"}, "min_count=2 does nothing here: .*level char or word"),
     ({"min_count": 2, "level": "bpe"}, "min_count=2 does nothing here"),
@@ -225,6 +243,23 @@ def test_sizes_of_mixers_that_do_not_fit(settings, complaint):
         {"optimizer": "adamw", "weight_decay": 0.1},
         {"schedule": "inverse", "decay_steps": 10, "warmup_steps": 10, "num_train_steps": 5},
         {"tie_embeddings": True, "embedding_size": 64, "hidden_size": 64},
+        {"tie_embeddings": True, "embedding_size": 32, "hidden_size": 64, "random_windows": True},
+        {
+            "model": "lstm",
+            "num_layers": 3,
+            "embedding_size": 64,
+            "embedding_dropout": 0.1,
+            "input_dropout": 0.4,
+            "dropout": 0.25,
+            "output_dropout": 0.4,
+            "weight_drop": 0.5,
+            "dropout_kind": "variational",
+            "activation_penalty": 2.0,
+            "temporal_penalty": 1.0,
+            "label_smoothing": 0.1,
+        },
+        {"output_dropout": 0.3, "dropout_kind": "variational"},
+        {"model": "gla", "embedding_dropout": 0.1, "input_dropout": 0.1, "temporal_penalty": 1.0},
         {"host_devices": 8},
         {"host_devices": 2, "accumulate_steps": 4, "shard": "params", "backend": "native"},
         {"clip_norm": 0.0, "warmup_steps": 0, "target_loss": 1.5, "test_fraction": 0.0},
@@ -343,6 +378,11 @@ def loops_of(config: LanguageModelConfig):
     return str(jax.make_jaxpr(run)(params, jax.random.key(0)))
 
 
+def objective_in(config: LanguageModelConfig):
+    """What is minimised; its formulas have tests of their own."""
+    return repr(objective_of(config.loss))
+
+
 def initial_parameters_of(config: LanguageModelConfig):
     """The parameters that a training begins with."""
     return jax.tree.map(np.ndarray.tolist, jax.device_get(model_of(config).init(jax.random.key(0))))
@@ -393,6 +433,8 @@ SHORT = {
     "eval_every": 50,
     "checkpoint_every": 50,
 }
+NOISE = ("embedding_dropout", "input_dropout", "weight_drop")
+LOSS = ("activation_penalty", "temporal_penalty", "label_smoothing")
 STAIRS = SHORT | {"schedule": "staircase", "decay_steps": 1}
 BATCH = {"batch_size": 4, "num_steps": 8}
 # field: (what is seen, settings beside it, its values)
@@ -413,6 +455,10 @@ SEEN = {
     "embedding_size": (parameters_of, small(), (0, 6, 5)),
     "init_range": (initial_parameters_of, small(), (0.0, 0.1, 0.2)),
     "tie_embeddings": (parameters_of, small(), (False, True)),
+    **{name: (training_pass_of, small(model="rnn"), (0.0, 0.5, 0.3)) for name in NOISE},
+    "output_dropout": (training_pass_of, small(model="rnn", dropout=0.3), (-1.0, 0.0, 0.5)),
+    **{name: (objective_in, {}, (0.0, 0.1, 0.2)) for name in LOSS},
+    "random_windows": (plan_of, BATCH, (False, True)),
     "tau": (parameters_of, small(model="mlp"), (2, 3)),
     "dropout": (training_pass_of, small(model="mlp"), (0.0, 0.5, 0.3)),
     "dropout_kind": (training_pass_of, small(model="rnn", dropout=0.5), ("fresh", "variational")),

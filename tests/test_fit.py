@@ -62,7 +62,7 @@ def untimed(records):
 
 def test_the_defaults_are_those_of_the_scripts():
     data = DataConfig()
-    assert Batches() == (data.batch_size, data.num_steps, data.partition)
+    assert Batches() == (data.batch_size, data.num_steps, data.partition, data.random_windows)
 
 
 # The loop

@@ -55,6 +55,17 @@ def test_what_is_not_drawn_by_rows_differs_in_every_share():
     assert len({tuple(np.asarray(draw)) for draw in draws}) == 3
 
 
+def test_what_all_rows_share_is_the_same_in_every_share():
+    def draw(key):
+        return jax.random.uniform(noise.of_batch(jax.random.fold_in(key, 3)), (5,))
+
+    key = jax.random.key(0)
+    for first in (0, 2):
+        np.testing.assert_array_equal(draw(share_key(key, first, 4)), draw(key))
+    other = jax.random.key(0, impl="rbg")
+    assert noise.of_batch(key) is key and noise.of_batch(other) is other
+
+
 def test_a_key_of_a_whole_batch_is_left_alone():
     key = jax.random.key(0)
     assert by_rows(key, 1) is key

@@ -13,9 +13,11 @@ from lmseq.data.partition import (
     check_stream,
     epoch_plan,
     random_sampling,
+    random_windows,
     scoring,
     sequential_partitioning,
     take_batch,
+    window_lengths,
 )
 from lmseq.data.tokens import build_vocab
 
@@ -226,3 +228,45 @@ def test_an_epoch_spells_the_text(kind):
     d, spelt = offset_of(plan), "".join(pieces[start] for start in sorted(pieces))
     assert spelt == TEXT[d + 1 : d + 1 + len(spelt)]
     assert len(TEXT) - len(spelt) <= d + (5 if kind == "random" else 2)
+
+
+# Windows of random length
+
+
+@given(streams("sequential"))
+def test_random_windows_go_on_from_each_other(stream):
+    """The targets are those of sequential partitioning, in windows of the lengths that there are."""
+    _, n, batch_size, _, _ = stream
+    epoch, plain = random_windows(*stream), sequential_partitioning(*stream)
+    plan = epoch.rows(0, epoch.num_batches)
+    assert sorted(inputs_of(plan)) == sorted(inputs_of(plain))
+    assert plan.resets.tolist() == [True] + [False] * (epoch.num_batches - 1)
+    longest = plan.lengths.max(axis=1)
+    assert set(longest[:-1].tolist()) <= set(window_lengths(n)) and longest.max() <= window_lengths(n)[-1]
+    np.testing.assert_array_equal(np.diff(plan.starts, axis=0), np.tile(longest[:-1, None], (1, batch_size)))
+    # Any rows, and in any program: a function of seed and epoch.
+    middle = epoch.num_batches // 2
+    halves = random_windows(*stream).rows(0, middle), random_windows(*stream).rows(middle, epoch.num_batches)
+    for whole, *parts in zip(plan, *halves, strict=True):
+        np.testing.assert_array_equal(whole, np.concatenate(parts))
+
+
+def test_lengths_of_random_windows_have_the_moments_of_the_published_law():
+    """Of 70: in 19 of 20 windows 70, else 35, with a standard deviation of 5."""
+    epoch = random_windows(4_000_000, 70, 1, 3, 0)
+    lengths = np.asarray(epoch.lengths)
+    half = lengths < 52
+    assert set(lengths.tolist()) == set(window_lengths(70)) == {26, 35, 44, 61, 70, 79}
+    assert half.mean() == pytest.approx(0.05, abs=0.005)
+    for part, mean in ((lengths[half], 35), (lengths[~half], 70)):
+        assert part.mean() == pytest.approx(mean, abs=0.4) and part.std() == pytest.approx(5, abs=0.4)
+
+
+def test_lengths_of_short_windows():
+    assert window_lengths(1) == (1,) and window_lengths(2) == (1, 2) and window_lengths(14)[-1] == 16
+    assert all(min(window_lengths(n)) >= 1 and len(window_lengths(n)) <= 6 for n in range(1, 300))
+
+
+def test_random_windows_of_random_sampling_are_refused():
+    with pytest.raises(ValueError, match=r"random_windows are for partition sequential, got .*random"):
+        epoch_plan("random", 100, 5, 2, 0, 0, random=True)

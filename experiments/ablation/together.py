@@ -32,19 +32,20 @@ from lmseq.config.text import TextConfig
 from lmseq.contract import Model
 from lmseq.models.build import model_of
 from lmseq.models.interface import bind
-from lmseq.training import ensemble, train_step
+from lmseq.training import ensemble
 from lmseq.training.fit import fit_members
 from lmseq.training.gradient import Objective
 from lmseq.training.job import Batches
 from lmseq.training.memory import check_memory
 from lmseq.training.objectives import make_objective
 from lmseq.training.optimizer import Number
+from lmseq.training.regularised import objective_of
 from lmseq.types import Params, Stream
 
 Config = LanguageModelConfig | SeriesConfig
 # What only a run of its own can do: checkpoints, evaluations on the way, work shared by devices or processes.
 APART = ("host_devices", "shard", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
-APART += ("plateau_patience", "average")
+APART += ("plateau_patience", "average", "random_windows")
 APART += (*Processes.__dataclass_fields__, *Longer.__dataclass_fields__, *CourseConfig.__dataclass_fields__)
 
 
@@ -205,4 +206,4 @@ def text_work(config: LanguageModelConfig, given: frozenset[str]) -> Work:
         return report.figures(prepared._replace(config=config), params)
 
     stream = prepared.texts.ids["train"]
-    return Work(prepared.model, [stream], stages.batches_of(config), train_step.window_loss, figures)
+    return Work(prepared.model, [stream], stages.batches_of(config), objective_of(config.loss), figures)

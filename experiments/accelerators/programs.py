@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from experiments.accelerators.analysis import analyse, out_of_memory
+from experiments.text.stages import batches_of
 from lmseq import generation, scoring
 from lmseq.config.language_model import LanguageModelConfig
 from lmseq.contract import Model
@@ -18,6 +19,7 @@ from lmseq.data.partition import Plan
 from lmseq.data.partition import scoring as scoring_plan
 from lmseq.sampling import Decoding
 from lmseq.training.optimizer import optimizer_of
+from lmseq.training.regularised import objective_of
 from lmseq.training.sharding import ROWS, plan_sharding, replicated, training_sharding
 from lmseq.training.state import LoopState, init_training
 from lmseq.training.train_step import make_dispatch
@@ -52,8 +54,8 @@ def _array(whole: NamedSharding, *shape: int, kind: Any = jnp.int32) -> jax.Shap
 
 def lowered(config: LanguageModelConfig, model: Model, sizes: Sizes, mesh: Mesh) -> dict[str, Callable]:
     """By name, what lowers each program of a run: a dispatch of training, scoring, sampling."""
-    train, (batch_size, num_steps) = config.train, (config.data.batch_size, config.data.num_steps)
-    whole, optimizer = replicated(mesh), optimizer_of(model, train)
+    train, (batch_size, num_steps, lengths) = config.train, batches_of(config).sizes
+    whole, optimizer = replicated(mesh), optimizer_of(model, train, has_scale=bool(lengths))
     fresh = jax.eval_shape(
         lambda key: init_training(key, model, optimizer, batch_size), jax.eval_shape(jax.random.key, 0)
     )
@@ -64,7 +66,14 @@ def lowered(config: LanguageModelConfig, model: Model, sizes: Sizes, mesh: Mesh)
     def train_step():
         steps = min(train.steps_per_dispatch, train.num_train_steps)
         dispatch = make_dispatch(
-            model, optimizer, num_steps, num_parts=train.accumulate_steps, mesh=mesh, shard=train.shard
+            model,
+            optimizer,
+            num_steps,
+            objective_of(config.loss),
+            num_parts=train.accumulate_steps,
+            mesh=mesh,
+            shard=train.shard,
+            lengths=lengths,
         )
         rows = jax.ShapeDtypeStruct((steps, batch_size), jnp.int32)
         plan = Plan(rows, rows, jax.ShapeDtypeStruct((steps,), jnp.bool_))

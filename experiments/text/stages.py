@@ -20,6 +20,7 @@ from lmseq.recurrence.unrolled import check_backend
 from lmseq.training.job import Batches, Job
 from lmseq.training.memory import check_carries, check_memory
 from lmseq.training.processes import is_first
+from lmseq.training.regularised import objective_of
 from lmseq.training.sharding import check_batch, make_mesh
 
 
@@ -71,6 +72,7 @@ def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
         texts.ids["train"],
         config.train,
         batches_of(config),
+        objective_of(config.loss),
         workdir=workdir,
         evaluate=partial(evaluate.evaluate, prepared),
     )
@@ -84,4 +86,5 @@ def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
 
 def batches_of(config: LanguageModelConfig) -> Batches:
     """The windows of a batch."""
-    return Batches(config.data.batch_size, config.data.num_steps, config.data.partition)
+    data = config.data
+    return Batches(data.batch_size, data.num_steps, data.partition, data.random_windows)

@@ -6,6 +6,13 @@ A config knows a cell by its name alone; `lmseq.recurrence.cells` has the cells 
 from typing import Literal
 
 CellKind = Literal["rnn", "gru", "lstm", "mingru", "minlstm", "rglru"]
+KERNEL_CELLS: tuple[CellKind, ...] = ("rnn", "gru", "lstm")  # those with weights inside the loop
 COMPILED_CELLS: tuple[CellKind, ...] = ("rnn", "gru", "lstm")  # those that `make native` compiles loops for
 CUDNN_CELLS: tuple[CellKind, ...] = ("lstm",)  # those that can run in cuDNN's kernel
-COMPILED = " and ".join([", ".join(COMPILED_CELLS[:-1]), COMPILED_CELLS[-1]])  # in words
+
+
+def _in_words(names: tuple[CellKind, ...]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]])
+
+
+COMPILED, WITH_KERNEL = _in_words(COMPILED_CELLS), _in_words(KERNEL_CELLS)

@@ -17,6 +17,13 @@ from lmseq.config.mixers import (
     layer_names,
     settled_stack,
 )
+from lmseq.config.regularisation import (
+    AS_DROPOUT,
+    LossConfig,
+    NoiseConfig,
+    check_regularisation,
+    idle_regularisation,
+)
 from lmseq.config.text import TextConfig, check_text
 from lmseq.config.training import (
     TrainConfig,
@@ -35,6 +42,7 @@ ModelKind = Literal[CellKind, MixerKind, "stack", "mlp", "linear"]
 WINDOWED = ("mlp", "linear")
 # Settings of a model that its parameters do not depend on: how it is trained, and how it is computed.
 APART_FROM_PARAMETERS = ("dropout", "dropout_kind", "precision", "recompute_steps", "backend", "chunk")
+APART_FROM_PARAMETERS += ("init_range", *NoiseConfig.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -46,10 +54,15 @@ class DataConfig(TextConfig):
     )
     batch_size: int = knob(32, "rows of a batch, over all devices")
     num_steps: int = knob(32, "inputs of a window; the length of truncated back-propagation through time")
+    random_windows: bool = knob(
+        False,
+        "windows of random length, of num_steps on nearly all steps and half of it on some, with a spread; "
+        "the learning rate of a step is as much longer or shorter",
+    )
 
 
 @dataclass(frozen=True)
-class ModelConfig(MixerConfig):
+class ModelConfig(NoiseConfig, MixerConfig):
     """The model under the contract."""
 
     model: ModelKind = knob(
@@ -63,11 +76,13 @@ class ModelConfig(MixerConfig):
     init_range: float = knob(
         0.0, "initial parameters are uniform between minus this and this; 0: as each layer draws its own"
     )
-    tie_embeddings: bool = knob(False, "read out through the transposed embedding")
+    tie_embeddings: bool = knob(
+        False, "read out through the transposed embedding, of another width than the layers by a projection"
+    )
     tau: int = knob(8, "tokens that the mlp or linear model sees")
     dropout: float = knob(0.0, "rate at which each layer's outputs are dropped in training")
     dropout_kind: Literal["fresh", "variational"] = knob(
-        "fresh", "a mask a step, or one mask for all steps of a window"
+        "fresh", "a mask a step, or one mask for all steps of a window (locked)"
     )
     precision: Literal["float32", "tf32", "bfloat16"] = knob(
         "float32",
@@ -126,6 +141,7 @@ class LanguageModelConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     course: CourseConfig = field(default_factory=CourseConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
 
 
 def check(config: LanguageModelConfig) -> LanguageModelConfig:
@@ -193,6 +209,7 @@ def _check_ranges(config: LanguageModelConfig) -> None:
     at_least(0, 1e3, **pick(model, "init_range"))
     at_least(0, **pick(report, "count_tokens", "score_tokens"))
     below_one(**pick(model, "dropout"))
+    check_regularisation(model, config.loss)
     check_mixers(model, model.model)
 
 
@@ -202,12 +219,8 @@ def _check_pairs(config: LanguageModelConfig) -> None:
     check_shares(data.batch_size, train.host_devices, train.accumulate_steps)
     if model.backend == "cudnn" and model.model not in CUDNN_CELLS:
         raise ValueError(f"backend cudnn is for model lstm, got {model.model}: give backend auto")
-    windowed = model.model in WINDOWED
-    if model.tie_embeddings and (windowed or model.embedding_size != model.hidden_size):
-        raise ValueError(
-            "tie_embeddings needs a recurrent model or a stack, and embedding_size equal to hidden_size "
-            f"({model.hidden_size}), got model {model.model} and embedding_size {model.embedding_size}"
-        )
+    if model.tie_embeddings and model.model in WINDOWED:
+        raise ValueError(f"tie_embeddings needs a recurrent model or a stack, got model {model.model}")
     if is_stack(model, model.model) and model.embedding_size not in (0, model.hidden_size):
         raise ValueError(
             f"a stack's embedding is as wide as its layers, got embedding_size {model.embedding_size} and "
@@ -218,18 +231,31 @@ def _check_pairs(config: LanguageModelConfig) -> None:
 def _check_idle(config: LanguageModelConfig) -> None:
     """A setting that nothing reads is refused rather than ignored."""
     model = config.model
-    windowed = model.model in WINDOWED
+    windowed, stack = model.model in WINDOWED, is_stack(model, model.model)
+    recurrent = not windowed and not stack
     names = layer_names(model, model.model, model.num_layers)
+    inner = model.num_layers > 1 or not recurrent or model.output_dropout == AS_DROPOUT
+    drops = max(model.dropout, model.input_dropout, model.output_dropout) > 0
     check_idle(
         (model, "tau", windowed, "models mlp and linear"),
         (model, "hidden_size", model.model != "linear", "models with hidden units"),
         (model, "num_layers", model.model not in ("linear", STACK), "models of equal layers"),
         (model, "dropout", model.model != "linear", "models with hidden units"),
-        (model, "dropout_kind", not windowed and model.dropout > 0, "a recurrent model's dropout"),
+        (model, "dropout", inner, "layers below the last, where output_dropout is given"),
+        (model, "dropout_kind", not windowed and drops, "a recurrent model's dropout"),
         (model, "precision", not windowed, "recurrent models and stacks"),
         (model, "recompute_steps", not windowed, "recurrent models and stacks"),
         (model, "backend", any(name in COMPILED_CELLS for name in names), f"layers of {COMPILED}"),
+        (config.data, "random_windows", config.data.partition == "sequential", "partition sequential"),
         *idle_mixers(model, model.model, names),
+        *idle_regularisation(
+            model,
+            config.loss,
+            names,
+            embeds=stack or (recurrent and model.embedding_size > 0),
+            recurrent=recurrent,
+            stack=stack,
+        ),
         *idle_in_training(config.train),
         (config.course, "init_optimizer", bool(config.course.init_from), "init_from"),
     )

@@ -6,6 +6,7 @@ A plan says where windows start, never what is in them; the tokens stay on the d
     stream        d | n tokens | n tokens | n tokens | n tokens | rest
     random          |  start 0 |  start 1 |  start 2 |  start 3 |        shuffled, B a batch
     sequential    d | strip 0: n, n, n, rest | strip 1: n, n, n, rest |  batch k: k-th n of each strip
+    random lengths  | strip 0: n, m, n, rest | strip 1: n, m, n, rest |  batch k: k-th window of each
     scoring         | strip 0: n, n, n, n    | strip 1: n, n, rest    |  no offset, nothing left out
 
 A window of n inputs has n targets, the inputs shifted by one, so it reads n + 1 tokens.
@@ -19,7 +20,7 @@ from typing import Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lmseq.data.permutation import ROUNDS, permute
 from lmseq.types import Batch, Stream
@@ -88,7 +89,28 @@ class LongEpoch:
         return (self.num_tokens - offset - 1) // self.num_steps
 
 
-Epoch = Plan | LongEpoch
+class RandomEpoch(NamedTuple):
+    """An epoch of `random_windows`: where each batch begins in a strip, and how many inputs it has."""
+
+    start: int
+    strip_length: int
+    last_target: int
+    batch_size: int
+    cuts: Int[np.ndarray, "steps"]
+    lengths: Int[np.ndarray, "steps"]
+
+    @property
+    def num_batches(self) -> int:
+        """How many there are."""
+        return len(self.cuts)
+
+    def rows(self, first: int, stop: int) -> Plan:
+        """The batches first ... stop - 1."""
+        cuts, lengths = self.cuts[first:stop], self.lengths[first:stop, None]
+        return _strips(self.start, self.strip_length, self.last_target, lengths, self.batch_size, cuts)
+
+
+Epoch = Plan | LongEpoch | RandomEpoch
 
 
 def check_stream(num_tokens: int, num_steps: int, batch_size: int, kind: PartitionKind) -> None:
@@ -144,13 +166,13 @@ def _strips(
     start: int,
     strip_length: int,
     last_target: int,
-    num_steps: int,
+    num_steps: int | Int[np.ndarray, "steps 1"],
     batch_size: int,
     cuts: np.ndarray | None = None,
 ) -> Plan:
     """B strips of `strip_length` targets each from `start`, cut every n; none counts past last_target.
 
-    cuts: only the batches that begin there, of a strip.
+    cuts: only the batches that begin there, of a strip; each of n of its own where n are given for all.
     """
     cuts = np.arange(0, strip_length, num_steps) if cuts is None else cuts
     starts = start + cuts[:, None] + strip_length * np.arange(batch_size)[None]
@@ -169,6 +191,44 @@ def sequential_partitioning(num_tokens: int, num_steps: int, batch_size: int, se
     _, offset = _offset(num_steps, seed, epoch)
     strip_length = (num_tokens - offset - 1) // batch_size
     return _strips(offset, strip_length, num_tokens - 1, num_steps, batch_size)
+
+
+SPREAD = 5 / 70  # standard deviation of a window's length, of num_steps, as published
+HALVED = 0.05  # share of windows around half of num_steps
+
+
+def _law_of_lengths(num_steps: int) -> tuple[Int[np.ndarray, "number"], Float[np.ndarray, "number"]]:
+    """Lengths of random windows and their probabilities; a length may stand there twice.
+
+    A normal distribution has, in three points at -1, 0 and 1 times sqrt(3) of its standard deviation, with
+    weights 1/6, 2/3 and 1/6 (Gauss-Hermite quadrature), its mean, variance and next three moments.
+    """
+    nodes, weights = np.array([-1.0, 0.0, 1.0]) * 3**0.5, np.array([1.0, 4.0, 1.0]) / 6.0
+    centres, shares = np.array([num_steps / 2, num_steps]), np.array([HALVED, 1.0 - HALVED])
+    lengths = np.floor(centres[:, None] + SPREAD * num_steps * nodes[None] + 0.5).astype(np.int64)
+    return np.maximum(lengths, 1).ravel(), (shares[:, None] * weights[None]).ravel()
+
+
+def window_lengths(num_steps: int) -> tuple[int, ...]:
+    """The lengths that `random_windows` has, increasing: at most six."""
+    return tuple(int(length) for length in np.unique(_law_of_lengths(num_steps)[0]))
+
+
+def random_windows(num_tokens: int, num_steps: int, batch_size: int, seed: int, epoch: int) -> RandomEpoch:
+    """Sequential partitioning into windows of random length, one for all rows of a batch.
+
+    Of the base num_steps with probability 0.95, else of half of it, with a normal spread (Merity et al.
+    2018), which takes three values, so that few programs are compiled. As in `sequential_partitioning` each
+    row continues the row before it, and each of the strips' targets counts once.
+    """
+    check_stream(num_tokens, num_steps, batch_size, "sequential")
+    rng, offset = _offset(num_steps, seed, epoch)
+    strip_length = (num_tokens - offset - 1) // batch_size
+    lengths, law = _law_of_lengths(num_steps)
+    drawn = rng.choice(lengths, size=-(-strip_length // int(lengths.min())), p=law)
+    cuts = np.cumsum(drawn) - drawn
+    number = int(np.searchsorted(cuts, strip_length))
+    return RandomEpoch(offset, strip_length, num_tokens - 1, batch_size, cuts[:number], drawn[:number])
 
 
 def scoring(num_tokens: int, num_steps: int, batch_size: int) -> Plan:
@@ -229,9 +289,23 @@ class Within:
 
 
 def epoch_plan(
-    kind: PartitionKind, num_tokens: int, num_steps: int, batch_size: int, seed: int, epoch: int
+    kind: PartitionKind,
+    num_tokens: int,
+    num_steps: int,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    *,
+    random: bool = False,
 ) -> Epoch:
-    """The plan of one epoch of training, a function of (seed, epoch); of a LONG stream what makes it."""
+    """The plan of one epoch of training, a function of (seed, epoch); of a LONG stream what makes it.
+
+    random: sequential windows are those of `random_windows`.
+    """
+    if random:
+        if kind != "sequential":
+            raise ValueError(f"random_windows are for partition sequential, got partition {kind!r}")
+        return random_windows(num_tokens, num_steps, batch_size, seed, epoch)
     if kind in get_args(PartitionKind) and num_tokens > LONG:
         check_stream(num_tokens, num_steps, batch_size, kind)
         return LongEpoch(kind, num_tokens, num_steps, batch_size, seed, epoch)

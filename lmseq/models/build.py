@@ -7,6 +7,7 @@ import jax
 from lmseq.config.kinds import CellKind
 from lmseq.config.language_model import ModelConfig, ModelKind
 from lmseq.config.mixers import is_stack
+from lmseq.config.regularisation import AS_DROPOUT
 from lmseq.config.series import BASELINES, SeriesConfig, SeriesModelConfig, SeriesModelKind, num_direct
 from lmseq.contract import Model
 from lmseq.data.series import PreparedPanel, solves_exactly
@@ -18,7 +19,8 @@ from lmseq.models.interface import BoundModel, SequenceModule, bind, bind_direct
 from lmseq.models.linear import DirectLinearMap, LinearMap, fit_least_squares, fit_map
 from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
 from lmseq.models.normalised import DirectNormalised, Normalised
-from lmseq.models.recurrent import RecurrentLanguageModel, RecurrentSeriesModel, WindowedRecurrentSeriesModel
+from lmseq.models.recurrent import RecurrentLanguageModel
+from lmseq.models.recurrent_series import RecurrentSeriesModel, WindowedRecurrentSeriesModel
 from lmseq.models.stack import MixerLanguageModel, MixerSeriesModel
 from lmseq.recurrence.cells import cell_named
 from lmseq.types import NO_COVARIATES, Covariates, Params
@@ -41,16 +43,23 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 vocab_size=vocab_size,
                 blocks=blocks_of(config, name, config.hidden_size, config.num_layers, config.backend),
                 hidden_size=config.hidden_size,
+                embedding_dropout=config.embedding_dropout,
+                input_dropout=config.input_dropout,
                 tie_embeddings=config.tie_embeddings,
                 **training,
             )
         case name if name in get_args(CellKind):
+            output_dropout = None if config.output_dropout == AS_DROPOUT else config.output_dropout
             module = RecurrentLanguageModel(
                 vocab_size=vocab_size,
                 cell=cell_named(name),
                 hidden_size=config.hidden_size,
                 num_layers=config.num_layers,
                 embedding_size=config.embedding_size,
+                embedding_dropout=config.embedding_dropout,
+                input_dropout=config.input_dropout,
+                output_dropout=output_dropout,
+                weight_drop=config.weight_drop,
                 tie_embeddings=config.tie_embeddings,
                 backend=config.backend,
                 **training,

@@ -6,6 +6,7 @@ defaults, which a module replaces by what is faster. This folder is the only one
 """
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -79,6 +80,19 @@ class SequenceModule(nn.Module):
         return BoundModel(module), variables.get("params", {})
 
 
+class Trace(NamedTuple):
+    """A training pass over windows: what the loss and what is minimised beside it are made of.
+
+    log_probs: of the targets. outputs: the hidden state after each step, with the dropout that the readout
+    sees; raw: without. spread: the mean over the vocabulary of the log-probabilities, less the target's.
+    """
+
+    log_probs: TokenLogProbs
+    outputs: Float[Array, "batch time hidden"]
+    raw: Float[Array, "batch time hidden"]
+    spread: TokenLogProbs
+
+
 class HiddenModule(SequenceModule):
     """A module whose predictions are made of one row of numbers, its hidden state."""
 
@@ -90,6 +104,12 @@ class HiddenModule(SequenceModule):
         self, carry: Carry, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
     ) -> tuple[Carry, Float[Array, "batch time hidden"]]:
         """The last carry, and `hidden` after each of xs (B, T): (B, T, H), without the carries between."""
+        raise NotImplementedError
+
+    def token_trace(
+        self, carry: Carry, xs: Elements, targets: Elements, *, key: PRNGKey | None = None
+    ) -> tuple[Carry, Trace]:
+        """The last carry, and the trace of a training pass over tokens xs (B, T) and their targets."""
         raise NotImplementedError
 
 
@@ -184,6 +204,18 @@ def hidden_steps(
 ) -> Float[Array, "batch time hidden"]:
     """The hidden state after each of xs (B, T): (B, T, H)."""
     return model.module.apply({"params": params}, carry, xs, method="hidden_steps")[1]
+
+
+def token_trace(
+    model: BoundModel,
+    params: Params,
+    carry: Carry,
+    xs: Elements,
+    targets: Elements,
+    key: PRNGKey | None = None,
+) -> tuple[Carry, Trace]:
+    """The last carry, and the trace of a training pass of a model of tokens that has a hidden state."""
+    return model.module.apply({"params": params}, carry, xs, targets, key=key, method="token_trace")
 
 
 class BoundDirectModel(BoundModel):

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Key
 from lmseq.types import Carry, Elements, PRNGKey
 
 DropoutKind = Literal["fresh", "variational"]
-Run = Callable[[Carry, Elements, PRNGKey | None], tuple[Carry, Float[Array, "..."]]]
+Outputs = Float[Array, "..."] | tuple[Float[Array, "..."], ...]
+Run = Callable[[Carry, Elements, PRNGKey | None], tuple[Carry, Outputs]]
 
 
 def in_pieces(
@@ -22,29 +23,30 @@ def in_pieces(
     key: PRNGKey | None,
     dropout_kind: DropoutKind,
     time_axis: int = 1,
-) -> tuple[Carry, Float[Array, "..."]]:
+) -> tuple[Carry, Outputs]:
     """`run` over pieces of so many steps of xs, keeping only the carries between for the derivative.
 
     Gradient checkpointing (Chen et al. 2016). run: (carry, a piece, key) -> the next carry and its outputs,
-    with time on the same axis. A variational mask is that of the whole window, a fresh one each piece's own.
+    one or more, with time on the same axis. A variational mask is that of the whole window, a fresh one each
+    piece's own.
     """
     number = xs.shape[time_axis] // piece
     xs = jnp.moveaxis(xs, time_axis, 0)
     whole = xs[: number * piece].reshape(number, piece, *xs.shape[1:])
     keys = _keys(key, number + 1, dropout_kind)
 
-    def step(carry: Carry, part) -> tuple[Carry, Float[Array, "..."]]:
+    def step(carry: Carry, part) -> tuple[Carry, Outputs]:
         steps, key = part
         carry, outputs = run(carry, jnp.moveaxis(steps, 0, time_axis), key)
-        return carry, jnp.moveaxis(outputs, time_axis, 0)
+        return carry, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, time_axis, 0), outputs)
 
     carry, outputs = lax.scan(jax.checkpoint(step), carry, (whole, None if keys is None else keys[:-1]))
-    outputs = outputs.reshape(number * piece, *outputs.shape[2:])
+    outputs = jax.tree.map(lambda leaf: leaf.reshape(number * piece, *leaf.shape[2:]), outputs)
     if number * piece < len(xs):
         last = xs[number * piece :], None if keys is None else keys[-1]
         carry, rest = step(carry, last)
-        outputs = jnp.concatenate([outputs, rest])
-    return carry, jnp.moveaxis(outputs, 0, time_axis)
+        outputs = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), outputs, rest)
+    return carry, jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, time_axis), outputs)
 
 
 def _keys(key: PRNGKey | None, number: int, dropout_kind: DropoutKind) -> Key[Array, "number"] | None:

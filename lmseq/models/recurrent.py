@@ -1,6 +1,8 @@
-"""Stacks of recurrent layers: between an embedding and a softmax, or between values and a value head."""
+"""Stacks of recurrent layers, and such a stack between an embedding and a softmax."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -8,22 +10,38 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from lmseq.contract import Predictions, batch_major, check_key
-from lmseq.layers import Precision, affine, drop, has_dropout, lookup, softmax_log_probs
-from lmseq.models.heads import HeadKind, ValueHead
-from lmseq.models.interface import HiddenModule
+from lmseq.layers import (
+    SMALL_VOCABULARY,
+    Precision,
+    affine,
+    lookup,
+    mean_minus_target,
+    product,
+    softmax_log_probs,
+)
+from lmseq.models.interface import HiddenModule, Trace
+from lmseq.models.noisy import Rate, Read, any_dropout, drop_steps, drop_weights, reader
 from lmseq.models.pieces import DropoutKind, in_pieces
-from lmseq.models.shifting import all_shifted, flat, flat_width, last_shifted, newest_known, shifted
 from lmseq.recurrence import cudnn
 from lmseq.recurrence.cells.cell import Cell, LayerState, Recurrent
 from lmseq.recurrence.initial import input_bias, recurrent_bias, recurrent_kernel
 from lmseq.recurrence.unrolled import Backend, scan_states, takes_cudnn, unroll_layer
-from lmseq.types import Covariates, Element, Elements, OfValues, Prediction, PRNGKey, TokenLogProbs
+from lmseq.types import Element, Elements, Prediction, PRNGKey, TokenLogProbs
 
-SMALL_VOCABULARY = 512
 Carry = tuple[LayerState, ...]
 TimeFirst = Int[Array, "time batch"] | Float[Array, "time batch feature"]
-WithWindow = tuple[PyTree, Float[Array, "..."]]  # a carry, and the last values
+Top = Float[Array, "time batch hidden"] | tuple[Float[Array, "time batch hidden"], ...]
 LayerCarries = PyTree[Float[Array, "batch time hidden"]]  # after each of T steps
+
+
+class InWindow(NamedTuple):
+    """What is the same at all steps of a window: the weights inside the loops, and how tokens are read.
+
+    read: None where the inputs are read without noise.
+    """
+
+    recurrent: Sequence[Recurrent | None]
+    read: Read | None
 
 
 class RecurrentStack(HiddenModule):
@@ -31,16 +49,19 @@ class RecurrentStack(HiddenModule):
 
     What stands below the first layer and above the last is a subclass's. Dropout acts on the outputs of every
     layer, between layers and before the readout (Zaremba et al. 2014): a fresh mask at each step, or one mask
-    for all steps of a call (variational; Gal and Ghahramani 2016). In training the products are taken in
-    `precision`, else always in float32; and in training a window longer than `recompute_steps` (unless 0)
-    keeps for its derivative only the carries between pieces of so many steps, whose activations are computed
-    anew (gradient checkpointing; Chen et al. 2016). The loops over time are those of `backend`.
+    for all steps of a call (variational; Gal and Ghahramani 2016); on the last layer's at output_dropout,
+    where that is not None. weight_drop is the rate of `noisy.drop_weights`. In training the products are
+    taken in `precision`, else always in float32; and in training a window longer than `recompute_steps`
+    (unless 0) keeps for its derivative only the carries between pieces of so many steps, whose activations
+    are computed anew (gradient checkpointing; Chen et al. 2016). The loops over time are those of `backend`.
     """
 
     cell: Cell
     hidden_size: int
     num_layers: int = 1
-    dropout: float | Float[Array, ""] = 0.0
+    dropout: Rate = 0.0
+    output_dropout: Rate | None = None
+    weight_drop: Rate = 0.0
     dropout_kind: DropoutKind = "fresh"
     precision: Precision = "float32"
     recompute_steps: int = 0
@@ -121,36 +142,59 @@ class RecurrentStack(HiddenModule):
             states.append(scan_states(self.cell, self.recurrent[layer], state, projected))
         return batch_major(tuple(states))
 
+    def _has_noise(self) -> bool:
+        """Whether training needs a key."""
+        return any_dropout(self.dropout, self.output_dropout, self.weight_drop)
+
+    def _reader(self, key: PRNGKey | None) -> Read | None:
+        """How the inputs of a window are read in training, of its key; None without noise on them."""
+        return None
+
     def _outputs(
-        self, carry: Carry, xs: Elements, training: bool, key: PRNGKey | None
-    ) -> tuple[Carry, Float[Array, "time batch hidden"]]:
-        """The last carry and the top layer's outputs, time first, as the scans below want it."""
-        check_key(training, key, has_noise=has_dropout(self.dropout))
+        self, carry: Carry, xs: Elements, training: bool, key: PRNGKey | None, with_raw: bool = False
+    ) -> tuple[Carry, Top]:
+        """The last carry and the top layer's outputs, time first, as the scans below want it.
+
+        with_raw: these outputs before dropout, and after it.
+        """
+        check_key(training, key, has_noise=self._has_noise())
         xs, piece = jnp.swapaxes(xs, 0, 1), self.recompute_steps
+        same = InWindow(drop_weights(self.recurrent, self.weight_drop, key), self._reader(key))
+        run = partial(self._layers, same, training, with_raw)
         if not training or not 0 < piece < len(xs):
-            return self._layers(carry, xs, key, training)
-        run = partial(self._layers, training=training)
+            return run(carry, xs, key)
         return in_pieces(run, carry, xs, piece, key, self.dropout_kind, time_axis=0)
 
     def _layers(
-        self, carry: Carry, xs: TimeFirst, key: PRNGKey | None, training: bool
-    ) -> tuple[Carry, Float[Array, "time batch hidden"]]:
+        self,
+        same: InWindow,
+        training: bool,
+        with_raw: bool,
+        carry: Carry,
+        xs: TimeFirst,
+        key: PRNGKey | None,
+    ) -> tuple[Carry, Top]:
         """Layer by layer over all steps of xs (T, B): every product but the recurrent one is over (T B)."""
         precision, states = self._precision(training), []
         whole = takes_cudnn(self.cell, precision, self.backend)
-        outputs = self._inputs(xs) if whole else None
-        for layer, (weights, state) in enumerate(zip(self.recurrent, carry, strict=True)):
+        outputs = raw = None
+        if same.read is not None:
+            outputs = same.read(xs, key)
+        elif whole:
+            outputs = self._inputs(xs)
+        for layer, (weights, state) in enumerate(zip(same.recurrent, carry, strict=True)):
             if whole and outputs is not None:
                 kernel, bias = self.input_kernels[layer], self.input_biases[layer]
-                state, outputs = cudnn.unroll_layer(kernel, bias, weights, state, outputs, precision)
+                state, raw = cudnn.unroll_layer(kernel, bias, weights, state, outputs, precision)
             else:
-                below = (
-                    self._project(layer, outputs, precision) if layer else self._project_inputs(xs, precision)
-                )
-                state, outputs = unroll_layer(self.cell, weights, state, below, precision, self.backend)
-            outputs = self._drop(outputs, None if key is None else jax.random.fold_in(key, layer))
+                if outputs is None:
+                    below = self._project_inputs(xs, precision)
+                else:
+                    below = self._project(layer, outputs, precision)
+                state, raw = unroll_layer(self.cell, weights, state, below, precision, self.backend)
+            outputs = self._drop(raw, layer, key)
             states.append(state)
-        return tuple(states), outputs
+        return tuple(states), (raw, outputs) if with_raw else outputs
 
     def hidden_steps(
         self, carry: Carry, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
@@ -167,24 +211,29 @@ class RecurrentStack(HiddenModule):
         return carry, batch_major(self._predict(outputs))
 
     def _drop(
-        self, outputs: Float[Array, "time batch hidden"], key: PRNGKey | None
+        self, outputs: Float[Array, "time batch hidden"], layer: int, key: PRNGKey | None
     ) -> Float[Array, "time batch hidden"]:
-        """Dropout; variational with one mask for all steps."""
-        time, batch, hidden = outputs.shape
-        steps = 1 if self.dropout_kind == "variational" else time
-        return drop(outputs, self.dropout, key, (steps, batch, hidden), batch_axis=1)
+        """Dropout of a layer's outputs."""
+        is_last = layer == self.num_layers - 1 and self.output_dropout is not None
+        rate = self.output_dropout if is_last else self.dropout
+        own = None if key is None else jax.random.fold_in(key, layer)
+        return drop_steps(outputs, rate, own, self.dropout_kind, time_axis=0)
 
 
 class RecurrentLanguageModel(RecurrentStack, kw_only=True):
     """The stack between an embedding and a softmax (Mikolov et al. 2010).
 
     embedding_size 0 feeds tokens one-hot, which is a lookup in the first layer's input weights.
-    tie_embeddings reads out through the transposed embedding (Press and Wolf 2017) and needs
-    embedding_size == hidden_size.
+    tie_embeddings reads out through the transposed embedding E (Press and Wolf 2017): h E^T + b, or, where
+    the layers are not as wide as it, h P E^T + b with a projection P. embedding_dropout is the rate of
+    `noisy.drop_words`, input_dropout that of entries of the embedded tokens; the readout's embedding is
+    whole.
     """
 
     vocab_size: int
     embedding_size: int = 0
+    embedding_dropout: Rate = 0.0
+    input_dropout: Rate = 0.0
     tie_embeddings: bool = False
 
     def setup(self) -> None:
@@ -193,9 +242,12 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
             scale = nn.initializers.normal(self.embedding_size**-0.5)
             self.embedding = self.param("embedding", scale, (self.vocab_size, self.embedding_size))
         self._declare_layers(self.embedding_size or self.vocab_size)
+        kernel = nn.initializers.lecun_normal()
         if not self.tie_embeddings:
-            kernel = nn.initializers.lecun_normal()
             self.output_kernel = self.param("output_kernel", kernel, (self.hidden_size, self.vocab_size))
+        elif self.embedding_size != self.hidden_size:
+            shape = (self.hidden_size, self.embedding_size)
+            self.output_projection = self.param("output_projection", kernel, shape)
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
 
     def _project_inputs(
@@ -216,9 +268,26 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
             return self.embedding[xs]
         return jax.nn.one_hot(xs, self.vocab_size) if self.vocab_size <= SMALL_VOCABULARY else None
 
+    def _has_noise(self) -> bool:
+        return super()._has_noise() or any_dropout(self.embedding_dropout, self.input_dropout)
+
+    def _reader(self, key: PRNGKey | None) -> Read | None:
+        rates = self.embedding_dropout, self.input_dropout
+        if key is None or not any_dropout(*rates):
+            return None
+        return reader(self.embedding, *rates, self.dropout_kind, key, time_axis=0)
+
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Float[Array, "*dims vocab"]:
         """Log-softmax of an affine map."""
-        return jax.nn.log_softmax(affine(hidden, self._output_kernel(), self.output_bias))
+        return jax.nn.log_softmax(affine(self._projected(hidden), self._output_kernel(), self.output_bias))
+
+    def _projected(
+        self, hidden: Float[Array, "*dims hidden"], precision: Precision = "float32"
+    ) -> Float[Array, "*dims feature"]:
+        """As wide as the output kernel is high."""
+        if not self.tie_embeddings or self.embedding_size == self.hidden_size:
+            return hidden
+        return product(hidden, self.output_projection, precision)
 
     def _output_kernel(self) -> Float[Array, "hidden vocab"]:
         return self.embedding.T if self.tie_embeddings else self.output_kernel
@@ -234,100 +303,22 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
     ) -> tuple[Carry, TokenLogProbs]:
         """The targets' entries of `unroll`, whose derivative holds no second (B, T, V)."""
         carry, outputs = self._outputs(carry, xs, training, key)
-        targets = jnp.swapaxes(targets, 0, 1)
-        log_probs = softmax_log_probs(
-            outputs, self._output_kernel(), self.output_bias, targets, self._precision(training)
-        )
+        log_probs = self._of_targets(outputs, jnp.swapaxes(targets, 0, 1), self._precision(training))
         return carry, jnp.swapaxes(log_probs, 0, 1)
 
+    def _of_targets(
+        self, outputs: Float[Array, "*dims hidden"], targets: Int[Array, "*dims"], precision: Precision
+    ) -> Float[Array, "*dims"]:
+        head = self._output_kernel(), self.output_bias
+        return softmax_log_probs(self._projected(outputs, precision), *head, targets, precision)
 
-class RecurrentSeriesModel(RecurrentStack, kw_only=True):
-    """The stack between the D values of a series and a `ValueHead`."""
-
-    num_features: int
-    head: HeadKind = "point"
-    num_direct: int = 1
-
-    def setup(self) -> None:
-        """Declare the parameters."""
-        self._declare_layers(self.num_features)
-        self.value_head = ValueHead(self.hidden_size, self.num_features, self.head, self.num_direct)
-
-    def _project_inputs(
-        self, xs: Float[Array, "*dims feature"], precision: Precision = "float32"
-    ) -> Float[Array, "*dims gates"]:
-        return self._project(0, xs, precision)
-
-    def _inputs(self, xs: Float[Array, "*dims feature"]) -> Float[Array, "*dims feature"]:
-        return xs
-
-    def _predict(self, hidden: Float[Array, "*dims hidden"]) -> OfValues:
-        return self.value_head(hidden)
-
-    def readout_direct(self, carry: Carry) -> OfValues:
-        """The next K values at once, (B, K, D)."""
-        return self.value_head.direct(self.cell.output(carry[-1]))
-
-
-class WindowedRecurrentSeriesModel(RecurrentSeriesModel, kw_only=True):
-    """The same whose head sees the last tau values too, beside the state: a linear map of them is added.
-
-    The carry is that of the stack and the window, (B, tau, D), with zeros before so many values were seen.
-    Covariates are further columns of what the stack and the head read; those known ahead also reach the head
-    by themselves.
-    """
-
-    tau: int
-    covariates: Covariates = Covariates()
-
-    def setup(self) -> None:
-        """Declare the parameters."""
-        self._declare_layers(self.num_features + self.covariates.total)
-        width = self.hidden_size + flat_width(self.tau, self.num_features, self.covariates)
-        kind = (self.num_features, self.head, self.num_direct, self.covariates.known)
-        self.value_head = ValueHead(width, *kind)
-
-    def init_carry(self, batch_size: int) -> WithWindow:
-        """The stack's, and a window of zeros."""
-        width = self.num_features + self.covariates.total
-        return super().init_carry(batch_size), jnp.zeros((batch_size, self.tau, width))
-
-    def update(self, carry: WithWindow, x: Element) -> WithWindow:
-        """One step of the stack; the newest value comes into the window and the oldest goes."""
-        states, window = carry
-        return super().update(states, x), shifted(window, x)
-
-    def _seen(
-        self, outputs: Float[Array, "*dims hidden"], windows: Float[Array, "*dims window feature"]
-    ) -> Float[Array, "*dims out"]:
-        """What the head sees."""
-        return jnp.concatenate([outputs, flat(windows, self.covariates.static)], axis=-1)
-
-    def readout(self, carry: WithWindow) -> OfValues:
-        """The prediction from the top layer's output and the window."""
-        states, window = carry
-        known = newest_known(window, self.num_features, self.covariates)
-        return self.value_head(self._seen(self.cell.output(states[-1]), window), known)
-
-    def readout_direct(
-        self, carry: WithWindow, known: Float[Array, "batch lead covariate"] | None = None
-    ) -> OfValues:
-        """The next K values at once, (B, K, D), of covariates known L steps ahead."""
-        states, window = carry
-        return self.value_head.direct(self._seen(self.cell.output(states[-1]), window), known)
-
-    def carries(self, carry: WithWindow, xs: Elements) -> WithWindow:
-        """The stack's after every step, and the windows."""
-        states, window = carry
-        return super().carries(states, xs), all_shifted(window, xs)
-
-    def unroll(
-        self, carry: WithWindow, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
-    ) -> tuple[WithWindow, Predictions]:
-        """Predictions after every step."""
-        states, window = carry
-        states, outputs = self._outputs(states, xs, training, key)
-        windows = all_shifted(window, xs)
-        known = newest_known(windows, self.num_features, self.covariates)
-        predictions = self.value_head(self._seen(jnp.swapaxes(outputs, 0, 1), windows), known)
-        return (states, last_shifted(window, xs)), predictions
+    def token_trace(
+        self, carry: Carry, xs: Elements, targets: Elements, *, key: PRNGKey | None = None
+    ) -> tuple[Carry, Trace]:
+        """As `token_log_probs` in training, with what penalties and label smoothing are made of."""
+        carry, (raw, outputs) = self._outputs(carry, xs, True, key, with_raw=True)
+        raw, outputs = batch_major((raw, outputs))
+        log_probs = self._of_targets(outputs, targets, self._precision(True))
+        head = self._output_kernel(), self.output_bias
+        spread = mean_minus_target(self._projected(outputs), *head, targets)
+        return carry, Trace(log_probs, outputs, raw, spread)

@@ -14,11 +14,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Predictions, check_key
-from lmseq.layers import Precision, affine, has_dropout, lookup, softmax_log_probs
+from lmseq.layers import Precision, affine, lookup, mean_minus_target, softmax_log_probs
 from lmseq.mixers.block import Block
 from lmseq.mixers.mixer import Rows, rms_norm
 from lmseq.models.heads import HeadKind, ValueHead
-from lmseq.models.interface import HiddenModule
+from lmseq.models.interface import HiddenModule, Trace
+from lmseq.models.noisy import Rate, Read, any_dropout, reader
 from lmseq.models.pieces import DropoutKind, in_pieces
 from lmseq.types import Carry, Element, Elements, OfValues, Params, Prediction, PRNGKey, TokenLogProbs
 
@@ -42,7 +43,7 @@ class MixerStack(HiddenModule):
 
     blocks: tuple[Block, ...]
     hidden_size: int
-    dropout: float | Float[Array, ""] = 0.0
+    dropout: Rate = 0.0
     dropout_kind: DropoutKind = "fresh"
     precision: Precision = "float32"
     recompute_steps: int = 0
@@ -50,6 +51,14 @@ class MixerStack(HiddenModule):
     def _embed(self, xs: Element | Elements) -> Float[Array, "*dims feature"]:
         """What the first layer reads, (..., H)."""
         raise NotImplementedError
+
+    def _has_noise(self) -> bool:
+        """Whether training needs a key."""
+        return any_dropout(self.dropout)
+
+    def _reader(self, key: PRNGKey | None) -> Read | None:
+        """How the inputs of a window are read in training, of its key; None without noise on them."""
+        return None
 
     def _predict(self, hidden: Float[Array, "*dims feature"]) -> Predictions | Prediction:
         """The prediction of the next element from the normed output of the top layer."""
@@ -97,8 +106,8 @@ class MixerStack(HiddenModule):
         self, carry: StackCarry, xs: Elements, *, training: bool = False, key: PRNGKey | None = None
     ) -> tuple[StackCarry, Outputs]:
         """The last carry, and `hidden` after each of xs (B, T): (B, T, H)."""
-        check_key(training, key, has_noise=has_dropout(self.dropout))
-        run = partial(self._run, training)
+        check_key(training, key, has_noise=self._has_noise())
+        run = partial(self._run, training, self._reader(key))
         piece = self.recompute_steps
         if not training or not 0 < piece < xs.shape[1]:
             carry, outputs = run(carry, xs, key)
@@ -107,7 +116,7 @@ class MixerStack(HiddenModule):
         return carry, self._normed(outputs)
 
     def _run(
-        self, training: bool, carry: StackCarry, xs: Elements, key: PRNGKey | None
+        self, training: bool, read: Read | None, carry: StackCarry, xs: Elements, key: PRNGKey | None
     ) -> tuple[StackCarry, Outputs]:
         """All layers over all steps; equal ones that are many in a loop over them."""
         steps = 1 if self.dropout_kind == "variational" else None
@@ -120,7 +129,7 @@ class MixerStack(HiddenModule):
                 keys = tuple(jax.random.split(jax.random.fold_in(key, number)))
             return block.unroll(params, carry, rows, precision, rate, keys, steps)
 
-        rows, layers, first = self._embed(xs), [], 0
+        rows, layers, first = self._embed(xs) if read is None else read(xs, key), [], 0
         for block, group in groupby(self.blocks):
             number = len(list(group))
             chosen = slice(first, first + number)
@@ -159,9 +168,14 @@ def _unroll_equal(unroll, parts, rows: Rows) -> tuple[list[Carry], Rows]:
 
 
 class MixerLanguageModel(MixerStack, kw_only=True):
-    """The stack between an embedding of H features and a softmax, which may share its kernel."""
+    """The stack between an embedding of H features and a softmax, which may share its kernel.
+
+    Words and entries of the embedded tokens are dropped as in `RecurrentLanguageModel`.
+    """
 
     vocab_size: int
+    embedding_dropout: Rate = 0.0
+    input_dropout: Rate = 0.0
     tie_embeddings: bool = False
 
     def setup(self) -> None:
@@ -173,6 +187,15 @@ class MixerLanguageModel(MixerStack, kw_only=True):
         if not self.tie_embeddings:
             self.output_kernel = self.param("output_kernel", draw, (self.hidden_size, self.vocab_size))
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
+
+    def _has_noise(self) -> bool:
+        return super()._has_noise() or any_dropout(self.embedding_dropout, self.input_dropout)
+
+    def _reader(self, key: PRNGKey | None) -> Read | None:
+        rates = self.embedding_dropout, self.input_dropout
+        if key is None or not any_dropout(*rates):
+            return None
+        return reader(self.embedding, *rates, self.dropout_kind, key, time_axis=1)
 
     def _embed(self, xs: Int[Array, "*dims"]) -> Float[Array, "*dims feature"]:
         return lookup(self.embedding, xs)
@@ -198,6 +221,15 @@ class MixerLanguageModel(MixerStack, kw_only=True):
         precision = self.precision if training else "float32"
         kernel = self._output_kernel()
         return carry, softmax_log_probs(hidden, kernel, self.output_bias, targets, precision)
+
+    def token_trace(
+        self, carry: StackCarry, xs: Elements, targets: Elements, *, key: PRNGKey | None = None
+    ) -> tuple[StackCarry, Trace]:
+        """As `token_log_probs` in training; nothing is dropped between hidden state and readout."""
+        carry, hidden = self.hidden_steps(carry, xs, training=True, key=key)
+        head = self._output_kernel(), self.output_bias
+        log_probs = softmax_log_probs(hidden, *head, targets, self.precision)
+        return carry, Trace(log_probs, hidden, hidden, mean_minus_target(hidden, *head, targets))
 
 
 class MixerSeriesModel(MixerStack, kw_only=True):

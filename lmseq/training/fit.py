@@ -129,7 +129,7 @@ def train(
     """
     clock, mesh, keys = job.clock or _stopwatch(), make_mesh(), split_key(job.train.seed)
     init, dispatch = _programs(
-        job.model, dataclasses.replace(job.train, seed=0), job.batches[:2], job.objective, mesh
+        job.model, dataclasses.replace(job.train, seed=0), job.batches.sizes, job.objective, mesh
     )
     fresh = init(keys.init)
     shardings = training_sharding(mesh, fresh, job.train.shard)
@@ -149,7 +149,7 @@ def train(
             step=restored.step,
         )
         plans = loop.PlanStream(partial(job.batches.plan_of, len(stream), job.train.seed))
-        tokens = put_stream(stream, job.batches.num_steps, mesh)
+        tokens = put_stream(stream, job.batches.most_steps, mesh)
         records, stopped = folder.records, False
 
         def settle(done: loop.Dispatched) -> LoopState:
@@ -203,6 +203,8 @@ def fit_members(
             f"{', '.join(str(stream.shape) for stream in streams) or 'none'}"
         )
     check_train(config)
+    if batches.random_windows:
+        raise ValueError("members of one program have windows of one length: train random_windows alone")
     place = {seed: min(i, len(streams) - 1) for i, seed in enumerate(dict.fromkeys(seeds))}
     length = len(streams[0])
 
@@ -246,10 +248,15 @@ def _stopwatch() -> Clock:
 
 @lru_cache(maxsize=4)
 def _programs(
-    model: Model, config: TrainConfig, sizes: tuple[int, int], objective: Objective, mesh: Mesh
+    model: Model,
+    config: TrainConfig,
+    sizes: tuple[int, int, tuple[int, ...]],
+    objective: Objective,
+    mesh: Mesh,
 ) -> tuple[Callable[[PRNGKey], LoopState], Dispatch]:
     """The jitted initialisation and dispatch of a training; the same ones for each seed and stream."""
-    optimizer, (batch_size, num_steps) = optimizer_of(model, config), sizes
+    batch_size, num_steps, lengths = sizes
+    optimizer = optimizer_of(model, config, has_scale=bool(lengths))
 
     def init(key: PRNGKey) -> LoopState:
         return init_training(key, model, optimizer, batch_size)
@@ -259,5 +266,5 @@ def _programs(
     init = jax.jit(init, out_shardings=placed if config.shard == "params" else None)
     parts, shard = config.accumulate_steps, config.shard
     return init, make_dispatch(
-        model, optimizer, num_steps, objective, num_parts=parts, mesh=mesh, shard=shard
+        model, optimizer, num_steps, objective, num_parts=parts, mesh=mesh, shard=shard, lengths=lengths
     )

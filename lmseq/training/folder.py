@@ -22,12 +22,12 @@ FACTS = "fit.json"  # what a folder is a training of
 
 def begin(workdir: Path, job: Job) -> None:
     """Make the folder, and note in it what is trained; ValueError where it holds anything else."""
-    partition = job.batches.partition
+    partition, spread = job.batches.partition, " in random windows" * job.batches.random_windows
     facts = {
         **dataclasses.asdict(job.train),
         "batch_size": job.batches.batch_size,
         "num_steps": job.batches.num_steps,
-        "partition": partition
+        "partition": partition + spread
         if isinstance(partition, str)
         else getattr(partition, "__name__", "a function"),
         "stream": f"{'tokens' if job.stream.ndim == 1 else 'values'} {job.stream.shape}",

@@ -97,6 +97,20 @@ def make_gradient(
     return alone if num_devices == 1 else shared
 
 
+def by_length(make: Callable[[int], Gradient], lengths: tuple[int, ...]) -> Gradient:
+    """The gradient over windows of the shortest of some lengths, in increasing order, that holds the batch's.
+
+    make: the gradient over windows of so many inputs, which each length has in the program.
+    """
+    gradients = [make(length) for length in lengths]
+
+    def gradient(params: Params, carry: Carry, tokens: Stream, row: Plan, step: StepInfo):
+        which = jnp.searchsorted(jnp.asarray(lengths), jnp.max(row.lengths))
+        return lax.switch(which, gradients, params, carry, tokens, row, step)
+
+    return gradient
+
+
 class _Share(NamedTuple):
     """Which rows of a batch are here: the first, how many there are in all; and the sum over all shares."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from lmseq.config.training import TrainConfig, check_train
 from lmseq.contract import Model, covariates_of
-from lmseq.data.partition import Epoch, PartitionKind, check_stream, epoch_plan
+from lmseq.data.partition import Epoch, PartitionKind, check_stream, epoch_plan, window_lengths
 from lmseq.predictions import point
 from lmseq.training.gradient import Objective
 from lmseq.training.memory import check_memory
@@ -28,17 +28,31 @@ class Batches(NamedTuple):
     """Which windows of the stream make which batch; the defaults are those of `DataConfig`.
 
     batch_size: rows of a batch. num_steps: inputs of a window. partition: `sequential` or `random` windows,
-    or a function like `data.partition.sliding`, which is for series.
+    or a function like `data.partition.sliding`, which is for series. random_windows: sequential windows are
+    of random length around num_steps (`data.partition.random_windows`).
     """
 
     batch_size: int = 32
     num_steps: int = 32
     partition: PartitionKind | Partition = "sequential"
+    random_windows: bool = False
+
+    @property
+    def sizes(self) -> tuple[int, int, tuple[int, ...]]:
+        """Rows of a batch, inputs of a window, and the lengths that random windows have; none of others."""
+        lengths = window_lengths(self.num_steps) if self.random_windows else ()
+        return self.batch_size, self.num_steps, lengths
+
+    @property
+    def most_steps(self) -> int:
+        """Inputs of the longest window."""
+        return max(self.num_steps, *self.sizes[2], 1)
 
     def plan_of(self, length: int, seed: int, epoch: int) -> Epoch:
         """The batches of one epoch of a stream of `length` elements."""
-        named = isinstance(self.partition, str)
-        partition = partial(epoch_plan, self.partition) if named else self.partition
+        partition = self.partition
+        if isinstance(partition, str):
+            partition = partial(epoch_plan, partition, random=self.random_windows)
         return partition(length, self.num_steps, self.batch_size, seed, epoch)
 
 
@@ -71,7 +85,7 @@ def check_job(job: Job) -> None:
         raise ValueError(
             "expected evaluate with plateau_patience or average=triggered: they follow its valid_loss"
         )
-    (batch_size, num_steps, partition), stream = job.batches, job.stream
+    (batch_size, num_steps, partition, _), stream = job.batches, job.stream
     _check_elements(job.model, stream)
     if isinstance(partition, str):
         check_stream(len(stream), num_steps, batch_size, partition)

@@ -109,11 +109,16 @@ def make_optimizer(
 
 
 def optimizer_of(
-    model: Model, config: TrainConfig, numbers: Mapping[str, Number] = MappingProxyType({})
+    model: Model,
+    config: TrainConfig,
+    numbers: Mapping[str, Number] = MappingProxyType({}),
+    *,
+    has_scale: bool = False,
 ) -> optax.GradientTransformation:
     """`make_optimizer` for a model, and what evaluations steer; of an average of models one for each member.
 
-    Each member's gradient is clipped by itself.
+    Each member's gradient is clipped by itself. has_scale: updates are multiplied by the argument `scale` of
+    `update`, as a learning rate that differs from step to step.
     Weights of covariates that are known ahead do not decay: there are few of them, and an effect that is
     there, such as that of a holiday, is not to be forecast too small.
     """
@@ -121,9 +126,21 @@ def optimizer_of(
     optimizer = make_optimizer(config, numbers, decays)
     if isinstance(model, Averaged):
         optimizer = optax.GradientTransformation(jax.vmap(optimizer.init), jax.vmap(optimizer.update))
-    steered = [scale_at_plateaus()] * (config.plateau_patience > 0)
+    steered = [_scale_updates()] * has_scale
+    steered += [scale_at_plateaus()] * (config.plateau_patience > 0)
     steered += [average_weights(config)] * (config.average != "none")
     return optax.chain(optimizer, *steered) if steered else optimizer
+
+
+def _scale_updates() -> optax.GradientTransformationExtraArgs:
+    """Updates times an argument of their own."""
+
+    def update(
+        updates: Params, state: optax.EmptyState, params: Params | None = None, *, scale: Number, **_: Any
+    ) -> tuple[Params, optax.EmptyState]:
+        return jax.tree.map(lambda each: scale * each, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def _inner_matrices(params: Params) -> PyTree:

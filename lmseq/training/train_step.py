@@ -1,6 +1,7 @@
 """The jitted step: several optimiser steps in one dispatch."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ from lmseq.config.training import Shard
 from lmseq.contract import Model, log_prob
 from lmseq.data.partition import Plan
 from lmseq.scoring import nll_totals
-from lmseq.training.gradient import Gradient, Losses, Objective, StepInfo, make_gradient
+from lmseq.training.gradient import Gradient, Losses, Objective, StepInfo, by_length, make_gradient
 from lmseq.training.sharding import training_sharding
 from lmseq.training.state import LoopState, TrainState
 from lmseq.types import Batch, Carry, NllTotals, Params, PRNGKey, Stream
@@ -28,6 +29,16 @@ class StepMetrics(NamedTuple):
     grad_norm: Float[Array, "steps"]
 
 
+def begin_windows(
+    model: Model, params: Params, carry: Carry, batch: Batch, step: StepInfo
+) -> tuple[Carry, Carry]:
+    """The initial carry of the rows, and the one that their windows begin from: as `window_loss` says."""
+    initial = model.init_carry(params, batch.inputs.shape[0])
+    return initial, jax.tree.map(
+        lambda new, old: jnp.where(step.reset, new, lax.stop_gradient(old)), initial, carry
+    )
+
+
 def window_loss(model: Model, params: Params, carry: Carry, batch: Batch, step: StepInfo) -> Losses:
     """Negative log-likelihood in nats of a batch of windows, teacher-forced.
 
@@ -36,9 +47,7 @@ def window_loss(model: Model, params: Params, carry: Carry, batch: Batch, step: 
     first input too: the first token counts in training as it does in scoring. The totals reported are
     over the targets alone, so that they compare with a validation loss.
     """
-    batch_size = batch.inputs.shape[0]
-    initial = model.init_carry(params, batch_size)
-    carry = jax.tree.map(lambda new, old: jnp.where(step.reset, new, lax.stop_gradient(old)), initial, carry)
+    initial, carry = begin_windows(model, params, carry, batch, step)
     end, log_probs = model.token_log_probs(
         params, carry, batch.inputs, batch.targets, training=True, key=step.key
     )
@@ -55,15 +64,19 @@ def train_step(
     tokens: Stream,
     row: Plan,
     key: PRNGKey,
+    base_steps: int | None = None,
 ) -> tuple[LoopState, StepMetrics]:
     """One optimiser step on one batch of the plan (starts (B,), lengths (B,), reset ()).
 
-    The step's own key is fold_in(key, step).
+    The step's own key is fold_in(key, step). base_steps: the length of a window whose learning rate is the
+    schedule's; that of others is as much longer or shorter (Merity et al. 2018), by an optimiser that
+    `optimizer_of` made with a scale. None: all have the schedule's.
     """
     state, carry = loop_state
     step = StepInfo(state.step, jax.random.fold_in(key, state.step), row.resets)
     grads, carry, totals = gradient(state.params, carry, tokens, row, step)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    scale = {} if base_steps is None else {"scale": jnp.max(row.lengths) / base_steps}
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **scale)
     params = optax.apply_updates(state.params, updates)
     state = TrainState(state.step + 1, params, opt_state)
     return LoopState(state, carry), StepMetrics(totals, optax.tree.norm(grads))
@@ -81,18 +94,22 @@ def make_dispatch(
     num_parts: int = 1,
     mesh: Mesh | None = None,
     shard: Shard = "batch",
+    lengths: tuple[int, ...] = (),
 ) -> Dispatch:
     """A jitted scan of `train_step` over the rows of a plan; the training state is donated.
 
     Python is out of the way for as many steps as the plan has. One program is compiled for each number
     of rows it is given. The rest is as in `make_gradient`: on a mesh the state is to be placed by
-    `training_sharding` with the same `shard`, and stays so.
+    `training_sharding` with the same `shard`, and stays so. lengths: those that windows of random length
+    have, increasing, with num_steps as their base (`partition.window_lengths`).
     """
-    gradient = make_gradient(model, objective, num_steps, num_parts=num_parts, mesh=mesh, shard=shard)
+    make = partial(make_gradient, model, objective, num_parts=num_parts, mesh=mesh, shard=shard)
+    gradient = by_length(make, lengths) if lengths else make(num_steps)
+    base_steps = num_steps if lengths else None
 
     def dispatch(loop_state: LoopState, tokens: Stream, plan: Plan, key: PRNGKey):
         def step(loop_state: LoopState, row: Plan) -> tuple[LoopState, StepMetrics]:
-            loop_state, metrics = train_step(gradient, optimizer, loop_state, tokens, row, key)
+            loop_state, metrics = train_step(gradient, optimizer, loop_state, tokens, row, key, base_steps)
             if mesh is not None and mesh.size > 1:
                 placed = training_sharding(mesh, loop_state, shard)
                 loop_state = lax.with_sharding_constraint(loop_state, placed)
