@@ -268,5 +268,5 @@ def test_lengths_of_short_windows():
 
 
 def test_random_windows_of_random_sampling_are_refused():
-    with pytest.raises(ValueError, match="random_windows are for partition sequential, got .*random"):
+    with pytest.raises(ValueError, match=r"random_windows are for partition sequential, got .*random"):
         epoch_plan("random", 100, 5, 2, 0, 0, random=True)
