@@ -31,7 +31,10 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
 
     Raises ValueError for a kind that does not exist.
     """
-    training = {
+    common = {
+        "tie_embeddings": config.tie_embeddings,
+        "embedding_dropout": config.embedding_dropout,
+        "input_dropout": config.input_dropout,
         "dropout": config.dropout,
         "dropout_kind": config.dropout_kind,
         "precision": config.precision,
@@ -43,10 +46,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 vocab_size=vocab_size,
                 blocks=blocks_of(config, name, config.hidden_size, config.num_layers, config.backend),
                 hidden_size=config.hidden_size,
-                embedding_dropout=config.embedding_dropout,
-                input_dropout=config.input_dropout,
-                tie_embeddings=config.tie_embeddings,
-                **training,
+                **common,
             )
         case name if name in get_args(CellKind):
             output_dropout = None if config.output_dropout == AS_DROPOUT else config.output_dropout
@@ -56,13 +56,10 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 hidden_size=config.hidden_size,
                 num_layers=config.num_layers,
                 embedding_size=config.embedding_size,
-                embedding_dropout=config.embedding_dropout,
-                input_dropout=config.input_dropout,
                 output_dropout=output_dropout,
                 weight_drop=config.weight_drop,
-                tie_embeddings=config.tie_embeddings,
                 backend=config.backend,
-                **training,
+                **common,
             )
         case "mlp" | "linear":
             module = MarkovLanguageModel(
