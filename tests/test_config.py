@@ -557,7 +557,7 @@ HIDDEN = (training_pass_of, loops_of, initial_parameters_of)
 
 
 def test_what_parameters_do_not_depend_on():
-    """Settings of a model that only its beginning and its training show, and the loops that it is computed by."""
+    """Settings of a model that only its beginning and training show, and the loops that compute it."""
     of_model = {name for name, section in SECTION_OF.items() if section == "model"}
     shown = {name for name in of_model & set(SEEN) if SEEN[name][0] in HIDDEN}
     assert shown | (of_model & READ_BY_SCRIPTS) == set(APART_FROM_PARAMETERS)

@@ -238,6 +238,16 @@ def sampling_table(found: dict[str, Any]) -> str:
     return table(header, rows)
 
 
+def contexts_table(found: dict[str, Any]) -> str:
+    """Milliseconds of training steps of attention and matrix states, and tokens a second of a stream."""
+    rows = []
+    for name, row in found["contexts"]["rows"].items():
+        ours, peer = (row["milliseconds"][side][0] for side in ("lmseq", "torch"))
+        shown = f"{ours:.1f} ms", f"{peer:.1f} ms", f"{peer / ours:.2f}"
+        rows.append((f"`{name}`", *shown))
+    return table(("work", "lmseq", "PyTorch", "PyTorch's time over ours"), rows)
+
+
 def memory_table(found: dict[str, Any]) -> str:
     """Bytes of gradients, ours and plain."""
     rows = [
@@ -381,6 +391,7 @@ BLOCKS: tuple[Callable[[dict[str, Any]], str], ...] = (
     ensembles_table,
     ensembles_processes,
     sampling_table,
+    contexts_table,
     memory_table,
     startup_table,
     backtest_table,
