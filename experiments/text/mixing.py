@@ -128,7 +128,6 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
         plain += zip([f"{name}, static" for name in names], parts, strict=True)
         pairs = [_dynamic(name, part, texts, config) for name, part in zip(names, parts, strict=True)]
         parts, rates = [part for part, _ in pairs], [rate for _, rate in pairs]
-        names = [f"{name}, adapted" if rate else name for name, rate in zip(names, rates, strict=True)]
     if config.cache_size:
         plain += zip([f"{name}, no cache" for name in names], parts, strict=True)
         pairs = [_cached(part, texts, config.cache_size) for part in parts]
