@@ -93,24 +93,17 @@ class Model(Protocol):
         ...
 
 
-def adapts(model: Model) -> bool:
-    """Whether a model learns from what it reads."""
-    return getattr(model, "adapts", False)
-
-
 class StepModel(ABC):
     """A model given by four methods: `init`, `init_carry`, `update` and `readout`; the rest are scans.
 
     Make it a frozen dataclass of its sizes, so that equal models are one static argument of `jax.jit` and
     share their compiled programs; a plain class works too, and each of its objects is compiled for by itself.
     A subclass may compute any of the three scans in a faster way that agrees with the one here. One that
-    knows only the last few elements may say how many in `memory`: forecasts then read no more than those. One
-    that learns from what it reads says so in `adapts`: a stream is then scored from end to end, in one strip.
+    knows only the last few elements may say how many in `memory`: forecasts then read no more than those.
     One that reads more than the values that it predicts says so in `covariates`.
     """
 
     memory: ClassVar[int | None] = None
-    adapts: ClassVar[bool] = False
     covariates: ClassVar[Covariates] = Covariates()
 
     @abstractmethod

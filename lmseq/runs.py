@@ -20,7 +20,6 @@ from lmseq.data.marks import KEPT, UNK
 from lmseq.data.tokens import EOS, Vocab, normalize_text
 from lmseq.files import read_json, read_text
 from lmseq.models.build import build_model
-from lmseq.models.dynamic import with_dynamic
 from lmseq.models.interface import has_hidden
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
 from lmseq.models.ngram import put_tables
@@ -219,11 +218,9 @@ def _mixture_run(path: Path) -> Run:
         places = [(place["path"], place["params_digest"]) for place in fitted["runs"]]
         caches = [(cache["size"], cache["weight"], cache["sharpness"]) for cache in fitted["caches"]]
         log_weights = jnp.log(jnp.array(fitted["weights"], jnp.float32))
-        rates = [float(rate) for rate in fitted.get("dynamic_rates", [0.0] * len(places))]
-        sizes = {len(log_weights), len(rates), len(caches) or len(places)}
-        if log_weights.ndim != 1 or sizes != {len(places)}:
+        if log_weights.shape != (len(places),) or len(caches) not in (0, len(places)):
             raise ValueError(f"{path / MIXTURE} is damaged: mix again")
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError):
         raise ValueError(f"{path / MIXTURE} is damaged: mix again") from None
     found = []
     for place, params_digest in places:
@@ -237,9 +234,6 @@ def _mixture_run(path: Path) -> Run:
             raise ValueError(f"{path / place} is not what {path} was mixed from: mix again")
         found.append(run)
     vocab, parts = found[0].vocab, [(run.model, run.params) for run in found]
-    for i, rate in enumerate(rates):
-        if rate:
-            parts[i] = with_dynamic(*parts[i], config.dynamic_segment, rate, config.dynamic_decay)
     for i, (size, weight, sharpness) in enumerate(caches):
         model, params = with_cache(*parts[i], size, len(vocab), neural=has_hidden(parts[i][0]))
         parts[i] = model, params._replace(weight=jnp.array(weight), sharpness=jnp.array(sharpness))

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lmseq.contract import Model, adapts, as_stream, log_prob
+from lmseq.contract import Model, as_stream, log_prob
 from lmseq.data.partition import scoring as scoring_plan
 from lmseq.data.partition import take_batch
 from lmseq.strips import chain_strips, guess_last
@@ -115,8 +115,7 @@ def score_stream(
         carry = model.init_carry(params, 1)
         return np.asarray(log_prob(model.readout(params, carry), tokens))
     num_steps = min(num_steps, length - 1)
-    # Each strip would have to be run again with all that was learned before it.
-    plan = scoring_plan(length, num_steps, 1 if adapts(model) else batch_size)
+    plan = scoring_plan(length, num_steps, batch_size)
     first, log_probs = score_strips(
         model, params, tokens, jnp.asarray(plan.starts), jnp.asarray(plan.lengths), num_steps
     )

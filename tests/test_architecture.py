@@ -121,7 +121,6 @@ FLOORS = (
         "lmseq/models/baselines.py",
         "lmseq/models/ngram.py",
         "lmseq/models/mixture.py",
-        "lmseq/models/dynamic.py",
         "lmseq/models/sources.py",
         "lmseq/models/build.py",
     ),

@@ -19,7 +19,6 @@ from lmseq.contract import Model
 from lmseq.data.corpora import SPLITS
 from lmseq.data.texts import Texts
 from lmseq.files import read_json, to_json, write_text
-from lmseq.models.dynamic import fit_rate, is_dynamic, with_dynamic
 from lmseq.models.interface import has_hidden
 from lmseq.models.mixture import CacheParams, fit_cache, fit_weights
 from lmseq.runs import Run, is_proper, split_run
@@ -123,19 +122,16 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
     names = [Path(run["path"]).name for run in facts["runs"]]
     if len(set(names)) < len(names):
         names = [f"{name}_{number}" for number, name in enumerate(names, start=1)]
-    parts, caches, rates, plain = [(run.model, run.params) for run in found], [], [], []
-    if config.dynamic_rate:
-        plain += zip([f"{name}, static" for name in names], parts, strict=True)
-        pairs = [_dynamic(name, part, texts, config) for name, part in zip(names, parts, strict=True)]
-        parts, rates = [part for part, _ in pairs], [rate for _, rate in pairs]
+    parts, caches = [(run.model, run.params) for run in found], []
     if config.cache_size:
-        plain += zip([f"{name}, no cache" for name in names], parts, strict=True)
+        plain = list(zip([f"{name}, no cache" for name in names], parts, strict=True))
         pairs = [_cached(part, texts, config.cache_size) for part in parts]
         parts, caches = [part for part, _ in pairs], [cache for _, cache in pairs]
+    else:
+        plain = []
     log_probs = {split: [_score(part, texts.ids[split]) for part in parts] for split in ("valid", "test")}
     weights = fit_weights(np.array(log_probs["valid"], np.float64))
     fitted = {"runs": as_seen_from(workdir, facts["runs"]), "weights": weights.tolist(), "caches": caches}
-    fitted |= {"dynamic_rates": rates} if rates else {}
     write_text(workdir / "mixture.json", to_json(fitted, indent=1) + "\n")
     rows = [(name, {s: _score(part, texts.ids[s]) for s in log_probs}) for name, part in plain]
     rows += [(name, {s: log_probs[s][i] for s in log_probs}) for i, name in enumerate(names)]
@@ -176,20 +172,6 @@ def _figures(texts: Texts, log_probs: dict[str, np.ndarray]) -> dict[str, float]
         for split, each in log_probs.items()
         for name, value in scoring.loss_figures(-each.sum(), each.size, texts.num_chars(split)).items()
     }
-
-
-def _dynamic(
-    name: str, part: tuple[Model, Params], texts: Texts, config: MixtureConfig
-) -> tuple[tuple[Model, Params], float]:
-    """The model under dynamic evaluation, and its rate: 0 of one that has nothing to adapt, as it is."""
-    model, params = part
-    segment, rate, decay = config.dynamic_segment, config.dynamic_rate, config.dynamic_decay
-    if not is_dynamic(params):
-        return part, 0.0
-    if rate < 0:
-        rate = fit_rate(model, params, texts.ids["valid"], segment, decay)
-    say(f"{name}: dynamic evaluation at rate {rate:g}")
-    return (with_dynamic(model, params, segment, rate, decay) if rate else part), rate
 
 
 def _cached(
