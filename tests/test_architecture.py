@@ -117,6 +117,7 @@ FLOORS = (
         "lmseq/models/linear.py",
         "lmseq/models/baselines.py",
         "lmseq/models/ngram.py",
+        "lmseq/models/dynamic.py",
         "lmseq/models/mixture.py",
         "lmseq/models/sources.py",
         "lmseq/models/build.py",
