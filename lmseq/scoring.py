@@ -103,9 +103,9 @@ def score_stream(
     Of a stream of values (T, D) it is the log-density of each row of D.
 
     The state is carried from end to end; num_steps (inputs a window) and batch_size (strips in parallel) set
-    the speed and the memory, never the figure. A model that is `in_order` has one strip. Sum it in float64, as NumPy arrays allow:
-    `score_stream(...).sum(dtype=np.float64)`; `mean_loss` is the mean of that. Raises ValueError for an empty
-    stream.
+    the speed and the memory, never the figure; a model that is `in_order` has one strip. Sum it in float64,
+    as NumPy arrays allow: `score_stream(...).sum(dtype=np.float64)`; `mean_loss` is the mean of that. Raises
+    ValueError for an empty stream.
     """
     tokens = as_stream(tokens)
     length = tokens.shape[0]

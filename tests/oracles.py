@@ -199,7 +199,7 @@ def small(kind: str, vocab_size: int = 3) -> tuple[Model, Params]:
         return Mixture(models), MixtureParams(jnp.log(jnp.array([0.3, 0.7])), params)
     if kind == "following mixture":
         mixture, params = small("mixture", vocab_size)
-        return Following(mixture.parts), FollowingParams(*params, jnp.array(0.2))
+        return Following(mixture), FollowingParams(params, jnp.array(0.2))
     if kind in MADE_OF_MODELS:
         inner = small("gru" if kind == "neural cache" else "trigram", vocab_size)
         model, params = with_cache(*inner, 4, vocab_size, neural=kind == "neural cache")

@@ -119,6 +119,7 @@ FLOORS = (
         "lmseq/models/ngram.py",
         "lmseq/models/dynamic.py",
         "lmseq/models/mixture.py",
+        "lmseq/models/following.py",
         "lmseq/models/sources.py",
         "lmseq/models/build.py",
     ),
