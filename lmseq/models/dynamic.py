@@ -184,6 +184,13 @@ class Dynamic(StepModel):
         return last, lax.dynamic_slice_in_dim(found, carry.count + 1, time)
 
 
+def with_rates(
+    model: Model, params: Params, segment: int, rate: float, decay: float
+) -> tuple[Dynamic, DynamicParams]:
+    """The model and its trained parameters, to follow the text at these rates."""
+    return Dynamic(model, segment), DynamicParams(params, jnp.array(rate), jnp.array(decay))
+
+
 def _segment_loss(
     model: Model, weights: Params, start: Carry, tokens: Int[Array, "segment"]
 ) -> tuple[Float[Array, ""], tuple[Float[Array, "segment vocab"], Carry]]:

@@ -139,6 +139,11 @@ class Following(StepModel):
         return jnp.swapaxes(lax.scan(step, carry.log_weights, jnp.swapaxes(found, 0, 1))[1], 0, 1)
 
 
+def with_share(mixture: Mixture, params: MixtureParams, share: float) -> tuple[Following, FollowingParams]:
+    """The mixture with weights of which such a share stays as fitted."""
+    return Following(mixture), FollowingParams(params, jnp.array(share))
+
+
 def _followed(
     params: FollowingParams, log_weights: Float[Array, "batch part"], log_probs: Float[Array, "batch part"]
 ) -> Float[Array, "batch part"]:
