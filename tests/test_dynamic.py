@@ -66,7 +66,7 @@ def test_dynamic_evaluation_by_its_definition(kind, segment, length):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.integers(1, 9), st.integers(2, 23), st.integers(1, 5))
 def test_the_cut_into_windows_makes_no_difference(num_steps, length, segment):
     model, params = dynamic(segment=segment)
