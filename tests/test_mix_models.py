@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -67,6 +68,21 @@ def test_one_net_that_follows_the_text(scripts, made, tmp_path):
     mixed = runs.load_run(tmp_path / "mixed")
     adapted = with_rates(net.model, net.params, 20, 0.1, 0.0)
     assert mean((mixed.model, mixed.params), ids) == pytest.approx(mean(adapted, ids), rel=1e-5)
+
+
+def test_gradients_divided_by_their_size(scripts, made, tmp_path):
+    """The folder holds what they are divided by, and says so where it is damaged."""
+    flags = [f"--runs={made / 'net'}", "--dynamic_rate=0.001", "--dynamic_scaled"]
+    found = scripts.summary("mix_models", *flags, f"--workdir={tmp_path / 'mixed'}")
+    assert found["test_loss_net, adapted"] < found["test_loss_net, static"]
+    run, net = runs.load_run(tmp_path / "mixed"), runs.load_run(made / "net")
+    (params,) = run.params.parts
+    jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), params.scale, net.params)
+    assert all(np.all(leaf >= 1e-3) for leaf in jax.tree.leaves(params.scale))
+    for damaged in (lambda path: path.write_bytes(b"PK"), lambda path: path.unlink()):
+        damaged(tmp_path / "mixed" / "scale_net.npz")
+        with pytest.raises(ValueError, match=r"scale_net\.npz is not there, or not what"):
+            runs.load_run(tmp_path / "mixed")
 
 
 def test_weights_that_follow_the_text(scripts, made, tmp_path):

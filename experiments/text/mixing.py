@@ -19,11 +19,11 @@ from lmseq.contract import Model
 from lmseq.data.corpora import SPLITS
 from lmseq.data.texts import Texts
 from lmseq.files import read_json, to_json, write_text
-from lmseq.models.dynamic import with_rates
+from lmseq.models.dynamic import gradient_scale, with_rates
 from lmseq.models.following import fit_share, follow
 from lmseq.models.interface import has_hidden
 from lmseq.models.mixture import CacheParams, fit_cache, fit_weights
-from lmseq.runs import Run, is_neural, is_proper
+from lmseq.runs import Run, is_neural, is_proper, save_scale
 from lmseq.training.checkpoint import digest
 from lmseq.types import Params
 
@@ -38,6 +38,7 @@ class PreparedMixture(NamedTuple):
 
 
 SCORED = ("valid", "test")
+SCALE_TOKENS = 200_000  # of the training text, which sizes of gradients are measured on
 
 
 class Row(NamedTuple):
@@ -133,7 +134,7 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
     names = [Path(run["path"]).name for run in facts["runs"]]
     if len(set(names)) < len(names):
         names = [f"{name}_{number}" for number, name in enumerate(names, start=1)]
-    parts, fitted = _fit_parts(config, found, names, texts)
+    parts, fitted = _fit_parts(workdir, config, found, names, texts)
     log_probs = {split: [_score(part, texts.ids[split]) for part in parts] for split in SCORED}
     weights = fit_weights(np.array(log_probs["valid"], np.float64))
     share = _fit_share(config, weights, np.array(log_probs["valid"]))
@@ -163,38 +164,52 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
 
 
 def _fit_parts(
-    config: MixtureConfig, found: list[Run], names: list[str], texts: Texts
+    workdir: Path, config: MixtureConfig, found: list[Run], names: list[str], texts: Texts
 ) -> tuple[list[tuple[Model, Params]], dict[str, Any]]:
     """The models as they are mixed, adapted and behind caches, and what is written of both."""
     parts, fitted = [(run.model, run.params) for run in found], {"caches": []}
     if any(dynamic_rates(config)):
-        adapted = [_adapted(config, *each, texts) for each in zip(names, found, strict=True)]
-        fitted["dynamic"] = adapted
-        parts = [
-            with_rates(*part, **each) if each else part for part, each in zip(parts, adapted, strict=True)
-        ]
+        pairs = [_adapted(workdir, config, *each, texts) for each in zip(names, found, strict=True)]
+        parts, fitted["dynamic"] = [part for part, _ in pairs], [each for _, each in pairs]
     if config.cache_size:
         pairs = [_cached(part, texts, config.cache_size) for part in parts]
         parts, fitted["caches"] = [part for part, _ in pairs], [cache for _, cache in pairs]
     return parts, fitted
 
 
-def _adapted(config: MixtureConfig, name: str, run: Run, texts: Texts) -> dict[str, float] | None:
-    """How a run follows the text: at the rate that fits the validation text best; None where it does not."""
+def _adapted(
+    workdir: Path, config: MixtureConfig, name: str, run: Run, texts: Texts
+) -> tuple[tuple[Model, Params], dict[str, Any] | None]:
+    """A run that follows the text at the rate that fits the validation text best, and what is written of it.
+
+    None is written of a run that stays as it is.
+    """
+    plain = run.model, run.params
     if not is_neural(run):
-        return None
-    rates, best, least = dynamic_rates(config), 0.0, math.inf
-    for rate in rates:
-        part = run.model, run.params
-        if rate:
-            part = with_rates(*part, config.dynamic_segment, rate, config.dynamic_decay)
-        # A rate that is too high may end in no number at all.
-        loss = -_score(part, texts.ids["valid"]).mean() if len(rates) > 1 else 0.0
-        if len(rates) > 1:
-            say(f"{name}: dynamic_rate {rate:g}, validation loss {loss:.4f}")
+        return plain, None
+    segment, decay, scale = config.dynamic_segment, config.dynamic_decay, None
+    if config.dynamic_scaled:
+        scale = gradient_scale(*plain, texts.ids["train"][:SCALE_TOKENS], segment)
+    rates = dynamic_rates(config)
+    parts = {rate: with_rates(*plain, segment, rate, decay, scale) if rate else plain for rate in rates}
+    rate = _best_rate(name, parts, texts) if len(rates) > 1 else rates[0]
+    if not rate:
+        return plain, None
+    noted = {"segment": segment, "rate": rate, "decay": decay}
+    if config.dynamic_scaled:
+        noted["scale"] = save_scale(workdir, name, scale)
+    return parts[rate], noted
+
+
+def _best_rate(name: str, parts: dict[float, tuple[Model, Params]], texts: Texts) -> float:
+    """The rate under which the validation text is likeliest; 0 where none leaves a loss that is a number."""
+    best, least = 0.0, math.inf
+    for rate, part in parts.items():
+        loss = -_score(part, texts.ids["valid"]).mean()
+        say(f"{name}: dynamic_rate {rate:g}, validation loss {loss:.4f}")
         if loss < least:
             best, least = rate, loss
-    return {"segment": config.dynamic_segment, "rate": best, "decay": config.dynamic_decay} if best else None
+    return best
 
 
 def _fit_share(config: MixtureConfig, weights: np.ndarray, log_probs: np.ndarray) -> float:

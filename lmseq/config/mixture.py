@@ -21,6 +21,9 @@ class MixtureConfig:
     )
     dynamic_segment: int = knob(20, "of dynamic_rate: tokens of each step of gradient descent")
     dynamic_decay: float = knob(0.0, "of dynamic_rate: part of the way back to what was trained, each step")
+    dynamic_scaled: bool = knob(
+        False, "of dynamic_rate: divide each gradient by its root mean square on the training text, plus 1e-3"
+    )
     weight_share: str = knob(
         "1",
         "part of the weights that is as fitted after each token, the rest going to what predicted it; of "
@@ -35,8 +38,10 @@ def check(config: MixtureConfig) -> MixtureConfig:
     below_one(dynamic_decay=config.dynamic_decay)
     adapts = any(dynamic_rates(config))
     check_idle(
-        (config, "dynamic_segment", adapts, "a dynamic_rate above 0"),
-        (config, "dynamic_decay", adapts, "a dynamic_rate above 0"),
+        *(
+            (config, f"dynamic_{name}", adapts, "a dynamic_rate above 0")
+            for name in ("segment", "decay", "scaled")
+        ),
     )
     named = [path for path in config.runs.split(",") if path.strip()]
     if len(named) < 2 and not (named and (config.cache_size or adapts)):

@@ -185,10 +185,10 @@ class Dynamic(StepModel):
 
 
 def with_rates(
-    model: Model, params: Params, segment: int, rate: float, decay: float
+    model: Model, params: Params, segment: int, rate: float, decay: float, scale: Params | None = None
 ) -> tuple[Dynamic, DynamicParams]:
-    """The model and its trained parameters, to follow the text at these rates."""
-    return Dynamic(model, segment), DynamicParams(params, jnp.array(rate), jnp.array(decay))
+    """The model and its trained parameters, to follow the text at these rates; scale: of `DynamicParams`."""
+    return Dynamic(model, segment), DynamicParams(params, jnp.array(rate), jnp.array(decay), scale)
 
 
 def _segment_loss(
@@ -243,7 +243,9 @@ def _mean_squares(model, params, tokens, segment):
     return jax.tree.map(lambda sum: sum / len(segments), total)
 
 
-def gradient_scale(model: Model, params: Params, tokens: Tokens, segment: int, epsilon: float) -> Params:
+def gradient_scale(
+    model: Model, params: Params, tokens: Tokens, segment: int, epsilon: float = 1e-3
+) -> Params:
     """sqrt(mean of g^2) + epsilon of each parameter, over the whole segments of training text (T,).
 
     A rate then says by how much a parameter moves whose gradient is as large as it was in training: the
