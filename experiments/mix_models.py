@@ -10,9 +10,9 @@ tokens around each model: around one with a hidden state (a recurrent net, atten
 that, around others by how often each came.
 
 --dynamic_rate lets each net go on learning from the text that it reads, by a step of gradient descent after
-each --dynamic_segment tokens (dynamic evaluation, Krause et al. 2018); --dynamic_scaled divides gradients by the
-size that they had in training. Counts stay as they are, and a cache around such a net compares by how often
-each token came. --weight_share lets the weights follow what predicted well (Herbster and Warmuth 1998).
+each --dynamic_segment tokens (dynamic evaluation, Krause et al. 2018); --dynamic_scaled divides gradients by
+the size that they had in training. Counts stay as they are, and a cache around such a net compares by how
+often each token came. --weight_share lets the weights follow what predicted well (Herbster and Warmuth 1998).
 """
 
 from pathlib import Path
