@@ -100,10 +100,13 @@ class StepModel(ABC):
     share their compiled programs; a plain class works too, and each of its objects is compiled for by itself.
     A subclass may compute any of the three scans in a faster way that agrees with the one here. One that
     knows only the last few elements may say how many in `memory`: forecasts then read no more than those.
-    One that reads more than the values that it predicts says so in `covariates`.
+    One that reads more than the values that it predicts says so in `covariates`. One whose carry keeps
+    something of all that it has read is `in_order`: its stream is read from the first token to the last,
+    and not by strips that begin with a guess, of which each would wait for the one before.
     """
 
     memory: ClassVar[int | None] = None
+    in_order: ClassVar[bool] = False
     covariates: ClassVar[Covariates] = Covariates()
 
     @abstractmethod
@@ -201,6 +204,11 @@ def unroll_by_carries(model: Model, params: Params, carry: Carry, xs: Elements) 
 def batch_major(tree: Carry) -> Carry:
     """Every leaf (T, B, ...) of what a scan collected as (B, T, ...)."""
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), tree)
+
+
+def is_in_order(model: Model) -> bool:
+    """Whether a stream is to be read from the first token to the last; not, if the model does not say."""
+    return getattr(model, "in_order", False)
 
 
 def log_prob(prediction: Predictions | Prediction, x: Element | Elements) -> Float[Array, "*dims"]:

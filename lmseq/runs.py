@@ -1,6 +1,7 @@
 """Models as they lie on disk: a neural run, the run of a count model, an ARPA file of any tool."""
 
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,10 @@ from lmseq.config.mixture import MixtureConfig
 from lmseq.contract import Model
 from lmseq.data.marks import KEPT, UNK
 from lmseq.data.tokens import EOS, Vocab, normalize_text
-from lmseq.files import read_json, read_text
+from lmseq.files import read_json, read_text, replacing
 from lmseq.models.build import build_model
+from lmseq.models.dynamic import with_rates
+from lmseq.models.following import with_share
 from lmseq.models.interface import has_hidden
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
 from lmseq.models.ngram import put_tables
@@ -32,6 +35,7 @@ from lmseq.training import checkpoint
 from lmseq.types import Params
 
 TABLES, MIXTURE, AVERAGE = "tables.npz", "mixture.json", "average.json"
+RATES = "segment", "rate", "decay"  # of dynamic evaluation, as a mixture keeps them
 
 
 class Run(NamedTuple):
@@ -202,6 +206,11 @@ def score_lines(run: Run, text: str) -> Lines:
     return Lines(score_words(run.tables, stream)[predicted], stream[predicted] == UNK_ID)
 
 
+def is_neural(run: Run) -> bool:
+    """Whether a run is of a net, whose parameters gradients can change."""
+    return isinstance(run.config, LanguageModelConfig)
+
+
 def is_proper(run: Run) -> bool:
     """Whether a model gives probabilities, as all but stupid back-off do."""
     return run.tables is None or run.tables.is_proper()
@@ -217,8 +226,12 @@ def _mixture_run(path: Path) -> Run:
         fitted = read_json(path / MIXTURE)
         places = [(place["path"], place["params_digest"]) for place in fitted["runs"]]
         caches = [(cache["size"], cache["weight"], cache["sharpness"]) for cache in fitted["caches"]]
+        dynamic = fitted.get("dynamic", [])
+        rates = [each and tuple(each[name] for name in RATES) for each in dynamic]
+        share = fitted.get("weight_share", 1.0)
         log_weights = jnp.log(jnp.array(fitted["weights"], jnp.float32))
-        if log_weights.shape != (len(places),) or len(caches) not in (0, len(places)):
+        number = len(places)
+        if log_weights.shape != (number,) or {len(caches), len(rates)} - {0, number} or not 0 <= share <= 1:
             raise ValueError(f"{path / MIXTURE} is damaged: mix again")
     except (KeyError, TypeError):
         raise ValueError(f"{path / MIXTURE} is damaged: mix again") from None
@@ -234,8 +247,36 @@ def _mixture_run(path: Path) -> Run:
             raise ValueError(f"{path / place} is not what {path} was mixed from: mix again")
         found.append(run)
     vocab, parts = found[0].vocab, [(run.model, run.params) for run in found]
+    for i, found_rates in enumerate(rates):
+        if found_rates:
+            scale = load_scale(path, dynamic[i]["scale"], parts[i][1]) if "scale" in dynamic[i] else None
+            parts[i] = with_rates(*parts[i], *found_rates, scale)
     for i, (size, weight, sharpness) in enumerate(caches):
         model, params = with_cache(*parts[i], size, len(vocab), neural=has_hidden(parts[i][0]))
         parts[i] = model, params._replace(weight=jnp.array(weight), sharpness=jnp.array(sharpness))
     models, params = zip(*parts, strict=True)
-    return Run(config, vocab, Mixture(models), MixtureParams(log_weights, params))
+    mixture = Mixture(models), MixtureParams(log_weights, params)
+    return Run(config, vocab, *(mixture if share == 1.0 else with_share(*mixture, share)))
+
+
+def save_scale(workdir: Path, name: str, scale: Params) -> dict[str, str]:
+    """Write what gradients of a run are divided by into a mixture's folder; the file's name and a digest."""
+    file = f"scale_{name}.npz"
+    with replacing(workdir / file, "wb") as written:
+        np.savez(written, *jax.tree.leaves(scale))
+    return {"file": file, "digest": checkpoint.digest(scale)}
+
+
+def load_scale(workdir: Path, saved: dict[str, str], params: Params) -> Params:
+    """What `save_scale` wrote, a tree like the run's parameters. Raises ValueError where it is not there."""
+    path = workdir / saved["file"]
+    try:
+        with np.load(path) as arrays:
+            leaves = [jnp.asarray(arrays[f"arr_{i}"]) for i in range(len(arrays))]
+        scale = jax.tree.unflatten(jax.tree.structure(params), leaves)
+        whole = checkpoint.digest(scale) == saved["digest"]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} is not there, or not what {workdir} was mixed with: mix again")
+    return scale

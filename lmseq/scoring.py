@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lmseq.contract import Model, as_stream, log_prob
+from lmseq.contract import Model, as_stream, is_in_order, log_prob
 from lmseq.data.partition import scoring as scoring_plan
 from lmseq.data.partition import take_batch
 from lmseq.strips import chain_strips, guess_last
@@ -103,9 +103,9 @@ def score_stream(
     Of a stream of values (T, D) it is the log-density of each row of D.
 
     The state is carried from end to end; num_steps (inputs a window) and batch_size (strips in parallel) set
-    the speed and the memory, never the figure. Sum it in float64, as NumPy arrays allow:
-    `score_stream(...).sum(dtype=np.float64)`; `mean_loss` is the mean of that. Raises ValueError for an empty
-    stream.
+    the speed and the memory, never the figure; a model that is `in_order` has one strip. Sum it in float64,
+    as NumPy arrays allow: `score_stream(...).sum(dtype=np.float64)`; `mean_loss` is the mean of that. Raises
+    ValueError for an empty stream.
     """
     tokens = as_stream(tokens)
     length = tokens.shape[0]
@@ -115,7 +115,7 @@ def score_stream(
         carry = model.init_carry(params, 1)
         return np.asarray(log_prob(model.readout(params, carry), tokens))
     num_steps = min(num_steps, length - 1)
-    plan = scoring_plan(length, num_steps, batch_size)
+    plan = scoring_plan(length, num_steps, 1 if is_in_order(model) else batch_size)
     first, log_probs = score_strips(
         model, params, tokens, jnp.asarray(plan.starts), jnp.asarray(plan.lengths), num_steps
     )

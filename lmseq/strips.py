@@ -8,6 +8,7 @@ The first guess is what the end of the strip before leaves in a blank carry, so 
 needs one pass or two.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from lmseq.contract import Model
+from lmseq.contract import Model, is_in_order
 from lmseq.data.partition import take_batch
 from lmseq.types import Carry, Params, Stream
 
@@ -96,8 +97,11 @@ def strip_carries(
 ) -> Carry:
     """The carry with which each of B chained strips of `strip_length` inputs begins.
 
-    Strip b + 1 must start where strip b ends, and strip 0 begins with nothing seen.
+    Strip b + 1 must start where strip b ends, and strip 0 begins with nothing seen. Of a model that is
+    `in_order` they are read one after the other.
     """
+    if is_in_order(model):
+        return _carries_in_order(model, params, tokens, starts, strip_length)
     num_strips = starts.shape[0]
     # In windows, so that no array holds a distribution for every token: first what is over, then whole ones.
     rest = strip_length % STRIP_WINDOW or min(STRIP_WINDOW, strip_length)
@@ -116,3 +120,21 @@ def strip_carries(
 
     last_guess = guess_last(model, params, tokens, starts, strip_length)
     return chain_strips(run, model.init_carry(params, num_strips), last_guess, num_strips)[0]
+
+
+def _carries_in_order(
+    model: Model, params: Params, tokens: Stream, starts: Int[Array, "batch"], strip_length: int
+) -> Carry:
+    """`strip_carries` by one pass over the stream, in windows as long as divide a strip."""
+    size = math.gcd(strip_length, STRIP_WINDOW)
+    window_starts = starts[:, None] + size * jnp.arange(strip_length // size)[None]
+
+    def window(carry: Carry, start: Int[Array, ""]) -> tuple[Carry, None]:
+        batch = take_batch(tokens, start[None], jnp.full(1, size), size)
+        return model.token_log_probs(params, carry, batch.inputs, batch.targets)[0], None
+
+    def strip(carry: Carry, starts: Int[Array, "time"]) -> tuple[Carry, Carry]:
+        return lax.scan(window, carry, starts)[0], carry
+
+    before = lax.scan(strip, model.init_carry(params, 1), window_starts)[1]
+    return jax.tree.map(lambda leaf: leaf[:, 0], before)

@@ -16,6 +16,8 @@ from lmseq.contract import Model, StepModel
 from lmseq.data import sources
 from lmseq.data.partition import epoch_plan
 from lmseq.models.build import build_model
+from lmseq.models.dynamic import Dynamic, DynamicParams
+from lmseq.models.following import Following, FollowingParams
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
 from lmseq.models.ngram import put_tables
 from lmseq.models.sources import put_source
@@ -161,10 +163,11 @@ KINDS: dict[str, ModelConfig] = {
     "gru, tied": ModelConfig(model="gru", hidden_size=6, embedding_size=6, tie_embeddings=True),
 }
 COUNTS = ("trigram", "trigram of lines", "epsilon, straight to unigrams")
-MADE_OF_MODELS = ("mixture", "unigram cache", "neural cache")
+MADE_OF_MODELS = ("mixture", "unigram cache", "neural cache", "following mixture", "dynamic")
 ALL = (*KINDS, "chain", "trigram of lines", "neural cache")
 SOURCES = ("chain of order 2", "hidden Markov source")
-EVERY = (*ALL, "epsilon, straight to unigrams", "mixture", *SOURCES)  # for the tests of the contract itself
+# For the tests of the contract itself.
+EVERY = (*ALL, "epsilon, straight to unigrams", "mixture", "following mixture", "dynamic", *SOURCES)
 
 
 def counted(kind: str, vocab_size: int) -> tuple[Model, Params]:
@@ -199,9 +202,15 @@ def small(kind: str, vocab_size: int = 3) -> tuple[Model, Params]:
         return put_source(sources.random_chain(rng, vocab_size, 2))
     if kind in COUNTS:
         return counted(kind, vocab_size)
+    if kind == "dynamic":
+        inner, params = small("gru", vocab_size)
+        return Dynamic(inner, 3), DynamicParams(params, jnp.array(0.3), jnp.array(0.1))
     if kind == "mixture":
         models, params = zip(small("trigram", vocab_size), small("gru", vocab_size), strict=True)
         return Mixture(models), MixtureParams(jnp.log(jnp.array([0.3, 0.7])), params)
+    if kind == "following mixture":
+        mixture, params = small("mixture", vocab_size)
+        return Following(mixture), FollowingParams(params, jnp.array(0.2))
     if kind in MADE_OF_MODELS:
         inner = small("gru" if kind == "neural cache" else "trigram", vocab_size)
         model, params = with_cache(*inner, 4, vocab_size, neural=kind == "neural cache")

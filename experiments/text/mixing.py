@@ -1,5 +1,6 @@
 """The stages of a mixture: caches fitted, each model scored, weights fitted by EM, all of it written down."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +14,17 @@ from experiments.text.suggest import suggest
 from lmseq import scoring
 from lmseq.config import knobs
 from lmseq.config.language_model import LanguageModelConfig
-from lmseq.config.mixture import MixtureConfig
+from lmseq.config.mixture import MixtureConfig, dynamic_rates, weight_shares
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
 from lmseq.data.corpora import SPLITS
 from lmseq.data.texts import Texts
 from lmseq.files import read_json, to_json, write_text
+from lmseq.models.dynamic import gradient_scale, with_rates
+from lmseq.models.following import fit_share, follow
 from lmseq.models.interface import has_hidden
 from lmseq.models.mixture import CacheParams, fit_cache, fit_weights
-from lmseq.runs import Run, is_proper, split_run
+from lmseq.runs import Run, is_neural, is_proper, save_scale, split_run
 from lmseq.training.checkpoint import digest
 from lmseq.types import Params
 
@@ -35,12 +38,28 @@ class PreparedMixture(NamedTuple):
     noted: dict[str, Any]
 
 
+SCORED = ("valid", "test")
+SCALE_TOKENS = 200_000  # of the training text, which sizes of gradients are measured on
+
+
+class Row(NamedTuple):
+    """A line of the table: a model's name, its weight in the mixture, and ln p of each split's tokens."""
+
+    name: str
+    weight: float | None
+    log_probs: dict[str, np.ndarray]
+
+
 def prepare(config: MixtureConfig) -> PreparedMixture:
     """Load the runs. Raises ValueError for runs that do not go together."""
     paths = run_paths(config)
     digests = check_texts(folders_of(paths))
     found = [load_run(str(path), config.checkpoint) for path in paths]
     check_models(paths, found)
+    if any(dynamic_rates(config)) and not any(is_neural(run) for run in found):
+        raise ValueError(
+            f"dynamic_rate={config.dynamic_rate} does nothing here: it is read by runs of train_lm only"
+        )
     text = {k: v for k, v in knobs.to_flat(found[0].config).items() if k in TextConfig.__dataclass_fields__}
     corpus = text["corpus"]
     if os.path.exists(corpus) and not (os.path.isfile(corpus) or os.path.isdir(corpus)):
@@ -122,37 +141,31 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
     names = [Path(run["path"]).name for run in facts["runs"]]
     if len(set(names)) < len(names):
         names = [f"{name}_{number}" for number, name in enumerate(names, start=1)]
-    parts, caches = [(run.model, run.params) for run in found], []
-    if config.cache_size:
-        plain = list(zip([f"{name}, no cache" for name in names], parts, strict=True))
-        pairs = [_cached(part, texts, config.cache_size) for part in parts]
-        parts, caches = [part for part, _ in pairs], [cache for _, cache in pairs]
-    else:
-        plain = []
-    log_probs = {split: [_score(part, texts.ids[split]) for part in parts] for split in ("valid", "test")}
+    parts, fitted = _fit_parts(workdir, config, found, names, texts)
+    log_probs = {split: [_score(part, texts.ids[split]) for part in parts] for split in SCORED}
     weights = fit_weights(np.array(log_probs["valid"], np.float64))
-    fitted = {"runs": as_seen_from(workdir, facts["runs"]), "weights": weights.tolist(), "caches": caches}
+    share = _fit_share(config, weights, np.array(log_probs["valid"]))
+    fitted = {
+        "runs": as_seen_from(workdir, facts["runs"]),
+        "weights": weights.tolist(),
+        **fitted,
+        **({} if share == 1.0 else {"weight_share": share}),
+    }
     write_text(workdir / "mixture.json", to_json(fitted, indent=1) + "\n")
-    rows = [(name, {s: _score(part, texts.ids[s]) for s in log_probs}) for name, part in plain]
-    rows += [(name, {s: log_probs[s][i] for s in log_probs}) for i, name in enumerate(names)]
-    with np.errstate(divide="ignore"):
-        log_weights = np.log(weights)[:, None]
-    mixed = {s: np.logaddexp.reduce(log_weights + np.array(each), axis=0) for s, each in log_probs.items()}
-    rows.append(("mixture", mixed))
-    figures = [_figures(texts, row) for _, row in rows]
-    say(f"{'':<24}{'weight':>8}{'valid nats':>12}{'test nats':>11}{'perplexity':>12}{'bits/char':>11}")
-    shown = [None] * len(plain) + [*weights.tolist(), None]
-    for (name, _), row, weight in zip(rows, figures, shown, strict=True):
-        say(
-            f"{name[:24]:<24}{'' if weight is None else f'{weight:.3f}':>8}{row['valid_loss']:>12.4f}"
-            f"{row['test_loss']:>11.4f}{row['test_perplexity']:>12.3f}{row['test_bits_per_char']:>11.4f}"
-        )
+    adapted = [", adapted" if each else "" for each in fitted.get("dynamic", [None] * len(names))]
+    rows = _plain_rows(config, found, names, adapted, texts)
+    for i, name in enumerate(names):
+        rows.append(Row(name + adapted[i], weights[i], {s: each[i] for s, each in log_probs.items()}))
+    mixed = {s: _mixed(weights, share, np.array(each)) for s, each in log_probs.items()}
+    rows.append(Row("mixture" + max(adapted), None, mixed))
+    figures = [_figures(texts, row.log_probs) for row in rows]
+    _show(rows, figures)
     say(f"{workdir}: mixture.json  summary.json")
     suggest(workdir, texts.vocab, texts.first_words())
     losses = {
-        f"{split}_loss_{name}": row[f"{split}_loss"]
-        for (name, _), row in zip(rows[:-1], figures, strict=False)
-        for split in ("valid", "test")
+        f"{split}_loss_{row.name}": each[f"{split}_loss"]
+        for row, each in zip(rows[:-1], figures, strict=False)
+        for split in SCORED
     }
     return {"corpus": texts.corpus.name, **fitted, **losses, **figures[-1]}
 
@@ -160,6 +173,99 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
 def _is_taken(run: Run) -> bool:
     """Whether the vocabulary is that of another run, and not made of the text."""
     return isinstance(run.config, LanguageModelConfig) and bool(run.config.course.init_from)
+
+
+def _fit_parts(
+    workdir: Path, config: MixtureConfig, found: list[Run], names: list[str], texts: Texts
+) -> tuple[list[tuple[Model, Params]], dict[str, Any]]:
+    """The models as they are mixed, adapted and behind caches, and what is written of both."""
+    parts, fitted = [(run.model, run.params) for run in found], {"caches": []}
+    if any(dynamic_rates(config)):
+        pairs = [_adapted(workdir, config, *each, texts) for each in zip(names, found, strict=True)]
+        parts, fitted["dynamic"] = [part for part, _ in pairs], [each for _, each in pairs]
+    if config.cache_size:
+        pairs = [_cached(part, texts, config.cache_size) for part in parts]
+        parts, fitted["caches"] = [part for part, _ in pairs], [cache for _, cache in pairs]
+    return parts, fitted
+
+
+def _adapted(
+    workdir: Path, config: MixtureConfig, name: str, run: Run, texts: Texts
+) -> tuple[tuple[Model, Params], dict[str, Any] | None]:
+    """A run that follows the text at the rate that fits the validation text best, and what is written of it.
+
+    None is written of a run that stays as it is.
+    """
+    plain = run.model, run.params
+    if not is_neural(run):
+        return plain, None
+    segment, decay, scale = config.dynamic_segment, config.dynamic_decay, None
+    if config.dynamic_scaled:
+        scale = gradient_scale(*plain, texts.ids["train"][:SCALE_TOKENS], segment)
+    rates = dynamic_rates(config)
+    parts = {rate: with_rates(*plain, segment, rate, decay, scale) if rate else plain for rate in rates}
+    rate = _best_rate(name, parts, texts) if len(rates) > 1 else rates[0]
+    if not rate:
+        return plain, None
+    noted = {"segment": segment, "rate": rate, "decay": decay}
+    if config.dynamic_scaled:
+        noted["scale"] = save_scale(workdir, name, scale)
+    return parts[rate], noted
+
+
+def _best_rate(name: str, parts: dict[float, tuple[Model, Params]], texts: Texts) -> float:
+    """The rate under which the validation text is likeliest; 0 where none leaves a loss that is a number."""
+    best, least = 0.0, math.inf
+    for rate, part in parts.items():
+        loss = -_score(part, texts.ids["valid"]).mean()
+        say(f"{name}: dynamic_rate {rate:g}, validation loss {loss:.4f}")
+        if loss < least:
+            best, least = rate, loss
+    return best
+
+
+def _fit_share(config: MixtureConfig, weights: np.ndarray, log_probs: np.ndarray) -> float:
+    """The share of fitted weights: the one that is given, or the best on the validation text."""
+    shares = weight_shares(config)
+    if len(shares) == 1:
+        return shares[0]
+    share = fit_share(weights, log_probs, shares)
+    say(f"weight_share {share:g}")
+    return share
+
+
+def _mixed(weights: np.ndarray, share: float, log_probs: np.ndarray) -> np.ndarray:
+    """ln p of each token under the mixture, from those of the parts (M, T)."""
+    if share != 1.0:
+        return follow(weights, share, log_probs)
+    with np.errstate(divide="ignore"):
+        return np.logaddexp.reduce(np.log(weights)[:, None] + log_probs, axis=0)
+
+
+def _plain_rows(
+    config: MixtureConfig, found: list[Run], names: list[str], adapted: list[str], texts: Texts
+) -> list[Row]:
+    """The models as they were trained, of those that are not mixed so."""
+    rows = []
+    for name, run, changed in zip(names, found, adapted, strict=True):
+        lacks = ", static" * bool(changed) + ", no cache" * bool(config.cache_size)
+        if lacks:
+            log_probs = {split: _score((run.model, run.params), texts.ids[split]) for split in SCORED}
+            rows.append(Row(name + lacks, None, log_probs))
+    return rows
+
+
+def _show(rows: list[Row], figures: list[dict[str, float]]) -> None:
+    """The table of all models."""
+    say(f"{'':<24}{'weight':>8}{'valid nats':>12}{'test nats':>11}{'perplexity':>12}{'bits/char':>11}")
+    for row, each in zip(rows, figures, strict=True):
+        name, *rest = row.name.split(", ")
+        what = "".join(f", {word}" for word in rest)
+        weight = "" if row.weight is None else f"{row.weight:.3f}"
+        say(
+            f"{name[: 24 - len(what)] + what:<24}{weight:>8}{each['valid_loss']:>12.4f}"
+            f"{each['test_loss']:>11.4f}{each['test_perplexity']:>12.3f}{each['test_bits_per_char']:>11.4f}"
+        )
 
 
 def _score(part: tuple[Model, Params], ids: np.ndarray) -> np.ndarray:

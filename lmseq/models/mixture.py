@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lmseq.contract import Model, StepModel, check_key
+from lmseq.contract import Model, StepModel, check_key, is_in_order
 from lmseq.models.interface import hidden, hidden_steps
 from lmseq.scoring import score_stream
 from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
@@ -31,6 +31,11 @@ class Mixture(StepModel):
     """p(x | past) = sum_m weight_m p_m(x | past), of models of the same tokens (Jelinek and Mercer 1980)."""
 
     parts: tuple[Model, ...]
+
+    @property
+    def in_order(self) -> bool:
+        """Whether any part is."""
+        return any(is_in_order(part) for part in self.parts)
 
     def init(self, key: PRNGKey) -> MixtureParams:
         """Equal weights, and each part's own parameters."""
@@ -156,6 +161,11 @@ class Cache(StepModel):
     model: Model
     size: int
     vocab_size: int
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the model is."""
+        return is_in_order(self.model)
 
     def init(self, key: PRNGKey) -> CacheParams:
         """A tenth of the weight for the cache."""
