@@ -186,7 +186,7 @@ BAD = [
     ("train_lm", "--workdir={new} --modle=gru", "model"),
     ("train_lm", "--workdir={new} --learning_rate=nan", "learning_rate"),
     ("train_lm", "--workdir={new} --tau=4", "mlp"),
-    ("train_lm", "--workdir={new} --tie_embeddings --embedding_size=128", "embedding_size"),
+    ("train_lm", "--workdir={new} --model=mlp --tie_embeddings", "tie_embeddings"),
     ("train_lm", "--workdir={new} gru", "flags only"),
     ("train_lm", "--workdir={folder}/short.txt", "is a file"),
     ("train_lm", "--workdir={folder}", "holds no run"),

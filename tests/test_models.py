@@ -209,7 +209,7 @@ def test_dropout_keeps_the_expectation():
     model, _ = dropping("gru", hidden_size=5)
     hidden = jnp.ones((1, 1, 20_000))
     module = model.module
-    dropped = module._drop(hidden, jax.random.key(0))
+    dropped = module._drop(hidden, 0, jax.random.key(0))
     kept = np.asarray(dropped[0, 0])
     assert set(np.unique(kept)) == {0.0, 2.0}
     assert abs(kept.mean() - 1.0) < 5 / np.sqrt(20_000)

@@ -244,6 +244,7 @@ def fitted(config: SeriesConfig):
 
 TINY = {"hidden_size": 6, "num_heads": 3, "tau": 4}
 SHORT = {"num_train_steps": 40, "warmup_steps": 2}
+STAIRS = SHORT | {"schedule": "staircase", "decay_steps": 1}
 # field: (what is seen, settings beside it, its values)
 SEEN = {
     "batch_size": (plan_of, {}, (4, 5)),
@@ -281,9 +282,16 @@ SEEN = {
     "period": (prepared_as, {}, (0, 5, 7)),
     "valid_fraction": (prepared_as, {}, (0.0, 0.1)),
     "test_fraction": (prepared_as, {}, (0.3, 0.4)),
-    "optimizer": (updates_of, SHORT | {"weight_decay": 0.1}, ("sgd", "adam", "adamw")),
+    "optimizer": (updates_of, SHORT | {"weight_decay": 0.1}, ("sgd", "adam", "adamw", "lion", "muon")),
     "learning_rate": (updates_of, SHORT, (0.01, 0.02)),
-    "schedule": (updates_of, SHORT | {"warmup_steps": 1}, ("constant", "cosine", "inverse")),
+    "schedule": (
+        updates_of,
+        SHORT | {"warmup_steps": 1, "decay_steps": 2, "num_train_steps": 6, "cooldown": 0.6},
+        ("constant", "cosine", "inverse", "staircase", "one_cycle", "stable"),
+    ),
+    "decay_begin": (updates_of, STAIRS, (0, 1)),
+    "decay_factor": (updates_of, STAIRS, (0.5, 0.25)),
+    "cooldown": (updates_of, SHORT | {"schedule": "stable", "num_train_steps": 6}, (0.2, 0.9)),
     "warmup_steps": (updates_of, SHORT, (0, 1, 2)),
     "num_train_steps": (updates_of, {"warmup_steps": 1}, (4, 40)),
     "decay_steps": (updates_of, SHORT | {"schedule": "inverse", "warmup_steps": 0}, (10, 20)),
@@ -294,9 +302,9 @@ SEEN = {
 }
 # Only scripts can show what these do (tests of the scripts do); here, that one of them reads each.
 READ_BY_SCRIPTS = {"max_horizon", "origin_step", "num_paths", "refit_every", "host_devices"}
-READ_BY_THE_LOOP = set(  # tests/test_config.py and tests/test_watch.py show them
-    "accumulate_steps checkpoint_every eval_every keep_checkpoints shard steps_per_dispatch "
-    "target_loss".split()
+READ_BY_THE_LOOP = set(  # tests/test_config.py, test_watch.py and test_validated.py show them
+    "accumulate_steps average average_decay average_patience checkpoint_every eval_every keep_checkpoints "
+    "plateau_patience shard steps_per_dispatch target_loss".split()
 )
 READ_WITH_FILES = set(  # tests of series and panels show these
     "columns time_column decimal missing form id_column repair known_columns past_columns static_columns "

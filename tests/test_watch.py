@@ -1,14 +1,15 @@
 """What is recorded of made-up dispatches: figures, the best, the target, and which checkpoints are due."""
 
 import math
-from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lmseq.config.training import TrainConfig
 from lmseq.training.checkpoint import Progress
 from lmseq.training.loop import Dispatched
+from lmseq.training.state import LoopState, TrainState
 from lmseq.training.train_step import StepMetrics
 from lmseq.training.watch import Watcher
 from lmseq.types import NllTotals
@@ -30,7 +31,7 @@ class Clock:
 
 def dispatched(step: int, num_steps: int = 5, nll: float = 6.0, count: int = 4) -> Dispatched:
     totals = NllTotals(np.full(num_steps, nll, np.float32), np.full(num_steps, count, np.int32))
-    parameters = SimpleNamespace(state=SimpleNamespace(params={"step": step}))
+    parameters = LoopState(TrainState(jnp.int32(step), {"step": step}, ()), ())
     return Dispatched._make((step, parameters, StepMetrics(totals, np.arange(num_steps, dtype=np.float32))))
 
 
