@@ -2,22 +2,29 @@
 
     python -m experiments.sample_text --run=runs/demo --prompt="Class " --num_samples=4
     python -m experiments.sample_text --run=runs/demo --prompt="Class " --beam_size=8 --num_tokens=40
+    python -m experiments.sample_text --run=runs/demo --interactive --stop="."
 
-Each is printed with log P(continuation | prompt) in nats under the model itself, whatever temperature
-or truncation chose its tokens. The last line is a JSON object.
+Each continuation is printed with log P(continuation | prompt) in nats under the model itself, whatever
+temperature or truncation chose its tokens. With --interactive, prompts are typed, or are the lines of a pipe,
+and answers are shown while they are drawn; the model goes on from all that was said before. The last line is
+a JSON object.
 """
 
 import time
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from experiments.frame import start
 from experiments.frame.command import KEEP_PROGRAMS, Command, main
-from experiments.frame.console import listed, say
+from experiments.frame.console import say
 from experiments.frame.flags import Given
+from experiments.text.prompts import encode_prompt
 from lmseq.config.knobs import at_least, knob
+from lmseq.data.corpora import read_text
 from lmseq.files import to_json
 
 
@@ -32,6 +39,9 @@ class SampleOptions:
     )
     checkpoint: Literal["latest", "best"] = knob("latest", "the last parameters, or the best by validation")
     prompt: str = knob("", "text to continue; empty: from the beginning")
+    prompt_file: str = knob("", "a UTF-8 file whose text is continued", is_path=True)
+    interactive: bool = knob(False, "ask again and again: prompts are typed, answers shown as they are drawn")
+    stop: tuple[str, ...] = knob((), "a text that ends a continuation early; give it several times for more")
     num_samples: int = knob(1, "continuations")
     num_tokens: int = knob(200, "tokens of each")
     temperature: float = knob(1.0, "logits are divided by it; 0: greedy")
@@ -60,21 +70,28 @@ def read_decoding(options: SampleOptions, given: Given) -> Any:
     random = named + ["--num_samples"] * ("num_samples" in given.names)
     if options.beam_size and random:
         raise ValueError(f"--beam_size does not sample and contradicts {' '.join(random)}: give one of them")
+    if options.beam_size and options.stop:
+        raise ValueError(
+            "--beam_size compares continuations of one length and contradicts --stop: leave one out"
+        )
+    several = "--beam_size" if options.beam_size else "--num_samples" * ("num_samples" in given.names)
+    if options.interactive and several:
+        raise ValueError(
+            f"--interactive gives one answer to each prompt and contradicts {several}: leave it out"
+        )
     from lmseq.sampling import Decoding, check_decoding
 
     temperature = 0.0 if options.greedy else options.temperature
     return check_decoding(Decoding(temperature, options.top_k, options.top_p))
 
 
-def encode_prompt(vocab: Any, prompt: str) -> np.ndarray:
-    """Ids of the prompt; ValueError naming what the vocabulary lacks."""
-    ids = vocab.encode(prompt, name="the prompt")
-    unknown = vocab.unknown(prompt)
-    if unknown:
-        raise ValueError(f"the prompt has what the vocabulary lacks: {listed(unknown)}")
-    if vocab.level == "word" and ids.size and not prompt.endswith("\n"):
-        return ids[:-1]  # the end of the line, which a prompt leaves open
-    return ids
+def read_prompt(options: SampleOptions) -> str:
+    """The text that the flags name."""
+    if options.prompt and options.prompt_file:
+        raise ValueError("expected either --prompt or --prompt_file, got both")
+    if not all(options.stop):
+        raise ValueError("expected a --stop text of at least one character, got an empty one")
+    return read_text(Path(options.prompt_file)) if options.prompt_file else options.prompt
 
 
 def left_out(vocab: Any, options: SampleOptions) -> tuple[int, ...]:
@@ -110,30 +127,53 @@ def continue_prompt(run: Any, prompt: np.ndarray, options: SampleOptions, decodi
     return samples
 
 
+def print_samples(run: Any, prompt: np.ndarray, samples: Any, stops: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Print continuations, each up to a stop text; what the last line says of each."""
+    from experiments.text.asking import Ending
+
+    results = []
+    for ids, log_probs in zip(*samples, strict=True):
+        number, _ = Ending(run.vocab, prompt, stops).cut(ids.tolist())
+        log_prob = log_probs[:number].sum(dtype=np.float64)
+        if not np.isfinite(log_prob):
+            continue  # fewer continuations exist than the beam can hold
+        text = run.vocab.decode(np.concatenate([prompt, ids[:number]]))
+        print(f"--- {log_prob:.3f} nats, {log_prob / number:.3f} a token\n{text}")
+        results.append({"text": text, "log_likelihood": log_prob, "num_tokens": number})
+    return results
+
+
+def ask(run: Any, options: SampleOptions, decoding: Any, context: np.ndarray) -> dict[str, Any]:
+    """Answer prompts until there are no more; the figures of all."""
+    from experiments.text.asking import Answering, converse
+    from lmseq.generation import check_lengths
+
+    check_lengths(1, options.num_tokens)
+    never = left_out(run.vocab, options)
+    asked = Answering(run, decoding, never, options.num_tokens, options.stop, options.seed)
+    return converse(asked, partial(encode_prompt, run.vocab), context)
+
+
 def act(options: SampleOptions, given: Given) -> None:
     """Sample or search, print."""
     if not options.run:
         raise ValueError("expected --run=PATH, the folder of a trained model or an ARPA file")
-    decoding = read_decoding(options, given)
+    decoding, text = read_decoding(options, given), read_prompt(options)
     start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
     from experiments.text.evaluate import load_run
 
     run = load_run(options.run, options.checkpoint)
-    prompt, num_tokens = encode_prompt(run.vocab, options.prompt), options.num_tokens
+    prompt, where = encode_prompt(run.vocab, text), {"run": str(options.run), "step": run.step}
+    if options.interactive:
+        print(to_json(where | ask(run, options, decoding, prompt)), flush=True)
+        return
     begun = time.monotonic()
-    tokens, log_probs = continue_prompt(run, prompt, options, decoding)
+    samples = continue_prompt(run, prompt, options, decoding)
     seconds = time.monotonic() - begun
-    results = []
-    for ids, log_prob in zip(tokens, log_probs.sum(axis=1, dtype=np.float64), strict=True):
-        if not np.isfinite(log_prob):
-            continue  # fewer continuations exist than the beam can hold
-        text = run.vocab.decode(np.concatenate([prompt, ids]))
-        print(f"--- {log_prob:.3f} nats, {log_prob / num_tokens:.3f} a token\n{text}")
-        results.append({"text": text, "log_likelihood": log_prob, "num_tokens": num_tokens})
-    speed = tokens.size / seconds
-    say(f"{tokens.size:,} tokens in {seconds:.1f} s, compilation included: {speed:,.0f} tokens/s")
-    summary = {"run": str(options.run), "step": run.step, "tokens_per_second": speed, "samples": results}
-    print(to_json(summary), flush=True)
+    results = print_samples(run, prompt, samples, options.stop)
+    speed = samples.tokens.size / seconds
+    say(f"{samples.tokens.size:,} tokens in {seconds:.1f} s, compilation included: {speed:,.0f} tokens/s")
+    print(to_json(where | {"tokens_per_second": speed, "samples": results}), flush=True)
 
 
 COMMAND = Command(__doc__, SampleOptions, act)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from lmseq.config.knobs import MOST_DRAWS, at_least
 from lmseq.contract import Model, gather_log_probs, repeat_carry
@@ -31,6 +31,20 @@ def warm_up(model: Model, params: Params, prompt: Tokens) -> Carry:
     return model.unroll(params, carry, prompt[None])[0] if prompt.shape[0] else carry
 
 
+def check_lengths(num_samples: int, num_tokens: int) -> None:
+    """ValueError for a number of continuations, or of tokens of each, that is out of range."""
+    at_least(1, MOST_DRAWS, num_samples=num_samples)
+    at_least(1, 100 * MOST_DRAWS, num_tokens=num_tokens)
+
+
+def draw_uniforms(
+    key: PRNGKey, num_tokens: int, num_samples: int, never: tuple[int, ...] = ()
+) -> tuple[Float[Array, "time sample 1"], ...]:
+    """The random numbers of S continuations of N tokens, as `sampling.choose` takes them."""
+    keys = [key, jax.random.fold_in(key, 1)] if never else [key]
+    return tuple(jax.random.uniform(each, (num_tokens, num_samples, 1)) for each in keys)
+
+
 @partial(jax.jit, static_argnums=(1, 4, 5, 6, 7))
 def sample(key, model, params, prompt, num_samples, num_tokens, decoding, never):
     """The program of `sample_streams`, with its arguments."""
@@ -42,9 +56,7 @@ def sample(key, model, params, prompt, num_samples, num_tokens, decoding, never)
 
     carry = repeat_carry(warm_up(model, params, prompt), num_samples)
     # All random numbers at once, before the loop: many small draws inside cost as much as a small model.
-    keys = [key, jax.random.fold_in(key, 1)] if never else [key]
-    uniforms = [jax.random.uniform(each, (num_tokens, num_samples, 1)) for each in keys]
-    _, drawn = lax.scan(step, carry, uniforms)
+    _, drawn = lax.scan(step, carry, draw_uniforms(key, num_tokens, num_samples, never))
     return Samples(drawn[0].T, drawn[1].T)
 
 
@@ -67,10 +79,63 @@ def sample_streams(
     for a decoding or counts out of range.
     """
     check_decoding(decoding)
-    at_least(1, MOST_DRAWS, num_samples=num_samples)
-    at_least(1, 100 * MOST_DRAWS, num_tokens=num_tokens)
+    check_lengths(num_samples, num_tokens)
     prompt = jnp.asarray(prompt, jnp.int32)
     return sample(key, model, params, prompt, num_samples, num_tokens, decoding, never)
+
+
+PIECE = 256  # the most tokens that one call of `draw_piece` draws, or `read_piece` reads
+
+
+class Piece(NamedTuple):
+    """The next tokens of one stream: the first of PIECE places are drawn, the rest hold nothing.
+
+    carry: that has seen the tokens drawn, batch 1. log_probs: as in `Samples`.
+    """
+
+    carry: Carry
+    tokens: Int[Array, "time"]
+    log_probs: Float[Array, "time"]
+
+
+@partial(jax.jit, static_argnums=(0, 6, 7))
+def draw_piece(
+    model: Model,
+    params: Params,
+    carry: Carry,
+    uniforms: tuple[Float[Array, "time 1 1"], ...],
+    begin: Int[ArrayLike, ""],
+    number: Int[ArrayLike, ""],
+    decoding: Decoding = Decoding(),
+    never: tuple[int, ...] = (),
+) -> Piece:
+    """Tokens begin ... begin + number - 1 of a continuation, number <= PIECE, after a carry of batch 1.
+
+    With `draw_uniforms(key, num_tokens, 1, never)` the pieces of a stream, one after the other, are what
+    `sample_streams` draws with that key. Where a piece ends is no part of the program: one serves all.
+    """
+
+    def step(i, state):
+        carry, tokens, log_probs = state
+        predicted = model.readout(params, carry)
+        token = choose([each[begin + i] for each in uniforms], predicted, decoding, never)
+        log_probs = log_probs.at[i].set(gather_log_probs(predicted, token)[0])
+        return model.update(params, carry, token), tokens.at[i].set(token[0]), log_probs
+
+    nothing = jnp.zeros(PIECE, jnp.int32), jnp.zeros(PIECE)
+    return Piece(*lax.fori_loop(0, number, step, (carry, *nothing)))
+
+
+@partial(jax.jit, static_argnums=0)
+def read_piece(
+    model: Model, params: Params, carry: Carry, tokens: Int[Array, "time"], number: Int[ArrayLike, ""]
+) -> Carry:
+    """The carry, batch 1, after the first `number` of tokens (PIECE,), read one by one: for any number."""
+
+    def step(i, carry):
+        return model.update(params, carry, tokens[i][None])
+
+    return lax.fori_loop(0, number, step, carry)
 
 
 def generate(

@@ -1,8 +1,9 @@
 """Chain rule: log P(x_1 ... x_T) = sum_t log P(x_t | x_1 ... x_{t-1}), and the figures made of it."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,6 +123,36 @@ def score_stream(
     # (steps, batch, time) -> (batch, steps, time): stream order, whose tail is past the end.
     in_order = np.asarray(log_probs).swapaxes(0, 1).reshape(-1)[: length - 1]
     return np.concatenate([np.asarray(first), in_order])
+
+
+MOST_ENTRIES = 2**24  # of the predictions that `score_texts` holds at once
+
+
+def score_texts(
+    model: Model, params: Params, texts: Sequence[Tokens], vocab_size: int
+) -> list[Float[np.ndarray, "time"]]:
+    """Log-probability in nats of each token of many texts, each (T,), T >= 1, from a fresh carry each.
+
+    What `score` gives for each of them, in rows of one program: texts of nearly equal length are padded to
+    the next power of two. vocab_size bounds the memory, not the figure. Raises ValueError for an empty text.
+    """
+    lengths = np.array([len(text) for text in texts])
+    if lengths.size and not lengths.min():
+        raise ValueError("expected at least one token in each text, got an empty one")
+    found: list[Any] = [None] * len(texts)
+    padded = 2 ** np.ceil(np.log2(np.maximum(lengths, 16))).astype(int)
+    for num_steps in np.unique(padded).tolist():
+        rows = np.flatnonzero(padded == num_steps)
+        most = max(1, MOST_ENTRIES // (num_steps * vocab_size))
+        batch_size = min(256, 2 ** int(math.log2(most)), 2 ** math.ceil(math.log2(len(rows))))
+        for begin in range(0, len(rows), batch_size):
+            batch, part = np.zeros((batch_size, num_steps), np.int32), rows[begin : begin + batch_size]
+            for row, text in zip(batch, part, strict=False):
+                row[: lengths[text]] = texts[text]
+            log_probs = np.asarray(_jit_sequence_log_probs(model, params, batch))
+            for row, text in zip(log_probs, part, strict=False):
+                found[text] = row[: lengths[text]]
+    return found
 
 
 EXCERPT_STRIPS = 100

@@ -13,6 +13,7 @@ from unittest import mock
 
 from experiments import (
     ablate,
+    calibrate,
     compile_for,
     forecast,
     native,
@@ -20,6 +21,7 @@ from experiments import (
     prepare_text,
     sample_text,
     score_text,
+    write_grammar,
 )
 from experiments.ablation.design import EXPERIMENTS
 from experiments.claims import __main__ as claims_of
@@ -36,8 +38,10 @@ SMALL = (
 COMMANDS = {
     "score_text": score_text.COMMAND,
     "sample_text": sample_text.COMMAND,
+    "calibrate": calibrate.COMMAND,
     "plot_runs": plot_runs.COMMAND,
     "prepare_text": prepare_text.COMMAND,
+    "write_grammar": write_grammar.COMMAND,
     "native": native.COMMAND,
 }
 TIMINGS = {

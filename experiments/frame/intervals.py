@@ -44,6 +44,14 @@ def estimate(samples: Sequence[float]) -> Interval:
         return interval(samples)
 
 
+def proportion(successes: float, number: int) -> Interval:
+    """A share of successes among `number` >= 1 trials, and its 95 % score interval (Wilson 1927)."""
+    share, z = successes / number, float(stats.norm.ppf(0.975))
+    shrunk = (successes + z**2 / 2) / (number + z**2)
+    half = z * math.sqrt(share * (1 - share) / number + z**2 / (4 * number**2)) / (1 + z**2 / number)
+    return Interval(share, max(0.0, shrunk - half), min(1.0, shrunk + half))
+
+
 def exact(value: float) -> Interval:
     """A figure without uncertainty, such as one over all cases there are."""
     return Interval(value, value, value)

@@ -59,6 +59,12 @@ def check_fractions(text: TextConfig, given: Set[str]) -> TextConfig:
     return replace(text, **{flag: getattr(TextConfig, flag) for flag in FRACTIONS})
 
 
+def text_of(config: Any) -> TextConfig:
+    """The settings of a run's text, among its others."""
+    of_text = TextConfig.__dataclass_fields__
+    return TextConfig(**{name: value for name, value in knobs.to_flat(config).items() if name in of_text})
+
+
 def stored_settings(corpus: str) -> dict[str, Any]:
     """The settings that a store of tokens was made with; none where the corpus is no store."""
     return knobs.to_flat(data_texts.stored_config(corpus)) if is_store(corpus) else {}

@@ -9,10 +9,9 @@ import numpy as np
 
 from experiments.frame.console import say
 from experiments.text.evaluate import load_run
-from experiments.text.loading import load_texts
+from experiments.text.loading import load_texts, text_of
 from experiments.text.suggest import suggest
 from lmseq import scoring
-from lmseq.config import knobs
 from lmseq.config.language_model import LanguageModelConfig
 from lmseq.config.mixture import MixtureConfig, dynamic_rates, weight_shares
 from lmseq.config.text import TextConfig
@@ -60,15 +59,15 @@ def prepare(config: MixtureConfig) -> PreparedMixture:
         raise ValueError(
             f"dynamic_rate={config.dynamic_rate} does nothing here: it is read by runs of train_lm only"
         )
-    text = {k: v for k, v in knobs.to_flat(found[0].config).items() if k in TextConfig.__dataclass_fields__}
-    corpus = text["corpus"]
+    text = text_of(found[0].config)
+    corpus = text.corpus
     if os.path.exists(corpus) and not (os.path.isfile(corpus) or os.path.isdir(corpus)):
         raise ValueError(
             f"{paths[0]} was made of a text from a pipe ({corpus}), which is not there any more: "
             "make the models of a file"
         )
     noted = {"corpus": corpus, "runs": identify(paths, found), **digests}
-    return PreparedMixture(config, found, TextConfig(**text), noted)
+    return PreparedMixture(config, found, text, noted)
 
 
 def run_paths(config: MixtureConfig) -> list[Path]:

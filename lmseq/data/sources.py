@@ -272,3 +272,24 @@ def make_grammar(
     cut = 2 * num_classes
     nouns, verbs = ids[:num_classes], ids[num_classes:cut]
     return Grammar(source, tuple(words), nouns, verbs, ids[cut : cut + 2], ids[cut + 2 :], fillers, period)
+
+
+def agreement_pairs(
+    rng: np.random.Generator, grammar: Grammar, distance: int, number: int
+) -> tuple[Int[np.ndarray, "pair word"], Int[np.ndarray, "pair word"]]:
+    """Sentences (N, d + 2) whose verb agrees with the subject d words before it, and with a wrong verb.
+
+    Both numbers are as likely. The two verbs have one place among the words of their number, and all else is
+    equal, so that what does not see the subject cannot tell them apart on average. A distance that the
+    grammar itself does not make is as good as any other. Raises ValueError for a distance below 1.
+    """
+    if distance < 1 or number < 1:
+        raise ValueError(f"expected a distance and a number of at least 1, got {distance} and {number}")
+    which = rng.integers(2, size=number)
+    subject = rng.choice(grammar.subjects.shape[1], number)
+    verb = rng.choice(grammar.agreeing.shape[1], number)
+    fillers = rng.choice(grammar.fillers, (number, distance - 1))
+    period = np.full(number, grammar.period)
+    begin = [grammar.subjects[which, subject], *fillers.T]
+    right, wrong = grammar.agreeing[which, verb], grammar.agreeing[1 - which, verb]
+    return np.stack([*begin, right, period], axis=1), np.stack([*begin, wrong, period], axis=1)

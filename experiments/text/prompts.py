@@ -1,0 +1,18 @@
+"""Texts that a model reads before it is asked for more."""
+
+from typing import Any
+
+import numpy as np
+
+from experiments.frame.console import listed
+
+
+def encode_prompt(vocab: Any, prompt: str, name: str = "the prompt") -> np.ndarray:
+    """Ids of a prompt, int32 (T,); ValueError, calling it `name`, that says what the vocabulary lacks."""
+    ids = vocab.encode(prompt, name=name)
+    unknown = vocab.unknown(prompt)
+    if unknown:
+        raise ValueError(f"{name} has what the vocabulary lacks: {listed(unknown)}")
+    if vocab.level == "word" and ids.size and not prompt.endswith("\n"):
+        return ids[:-1]  # the end of the line, which a prompt leaves open
+    return ids
