@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
 from lmseq.contract import Model, as_stream, is_in_order, log_prob
 from lmseq.data.partition import scoring as scoring_plan
@@ -129,8 +129,8 @@ MOST_ENTRIES = 2**24  # of the predictions that `score_texts` holds at once
 
 
 def score_texts(
-    model: Model, params: Params, texts: Sequence[Tokens], vocab_size: int
-) -> list[Float[np.ndarray, "time"]]:
+    model: Model, params: Params, texts: Sequence[Int[ArrayLike, "_"]], vocab_size: int
+) -> list[Float[np.ndarray, "_"]]:
     """Log-probability in nats of each token of many texts, each (T,), T >= 1, from a fresh carry each.
 
     What `score` gives for each of them, in rows of one program: texts of nearly equal length are padded to

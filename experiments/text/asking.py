@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -142,32 +142,44 @@ def answer(
     return Answer(np.array(found, np.int32), np.concatenate(log_probs), end, first, now - started)
 
 
-@contextmanager
-def noting_interrupts() -> Iterator[Callable[[], bool]]:
-    """Within it, Ctrl-C is noted and ends nothing; gives whether it came."""
-    came = []
-    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGINT, before)
+class Interrupts:
+    """Within it, Ctrl-C drops the line that is being typed, or is noted and ends an answer, and no more."""
 
+    def __init__(self) -> None:
+        self.came, self._is_typing = False, False
 
-def typed_lines() -> Iterator[str]:
-    """Lines that the user types, until the end of the input; from a pipe, its lines. Ctrl-C drops a line."""
-    if not sys.stdin.isatty():
-        yield from (line.rstrip("\n") for line in sys.stdin)
-        return
-    with suppress(ImportError):  # gives input() its editing and its history, where the system has it
-        import_module("readline")
-    while True:
-        try:
-            yield input("> ")
-        except KeyboardInterrupt:
-            print()
-        except EOFError:
-            print()
+    def __enter__(self) -> "Interrupts":
+        self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, *signal_and_frame: Any) -> None:
+        if self._is_typing:
+            raise KeyboardInterrupt
+        self.came = True
+
+    def typed_lines(self) -> Iterator[str]:
+        """Lines that the user types, until the end of the input; from a pipe, its lines."""
+        if not sys.stdin.isatty():
+            yield from (line.rstrip("\n") for line in sys.stdin)
             return
+        with suppress(ImportError):  # gives input() its editing and its history, where the system has it
+            import_module("readline")
+        while True:
+            try:
+                self._is_typing = True
+                line = input("> ")
+                self._is_typing = self.came = False
+                yield line
+            except KeyboardInterrupt:
+                print()
+            except EOFError:
+                print()
+                return
+            finally:
+                self._is_typing = False
 
 
 def show_piece(text: str) -> None:
@@ -187,21 +199,22 @@ def converse(asked: Answering, encode: Callable[[str], np.ndarray], context: np.
     answer(asked, carry, context, 0, lambda text: None, lambda: True)  # compiles the programs
     say("type a text to go on with; nothing: go on; Ctrl-C ends an answer, Ctrl-D ends this")
     turns, before = [], context
-    for line in typed_lines():
-        try:
-            prompt = encode(line)
-        except ValueError as error:
-            say(str(error))
-            continue
-        begun = time.monotonic()
-        with noting_interrupts() as is_stopped:
-            carry = read(run, carry, prompt)
+    with Interrupts() as interrupts:
+        for line in interrupts.typed_lines():
+            try:
+                prompt = encode(line)
+            except ValueError as error:
+                say(str(error))
+                continue
+            begun = time.monotonic()
             before = np.concatenate([before, prompt])[-PIECE:]
-            found = answer(asked, carry, before, len(turns), show_piece, is_stopped)
-        print(flush=True)
-        carry, before = found.carry, np.concatenate([before, found.tokens])[-PIECE:]
-        first = time.monotonic() - begun - found.seconds + found.first_token_seconds
-        turns.append((found.tokens.size, float(found.log_probs.sum(dtype=np.float64)), first, found.seconds))
+            turn, carry = len(turns), read(run, carry, prompt)
+            found = answer(asked, carry, before, turn, show_piece, lambda: interrupts.came)
+            print(flush=True)
+            carry, before = found.carry, np.concatenate([before, found.tokens])[-PIECE:]
+            first = time.monotonic() - begun - found.seconds + found.first_token_seconds
+            log_likelihood = float(found.log_probs.sum(dtype=np.float64))
+            turns.append((found.tokens.size, log_likelihood, first, found.seconds))
     numbers, log_likelihoods, firsts, seconds = zip(*turns, strict=True) if turns else ((), (), (), ())
     return {
         "num_turns": len(turns),
