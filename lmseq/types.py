@@ -29,7 +29,8 @@ Counts
     `word`, `words` words of the tables.
 Sources and texts
     `state` hidden states; `contexts` m dimensions of V, the tokens before; `tau` windows of 0, 1, ... tokens;
-    `cls`, `number` classes and grammatical numbers of a grammar; `bytes`, `points` bytes and code points.
+    `cls`, `number` classes and grammatical numbers of a grammar; `pair` pairs of its sentences; `bin` bins
+    of probabilities; `bytes`, `points` bytes and code points.
 """
 
 from typing import NamedTuple

@@ -29,6 +29,7 @@ def folder(tmp_path_factory):
         "test": TEXT[22_000:23_000],
     }.items():
         (path / f"{name}.txt").write_text(text, encoding="utf-8")
+    (path / "pairs.tsv").write_text("the class\tthe ssalc\n", encoding="utf-8")
     (path / "latin.txt").write_bytes(b"caf\xe9 au lait")
     (path / "empty.txt").write_bytes(b"")
     (path / "short.txt").write_text("to be or not to be", encoding="utf-8")
@@ -300,7 +301,11 @@ def test_the_commands_of_the_pages_run(tmp_path, processes, folder, run, line):
     module, *flags = shlex.split(line)
     script = module.removeprefix("experiments.")
     named = {"--corpus": folder, "--workdir": tmp_path / "run", "--run": run[0]}
-    named |= {"--file": folder / "valid.txt", "--series": tmp_path / "load.csv"}
+    named |= {
+        "--pairs": folder / "pairs.tsv",
+        "--file": folder / "valid.txt",
+        "--series": tmp_path / "load.csv",
+    }
     named |= {"--runs": f"{run[0]},{run[0]}", "--init_from": run[0], "--extend": 80}
     named["--series"].write_text("\n".join(["time,load", *(f"{t},{t * t % 50}" for t in range(300))]))
     kept = []
@@ -317,7 +322,7 @@ def test_the_commands_of_the_pages_run(tmp_path, processes, folder, run, line):
     whole = [*SMALLER.get(script, []), *kept]
     if "--extend=80" in whole:  # of a run that is there
         processes.run(script, *(flag for flag in whole if flag != "--extend=80"), env=env)
-    done = processes.run(script, *whole, env=env)
+    done = processes.run(script, *whole, env=env, input="the\n")
     if script == "compile_for" and not importlib.util.find_spec("libtpu"):
         assert "the compiler of TPUs is not installed" in refusal(done)[1]
     else:
