@@ -9,10 +9,11 @@ Models
     `hidden` H units of a state; `gates` G H, all gates of a cell side by side; `window` the last tau
     elements; `period` steps of a season; `input` width of an element with its covariates, or of an embedded
     window; `out` width of a product's result; `rows` leading dimensions made one; `windows`, `target`
-    windows of many series, and what follows one; `part` models of a mixture; `cached` C tokens of
-    a cache; `segment` N tokens, of which a model that follows the text takes a step of gradient descent;
-    `number` keys of the pieces of a window, or blocks of a long one, of `size` queries that see a `span` of
-    tokens; `head` N of a mixer; `key`, `value` rows and columns of a matrix state; `chunk` pieces of C steps.
+    windows of many series, and what follows one; `candidate` words that a softmax
+    is over; `part` models of a mixture; `cached` C tokens of a cache; `segment` N tokens, of which a model
+    that follows the text takes a step of gradient descent; `number` keys of the pieces of a window, or
+    blocks of a long one, of `size` queries that see a `span` of tokens; `head` N of a mixer; `key`, `value`
+    rows and columns of a matrix state; `chunk` pieces of C steps.
 Training
     `level` quantiles of a prediction; `evaluation` the latest of a training. `steps` optimiser steps of a
     dispatch, or time steps of a forecast.

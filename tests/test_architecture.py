@@ -111,6 +111,7 @@ FLOORS = (
         "lmseq/models/mlp.py",
         "lmseq/models/pieces.py",
         "lmseq/models/noisy.py",
+        "lmseq/models/candidates.py",
         "lmseq/models/recurrent.py",
         "lmseq/models/recurrent_series.py",
         "lmseq/models/stack.py",

@@ -457,6 +457,7 @@ SEEN = {
     "tie_embeddings": (parameters_of, small(), (False, True)),
     **{name: (training_pass_of, small(model="rnn"), (0.0, 0.5, 0.3)) for name in NOISE},
     "output_dropout": (training_pass_of, small(model="rnn", dropout=0.3), (-1.0, 0.0, 0.5)),
+    "sampled_softmax": (training_pass_of, small(model="rnn"), (0, 2, 3)),
     **{name: (objective_in, {}, (0.0, 0.1, 0.2)) for name in LOSS},
     "random_windows": (plan_of, BATCH, (False, True)),
     "tau": (parameters_of, small(model="mlp"), (2, 3)),

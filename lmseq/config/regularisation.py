@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lmseq.config.kinds import KERNEL_CELLS, WITH_KERNEL
-from lmseq.config.knobs import Idle, at_least, below_one, knob, pick
+from lmseq.config.knobs import MOST_UNITS, Idle, at_least, below_one, knob, pick
 
 AS_DROPOUT = -1.0  # a rate that is that of `dropout`
 
@@ -21,6 +21,11 @@ class NoiseConfig:
     output_dropout: float = knob(AS_DROPOUT, "rate for the last recurrent layer's outputs; -1: as dropout")
     weight_drop: float = knob(
         0.0, f"rate at which recurrent weights of {WITH_KERNEL} are dropped, once a window (DropConnect)"
+    )
+    sampled_softmax: int = knob(
+        0,
+        "train by a softmax over the target and so many words drawn by rank, of which train_loss is a little "
+        "too low; what is evaluated is exact; 0: over all words",
     )
 
 
@@ -46,6 +51,9 @@ def check_regularisation(noise: NoiseConfig, loss: LossConfig) -> None:
         raise ValueError(f"expected output_dropout in [0, 1), or -1, got {noise.output_dropout}")
     at_least(0, 1e6, **pick(loss, "activation_penalty", "temporal_penalty"))
     below_one(**pick(loss, "label_smoothing"))
+    at_least(0, MOST_UNITS, **pick(noise, "sampled_softmax"))
+    if noise.sampled_softmax and loss.label_smoothing:
+        raise ValueError("label_smoothing needs all words and contradicts sampled_softmax: leave one out")
 
 
 def idle_regularisation(
@@ -68,6 +76,7 @@ def idle_regularisation(
         (noise, "embedding_dropout", embeds, embedded),
         (noise, "input_dropout", embeds, embedded),
         (noise, "output_dropout", recurrent, "recurrent models"),
+        (noise, "sampled_softmax", *hidden),
         (noise, "weight_drop", weighted, f"models {WITH_KERNEL}"),
         *((loss, name, *hidden) for name in ("activation_penalty", "temporal_penalty", "label_smoothing")),
     ]

@@ -31,7 +31,12 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
 
     Raises ValueError for a kind that does not exist.
     """
+    if config.sampled_softmax >= vocab_size:
+        raise ValueError(
+            f"expected sampled_softmax below the {vocab_size} symbols there are, got {config.sampled_softmax}"
+        )
     common = {
+        "sampled_softmax": config.sampled_softmax,
         "tie_embeddings": config.tie_embeddings,
         "embedding_dropout": config.embedding_dropout,
         "input_dropout": config.input_dropout,

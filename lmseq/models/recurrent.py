@@ -17,8 +17,8 @@ from lmseq.layers import (
     lookup,
     mean_minus_target,
     product,
-    softmax_log_probs,
 )
+from lmseq.models.candidates import target_log_probs
 from lmseq.models.interface import HiddenModule, Trace
 from lmseq.models.noisy import Rate, Read, any_dropout, drop_steps, drop_weights, reader
 from lmseq.models.pieces import DropoutKind, in_pieces
@@ -227,7 +227,7 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
     tie_embeddings reads out through the transposed embedding E (Press and Wolf 2017): h E^T + b, or, where
     the layers are not as wide as it, h P E^T + b with a projection P. embedding_dropout is the rate of
     `noisy.drop_words`, input_dropout that of entries of the embedded tokens; the readout's embedding is
-    whole.
+    whole. Training takes `sampled_softmax` candidates of `candidates.draw_candidates`, or all words for 0.
     """
 
     vocab_size: int
@@ -235,6 +235,7 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
     embedding_dropout: Rate = 0.0
     input_dropout: Rate = 0.0
     tie_embeddings: bool = False
+    sampled_softmax: int = 0
 
     def setup(self) -> None:
         """Declare the parameters."""
@@ -269,7 +270,8 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         return jax.nn.one_hot(xs, self.vocab_size) if self.vocab_size <= SMALL_VOCABULARY else None
 
     def _has_noise(self) -> bool:
-        return super()._has_noise() or any_dropout(self.embedding_dropout, self.input_dropout)
+        dropped = any_dropout(self.embedding_dropout, self.input_dropout)
+        return super()._has_noise() or dropped or self.sampled_softmax > 0
 
     def _reader(self, key: PRNGKey | None) -> Read | None:
         rates = self.embedding_dropout, self.input_dropout
@@ -303,14 +305,20 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
     ) -> tuple[Carry, TokenLogProbs]:
         """The targets' entries of `unroll`, whose derivative holds no second (B, T, V)."""
         carry, outputs = self._outputs(carry, xs, training, key)
-        log_probs = self._of_targets(outputs, jnp.swapaxes(targets, 0, 1), self._precision(training))
+        targets, key = jnp.swapaxes(targets, 0, 1), key if training else None
+        log_probs = self._of_targets(outputs, targets, self._precision(training), key)
         return carry, jnp.swapaxes(log_probs, 0, 1)
 
     def _of_targets(
-        self, outputs: Float[Array, "*dims hidden"], targets: Int[Array, "*dims"], precision: Precision
+        self,
+        outputs: Float[Array, "*dims hidden"],
+        targets: Int[Array, "*dims"],
+        precision: Precision,
+        key: PRNGKey | None,
     ) -> Float[Array, "*dims"]:
         head = self._output_kernel(), self.output_bias
-        return softmax_log_probs(self._projected(outputs, precision), *head, targets, precision)
+        how = precision, self.sampled_softmax, key
+        return target_log_probs(self._projected(outputs, precision), *head, targets, *how)
 
     def token_trace(
         self, carry: Carry, xs: Elements, targets: Elements, *, key: PRNGKey | None = None
@@ -318,7 +326,7 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         """As `token_log_probs` in training, with what penalties and label smoothing are made of."""
         carry, (raw, outputs) = self._outputs(carry, xs, True, key, with_raw=True)
         raw, outputs = batch_major((raw, outputs))
-        log_probs = self._of_targets(outputs, targets, self._precision(True))
+        log_probs = self._of_targets(outputs, targets, self._precision(True), key)
         head = self._output_kernel(), self.output_bias
         spread = mean_minus_target(self._projected(outputs), *head, targets)
         return carry, Trace(log_probs, outputs, raw, spread)

@@ -14,9 +14,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Predictions, check_key
-from lmseq.layers import Precision, affine, lookup, mean_minus_target, softmax_log_probs
+from lmseq.layers import Precision, affine, lookup, mean_minus_target
 from lmseq.mixers.block import Block
 from lmseq.mixers.mixer import Rows, rms_norm
+from lmseq.models.candidates import target_log_probs
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.interface import HiddenModule, Trace
 from lmseq.models.noisy import Rate, Read, any_dropout, reader
@@ -177,6 +178,7 @@ class MixerLanguageModel(MixerStack, kw_only=True):
     embedding_dropout: Rate = 0.0
     input_dropout: Rate = 0.0
     tie_embeddings: bool = False
+    sampled_softmax: int = 0
 
     def setup(self) -> None:
         """Declare the parameters."""
@@ -189,7 +191,8 @@ class MixerLanguageModel(MixerStack, kw_only=True):
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
 
     def _has_noise(self) -> bool:
-        return super()._has_noise() or any_dropout(self.embedding_dropout, self.input_dropout)
+        dropped = any_dropout(self.embedding_dropout, self.input_dropout)
+        return super()._has_noise() or dropped or self.sampled_softmax > 0
 
     def _reader(self, key: PRNGKey | None) -> Read | None:
         rates = self.embedding_dropout, self.input_dropout
@@ -218,9 +221,8 @@ class MixerLanguageModel(MixerStack, kw_only=True):
     ) -> tuple[StackCarry, TokenLogProbs]:
         """The targets' entries of `unroll`, whose derivative holds no second (B, T, V)."""
         carry, hidden = self.hidden_steps(carry, xs, training=training, key=key)
-        precision = self.precision if training else "float32"
-        kernel = self._output_kernel()
-        return carry, softmax_log_probs(hidden, kernel, self.output_bias, targets, precision)
+        how = (self.precision, self.sampled_softmax, key) if training else ("float32", 0, None)
+        return carry, target_log_probs(hidden, self._output_kernel(), self.output_bias, targets, *how)
 
     def token_trace(
         self, carry: StackCarry, xs: Elements, targets: Elements, *, key: PRNGKey | None = None
@@ -228,7 +230,7 @@ class MixerLanguageModel(MixerStack, kw_only=True):
         """As `token_log_probs` in training; nothing is dropped between hidden state and readout."""
         carry, hidden = self.hidden_steps(carry, xs, training=True, key=key)
         head = self._output_kernel(), self.output_bias
-        log_probs = softmax_log_probs(hidden, *head, targets, self.precision)
+        log_probs = target_log_probs(hidden, *head, targets, self.precision, self.sampled_softmax, key)
         return carry, Trace(log_probs, hidden, hidden, mean_minus_target(hidden, *head, targets))
 
 
