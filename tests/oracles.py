@@ -146,7 +146,7 @@ KINDS: dict[str, ModelConfig] = {
     "mlp": ModelConfig(model="mlp", hidden_size=6, num_layers=2, embedding_size=4, tau=3),
     "linear": ModelConfig(model="linear", embedding_size=4, tau=3),
     "gru, two layers, embedding": ModelConfig(model="gru", hidden_size=5, num_layers=2, embedding_size=2),
-    "lstm, two layers": ModelConfig(model="lstm", hidden_size=4, num_layers=2),
+    "lstm, two layers": ModelConfig(model="lstm", hidden_size=4, num_layers=2, last_size=3),
     "minlstm, two layers": ModelConfig(model="minlstm", hidden_size=4, num_layers=2, embedding_size=7),
     "attention": ModelConfig(
         model="attention", hidden_size=8, num_layers=2, num_heads=2, num_key_heads=1, window=3

@@ -452,6 +452,7 @@ SEEN = {
     "model": (prediction_of, small(), get_args(ModelKind)),
     "hidden_size": (parameters_of, small(), (6, 7)),
     "num_layers": (parameters_of, small(), (1, 2)),
+    "last_size": (parameters_of, small(num_layers=2), (0, 5, 3)),
     "embedding_size": (parameters_of, small(), (0, 6, 5)),
     "init_range": (initial_parameters_of, small(), (0.0, 0.1, 0.2)),
     "tie_embeddings": (parameters_of, small(), (False, True)),

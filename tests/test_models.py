@@ -225,7 +225,7 @@ def test_dropout_keeps_the_expectation():
         ("minlstm", V * 15 + 15 + 5 * V + V),
         ("mlp", (V + 1) * 4 + 12 * 6 + 6 + 6 * 6 + 6 + 6 * V + V),
         ("gru, two layers, embedding", V * 2 + (2 + 5 + 5 + 5) * 15 + 2 * (15 + 5) + 5 * V + V),
-        ("lstm, two layers", (V + 4 + 4 + 4) * 16 + 2 * 16 + 4 * V + V),
+        ("lstm, two layers", (V + 4) * 16 + 16 + (4 + 3) * 12 + 12 + 3 * V + V),
         ("minlstm, two layers", V * 7 + (7 + 4) * 12 + 2 * 12 + 4 * V + V),
         ("gru, tied", V * 6 + 6 * 18 + 18 + 6 * 18 + 6 + V),
     ],

@@ -72,6 +72,7 @@ class ModelConfig(NoiseConfig, MixerConfig):
     )
     hidden_size: int = knob(256, "units of each layer")
     num_layers: int = knob(1, "layers, one above the other")
+    last_size: int = knob(0, "units of the last recurrent layer, as wide as a tied embedding; 0: hidden_size")
     embedding_size: int = knob(0, "width of the token embedding; 0: one-hot (for mlp and linear: 64)")
     init_range: float = knob(
         0.0, "initial parameters are uniform between minus this and this; 0: as each layer draws its own"
@@ -153,7 +154,7 @@ def check(config: LanguageModelConfig) -> LanguageModelConfig:
     check_text(config.data)
     model = settled_stack(config.model)
     if model.tie_embeddings and not model.embedding_size and model.model not in WINDOWED:
-        model = replace(model, embedding_size=model.hidden_size)
+        model = replace(model, embedding_size=model.last_size or model.hidden_size)
     config = replace(config, model=model)
     _check_ranges(config)
     _check_pairs(config)
@@ -204,7 +205,7 @@ def _check_ranges(config: LanguageModelConfig) -> None:
     at_least(1, MOST_UNITS, **pick(data, "batch_size"))
     at_least(1, 1000, **pick(model, "num_layers"))
     at_least(1, MOST_DRAWS, **pick(report, "horizon_origins", "horizon_samples"))
-    at_least(0, MOST_UNITS, **pick(model, "embedding_size"))
+    at_least(0, MOST_UNITS, **pick(model, "embedding_size", "last_size"))
     at_least(0, **pick(model, "recompute_steps"))
     at_least(0, 1e3, **pick(model, "init_range"))
     at_least(0, **pick(report, "count_tokens", "score_tokens"))
@@ -240,6 +241,7 @@ def _check_idle(config: LanguageModelConfig) -> None:
         (model, "tau", windowed, "models mlp and linear"),
         (model, "hidden_size", model.model != "linear", "models with hidden units"),
         (model, "num_layers", model.model not in ("linear", STACK), "models of equal layers"),
+        (model, "last_size", recurrent and model.num_layers > 1, "recurrent models of several layers"),
         (model, "dropout", model.model != "linear", "models with hidden units"),
         (model, "dropout", inner, "layers below the last, where output_dropout is given"),
         (model, "dropout_kind", not windowed and drops, "a recurrent model's dropout"),

@@ -60,6 +60,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 cell=cell_named(name),
                 hidden_size=config.hidden_size,
                 num_layers=config.num_layers,
+                last_size=config.last_size,
                 embedding_size=config.embedding_size,
                 output_dropout=output_dropout,
                 weight_drop=config.weight_drop,

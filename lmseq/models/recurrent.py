@@ -47,6 +47,7 @@ class InWindow(NamedTuple):
 class RecurrentStack(HiddenModule):
     """Layers of one recurrent cell; the carry is a tuple of their states.
 
+    Each has hidden_size units, but the last one last_size, unless that is 0 (Merity et al. 2018).
     What stands below the first layer and above the last is a subclass's. Dropout acts on the outputs of every
     layer, between layers and before the readout (Zaremba et al. 2014): a fresh mask at each step, or one mask
     for all steps of a call (variational; Gal and Ghahramani 2016); on the last layer's at output_dropout,
@@ -59,6 +60,7 @@ class RecurrentStack(HiddenModule):
     cell: Cell
     hidden_size: int
     num_layers: int = 1
+    last_size: int = 0
     dropout: Rate = 0.0
     output_dropout: Rate | None = None
     weight_drop: Rate = 0.0
@@ -81,32 +83,37 @@ class RecurrentStack(HiddenModule):
         """The prediction of the next element from the top layer's output."""
         raise NotImplementedError
 
+    def _sizes(self) -> list[int]:
+        """Units of each layer."""
+        return [self.hidden_size] * (self.num_layers - 1) + [self.last_size or self.hidden_size]
+
     def _declare_layers(self, input_width: int) -> None:
         """Packed kernels, one row of gates a layer."""
-        gates = self.cell.num_gates * self.hidden_size
-        inputs = [input_width] + [self.hidden_size] * (self.num_layers - 1)
+        sizes = self._sizes()
+        inputs = [input_width, *sizes[:-1]]
         kernel = nn.initializers.lecun_normal()
         self.input_kernels = [
-            self.param(f"input_kernel_{i}", kernel, (width, gates)) for i, width in enumerate(inputs)
+            self.param(f"input_kernel_{i}", kernel, (width, self.cell.num_gates * size))
+            for i, (width, size) in enumerate(zip(inputs, sizes, strict=True))
         ]
         self.input_biases = [
-            self.param(f"input_bias_{i}", lambda key: input_bias(self.cell, self.hidden_size))
-            for i in range(self.num_layers)
+            self.param(f"input_bias_{i}", lambda key, size=size: input_bias(self.cell, size))
+            for i, size in enumerate(sizes)
         ]
         self.recurrent = [self._declare_recurrent(i) for i in range(self.num_layers)]
 
     def _declare_recurrent(self, layer: int) -> Recurrent | None:
         """The weights inside the loop, of a cell that has any."""
-        cell, weights, bias = self.cell, None, None
+        cell, size, weights, bias = self.cell, self._sizes()[layer], None, None
         if cell.has_kernel:
-            weights = self.param(f"recurrent_kernel_{layer}", recurrent_kernel, cell, self.hidden_size)
+            weights = self.param(f"recurrent_kernel_{layer}", recurrent_kernel, cell, size)
         if cell.has_bias:
-            bias = self.param(f"recurrent_bias_{layer}", recurrent_bias, cell, self.hidden_size)
+            bias = self.param(f"recurrent_bias_{layer}", recurrent_bias, cell, size)
         return Recurrent(weights, bias) if cell.has_kernel or cell.has_bias else None
 
     def init_carry(self, batch_size: int) -> Carry:
         """The initial state of every layer: zeros, unless the cell has its own."""
-        return tuple(self.cell.init_state(batch_size, self.hidden_size) for _ in range(self.num_layers))
+        return tuple(self.cell.init_state(batch_size, size) for size in self._sizes())
 
     def _project(
         self, layer: int, xs: Float[Array, "*dims hidden"], precision: Precision = "float32"
@@ -243,11 +250,11 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
             scale = nn.initializers.normal(self.embedding_size**-0.5)
             self.embedding = self.param("embedding", scale, (self.vocab_size, self.embedding_size))
         self._declare_layers(self.embedding_size or self.vocab_size)
-        kernel = nn.initializers.lecun_normal()
+        kernel, top = nn.initializers.lecun_normal(), self._sizes()[-1]
         if not self.tie_embeddings:
-            self.output_kernel = self.param("output_kernel", kernel, (self.hidden_size, self.vocab_size))
-        elif self.embedding_size != self.hidden_size:
-            shape = (self.hidden_size, self.embedding_size)
+            self.output_kernel = self.param("output_kernel", kernel, (top, self.vocab_size))
+        elif self.embedding_size != top:
+            shape = (top, self.embedding_size)
             self.output_projection = self.param("output_projection", kernel, shape)
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
 
@@ -287,7 +294,7 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         self, hidden: Float[Array, "*dims hidden"], precision: Precision = "float32"
     ) -> Float[Array, "*dims feature"]:
         """As wide as the output kernel is high."""
-        if not self.tie_embeddings or self.embedding_size == self.hidden_size:
+        if not self.tie_embeddings or self.embedding_size == self._sizes()[-1]:
             return hidden
         return product(hidden, self.output_projection, precision)
 
