@@ -263,12 +263,13 @@ def _on_device(table: OrderTable) -> DeviceTable:
 
 
 class Counts(NamedTuple):
-    """A count model under the contract, its order, and the bytes of its tables in memory."""
+    """A count model under the contract, its order, its tables, and their bytes in memory."""
 
     model: Model
     params: Params
     order: int
     num_bytes: int
+    tables: BackoffTables
 
 
 def fit_counts(texts: Texts, most_order: int, least_order: int = 2, *, most_tokens: int = 0) -> Counts:
@@ -295,4 +296,4 @@ def fit_counts(texts: Texts, most_order: int, least_order: int = 2, *, most_toke
         best = nll, tables
     tables = best[1]
     model, params = put_tables(tables, word_of, has_unknown=bool(texts.vocab.unknown_ids))
-    return Counts(model, params, len(tables.orders), tables.num_bytes)
+    return Counts(model, params, len(tables.orders), tables.num_bytes, tables)
