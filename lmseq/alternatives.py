@@ -16,7 +16,7 @@ MOST_ENTRIES = 2**22  # of the distributions that are held at once
 
 
 class Alternatives(NamedTuple):
-    """Of each token of a text: ln p of it, and the likeliest A tokens there, the likeliest first, with theirs.
+    """Of each token of a text: ln p of it, and the A likeliest tokens there, in their order, with theirs.
 
     log_probs: float32 (T,). ids: int32 (T, A). id_log_probs: float32 (T, A). In nats.
     """

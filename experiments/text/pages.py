@@ -1,10 +1,10 @@
 """The page of a run on a text: what it was, its figures beside the obvious ones, the text as it read it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,33 +19,44 @@ from experiments.web.reading import (
 )
 from lmseq import plotting
 from lmseq.alternatives import Alternatives, alternatives
-from lmseq.config.language_model import LanguageModelConfig
+from lmseq.contract import Model
 from lmseq.data.tokens import Vocab
-from lmseq.models.ngram import Counts
+from lmseq.models.ngram import Counts, model_of_tables
 from lmseq.models.ngram_alternatives import ngram_alternatives
+from lmseq.ngram.backoff import BackoffTables
 from lmseq.plotting import Curve, Panel
 from lmseq.runs import Run, is_proper
 from lmseq.training.metrics import read_records
+from lmseq.types import Params
 
 PAGE = "page.html"
 HORIZONS = (1, 4, 16, 64)
+
+
+class Reader(NamedTuple):
+    """A model by its name, its loss on all that was scored of the validation text, and how it reads."""
+
+    name: str
+    loss: float | None
+    read: Callable[[np.ndarray], Alternatives]
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
     """What the page of a run is made of.
 
-    script, config, facts, summary: of the run, the facts being those of its text. horizon: log-probabilities
-    by origin and k, (O, K), where they are at hand; else the page has what the summary says of them. readers:
-    models that read the beginning of the validation text, by name, with the loss of each on all that was
-    scored; the first is the run's own.
+    script, config, facts, summary: of the run, the facts being those of its text. vocab: its symbols.
+    readers: models that read the beginning of the validation text; the first is the run's own. horizon:
+    log-probabilities by origin and k, (O, K), where they are at hand; else the page has what the summary says
+    of them.
     """
 
     script: str
     config: Any
     facts: Mapping[str, Any]
     summary: Mapping[str, Any]
-    readers: Sequence[tuple[str, Run, float | None]]
+    vocab: Vocab
+    readers: Sequence[Reader]
     horizon: np.ndarray | None = None
 
 
@@ -64,7 +75,7 @@ def data_of(
     corpus = str(summary.get("corpus", ""))
     return {
         "kind": "text",
-        "title": f"{model_name(shown)} on {Path(corpus).name or corpus}",
+        "title": f"{model_name(shown.script, summary)} on {Path(corpus).name or corpus}",
         "runs": [runs.run_of(name, shown.script, shown.config, shown.facts, summary)],
         "table": rows_of(shown),
         "charts": charts_of(workdir, shown),
@@ -73,41 +84,61 @@ def data_of(
     }
 
 
-def model_name(shown: Shown) -> str:
+def model_name(script: str, summary: Mapping[str, Any]) -> str:
     """The model of a run in a word or two."""
-    match shown.script:
+    match script:
         case "train_ngram":
-            return f"{shown.summary['order']}-gram"
+            return f"{summary['order']}-gram"
         case "mix_models":
             return "mixture"
         case "average":
             return "mean of runs"
         case _:
-            return str(shown.summary["model"])
+            return str(summary["model"])
 
 
-def read_by(run: Run, tokens: np.ndarray) -> Alternatives:
-    """A text as a model reads it: of counts by NumPy, which compiles nothing."""
-    if run.tables is not None:
-        word_of = np.asarray(run.params.word_of)
-        return ngram_alternatives(run.model, run.tables, word_of, tokens, NUM_ALTERNATIVES)
-    return alternatives(run.model, run.params, tokens, len(run.vocab), NUM_ALTERNATIVES)
+def neural_reader(name: str, loss: float | None, model: Model, params: Params, vocab_size: int) -> Reader:
+    """A model under the contract."""
+    return Reader(
+        name, loss, lambda tokens: alternatives(model, params, tokens, vocab_size, NUM_ALTERNATIVES)
+    )
 
 
-def run_of_counts(vocab: Vocab, counts: Counts) -> Run:
+def count_reader(
+    name: str, loss: float | None, tables: BackoffTables, word_of: np.ndarray, *, has_unknown: bool
+) -> Reader:
+    """A count model, read by NumPy, which compiles nothing."""
+    model = model_of_tables(tables, word_of, has_unknown=has_unknown)
+    return Reader(
+        name, loss, lambda tokens: ngram_alternatives(model, tables, word_of, tokens, NUM_ALTERNATIVES)
+    )
+
+
+def readers_of(found: Sequence[tuple[str, float | None, Run]]) -> list[Reader]:
+    """Models from disk with their names and losses; none of those whose scores are no probabilities."""
+    readers = []
+    for name, loss, run in found:
+        if run.tables is None:
+            readers.append(neural_reader(name, loss, run.model, run.params, len(run.vocab)))
+        elif is_proper(run):
+            unknown = bool(run.vocab.unknown_ids)
+            word_of = np.asarray(run.params.word_of)
+            readers.append(count_reader(name, loss, run.tables, word_of, has_unknown=unknown))
+    return readers
+
+
+def reader_beside(vocab: Vocab, counts: Counts, loss: float | None) -> Reader:
     """A count model that was fitted beside a run."""
-    return Run(None, vocab, counts.model, counts.params, tables=counts.tables)
+    word_of, unknown = np.asarray(counts.params.word_of), bool(vocab.unknown_ids)
+    return count_reader(f"{counts.order}-gram", loss, counts.tables, word_of, has_unknown=unknown)
 
 
 def _readings(shown: Shown, valid: np.ndarray, num_tokens: int) -> list[dict[str, Any]]:
-    """None of scores that are no probabilities."""
-    readers = [each for each in shown.readers if is_proper(each[1])]
-    if not readers or not len(valid):
+    if not shown.readers or not len(valid):
         return []
-    vocab = readers[0][1].vocab
-    tokens = np.asarray(valid[: tokens_shown(len(valid), len(vocab), num_tokens)], np.int32)
-    found = [Read(name, 0, read_by(run, tokens), loss) for name, run, loss in readers]
-    return [reading_of(vocab, tokens, len(valid), found)]
+    tokens = np.asarray(valid[: tokens_shown(len(valid), len(shown.vocab), num_tokens)], np.int32)
+    found = [Read(each.name, 0, each.read(tokens), each.loss) for each in shown.readers]
+    return [reading_of(shown.vocab, tokens, len(valid), found)]
 
 
 # Figures, as the summary has them
@@ -117,7 +148,7 @@ def rows_of(shown: Shown) -> list[dict[str, Any]]:
     """The table: the run beside the models that anyone can make, the worst first as they were told."""
     summary = shown.summary
     own = {
-        "name": model_name(shown),
+        "name": model_name(shown.script, summary),
         "own": True,
         "size": _size(summary),
         **{f"{split}_loss": summary.get(f"{split}_loss") for split in ("valid", "test")},
@@ -193,14 +224,3 @@ def _by_order(summary: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     curve = Curve("validation", [row["order"] for row in rows], [row["valid_loss"] for row in rows])
     return {"order": chart_of(Panel("Loss by order", "order", "nats a token", [curve]))}
-
-
-def recorded_loss(run: Run, folder: Path, summary: Mapping[str, Any]) -> float | None:
-    """The validation loss that the records have of the parameters that were loaded, in nats a token."""
-    is_last = not isinstance(run.config, LanguageModelConfig) or (
-        run.step in (None, summary.get("num_train_steps"))
-    )
-    if is_last:
-        return summary.get("valid_loss")
-    records = read_records(folder / "metrics.jsonl")
-    return next((each.get("valid_loss") for each in records if each["step"] == run.step), None)

@@ -26,7 +26,6 @@ from lmseq import plotting, rollout, scoring
 from lmseq.models.interface import count_parameters
 from lmseq.models.ngram import Counts, fit_counts
 from lmseq.ngram import smoothing
-from lmseq.runs import Run
 from lmseq.training.checkpoint import digest
 from lmseq.training.fit import Trained
 from lmseq.training.metrics import read_records
@@ -59,10 +58,10 @@ def conclude(prepared: PreparedText, workdir: Path, trained: Trained) -> dict[st
         "tokens_per_second": trained.tokens_per_second,
         "seconds_to_first_step": trained.seconds_to_first_step,
         "seconds_to_target_loss": progress.seconds_to_target_loss,
-        "wall_seconds": trained.seconds_before + start.seconds(),
     }
     _write_page(prepared, workdir, params, fitted, summary, horizon)
-    return summary
+    suggest(workdir, prepared.texts.vocab, prepared.texts.first_words())
+    return summary | {"wall_seconds": trained.seconds_before + start.seconds()}
 
 
 def _write_page(
@@ -75,11 +74,12 @@ def _write_page(
 ) -> None:
     """page.html, on which counts read the validation text beside the model."""
     config, texts, model = prepared[:3]
+    name, vocab = config.model.model, texts.vocab
     readers = [
-        (config.model.model, Run(config, texts.vocab, model, params), summary["valid_loss"]),
-        (f"{counts.order}-gram", pages.run_of_counts(texts.vocab, counts), summary["count_loss"]),
+        pages.neural_reader(name, summary["valid_loss"], model, params, len(vocab)),
+        pages.reader_beside(vocab, counts, summary["count_loss"]),
     ]
-    shown = pages.Shown("train_lm", config, texts.facts(), summary, readers, horizon)
+    shown = pages.Shown("train_lm", config, texts.facts(), summary, vocab, readers, horizon)
     pages.write(workdir, shown, texts.ids["valid"])
 
 
@@ -141,9 +141,9 @@ def unigram_figures(prepared: PreparedText) -> dict[str, float]:
 
 
 def best_counts(prepared: PreparedText) -> tuple[dict[str, Any], Counts]:
-    """Figures, and the model itself, of the best count model of the training text's latest tokens, on what the model is scored on.
+    """Figures of the best count model of the training text's latest tokens, on what the model is scored on.
 
-    The tokens that it is made of are named where they are not all.
+    The tokens that it is made of are named where they are not all. Beside them stands the model itself.
     """
     start, most = time.monotonic(), prepared.config.report.count_tokens
     best = fit_counts(prepared.texts, MOST_ORDER, most_tokens=most)
@@ -153,7 +153,8 @@ def best_counts(prepared: PreparedText) -> tuple[dict[str, Any], Counts]:
     log_probs = scoring.score_stream(best.model, best.params, part.tokens)
     figures = figures_of(prepared, "valid", part, log_probs)
     left_out = {"tokens": most} if 0 < most < prepared.texts.ids["train"].size else {}
-    return {**figures, "num_bytes": best.num_bytes, "order": best.order, "seconds": seconds, **left_out}, best
+    found = {**figures, "num_bytes": best.num_bytes, "order": best.order, "seconds": seconds, **left_out}
+    return found, best
 
 
 def _print_table(
@@ -247,4 +248,3 @@ def _draw(prepared: PreparedText, workdir: Path, unigram_loss: float, horizon: n
         names.append("horizon.png")
         plotting.save_figure(plotting.horizon_curve(horizon, unigram_loss, title), workdir / "horizon.png")
     say(f"{workdir}: page.html  {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")
-    suggest(workdir, prepared.texts.vocab, prepared.texts.first_words())

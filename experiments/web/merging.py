@@ -6,6 +6,92 @@ from typing import Any
 from experiments.web.shortening import shortened
 
 
+def cut(data: dict[str, Any], num_tokens: int) -> dict[str, Any]:
+    """A page with at most so many tokens of its texts."""
+    readings = data.get("readings", [])
+    return data | {"readings": [shortened(each, num_tokens) for each in readings]}
+
+
+def merged(names: Sequence[str], pages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The page of several runs, each of which has one of its own and a name."""
+    runs = [page["runs"][0] | {"name": name} for name, page in zip(names, pages, strict=True)]
+    kinds = dict.fromkeys(key for page in pages for key in page["charts"])
+    named = list(zip(names, pages, strict=True))
+    charts = {
+        key: overlaid([(name, page["charts"][key]) for name, page in named if key in page["charts"]])
+        for key in kinds
+    }
+    own = [_own(number, name, page) for number, (name, page) in enumerate(named)]
+    return {
+        "kind": pages[0]["kind"],
+        "title": f"{', '.join(names)} on {pages[0]['title'].rpartition(' on ')[2]}",
+        "runs": runs,
+        "columns": pages[0].get("columns"),
+        "table": _rows(named),
+        "charts": charts,
+        "readings": together([reading for readings in own for reading in readings]),
+        "forecasts": side_by_side(named),
+        "samples": {name: drawn for name, page in named for drawn in page.get("samples", {}).values()},
+    }
+
+
+def _own(number: int, name: str, page: dict[str, Any]) -> list[dict[str, Any]]:
+    """The readings of a run with its own model alone, which is the first."""
+    return [
+        each | {"models": [each["models"][0] | {"name": name, "run": number}]}
+        for each in page.get("readings", [])
+    ]
+
+
+def _rows(named: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The rows of the runs themselves, behind those of models that anyone can make, each of these once."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for _, page in named:
+        for row in page["table"]:
+            if not row.get("own") and page["runs"][0]["script"] in ("train_lm", "predict_series"):
+                plain = {key: value for key, value in row.items() if key != "size"}
+                found.setdefault(tuple(_short(value) for value in plain.values()), plain)
+    own = [
+        row | {"name": f"{name} ({row['name']})"}
+        for name, page in named
+        for row in page["table"]
+        if row.get("own")
+    ]
+    return [*found.values(), *own]
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+def side_by_side(named: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Forecasts of the same series from the same origins, of all runs; the models are named by their run."""
+    first = named[0][1].get("forecasts", [])
+    found = []
+    for number, each in enumerate(first):
+        others = [page["forecasts"][number] for _, page in named if number < len(page["forecasts"])]
+        origins = [
+            origin for origin in each["origins"] if all(origin in other["origins"] for other in others)
+        ]
+        models = [
+            _from(other, origins) | {"name": name} for (name, _), other in zip(named, others, strict=False)
+        ]
+        if origins:
+            found.append(each | {"origins": origins, "models": models})
+    return found
+
+
+def _from(forecast: dict[str, Any], origins: Sequence[int]) -> dict[str, Any]:
+    """The model of a forecast, from some of its origins alone."""
+    places = [forecast["origins"].index(origin) for origin in origins]
+    model = forecast["models"][0]
+    bands = [
+        band | {side: [band[side][place] for place in places] for side in ("low", "high")}
+        for band in model["bands"]
+    ]
+    return model | {"points": [model["points"][place] for place in places], "bands": bands}
+
+
 def together(readings: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Readings of one text, those of the same tokens as one, with all its models.
 

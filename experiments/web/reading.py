@@ -37,7 +37,8 @@ def reading_of(vocab: Vocab, tokens: np.ndarray, of: int, models: Sequence[Read]
     """What a page has of the first tokens (T,) of a text with `of` tokens, as models read them.
 
     symbols: how each symbol is spelt that is shown. tokens: (T,) numbers of these. kind_of: (T,) numbers of
-    kinds. Of each model: nats, (T,) the log-probabilities; ids and id_nats, (T, A), the likeliest.
+    kinds. most: how many could be shown. Of each model: nats, (T,) the log-probabilities; ids and id_nats,
+    (T, A), the likeliest.
     """
     shown = [np.asarray(tokens)] + [each.found.ids.reshape(-1) for each in models]
     used = np.unique(np.concatenate(shown))
@@ -50,6 +51,7 @@ def reading_of(vocab: Vocab, tokens: np.ndarray, of: int, models: Sequence[Read]
         "symbols": spelt,
         "tokens": numbers,
         "of": int(of),
+        "most": tokens_shown(of, len(vocab), MOST_PRODUCTS),
         "kinds": list(KINDS),
         "kind_of": kinds_of([spelt[number] for number in numbers]),
         "models": [

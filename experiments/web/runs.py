@@ -10,10 +10,9 @@ from lmseq.config.knobs import SCRIPT
 from lmseq.files import read_json, to_json
 from lmseq.training.metrics import read_records
 
-CLOCK = ("seconds", "memory")  # in names of figures that another run of the same would not have
+CLOCK = ("second", "memory")  # in names of figures that another run of the same would not have
 MOST_SAMPLES = 8
 MOST_CHARACTERS = 600  # of a sample
-CALLED = {"train_lm": "model", "train_ngram": "model", "predict_series": "model"}
 
 
 def run_of(
@@ -30,7 +29,9 @@ def run_of(
         "text": digest_of(facts),
         "settings": settings_of(config),
         "figures": {
-            key: value for key, value in summary.items() if isinstance(value, str | int | float | None)
+            key: value
+            for key, value in summary.items()
+            if isinstance(value, str | int | float | None) and not _is_of_clock(key)
         },
     }
 
@@ -53,10 +54,12 @@ def _plain(value: Any) -> Any:
 
 def stamp_of(summary: Mapping[str, Any]) -> str:
     """A digest of all figures that do not depend on the clock: by it a page knows its run again."""
-    kept = {
-        name: value for name, value in summary.items() if not any(part in name for part in CLOCK)
-    }
+    kept = {name: value for name, value in summary.items() if not _is_of_clock(name)}
     return hashlib.sha256(to_json(kept).encode()).hexdigest()
+
+
+def _is_of_clock(name: str) -> bool:
+    return any(part in name for part in CLOCK)
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:

@@ -27,9 +27,7 @@ def _every_other(forecast: dict[str, Any]) -> dict[str, Any]:
         return forecast
 
     def thinned(model: dict[str, Any]) -> dict[str, Any]:
-        bands = [
-            band | {side: band[side][::2] for side in ("low", "high")} for band in model["bands"]
-        ]
+        bands = [band | {side: band[side][::2] for side in ("low", "high")} for band in model["bands"]]
         return model | {"points": model["points"][::2], "bands": bands}
 
     models = [thinned(model) for model in forecast["models"]]

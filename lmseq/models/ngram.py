@@ -237,9 +237,17 @@ def put_tables(
     Words that no symbol stands for, such as `</s>` where no symbol ends a line, never come.
     """
     symbols = np.asarray(word_of, np.int32)
+    model = model_of_tables(tables, symbols, has_unknown=has_unknown)
+    return model, NgramParams(tuple(map(_on_device, tables.orders)), jnp.asarray(symbols))
+
+
+def model_of_tables(
+    tables: BackoffTables, symbols: Int[np.ndarray, "vocab"], *, has_unknown: bool
+) -> NgramModel:
+    """The model of `put_tables`, without its parameters."""
     left = sorted(set(range(tables.vocab_size)) - set(symbols.tolist()) - {BOS_ID})
     also = (UNK_ID,) if has_unknown and UNK_ID in left else ()
-    model = NgramModel(
+    return NgramModel(
         vocab_size=len(symbols),
         most_children=tuple(int(np.diff(table.first).max(initial=1)) for table in tables.orders),
         log_unseen=tables.log_unseen,
@@ -247,7 +255,6 @@ def put_tables(
         also_unknown=also,
         impossible=tuple(word for word in left if word not in also) if tables.is_proper() else (),
     )
-    return model, NgramParams(tuple(map(_on_device, tables.orders)), jnp.asarray(symbols))
 
 
 def _on_device(table: OrderTable) -> DeviceTable:

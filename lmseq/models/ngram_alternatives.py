@@ -1,15 +1,18 @@
-"""What a count model thought likely in the place of each token: looked up by NumPy, with nothing to compile."""
+"""What a count model thought likely in the place of each token: by NumPy, with nothing to compile."""
 
 from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from lmseq.alternatives import MOST_ENTRIES, Alternatives
+from lmseq.alternatives import Alternatives
+from lmseq.files import release
 from lmseq.models.ngram import NgramModel
 from lmseq.ngram.backoff import OUTSIDE, BackoffTables, find_ranks
 from lmseq.ngram.counts import BOS_ID, begin_sentences
 from lmseq.types import Tokens
+
+MOST_ENTRIES = 2**19  # of the distributions that are held at once
 
 
 def ngram_alternatives(
@@ -37,9 +40,7 @@ def ngram_alternatives(
         parts.append((came, likeliest, np.take_along_axis(rows, likeliest, axis=1)))
         begin += len(rows)
     log_probs, likeliest, theirs = (np.concatenate(each) for each in zip(*parts, strict=True))
-    return Alternatives(
-        log_probs.astype(np.float32), likeliest.astype(np.int32), theirs.astype(np.float32)
-    )
+    return Alternatives(log_probs.astype(np.float32), likeliest.astype(np.int32), theirs.astype(np.float32))
 
 
 def _distributions(
@@ -76,4 +77,5 @@ def _words(
         counts = np.where(context >= 0, table.first[known + 1] - firsts, 0)
         entries = np.repeat(firsts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
         total[np.repeat(np.arange(length), counts), table.word[entries]] = table.log_prob[entries]
+        release([*table, *below])
     return total

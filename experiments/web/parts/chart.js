@@ -119,13 +119,13 @@ function axesOf(chart, x, y, inside) {
   for (const tick of y.ticks) {
     const at = y.at(tick);
     found.push(draw("line", { class: "grid", x1: inside.left, x2: inside.right, y1: at, y2: at }));
-    found.push(draw("text", { x: inside.left - 6, y: at + 4, "text-anchor": "end" }, told(tick)));
+    found.push(draw("text", { x: inside.left - 6, y: at + 4, "text-anchor": "end" }, short(tick)));
   }
   const named = chart.ticks.length ? chart.ticks.map((_, place) => place) : x.ticks;
   const every = Math.max(1, Math.ceil(named.length * 52 / (inside.right - inside.left)));
   named.forEach((tick, place) => {
     if (place % every) return;
-    const name = chart.ticks.length ? chart.ticks[tick] : told(tick);
+    const name = chart.ticks.length ? chart.ticks[tick] : short(tick);
     found.push(draw("line", { class: "grid", x1: x.at(tick), x2: x.at(tick), y1: inside.top, y2: inside.bottom }));
     found.push(draw("text", { x: x.at(tick), y: inside.bottom + 16, "text-anchor": "middle" }, name.length > 12 ? `${name.slice(0, 11)}…` : name));
   });
@@ -159,7 +159,7 @@ function pointerOf(svg, chart, curves, xs, x, y, inside, width, tell) {
   function show(next) {
     if (!xs.length) return;
     place = Math.min(Math.max(next, 0), xs.length - 1);
-    const at = xs[place], name = chart.ticks.length ? chart.ticks[at] : chart.named ? chart.named(at) : told(at, 6);
+    const at = xs[place], name = chart.ticks.length ? chart.ticks[at] : chart.named ? chart.named(at) : short(at);
     cross.setAttribute("x1", x.at(at));
     cross.setAttribute("x2", x.at(at));
     cross.setAttribute("visibility", "visible");

@@ -18,7 +18,7 @@ function fill(element, properties, children) {
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat().filter((child) => child !== null).map((child) =>
+  element.append(...children.flat(Infinity).filter((child) => child !== null).map((child) =>
     child instanceof Node ? child : document.createTextNode(String(child))));
   return element;
 }
@@ -27,9 +27,13 @@ function fill(element, properties, children) {
 function told(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
-  if (Number.isInteger(value) && Math.abs(value) < 1e15) return value.toLocaleString("en");
-  const text = value.toPrecision(digits);
-  return text.includes("e") ? text : String(Number(text)).length < text.length ? text : String(Number(text));
+  return Number.isInteger(value) && Math.abs(value) < 1e15 ? value.toLocaleString("en") : value.toPrecision(digits);
+}
+
+// The same without zeros that say nothing: of round numbers, and of settings.
+function short(value, digits = 6) {
+  if (typeof value !== "number" || Number.isInteger(value)) return told(value);
+  return String(Number(value.toPrecision(digits)));
 }
 
 function percent(nats) {

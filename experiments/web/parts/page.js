@@ -5,7 +5,7 @@ const CHARTS = { learning: "Learning curves", horizon: "Loss by horizon", error:
 function settingsOf(runs) {
   const names = [...new Set(runs.flatMap((run) => run.settings.map((setting) => setting.name)))];
   const of = new Map(runs.map((run) => [run, new Map(run.settings.map((setting) => [setting.name, setting]))]));
-  const cell = (setting) => (setting === undefined ? "–" : Array.isArray(setting.value) ? setting.value.join(", ") : setting.value === "" ? "(none)" : told(setting.value, 6));
+  const cell = (setting) => (setting === undefined ? "–" : Array.isArray(setting.value) ? setting.value.join(", ") : setting.value === "" ? "(none)" : short(setting.value));
   const rows = names.map((name) => {
     const each = runs.map((run) => of.get(run).get(name)), known = each.filter(Boolean);
     const isOwn = known.some((setting) => "default" in setting), differ = new Set(each.map(cell)).size > 1;
@@ -14,7 +14,7 @@ function settingsOf(runs) {
   const table = (shown) => make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "settings" }, make("table", {},
     make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "setting"), runs.map((run) => make("th", { scope: "col" }, runs.length > 1 ? run.name : "value")), make("th", { scope: "col" }, "default"), make("th", { scope: "col" }, "meaning"))),
     make("tbody", {}, shown.map((row) => make("tr", {}, make("td", { class: row.isOwn ? "setting" : "" }, row.name), row.cells.map((text) => make("td", {}, text)),
-      make("td", {}, row.default === undefined ? "" : row.default === "" ? "(none)" : told(row.default, 6)), make("td", { class: "soft" }, row.meaning))))));
+      make("td", {}, row.default === undefined ? "" : row.default === "" ? "(none)" : short(row.default)), make("td", { class: "soft" }, row.meaning))))));
   const isFirst = (row) => row.isOwn || row.differ, first = rows.filter(isFirst).sort((a, b) => b.differ - a.differ), rest = rows.filter((row) => !isFirst(row));
   return [make("p", { class: "soft" }, first.length ? "Settings that differ from the defaults:" : "All settings are the defaults."), first.length ? table(first) : null,
     rest.length ? make("details", {}, make("summary", {}, `${rest.length} settings as by default`), table(rest)) : null];
