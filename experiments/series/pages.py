@@ -47,10 +47,12 @@ def data_of(workdir: Path, found: Forecasts | Judged, summary: dict[str, Any]) -
         "error": chart_of(_errors(found) if one else _panel_errors(found)),
     }
     drawn = _of_series(found) if one else _of_panel(found)
+    name, check = workdir.resolve().name, series_config.check
+    run = runs.run_of(name, "predict_series", found.config, facts, summary, check)
     return {
         "kind": "series",
         "title": f"{summary['model']} on {summary['series']}",
-        "runs": [runs.run_of(workdir.resolve().name, "predict_series", found.config, facts, summary)],
+        "runs": [run],
         "columns": columns,
         "table": table,
         "charts": {name: chart for name, chart in charts.items() if chart is not None},

@@ -48,7 +48,7 @@ class Shown:
     script, config, facts, summary: of the run, the facts being those of its text. vocab: its symbols.
     readers: models that read the beginning of the validation text; the first is the run's own. horizon:
     log-probabilities by origin and k, (O, K), where they are at hand; else the page has what the summary says
-    of them.
+    of them. check: settles settings of the config that follow from others.
     """
 
     script: str
@@ -58,6 +58,7 @@ class Shown:
     vocab: Vocab
     readers: Sequence[Reader]
     horizon: np.ndarray | None = None
+    check: Callable[[Any], Any] = lambda config: config
 
 
 def write(
@@ -76,7 +77,7 @@ def data_of(
     return {
         "kind": "text",
         "title": f"{model_name(shown.script, summary)} on {Path(corpus).name or corpus}",
-        "runs": [runs.run_of(name, shown.script, shown.config, shown.facts, summary)],
+        "runs": [runs.run_of(name, shown.script, shown.config, shown.facts, summary, shown.check)],
         "table": rows_of(shown),
         "charts": charts_of(workdir, shown),
         "readings": _readings(shown, valid, num_tokens),

@@ -9,7 +9,7 @@ from experiments.text.loading import load_texts
 from experiments.text.pages import Reader, Shown
 from experiments.web import runs
 from lmseq.config import knobs
-from lmseq.config.language_model import LanguageModelConfig
+from lmseq.config.language_model import LanguageModelConfig, check
 from lmseq.config.mixture import AverageConfig
 from lmseq.config.text import TextConfig
 from lmseq.data.texts import Texts
@@ -42,7 +42,8 @@ def data_of_run(path: str, num_tokens: int, *, has_others: bool) -> dict[str, An
     readers = pages.readers_of([(name, loss, run)])
     if not has_others:
         readers += _beside(summary, script, run, parts, texts)
-    shown = Shown(script, config, facts, summary, run.vocab, readers)
+    settles = check if script == "train_lm" else lambda config: config
+    shown = Shown(script, config, facts, summary, run.vocab, readers, check=settles)
     return pages.data_of(folder, shown, texts.ids["valid"], num_tokens=num_tokens)
 
 

@@ -23,6 +23,7 @@ from experiments.text.evaluate import (
 )
 from experiments.text.suggest import suggest
 from lmseq import plotting, rollout, scoring
+from lmseq.config.language_model import check
 from lmseq.models.interface import count_parameters
 from lmseq.models.ngram import Counts, fit_counts
 from lmseq.ngram import smoothing
@@ -79,7 +80,7 @@ def _write_page(
         pages.neural_reader(name, summary["valid_loss"], model, params, len(vocab)),
         pages.reader_beside(vocab, counts, summary["count_loss"]),
     ]
-    shown = pages.Shown("train_lm", config, texts.facts(), summary, vocab, readers, horizon)
+    shown = pages.Shown("train_lm", config, texts.facts(), summary, vocab, readers, horizon, check)
     pages.write(workdir, shown, texts.ids["valid"])
 
 

@@ -127,8 +127,6 @@ def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 def overlaid(charts: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     """Charts of one kind, of several runs, as one: each curve and level named by its run."""
     first = charts[0][1]
-    if len(charts) == 1:
-        return first
     curves = [
         curve | {"label": _of(run, curve["label"]), "band": _of(run, curve["band"]) if curve["band"] else ""}
         for run, chart in charts

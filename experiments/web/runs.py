@@ -1,7 +1,8 @@
 """What a run was: its settings, those first that are not the defaults, and its figures."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,24 @@ MOST_CHARACTERS = 600  # of a sample
 
 
 def run_of(
-    name: str, script: str, config: Any, facts: Mapping[str, Any], summary: Mapping[str, Any]
+    name: str,
+    script: str,
+    config: Any,
+    facts: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    check: Callable[[Any], Any] = lambda config: config,
 ) -> dict[str, Any]:
     """A run as a page tells of it.
 
-    config: of knobs. facts: what is noted of its data, of which the name and the digests are kept.
+    config: of knobs. facts: what is noted of its data, of which the digest is kept. check: what settles
+    settings that follow from others.
     """
     return {
         "name": name,
         "script": script,
         "stamp": stamp_of(summary),
         "text": digest_of(facts),
-        "settings": settings_of(config),
+        "settings": settings_of(config, check),
         "figures": {
             key: value
             for key, value in summary.items()
@@ -36,16 +43,29 @@ def run_of(
     }
 
 
-def settings_of(config: Any) -> list[dict[str, Any]]:
-    """Each setting with its default and its meaning; those that are not the defaults come first."""
+def settings_of(config: Any, check: Callable[[Any], Any]) -> list[dict[str, Any]]:
+    """Each setting with its meaning, and its default where that is another; these come first.
+
+    What `check` makes of the default, of the other settings, is as by default.
+    """
     found = []
     for name, section in knobs.sections(type(config)).items():
         mine = getattr(config, name) if name else config
         for each, meaning in knobs.meanings(section).items():
             value, default = getattr(mine, each), getattr(section, each)
             row = {"name": each, "value": _plain(value), "meaning": meaning}
-            found.append(row | ({} if value == default else {"default": _plain(default)}))
+            is_default = value == default or _follows(config, name, each, default, check)
+            found.append(row if is_default else row | {"default": _plain(default)})
     return sorted(found, key=lambda row: "default" not in row)
+
+
+def _follows(config: Any, section: str, name: str, default: Any, check: Callable[[Any], Any]) -> bool:
+    """Whether a config is what comes of it with one setting at its default."""
+    changed = replace(getattr(config, section) if section else config, **{name: default})
+    try:
+        return check(replace(config, **{section: changed}) if section else changed) == config
+    except ValueError:
+        return False
 
 
 def _plain(value: Any) -> Any:

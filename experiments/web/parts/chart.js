@@ -1,7 +1,7 @@
 // Charts: curves with bands and levels, read off by the pointer or by the arrow keys.
 
 const DASHES = ["", "7 4", "2 3", "9 3 2 3", "12 4", "4 2 1 2 1 2"];
-const MARGIN = { left: 62, right: 14, top: 10, bottom: 40 };
+const MARGIN = { left: 62, right: 22, top: 10, bottom: 40 };
 const HEIGHT = 300;
 
 function colour(number) { return `var(--c${number % 7})`; }

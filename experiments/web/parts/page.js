@@ -8,15 +8,15 @@ function settingsOf(runs) {
   const cell = (setting) => (setting === undefined ? "–" : Array.isArray(setting.value) ? setting.value.join(", ") : setting.value === "" ? "(none)" : short(setting.value));
   const rows = names.map((name) => {
     const each = runs.map((run) => of.get(run).get(name)), known = each.filter(Boolean);
-    const isOwn = known.some((setting) => "default" in setting), differ = new Set(each.map(cell)).size > 1;
+    const isOwn = known.some((setting) => "default" in setting), differ = known.length > 1 && new Set(known.map(cell)).size > 1;
     return { name, cells: each.map(cell), isOwn, differ, meaning: known[0].meaning, default: known.find((setting) => "default" in setting)?.default };
   });
   const table = (shown) => make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "settings" }, make("table", {},
-    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "setting"), runs.map((run) => make("th", { scope: "col" }, runs.length > 1 ? run.name : "value")), make("th", { scope: "col" }, "default"), make("th", { scope: "col" }, "meaning"))),
-    make("tbody", {}, shown.map((row) => make("tr", {}, make("td", { class: row.isOwn ? "setting" : "" }, row.name), row.cells.map((text) => make("td", {}, text)),
-      make("td", {}, row.default === undefined ? "" : row.default === "" ? "(none)" : short(row.default)), make("td", { class: "soft" }, row.meaning))))));
+    make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "setting"), runs.map((run) => make("th", { scope: "col" }, runs.length > 1 ? run.name : "value")), make("th", { scope: "col" }, "default"))),
+    make("tbody", {}, shown.map((row) => make("tr", {}, make("td", {}, make("div", { class: row.isOwn ? "setting" : "" }, row.name), make("div", { class: "soft meaning" }, row.meaning)), row.cells.map((text) => make("td", {}, text)),
+      make("td", {}, row.default === undefined ? "" : row.default === "" ? "(none)" : short(row.default)))))));
   const isFirst = (row) => row.isOwn || row.differ, first = rows.filter(isFirst).sort((a, b) => b.differ - a.differ), rest = rows.filter((row) => !isFirst(row));
-  return [make("p", { class: "soft" }, first.length ? "Settings that differ from the defaults:" : "All settings are the defaults."), first.length ? table(first) : null,
+  return [make("p", { class: "soft" }, first.length ? `Settings that differ ${runs.length > 1 ? "between the runs, or " : ""}from the defaults:` : "All settings are the defaults."), first.length ? table(first) : null,
     rest.length ? make("details", {}, make("summary", {}, `${rest.length} settings as by default`), table(rest)) : null];
 }
 
@@ -27,8 +27,8 @@ function figuresOf(runs) {
     tableOf([{ name: "figure", key: "name" }, ...runs.map((run, number) => ({ name: runs.length > 1 ? run.name : "value", key: `run${number}`, isNumber: true }))], rows, { sortable: false }));
 }
 
-const TEXT_COLUMNS = [{ name: "model", key: "name" }, { name: "validation, nats a token", key: "valid_loss", isNumber: true }, { name: "bits a character", key: "valid_bits_per_char", isNumber: true },
-  { name: "test, nats a token", key: "test_loss", isNumber: true }, { name: "test, bits a character", key: "test_bits_per_char", isNumber: true }, { name: "size", key: "size" }];
+const TEXT_COLUMNS = [{ name: "model", key: "name" }, { name: "validation nats", key: "valid_loss", isNumber: true }, { name: "bits a character", key: "valid_bits_per_char", isNumber: true },
+  { name: "test nats", key: "test_loss", isNumber: true }, { name: "test bits a character", key: "test_bits_per_char", isNumber: true }, { name: "size", key: "size" }];
 
 function columnsOf(data) {
   const columns = data.columns || TEXT_COLUMNS;
