@@ -1,4 +1,4 @@
-"""A headless browser, driven through a pair of pipes by Chromium's own protocol: nothing to install beside it."""
+"""A headless browser, driven through a pair of pipes by Chromium's own protocol."""
 
 import base64
 import json
@@ -15,7 +15,8 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome-headless-shell")
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --hide-scrollbars --remote-debugging-pipe --no-first-run "
-    "--disable-dev-shm-usage --disable-extensions --disable-background-networking --force-device-scale-factor=1"
+    "--disable-dev-shm-usage --disable-extensions --disable-background-networking "
+    "--force-device-scale-factor=1"
 ).split()
 SECONDS = 60
 CHUNK = 1 << 16
@@ -107,7 +108,11 @@ class Browser:
     def open(self, path: Path, width: int = 1280, height: int = 1000, *, dark: bool = False) -> None:
         """A file, in a window of some size, by day or by night; what was noted before is forgotten."""
         self.ask(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
@@ -131,7 +136,7 @@ class Browser:
     def point_at(self, selector: str, *, click: bool = False) -> None:
         """Move the pointer to the middle of the first such element."""
         self.value(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
-        box = f"(b => [b.left + b.width / 2, b.top + b.height / 2])"
+        box = "(b => [b.left + b.width / 2, b.top + b.height / 2])"
         rect = f"document.querySelector({json.dumps(selector)}).getClientRects()[0]"
         x, y = self.value(f"{box}({rect})")
         for kind in ("mouseMoved", *(("mousePressed", "mouseReleased") if click else ())):

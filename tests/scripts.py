@@ -16,6 +16,7 @@ from experiments import (
     compile_for,
     forecast,
     native,
+    page,
     plot_runs,
     prepare_text,
     sample_text,
@@ -36,6 +37,7 @@ SMALL = (
 COMMANDS = {
     "score_text": score_text.COMMAND,
     "sample_text": sample_text.COMMAND,
+    "page": page.COMMAND,
     "plot_runs": plot_runs.COMMAND,
     "prepare_text": prepare_text.COMMAND,
     "native": native.COMMAND,

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments.web.shortening import halved
+from experiments.web.shortening import shorter
 from lmseq.files import read_text, to_json, write_text
 
 PARTS = Path(__file__).with_name("parts")
@@ -49,10 +49,10 @@ def write_page(path: Path, data: dict[str, Any]) -> None:
 
 
 def fitting(data: dict[str, Any]) -> str:
-    """The page as text, of at most MOST_BYTES: of texts and forecasts, as many halves are left out."""
+    """The page as text, of at most MOST_BYTES: of texts and forecasts as much as fits is shown."""
     text = page_of(data)
-    while len(text) > MOST_BYTES and (shorter := halved(data)) is not None:
-        data, text = shorter, page_of(shorter)
+    while len(text) > MOST_BYTES and (less := shorter(data, 0.9 * MOST_BYTES / len(text))) is not None:
+        data, text = less, page_of(less)
     return text
 
 

@@ -125,13 +125,18 @@ def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 
 def overlaid(charts: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
-    """Charts of one kind, of several runs, as one: each curve and level named by its run."""
-    first = charts[0][1]
-    curves = [
-        curve | {"label": _of(run, curve["label"]), "band": _of(run, curve["band"]) if curve["band"] else ""}
-        for run, chart in charts
-        for curve in chart["curves"]
-    ]
+    """Charts of one kind, of several runs, as one: each curve and level named by its run.
+
+    What all runs share, such as a baseline, stands there once and has no run's name.
+    """
+    first, curves = charts[0][1], []
+    for place, (run, chart) in enumerate(charts):
+        for curve in chart["curves"]:
+            if len(charts) > 1 and all(curve in other["curves"] for _, other in charts):
+                curves += [curve] if not place else []
+                continue
+            band = _of(run, curve["band"]) if curve["band"] else ""
+            curves.append(curve | {"label": _of(run, curve["label"]), "band": band})
     levels = dict(_levels(charts))
     return first | {"title": "", "curves": curves, "levels": [list(level) for level in levels.items()]}
 

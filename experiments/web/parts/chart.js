@@ -68,9 +68,10 @@ function chartOf(chart) {
 
 // A button a curve, which hides it.
 function keysOf(chart, hidden, redraw) {
+  if (chart.curves.length === 1 && !chart.curves[0].label) return [];
   const buttons = chart.curves.map((curve, number) => {
     const sample = draw("svg", { viewBox: "0 0 34 12", "aria-hidden": true },
-      draw("line", { x1: 0, x2: 34, y1: 6, y2: 6, stroke: colour(curve.colour ?? number), "stroke-width": 2.5, "stroke-dasharray": DASHES[number % DASHES.length] }));
+      draw("line", { x1: 0, x2: 34, y1: 6, y2: 6, stroke: colour(curve.colour ?? number), "stroke-width": 2.5, "stroke-dasharray": DASHES[(curve.dash ?? number) % DASHES.length] }));
     const text = [curve.label, curve.band].filter(Boolean).join("; ");
     return make("button", { type: "button", "aria-pressed": String(!hidden.has(curve.label)), title: "show or hide", onclick: (event) => {
       hidden.has(curve.label) ? hidden.delete(curve.label) : hidden.add(curve.label);
@@ -136,7 +137,7 @@ function axesOf(chart, x, y, inside) {
 }
 
 function linesOf(curve, x, y) {
-  const stroke = colour(curve.colour ?? curve.number), dash = DASHES[curve.number % DASHES.length], found = [];
+  const stroke = colour(curve.colour ?? curve.number), dash = DASHES[(curve.dash ?? curve.number) % DASHES.length], found = [];
   if (curve.low) {
     const known = curve.x.map((_, place) => place).filter((place) => curve.low[place] !== null && curve.high[place] !== null);
     const there = known.map((place) => `${x.at(curve.x[place]).toFixed(1)} ${y.at(curve.high[place]).toFixed(1)}`);

@@ -30,17 +30,17 @@ function forecastsOf(forecasts) {
   return holder;
 }
 
-function originOf(each, place) {
-  const origin = each.origins[place], horizon = each.models[0].points[place].length;
+function originOf(each, at) {
+  const origin = each.origins[at], horizon = each.models[0].points[at].length;
   const from = Math.max(each.first, origin - BEFORE * horizon), until = Math.min(each.first + each.values.length, origin + horizon);
   const range = (begin, end) => Array.from({ length: Math.max(0, end - begin) }, (_, number) => begin + number);
   const value = (time) => each.values[time - each.first];
   const ahead = range(origin, origin + horizon);
   const curves = each.models.flatMap((model, number) => {
-    const bands = model.bands.map((band) => ({ label: `${model.name}, ${band.label}`, band: "", colour: number, x: ahead, y: ahead.map(() => null), low: band.low[place], high: band.high[place] }));
-    return [{ label: model.name, band: "", colour: number, x: ahead, y: model.points[place] }, ...bands];
+    const bands = model.bands.map((band, place) => ({ label: `${model.name}, ${band.label}`, band: "", colour: number, dash: 1 + place, x: ahead, y: ahead.map(() => null), low: band.low[at], high: band.high[at] }));
+    return [{ label: model.name, band: "", colour: number, dash: number ? 4 : 0, x: ahead, y: model.points[at] }, ...bands];
   });
-  const came = { label: "what came", band: "", colour: 6, x: range(from, until), y: range(from, until).map(value) };
+  const came = { label: "what came", band: "", colour: 6, dash: 0, x: range(from, until), y: range(from, until).map(value) };
   return { title: `${[each.series, each.column].filter(Boolean).join(", ")}, ${horizon} steps from ${told(origin)}`, xlabel: each.times ? "time" : "step", ylabel: each.column || "value",
     log: "", ticks: [], levels: [], range: each.range, named: each.times ? (time) => each.times[time - each.first] ?? told(time) : null, curves: [...curves, came] };
 }
