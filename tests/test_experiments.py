@@ -58,7 +58,7 @@ def test_a_run_leaves_what_was_promised(run, folder):
     assert math.isclose(summary["valid_bits_per_char"], summary["valid_loss"] / math.log(2))
     assert 0 < summary["seconds_to_first_step"] <= summary["seconds_to_target_loss"] < summary["wall_seconds"]
     names = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
-    files = "config.json corpus.json vocab.json metrics.jsonl summary.json loss.png horizon.png".split()
+    files = "config.json corpus.json vocab.json metrics.jsonl summary.json loss.png horizon.png page.html".split()
     assert names == {*files, "checkpoints", "tensorboard"}
     assert not list(workdir.rglob("*tmp*"))
     found = records(workdir)

@@ -265,7 +265,7 @@ def draw(workdir: Path, found: Forecasts, key: PRNGKey) -> None:
     plotting.save_figure(figure, workdir / "forecast.png")
     figure = plotting.error_curves(found.curves, found.name, found.oracle, title)
     plotting.save_figure(figure, workdir / "error_curve.png")
-    names = "forecast.png  error_curve.png"
+    names = "page.html  forecast.png  error_curve.png"
     if series.series.lyapunov is not None:
         figure = plotting.error_growth(found.curves[found.name], series.series.lyapunov, title)
         plotting.save_figure(figure, workdir / "error_growth.png")

@@ -251,7 +251,7 @@ def draw(workdir: Path, judged: Judged) -> None:
         drawn.append(Panel(title, AHEAD, label, curves))
     plotting.save_figure(plotting.draw_panels(drawn), workdir / "error_curve.png")
     plotting.save_figure(plotting.draw_panels(_some(judged)), workdir / "forecast.png")
-    say(f"{workdir}: forecast.png  error_curve.png  series.csv  horizons.csv  summary.json")
+    say(f"{workdir}: page.html  forecast.png  error_curve.png  series.csv  horizons.csv  summary.json")
 
 
 def _some(judged: Judged) -> list[Panel]:

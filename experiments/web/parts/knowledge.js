@@ -27,7 +27,7 @@ function kindsOf(reading, first, second, more) {
   return tableOf([
     { name: "kind of token", key: "name" }, { name: "tokens", key: "count", isNumber: true },
     { name: `${first.name}, nats`, key: "first", isNumber: true }, { name: `${second.name}, nats`, key: "second", isNumber: true },
-    { name: `${first.name} knows more by (95 %)`, key: "mean", isNumber: true, interval: ["low", "high"] }], rows);
+    { name: `${first.name} knows more by (95 %, tokens taken as independent)`, key: "mean", isNumber: true, interval: ["low", "high"] }], rows);
 }
 
 function placesOf(reading, model, order, more, go) {
