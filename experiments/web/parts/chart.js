@@ -27,7 +27,9 @@ function scaleOf(values, isLog, from, to, many) {
     return { at, ticks: ticks.length > 1 ? ticks : [low, high] };
   }
   if (low === high) [low, high] = [low - (Math.abs(low) / 10 || 1), high + (Math.abs(high) / 10 || 1)];
-  return { at: (value) => from + (to - from) * (value - low) / (high - low), ticks: ticksOf(low, high, many) };
+  const ticks = ticksOf(low, high, many), whole = ticks.filter(Number.isInteger);
+  const counts = values.every(Number.isInteger) && whole.length > 1; // steps and orders have nothing between
+  return { at: (value) => from + (to - from) * (value - low) / (high - low), ticks: counts ? whole : ticks };
 }
 
 // A path through points of which some are not known.
