@@ -160,6 +160,11 @@ def powers_of_two(most: int) -> list[float]:
 
 
 def learning_curve(records: list[dict[str, Any]], unigram_loss: float, title: str) -> Figure:
+    """The picture of `learning_panel`."""
+    return draw_panels([learning_panel(records, unigram_loss, title)])
+
+
+def learning_panel(records: list[dict[str, Any]], unigram_loss: float, title: str) -> Panel:
     """Training and validation loss (nats a token) by step, with the unigram model's as a line.
 
     The legend has the last value of each.
@@ -172,12 +177,15 @@ def learning_curve(records: list[dict[str, Any]], unigram_loss: float, title: st
             curves.append(
                 Curve(f"{name.replace('_loss', '')}, last {losses[-1]:.3f}", steps, losses, style=style)
             )
-    return draw_panels(
-        [Panel(title, "step", "nats a token", curves, {f"unigram, {unigram_loss:.3f}": unigram_loss})]
-    )
+    return Panel(title, "step", "nats a token", curves, {f"unigram, {unigram_loss:.3f}": unigram_loss})
 
 
 def horizon_curve(log_probs: Float[np.ndarray, "origin horizon"], unigram_loss: float, title: str) -> Figure:
+    """The picture of `horizon_panel`."""
+    return draw_panels([horizon_panel(log_probs, unigram_loss, title)])
+
+
+def horizon_panel(log_probs: Float[np.ndarray, "origin horizon"], unigram_loss: float, title: str) -> Panel:
     """k-step-ahead cross-entropy L(k), k = 1 ... K, of log-probabilities by origin (O, K).
 
     The band is a 95 % interval of the mean over origins, by Student's t; of one origin there is none.
@@ -194,7 +202,7 @@ def horizon_curve(log_probs: Float[np.ndarray, "origin horizon"], unigram_loss: 
     label = "model, on its own continuations"
     curve = Curve(label, np.arange(1, longest + 1), losses, *bounds, "o-", band)
     panel = Panel(title, "k, tokens ahead", "nats a token", [curve], {"unigram": unigram_loss}, "x")
-    return draw_panels([panel._replace(places=powers_of_two(longest))])
+    return panel._replace(places=powers_of_two(longest))
 
 
 # Series
@@ -267,6 +275,18 @@ def _is_smooth(values: Float[np.ndarray, "time"]) -> bool:
 def error_curves(
     curves: dict[str, ErrorCurve], model: str, oracle: Float[np.ndarray, "horizon"] | None, title: str
 ) -> Figure:
+    """The picture of `error_panel`, cut where the model, the mean and the oracle stay in sight."""
+    figure = draw_panels([error_panel(curves, model, oracle, title)])
+    # Baselines may run off.
+    seen = [curves[name].rmse.max() for name in (model, "mean") if np.isfinite(curves[name].rmse).all()]
+    figure.axes[0].set_ylim(0, 1.15 * max(seen) or 1.0 if seen else None)
+    figure.axes[0].lines[0].set_linewidth(2.4)
+    return figure
+
+
+def error_panel(
+    curves: dict[str, ErrorCurve], model: str, oracle: Float[np.ndarray, "horizon"] | None, title: str
+) -> Panel:
     """RMSE(k) of the model, its baselines and the oracle; the band holds 80 % of the model's origins."""
     longest = len(curves[model].rmse)
     k = np.arange(1, longest + 1)
@@ -275,14 +295,7 @@ def error_curves(
     drawn.insert(0, Curve(model, k, curves[model].rmse, *bounds, band=f"{model}, 10 % to 90 % of origins"))
     if oracle is not None:
         drawn.append(Curve("least possible", k, oracle, style="k:"))
-    figure = draw_panels(
-        [Panel(title, AHEAD, "RMSE, units of the series", drawn, log="x", places=powers_of_two(longest))]
-    )
-    # Baselines may run off; the model, the mean and the oracle must stay in sight.
-    seen = [curves[name].rmse.max() for name in (model, "mean") if np.isfinite(curves[name].rmse).all()]
-    figure.axes[0].set_ylim(0, 1.15 * max(seen) or 1.0 if seen else None)
-    figure.axes[0].lines[0].set_linewidth(2.4)
-    return figure
+    return Panel(title, AHEAD, "RMSE, units of the series", drawn, log="x", places=powers_of_two(longest))
 
 
 AHEAD = "k, steps ahead on the model's own predictions"

@@ -22,6 +22,8 @@ Forecasts and samples
     `lead` steps ahead of which covariates are known; `covariate` columns of them;
     `origin` O places to predict from; `horizon` K steps ahead; `sample` S draws; `block` origins computed
     together; `num_steps`, `num_tokens` as the argument of that name; `test` points of the test part.
+Texts that were read
+    `alternative` A tokens that were likeliest in the place of one.
 Pictures
     `value` numbers drawn along an axis; `place` positions of labels on it.
 Counts

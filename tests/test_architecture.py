@@ -80,6 +80,7 @@ FLOORS = (
         "lmseq/contract.py",
         "lmseq/strips.py",
         "lmseq/scoring.py",
+        "lmseq/alternatives.py",
         "lmseq/layers.py",
         "lmseq/recurrence/activations.py",
         "lmseq/recurrence/cells/cell.py",
@@ -121,6 +122,7 @@ FLOORS = (
         "lmseq/models/linear.py",
         "lmseq/models/baselines.py",
         "lmseq/models/ngram.py",
+        "lmseq/models/ngram_alternatives.py",
         "lmseq/models/dynamic.py",
         "lmseq/models/mixture.py",
         "lmseq/models/following.py",
@@ -166,6 +168,7 @@ FLOORS = (
 ROOMS = (
     ("experiments/__init__.py",),
     ("experiments/frame/",),
+    ("experiments/web/",),
     ("experiments/text/",),
     ("experiments/counts/",),
     ("experiments/series/",),
@@ -188,7 +191,7 @@ ROOMS = (
         "experiments/compile_for.py",
     ),
     ("experiments/ablation/",),
-    ("experiments/ablate.py", "experiments/plot_runs.py"),
+    ("experiments/ablate.py", "experiments/plot_runs.py", "experiments/page.py"),
 )
 MAY_NOT_IMPORT_TRAINING = (
     "lmseq/rollout.py",

@@ -53,7 +53,8 @@ def test_a_run_of_words(words, corpus):
     assert summary == json.loads((workdir / "summary.json").read_text())
     written = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
     assert written == {
-        "config.json", "corpus.json", "vocab.json", "tables.npz", "model.arpa", "orders.png", "summary.json"
+        "config.json", "corpus.json", "vocab.json", "tables.npz", "model.arpa", "orders.png", "summary.json",
+        "page.html",
     }  # fmt: skip
     assert [row["order"] for row in summary["by_order"]] == [1, 2, 3]
     assert summary["num_ngrams"][0] == summary["vocab_size"] + 1  # <s>, which is no symbol

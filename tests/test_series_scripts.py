@@ -71,7 +71,7 @@ def test_a_run_leaves_what_was_promised(run):
     assert json.loads((workdir / "summary.json").read_text()) == summary
     found = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
     files = "config.json series.json metrics.jsonl intervals.json summary.json".split()
-    files += ["forecast.png", "error_curve.png"]
+    files += ["forecast.png", "error_curve.png", "page.html"]
     assert found == {*files, "checkpoints", "tensorboard"}
     assert 1 < summary["rmse_at_1"] < summary["persistence_rmse"] < summary["mean_rmse"] < 60, (
         "units of the file"

@@ -99,7 +99,7 @@ def test_counts_know_a_cycle_that_a_text_ends_with(tmp_path, params, capsys):
     path.write_text("dcba" * 100 + "abcd" * 300, encoding="utf-8")
     config = LanguageModelConfig(data=DataConfig(corpus=str(path)), report=ReportConfig(count_tokens=900))
     prepared = PreparedText(config, load_texts(config.data), None)
-    found = report.best_counts(prepared)
+    found, _ = report.best_counts(prepared)
     assert found["loss"] < 0.05 and 2 <= found["order"] <= report.MOST_ORDER and found["num_bytes"] > 0
     assert found["tokens"] == 900
     losses = {"valid_loss": 1.0, "valid_bits_per_char": 1.0}
@@ -207,6 +207,6 @@ def test_of_a_long_text_a_sample_is_scored(prepared, params, capsys):
     assert abs(whole["test_loss"] - found["test_loss"]) < 4 * found["test_loss_standard_error"]
     losses = evaluate.split_figures(sampled, params, "valid")
     unigram = report.unigram_figures(sampled)
-    counts = report.best_counts(sampled)
+    counts, _ = report.best_counts(sampled)
     report._print_table(sampled, params, unigram, counts, losses, 0.0)
     assert "of a sample of 80 of 100 tokens, standard error 0." in capsys.readouterr().err

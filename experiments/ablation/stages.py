@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.ablation import running, tables
+from experiments.ablation import running, sweep_page, tables
 from experiments.ablation.curves import panels_of
 from experiments.ablation.design import Design, find_setting
 from experiments.frame.console import say
@@ -30,4 +30,6 @@ def run(workdir: Path, design: Design, call: Call) -> dict[str, Any]:
         plotting.save_figure(plotting.draw_panels(panels), workdir / "ablation.png")
     say(text.rstrip())
     seconds = sum(record["seconds"] for record in done.values())
-    return tables.summary(found, metrics, options.best) | {"seconds": seconds}
+    summary = tables.summary(found, metrics, options.best) | {"seconds": seconds}
+    sweep_page.write(workdir, design, found, metrics, summary)
+    return summary

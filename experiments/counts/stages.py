@@ -15,6 +15,7 @@ from tqdm import tqdm
 from experiments.counts.loading import load_counted
 from experiments.frame.console import listed, say
 from experiments.frame.start import peak_memory
+from experiments.text import pages
 from experiments.text.suggest import suggest
 from lmseq import scoring
 from lmseq.config import counts as counts_config
@@ -59,13 +60,15 @@ def run(config: NgramConfig, workdir: Path, prepared: PreparedCounts) -> dict[st
         draw(config, workdir, counted, rows)
         if config.count.write_arpa:
             write(workdir, counted, made.tables)
-        return {
+        summed = {
             **summary(config, counted, made, rows),
             **found,
             **{f"seconds_{name}": each for name, each in spent.items()},
             "seconds_to_tables": sum(spent.values()),
             "peak_memory_bytes": peak_memory(),
         }
+        write_page(config, workdir, counted, made.tables, summed)
+        return summed
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -180,9 +183,26 @@ def by_order(
     return rows
 
 
+def write_page(
+    config: NgramConfig, workdir: Path, counted: Counted, tables: BackoffTables, summary: dict[str, Any]
+) -> None:
+    """page.html, with the validation text as the model reads it."""
+    vocab, symbol_of = counted.vocab, np.full(counted.num_words, -1, np.int32)
+    symbol_of[counted.word_of] = np.arange(len(vocab))
+    words = counted.streams["valid"]
+    tokens = symbol_of[words[words != BOS_ID]]  # an end that no symbol stands for is none
+    readers = []
+    if tables.is_proper():
+        loss, unknown = summary["valid_loss"], bool(vocab.unknown_ids)
+        name = pages.model_name("train_ngram", summary)
+        readers.append(pages.count_reader(name, loss, tables, counted.word_of, has_unknown=unknown))
+    shown = pages.Shown("train_ngram", config, counted.facts(), summary, vocab, readers)
+    pages.write(workdir, shown, tokens[tokens >= 0])
+
+
 def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[str, Any]]) -> None:
     """orders.png, where there is something to compare."""
-    names = ["tables.npz", "vocab.json", "summary.json"]
+    names = ["page.html", "tables.npz", "vocab.json", "summary.json"]
     unit = "perplexity" if counted.vocab.level == "word" else "bits_per_char"
     scored = [
         row for row in rows if row.get(f"valid_{unit}") is not None and math.isfinite(row[f"valid_{unit}"])
@@ -205,7 +225,7 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
             title,
         )
         plotting.save_figure(figure, workdir / "orders.png")
-        names.insert(0, "orders.png")
+        names.insert(1, "orders.png")
     say(f"{workdir}: {'  '.join(names)}")
     suggest(workdir, counted.vocab, counted.vocab.tokens[1:])
 

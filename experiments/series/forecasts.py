@@ -10,7 +10,15 @@ import numpy as np
 from experiments.frame.console import say
 from experiments.series.evaluate import log_density
 from experiments.series.refitting import Stretch, points_of, stretches
-from experiments.series.spread import Intervals, Spread, describe, judge_quantiles, kind_of, quantiles_of
+from experiments.series.spread import (
+    Intervals,
+    Spread,
+    describe,
+    judge_quantiles,
+    keeping,
+    kind_of,
+    quantiles_of,
+)
 from lmseq import errors, plotting, rollout
 from lmseq.config import series as series_config
 from lmseq.config.series import SeriesConfig
@@ -27,6 +35,7 @@ from lmseq.types import Params, PRNGKey
 
 HORIZONS = (1, 4, 16, 64)
 BAND = (0.05, 0.95)
+MOST_ORIGINS, MOST_NUMBERS = 60, 25_000  # whose forecasts a page shows, and how many values these have
 
 
 class Forecasts(NamedTuple):
@@ -37,7 +46,8 @@ class Forecasts(NamedTuple):
     the baselines one step ahead, over every test point; oracle: (K,), the least RMSE that can be expected,
     where it is known; log_density: nats a time step of the test part, of a model with a density that is not
     fitted again on the way; spread: how good its quantiles are, (1, K), the loss in the units of the series;
-    intervals: errors made before.
+    intervals: errors made before. rows: of some origins spread evenly, the places among all O; around: the
+    quantiles of the forecasts from these, (rows, L, K, D), where there are intervals.
     """
 
     config: SeriesConfig
@@ -53,6 +63,8 @@ class Forecasts(NamedTuple):
     log_density: float | None
     spread: Spread | None = None
     intervals: Intervals | None = None
+    rows: np.ndarray | None = None
+    around: np.ndarray | None = None
 
     @property
     def name(self) -> str:
@@ -90,7 +102,7 @@ def forecast(
         curves[name] = errors.error_curve(of_rival(rival, horizon), targets)
     actual = series.series.observed()[first:]
     oracle = series.series.oracle_rmse
-    density = None
+    density, rows, around = None, rows_shown(*points.shape), []
     is_density = config.model.head in ("normal", "student", "counts")
     if is_density and config.model.model not in series_config.BASELINES and len(parts) == 1:
         density = log_density(series, model, parts[0].params, first, len(values))
@@ -106,9 +118,19 @@ def forecast(
         {name: rmse(of_rival(rival, 1)[:, 0], actual) for name, rival in rivals.items()},
         None if oracle is None else oracle(horizon),
         density,
-        None if intervals is None else _spread(config, panel, model, parts, intervals, standardised),
+        None
+        if intervals is None
+        else _spread(config, panel, model, parts, intervals, standardised, rows, around),
         intervals,
+        rows,
+        around[0] if around else None,
     )
+
+
+def rows_shown(num_origins: int, horizon: int, num_features: int) -> np.ndarray:
+    """The places of at most MOST_ORIGINS origins, spread evenly, and of fewer where each says much."""
+    most = max(2, min(MOST_ORIGINS, MOST_NUMBERS // (horizon * num_features)))
+    return np.unique(np.linspace(0, num_origins - 1, min(num_origins, most)).round().astype(int))
 
 
 def _from_everywhere(
@@ -149,9 +171,12 @@ def _spread(
     parts: list[Stretch],
     intervals: Intervals,
     points: np.ndarray,
+    rows: np.ndarray,
+    kept: list[np.ndarray],
 ) -> Spread:
+    """How good the quantiles are; those of the forecasts from some origins, `rows`, are kept."""
     origins = [Origins(panel.only.split.test_start, len(points))]
-    around = quantiles_of(config, panel, model, parts, intervals, [points])
+    around = keeping(quantiles_of(config, panel, model, parts, intervals, [points]), [rows], kept)
     return judge_quantiles(panel, origins, around, [np.ones(panel.num_features)])
 
 
@@ -240,7 +265,7 @@ def draw(workdir: Path, found: Forecasts, key: PRNGKey) -> None:
     plotting.save_figure(figure, workdir / "forecast.png")
     figure = plotting.error_curves(found.curves, found.name, found.oracle, title)
     plotting.save_figure(figure, workdir / "error_curve.png")
-    names = "forecast.png  error_curve.png"
+    names = "page.html  forecast.png  error_curve.png"
     if series.series.lyapunov is not None:
         figure = plotting.error_growth(found.curves[found.name], series.series.lyapunov, title)
         plotting.save_figure(figure, workdir / "error_growth.png")

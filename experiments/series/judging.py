@@ -14,6 +14,7 @@ from experiments.series.spread import (
     Spread,
     describe,
     judge_quantiles,
+    keeping,
     kind_of,
     quantiles_of,
 )
@@ -60,7 +61,8 @@ class Judged(NamedTuple):
     """What a fitted model came to: errors of it and of each rival by name, and its forecasts.
 
     points: (O_n, K, D) of each series, in its units; origins: where they begin; spread: how good its
-    quantiles are, the loss over the seasonal step, as that of mase; intervals: errors made before.
+    quantiles are, the loss over the seasonal step, as that of mase; intervals: errors made before. around:
+    the quantiles (1, L, K, D) of the forecast from the last origin of each series.
     """
 
     config: SeriesConfig
@@ -72,6 +74,7 @@ class Judged(NamedTuple):
     naive2: Errors | None
     spread: Spread | None = None
     intervals: Intervals | None = None
+    around: list[np.ndarray] | None = None
 
 
 def horizon_of(config: SeriesConfig, panel: PreparedPanel) -> int:
@@ -105,9 +108,10 @@ def judge(
     parts = stretches(config, panel, model, params, origins)
     found = points_of(panel, model, parts, horizon)
     points = [each.scaler.undo(part) for each, part in zip(panel.members, found, strict=True)]
-    spread = None
+    spread, kept = None, []
     if intervals is not None:
-        around = quantiles_of(config, panel, model, parts, intervals, found)
+        last = [np.array([-1])] * len(origins)
+        around = keeping(quantiles_of(config, panel, model, parts, intervals, found), last, kept)
         spread = judge_quantiles(panel, origins, around, _steps(panel))
     errors = {config.model.model: errors_of(panel, points, origins)}
     levels = [each.series.values[: each.split.train_end].mean(axis=0) for each in panel.members]
@@ -117,7 +121,7 @@ def judge(
         theirs = [np.asarray(part, np.float64) + level for part, level in zip(found, levels, strict=True)]
         errors[name] = errors_of(panel, theirs, origins)
     naive2 = _naive2(panel, origins, horizon)
-    return Judged(config, panel, params, errors, points, origins, naive2, spread, intervals)
+    return Judged(config, panel, params, errors, points, origins, naive2, spread, intervals, kept or None)
 
 
 def _steps(panel: PreparedPanel) -> list[np.ndarray]:
@@ -247,7 +251,7 @@ def draw(workdir: Path, judged: Judged) -> None:
         drawn.append(Panel(title, AHEAD, label, curves))
     plotting.save_figure(plotting.draw_panels(drawn), workdir / "error_curve.png")
     plotting.save_figure(plotting.draw_panels(_some(judged)), workdir / "forecast.png")
-    say(f"{workdir}: forecast.png  error_curve.png  series.csv  horizons.csv  summary.json")
+    say(f"{workdir}: page.html  forecast.png  error_curve.png  series.csv  horizons.csv  summary.json")
 
 
 def _some(judged: Judged) -> list[Panel]:

@@ -54,13 +54,10 @@ def prepare(options: Any) -> Saved:
     if not (folder / "config.json").is_file():
         raise ValueError(f"expected a run of predict_series in {folder}, but it has no config.json")
     config = series_config.check(from_json(read_text(folder / "config.json"), SeriesConfig, "predict_series"))
-    folders = [each for each in data_folders() if each is not None]
     if options.series:
         panel = _other(config, options, _noted(folder))
     else:
-        own = prepare_panel(config, folders)
-        _check_same(folder, own)
-        panel = own
+        panel = own_panel(config, folder)
     horizon = options.horizon or config.forecast.max_horizon
     origins = _origins(panel, options.from_date)
     panel = _told_ahead(config, options, panel, [origin + horizon for origin in origins])
@@ -68,7 +65,7 @@ def prepare(options: Any) -> Saved:
         say(f"{panel.panel.name}: {note}")
     model = model_of(config, panel)
     _check_long_enough(config, model, panel)
-    params = _params_of(config, model, folder)
+    params = params_of(config, model, folder)
     return Saved(config, model, params, read_intervals(folder), panel, horizon, origins)
 
 
@@ -85,7 +82,14 @@ def run(workdir: Path, saved: Saved) -> dict[str, Any]:
     return future.summary(panel, ahead, saved.config)
 
 
-def _params_of(config: SeriesConfig, model: Model, folder: Path) -> Params:
+def own_panel(config: SeriesConfig, folder: Path) -> PreparedPanel:
+    """The series that a run was made on; ValueError where they are not what they were."""
+    own = prepare_panel(config, [each for each in data_folders() if each is not None])
+    _check_same(folder, own)
+    return own
+
+
+def params_of(config: SeriesConfig, model: Model, folder: Path) -> Params:
     """The parameters that the run was judged by."""
     if config.model.model in series_config.BASELINES:
         return model.init(jax.random.key(0))  # there are none

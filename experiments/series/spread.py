@@ -130,6 +130,15 @@ def quantiles_of(
         yield member.scaler.undo(values)
 
 
+def keeping(
+    found: Iterator[np.ndarray], rows: Sequence[np.ndarray], kept: list[np.ndarray]
+) -> Iterator[np.ndarray]:
+    """The same quantiles; those of some origins of each series, `rows`, are kept on the way."""
+    for values, chosen in zip(found, rows, strict=True):
+        kept.append(values[chosen])
+        yield values
+
+
 # How good they are
 
 

@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments.frame import show
-from experiments.series import forecasts, judging
+from experiments.series import forecasts, judging, pages
 from experiments.series.evaluate import evaluate
+from experiments.series.forecasts import Forecasts
+from experiments.series.judging import Judged
 from experiments.series.loading import load
 from experiments.series.spread import Intervals, calibrate, write_intervals
 from lmseq.config.series import BASELINES, SeriesConfig, num_direct, segment_length, trains
@@ -66,11 +68,17 @@ def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
         judging.tell(judged)
         judging.write_tables(workdir, judged)
         judging.draw(workdir, judged)
-        return judging.summary(judged)
+        return _with_page(workdir, judged, judging.summary(judged))
     found = forecasts.forecast(config, series, model, params, intervals)
     forecasts.tell(found)
     forecasts.draw(workdir, found, key)
-    return forecasts.summary(found)
+    return _with_page(workdir, found, forecasts.summary(found))
+
+
+def _with_page(workdir: Path, found: Forecasts | Judged, summary: dict[str, Any]) -> dict[str, Any]:
+    """The summary, of which page.html is written."""
+    pages.write(workdir, found, summary)
+    return summary
 
 
 def summary_of(config: SeriesConfig, series: PreparedPanel, model: Model, params: Params) -> dict[str, Any]:

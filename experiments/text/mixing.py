@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.frame.console import say
+from experiments.text import reopened
 from experiments.text.evaluate import load_run
 from experiments.text.loading import load_texts, text_of
 from experiments.text.suggest import suggest
@@ -159,14 +160,16 @@ def mix(workdir: Path, prepared: PreparedMixture) -> dict[str, Any]:
     rows.append(Row("mixture" + max(adapted), None, mixed))
     figures = [_figures(texts, row.log_probs) for row in rows]
     _show(rows, figures)
-    say(f"{workdir}: mixture.json  summary.json")
-    suggest(workdir, texts.vocab, texts.first_words())
     losses = {
         f"{split}_loss_{row.name}": each[f"{split}_loss"]
         for row, each in zip(rows[:-1], figures, strict=False)
         for split in SCORED
     }
-    return {"corpus": texts.corpus.name, **fitted, **losses, **figures[-1]}
+    summary = {"corpus": texts.corpus.name, **fitted, **losses, **figures[-1]}
+    reopened.write_of(workdir, summary, texts)
+    say(f"{workdir}: page.html  mixture.json  summary.json")
+    suggest(workdir, texts.vocab, texts.first_words())
+    return summary
 
 
 def _is_taken(run: Run) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.frame import start
 from experiments.frame.console import say
+from experiments.text import pages
 from experiments.text.evaluate import (
     FIGURES,
     SAMPLE,
@@ -22,8 +23,9 @@ from experiments.text.evaluate import (
 )
 from experiments.text.suggest import suggest
 from lmseq import plotting, rollout, scoring
+from lmseq.config.language_model import check
 from lmseq.models.interface import count_parameters
-from lmseq.models.ngram import fit_counts
+from lmseq.models.ngram import Counts, fit_counts
 from lmseq.ngram import smoothing
 from lmseq.training.checkpoint import digest
 from lmseq.training.fit import Trained
@@ -38,14 +40,14 @@ MOST_ORDER = 8  # of the count models tried
 def conclude(prepared: PreparedText, workdir: Path, trained: Trained) -> dict[str, Any]:
     """Score the final parameters, print, draw, and return the summary."""
     params, progress, config = trained.params, trained.progress, prepared.config
-    unigram, counts = unigram_figures(prepared), best_counts(prepared)
+    unigram, (counts, fitted) = unigram_figures(prepared), best_counts(prepared)
     losses = valid_figures(prepared, trained) | split_figures(prepared, params, "test")
     _print_table(prepared, params, unigram, counts, losses, progress.seconds)
     horizon_key, sample_key = jax.random.split(split_key(config.train.seed).after)
     horizon = k_step_log_probs(prepared, params, unigram["loss"], horizon_key)
     say(f"sample (temperature {SAMPLE.temperature}): {sample_text(prepared, params, sample_key, 400)}")
     _draw(prepared, workdir, unigram["loss"], horizon)
-    return {
+    summary = {
         **fixed_figures(prepared, params, losses, unigram["loss"], horizon),
         "best_valid_loss": progress.best_valid_loss,
         "best_step": progress.best_step,
@@ -57,8 +59,29 @@ def conclude(prepared: PreparedText, workdir: Path, trained: Trained) -> dict[st
         "tokens_per_second": trained.tokens_per_second,
         "seconds_to_first_step": trained.seconds_to_first_step,
         "seconds_to_target_loss": progress.seconds_to_target_loss,
-        "wall_seconds": trained.seconds_before + start.seconds(),
     }
+    _write_page(prepared, workdir, params, fitted, summary, horizon)
+    suggest(workdir, prepared.texts.vocab, prepared.texts.first_words())
+    return summary | {"wall_seconds": trained.seconds_before + start.seconds()}
+
+
+def _write_page(
+    prepared: PreparedText,
+    workdir: Path,
+    params: Params,
+    counts: Counts,
+    summary: dict[str, Any],
+    horizon: np.ndarray,
+) -> None:
+    """page.html, on which counts read the validation text beside the model."""
+    config, texts, model = prepared[:3]
+    name, vocab = config.model.model, texts.vocab
+    readers = [
+        pages.neural_reader(name, summary["valid_loss"], model, params, len(vocab)),
+        pages.reader_beside(vocab, counts, summary["count_loss"]),
+    ]
+    shown = pages.Shown("train_lm", config, texts.facts(), summary, vocab, readers, horizon, check)
+    pages.write(workdir, shown, texts.ids["valid"])
 
 
 def figures(prepared: PreparedText, params: Params) -> dict[str, Any]:
@@ -118,10 +141,10 @@ def unigram_figures(prepared: PreparedText) -> dict[str, float]:
     return figures_of(prepared, "valid", part, log_probs)
 
 
-def best_counts(prepared: PreparedText) -> dict[str, Any]:
+def best_counts(prepared: PreparedText) -> tuple[dict[str, Any], Counts]:
     """Figures of the best count model of the training text's latest tokens, on what the model is scored on.
 
-    The tokens that it is made of are named where they are not all.
+    The tokens that it is made of are named where they are not all. Beside them stands the model itself.
     """
     start, most = time.monotonic(), prepared.config.report.count_tokens
     best = fit_counts(prepared.texts, MOST_ORDER, most_tokens=most)
@@ -131,7 +154,8 @@ def best_counts(prepared: PreparedText) -> dict[str, Any]:
     log_probs = scoring.score_stream(best.model, best.params, part.tokens)
     figures = figures_of(prepared, "valid", part, log_probs)
     left_out = {"tokens": most} if 0 < most < prepared.texts.ids["train"].size else {}
-    return {**figures, "num_bytes": best.num_bytes, "order": best.order, "seconds": seconds, **left_out}
+    found = {**figures, "num_bytes": best.num_bytes, "order": best.order, "seconds": seconds, **left_out}
+    return found, best
 
 
 def _print_table(
@@ -224,5 +248,4 @@ def _draw(prepared: PreparedText, workdir: Path, unigram_loss: float, horizon: n
     if horizon.size:
         names.append("horizon.png")
         plotting.save_figure(plotting.horizon_curve(horizon, unigram_loss, title), workdir / "horizon.png")
-    say(f"{workdir}: {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")
-    suggest(workdir, prepared.texts.vocab, prepared.texts.first_words())
+    say(f"{workdir}: page.html  {'  '.join(names)}  metrics.jsonl  summary.json  checkpoints/  tensorboard/")

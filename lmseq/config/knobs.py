@@ -38,6 +38,11 @@ def names_of(kind: type) -> list[str]:
     return [each.name for section in sections(kind).values() for each in dataclasses.fields(section)]
 
 
+def meanings(section: Any) -> dict[str, str]:
+    """The knobs of a section, and the line that says what each does."""
+    return {each.name: each.metadata["help"] for each in dataclasses.fields(section)}
+
+
 def flag_of(each: dataclasses.Field) -> str:
     """The name of a knob on a command line."""
     return each.metadata.get("flag") or each.name

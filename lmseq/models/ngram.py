@@ -237,9 +237,17 @@ def put_tables(
     Words that no symbol stands for, such as `</s>` where no symbol ends a line, never come.
     """
     symbols = np.asarray(word_of, np.int32)
+    model = model_of_tables(tables, symbols, has_unknown=has_unknown)
+    return model, NgramParams(tuple(map(_on_device, tables.orders)), jnp.asarray(symbols))
+
+
+def model_of_tables(
+    tables: BackoffTables, symbols: Int[np.ndarray, "vocab"], *, has_unknown: bool
+) -> NgramModel:
+    """The model of `put_tables`, without its parameters."""
     left = sorted(set(range(tables.vocab_size)) - set(symbols.tolist()) - {BOS_ID})
     also = (UNK_ID,) if has_unknown and UNK_ID in left else ()
-    model = NgramModel(
+    return NgramModel(
         vocab_size=len(symbols),
         most_children=tuple(int(np.diff(table.first).max(initial=1)) for table in tables.orders),
         log_unseen=tables.log_unseen,
@@ -247,7 +255,6 @@ def put_tables(
         also_unknown=also,
         impossible=tuple(word for word in left if word not in also) if tables.is_proper() else (),
     )
-    return model, NgramParams(tuple(map(_on_device, tables.orders)), jnp.asarray(symbols))
 
 
 def _on_device(table: OrderTable) -> DeviceTable:
@@ -263,12 +270,13 @@ def _on_device(table: OrderTable) -> DeviceTable:
 
 
 class Counts(NamedTuple):
-    """A count model under the contract, its order, and the bytes of its tables in memory."""
+    """A count model under the contract, its order, its tables, and their bytes in memory."""
 
     model: Model
     params: Params
     order: int
     num_bytes: int
+    tables: BackoffTables
 
 
 def fit_counts(texts: Texts, most_order: int, least_order: int = 2, *, most_tokens: int = 0) -> Counts:
@@ -295,4 +303,4 @@ def fit_counts(texts: Texts, most_order: int, least_order: int = 2, *, most_toke
         best = nll, tables
     tables = best[1]
     model, params = put_tables(tables, word_of, has_unknown=bool(texts.vocab.unknown_ids))
-    return Counts(model, params, len(tables.orders), tables.num_bytes)
+    return Counts(model, params, len(tables.orders), tables.num_bytes, tables)

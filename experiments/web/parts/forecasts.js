@@ -1,0 +1,46 @@
+// Forecasts of series, origin by origin: what came before, what was forecast with its bands, and what came.
+
+const BEFORE = 3; // times the horizon, of what is shown before an origin
+
+function forecastsOf(forecasts) {
+  let number = 0, place = 0;
+  const name = (each) => [each.series, each.column].filter(Boolean).join(", ");
+  const slider = make("input", { type: "range", min: 0, step: 1, "aria-label": "origin of the forecast" });
+  const at = make("output", {}), holder = make("div");
+  const chart = chartOf(originOf(forecasts[0], 0));
+
+  function show() {
+    const each = forecasts[number];
+    place = Math.min(place, each.origins.length - 1);
+    slider.max = each.origins.length - 1;
+    slider.value = place;
+    slider.disabled = each.origins.length < 2;
+    const time = each.times ? `, ${each.times[each.origins[place] - each.first] ?? ""}` : "";
+    at.textContent = `origin ${told(place + 1)} of ${told(each.origins.length)}: after ${told(each.origins[place])} values${time}`;
+    slider.setAttribute("aria-valuetext", at.textContent);
+    chart.show(originOf(each, place));
+  }
+  slider.addEventListener("input", () => { place = Number(slider.value); show(); });
+  const several = forecasts.length > 1 ? selection("series", forecasts.map(name), 0, (chosen) => { number = chosen; show(); }) : null;
+  const step = (by, text) => make("button", { type: "button", onclick: () => { place = Math.min(Math.max(place + by, 0), forecasts[number].origins.length - 1); show(); } }, text);
+  show();
+  const shares = forecasts[0].shown < forecasts[0].of ? ` Shown are ${told(forecasts[0].origins.length)} of ${told(forecasts[0].of)} origins, spread evenly.` : "";
+  holder.append(make("p", { class: "soft" }, `Move the slider, by arrow keys too, to see the forecast from each origin.${shares}`),
+    make("div", { class: "controls" }, several, step(-1, "previous"), slider, step(1, "next"), at), chart);
+  return holder;
+}
+
+function originOf(each, at) {
+  const origin = each.origins[at], horizon = each.models[0].points[at].length;
+  const from = Math.max(each.first, origin - BEFORE * horizon), until = Math.min(each.first + each.values.length, origin + horizon);
+  const range = (begin, end) => Array.from({ length: Math.max(0, end - begin) }, (_, number) => begin + number);
+  const value = (time) => each.values[time - each.first];
+  const ahead = range(origin, origin + horizon);
+  const curves = each.models.flatMap((model, number) => {
+    const bands = model.bands.map((band, place) => ({ label: `${model.name}, ${band.label}`, band: "", colour: number, dash: 1 + place, x: ahead, y: ahead.map(() => null), low: band.low[at], high: band.high[at] }));
+    return [{ label: model.name, band: "", colour: number, dash: number ? 4 : 0, x: ahead, y: model.points[at] }, ...bands];
+  });
+  const came = { label: "what came", band: "", colour: 6, dash: 0, x: range(from, until), y: range(from, until).map(value) };
+  return { title: `${[each.series, each.column].filter(Boolean).join(", ")}, ${horizon} steps from ${told(origin)}`, xlabel: each.times ? "time" : "step", ylabel: each.column || "value",
+    log: "", ticks: [], levels: [], range: each.range, named: each.times ? (time) => each.times[time - each.first] ?? told(time) : null, curves: [...curves, came] };
+}
