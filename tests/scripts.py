@@ -14,6 +14,7 @@ from unittest import mock
 from experiments import (
     ablate,
     compile_for,
+    export,
     forecast,
     native,
     plot_runs,
@@ -39,6 +40,7 @@ COMMANDS = {
     "plot_runs": plot_runs.COMMAND,
     "prepare_text": prepare_text.COMMAND,
     "native": native.COMMAND,
+    "export": export.COMMAND,
 }
 TIMINGS = {
     "measuring_seconds",

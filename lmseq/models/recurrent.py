@@ -257,7 +257,8 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         kernel, bias = self.input_kernels[0], self.input_biases[0]
         if not self.embedding_size:
             return lookup(kernel + bias[None], xs)
-        if self.vocab_size <= max(xs.size, SMALL_VOCABULARY):
+        number = xs.size if isinstance(xs.size, int) else 0  # not known in a program for any number of rows
+        if self.vocab_size <= max(number, SMALL_VOCABULARY):
             # Projecting the whole table once is less work than projecting every token; of a small one even
             # for a single step, as XLA takes it out of a loop of steps.
             return lookup(affine(self.embedding, kernel, bias, precision), xs)

@@ -1,0 +1,135 @@
+"""A model as programs that run without this project: the contract in StableHLO, by `jax.export`.
+
+Parameters are a dict of arrays by name and a carry is a tuple of arrays: no class of ours is needed to call
+them. Where an array has a row for each sequence, its first dimension may be any number.
+"""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jaxlib
+import numpy as np
+from jax import export
+from jaxtyping import Array, Int
+
+from lmseq.contract import Model
+from lmseq.files import to_json
+from lmseq.types import LogProbs, Params
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+PARAMS, FACTS, SUFFIX = "params.safetensors", "export.json", ".export"
+Arrays = dict[str, np.ndarray]  # by the path of each in the tree of parameters, as in `parts.0.output_kernel`
+REFUSALS = (jax.core.InconclusiveDimensionOperation, NotImplementedError, ValueError)
+
+
+class Portable(NamedTuple):
+    """A model's parameters by name, its three programs, and the arrays of a carry of one row.
+
+    init_carry: (params, x) -> carry, of as many rows as x, int32 (B,), whose values do not matter.
+    update: (params, carry, x) -> carry. readout: (params, carry) -> ln p of each token, float32 (B, V).
+    """
+
+    params: Arrays
+    programs: dict[str, export.Exported]
+    carry: tuple[jax.ShapeDtypeStruct, ...]
+
+
+def by_name(params: Params) -> Arrays:
+    """The leaves of a tree of parameters, each by its path, on the host; ValueError for paths that are equal."""
+    found = jax.tree.leaves_with_path(params)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in found]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"two parameters are called {twice}, and cannot be told apart: name one otherwise")
+    # Not ascontiguousarray, which gives a number a dimension.
+    return {name: np.asarray(leaf, order="C") for name, (_, leaf) in zip(names, found, strict=True)}
+
+
+def portable(model: Model, params: Params) -> Portable:
+    """The contract of a model of tokens, for any number of rows, on each of PLATFORMS.
+
+    Loops that are compiled for one processor cannot be taken along: build the model with backend `scan`.
+    Raises ValueError, naming model and function, for one that calls such loops or the host, and for one whose
+    shapes need a number of rows.
+    """
+    arrays = by_name(params)
+    (rows,) = export.symbolic_shape("rows")
+    like = jax.eval_shape(lambda params: model.init_carry(params, 1), params)
+    carry, structure = jax.tree.flatten(like)
+    if any(leaf.shape[:1] != (1,) for leaf in carry):
+        shapes = ", ".join(str(leaf.shape) for leaf in carry)
+        raise ValueError(f"expected a row in each array of a carry of one row, {_named(model)} has {shapes}")
+    given = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
+    carries = tuple(jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for leaf in carry)
+    x = jax.ShapeDtypeStruct((rows,), jnp.int32)
+    arguments = {"init_carry": (given, x), "update": (given, carries, x), "readout": (given, carries)}
+    programs = {
+        name: _exported(model, work, arguments[name])
+        for name, work in _flat_contract(model, jax.tree.structure(params), list(arrays), structure).items()
+    }
+    return Portable(arrays, programs, tuple(carry))
+
+
+def _flat_contract(
+    model: Model, params_tree: Any, names: list[str], carry_tree: Any
+) -> dict[str, Callable[..., Any]]:
+    """The contract on plain dicts and tuples."""
+
+    def tree_of(params: Any) -> Params:
+        return jax.tree.unflatten(params_tree, [params[name] for name in names])
+
+    def init_carry(params: Any, x: Int[Array, "batch"]) -> tuple[Array, ...]:
+        return tuple(jax.tree.leaves(model.init_carry(tree_of(params), x.shape[0])))
+
+    def update(params: Any, carry: tuple[Array, ...], x: Int[Array, "batch"]) -> tuple[Array, ...]:
+        return tuple(jax.tree.leaves(model.update(tree_of(params), jax.tree.unflatten(carry_tree, carry), x)))
+
+    def readout(params: Any, carry: tuple[Array, ...]) -> LogProbs:
+        return model.readout(tree_of(params), jax.tree.unflatten(carry_tree, carry))
+
+    return {work.__name__: work for work in (init_carry, update, readout)}
+
+
+def _exported(model: Model, work: Callable[..., Any], arguments: tuple[Any, ...]) -> export.Exported:
+    try:
+        found = export.export(jax.jit(work), platforms=PLATFORMS)(*arguments)
+        found.serialize()  # which refuses what only this process can call
+        return found
+    except REFUSALS as error:
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"{_named(model)} cannot be exported, its {work.__name__} says: {why}") from None
+
+
+def _named(model: Model) -> str:
+    return type(getattr(model, "module", model)).__name__
+
+
+def write_portable(folder: Path, found: Portable, facts: dict[str, Any]) -> dict[str, Any]:
+    """Write parameters, programs and what is known of them into a folder; returns what `export.json` says.
+
+    facts: what stands before it there.
+    """
+    from safetensors.numpy import save_file
+
+    save_file(found.params, folder / PARAMS)
+    files = {}
+    for name, program in found.programs.items():
+        content = bytes(program.serialize())
+        (folder / f"{name}{SUFFIX}").write_bytes(content)
+        files[f"{name}{SUFFIX}"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    first = found.programs["readout"]
+    known = facts | {
+        "num_parameters": sum(array.size for array in found.params.values()),
+        "carry": [{"dtype": str(leaf.dtype), "shape": ["rows", *leaf.shape[1:]]} for leaf in found.carry],
+        "platforms": list(first.platforms),
+        "calling_convention_version": first.calling_convention_version,
+        "jax": jax.__version__,
+        "jaxlib": jaxlib.__version__,
+        "programs": files,
+    }
+    (folder / FACTS).write_text(to_json(known, indent=1) + "\n", encoding="utf-8")
+    return known
