@@ -5,7 +5,8 @@ them. Where an array has a row for each sequence, its first dimension may be any
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from lmseq.types import LogProbs, Params
 PLATFORMS = ("cpu", "cuda", "tpu")
 PARAMS, FACTS, SUFFIX = "params.safetensors", "export.json", ".export"
 Arrays = dict[str, np.ndarray]  # by the path of each in the tree of parameters, as in `parts.0.output_kernel`
-REFUSALS = (jax.core.InconclusiveDimensionOperation, NotImplementedError, ValueError)
+REFUSALS = (jax.errors.InconclusiveDimensionOperation, NotImplementedError, ValueError)
 
 
 class Portable(NamedTuple):
@@ -39,7 +40,7 @@ class Portable(NamedTuple):
 
 
 def by_name(params: Params) -> Arrays:
-    """The leaves of a tree of parameters, each by its path, on the host; ValueError for paths that are equal."""
+    """The leaves of a tree of parameters by their paths, on the host; ValueError for paths that are equal."""
     found = jax.tree.leaves_with_path(params)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in found]
     if len(set(names)) < len(names):
@@ -83,7 +84,9 @@ def _flat_contract(
         return jax.tree.unflatten(params_tree, [params[name] for name in names])
 
     def init_carry(params: Any, x: Int[Array, "batch"]) -> tuple[Array, ...]:
-        return tuple(jax.tree.leaves(model.init_carry(tree_of(params), x.shape[0])))
+        # The rows of a first carry are alike, and their number is an int to a model.
+        one = jax.tree.leaves(model.init_carry(tree_of(params), 1))
+        return tuple(jnp.broadcast_to(leaf, (*x.shape, *leaf.shape[1:])) for leaf in one)
 
     def update(params: Any, carry: tuple[Array, ...], x: Int[Array, "batch"]) -> tuple[Array, ...]:
         return tuple(jax.tree.leaves(model.update(tree_of(params), jax.tree.unflatten(carry_tree, carry), x)))
@@ -96,12 +99,25 @@ def _flat_contract(
 
 def _exported(model: Model, work: Callable[..., Any], arguments: tuple[Any, ...]) -> export.Exported:
     try:
-        found = export.export(jax.jit(work), platforms=PLATFORMS)(*arguments)
+        with _without_places():
+            found = export.export(jax.jit(work), platforms=PLATFORMS)(*arguments)
         found.serialize()  # which refuses what only this process can call
         return found
     except REFUSALS as error:
         why = " ".join(str(error).split())[:300]
         raise ValueError(f"{_named(model)} cannot be exported, its {work.__name__} says: {why}") from None
+
+
+@contextmanager
+def _without_places() -> Iterator[None]:
+    """Programs that are lowered inside do not say where each line of ours lies on this machine."""
+    flag = "jax_traceback_in_locations_limit"
+    before = jax.config.values[flag]
+    jax.config.update(flag, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(flag, before)
 
 
 def _named(model: Model) -> str:
