@@ -83,8 +83,9 @@ def read_elsewhere(cases: list[tuple[Path, str]]) -> dict[str, dict]:
 
 def net(vocab: Vocab, **settings) -> tuple:
     """A net with random parameters, which say more than trained ones of where two programs differ."""
-    model = build_model(ModelConfig(hidden_size=8, backend="scan", init_range=0.5, **settings), len(vocab))
-    return model, jax.jit(model.init)(jax.random.key(1))
+    model = build_model(ModelConfig(hidden_size=8, backend="scan", **settings), len(vocab))
+    rng, like = np.random.default_rng(1), jax.eval_shape(model.init, jax.random.key(0))
+    return model, jax.tree.map(lambda leaf: jnp.float32(rng.uniform(-0.5, 0.5, leaf.shape)), like)
 
 
 @pytest.fixture(scope="module")
