@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import jaxlib
 import numpy as np
 from jax import export
-from jaxtyping import Array, Int
+from jaxtyping import Array
 
-from lmseq.contract import Model
+from lmseq.contract import Model, covariates_of, first_carry, predict_directly
 from lmseq.files import to_json
-from lmseq.types import LogProbs, Params
+from lmseq.types import Element, LogProbs, OfValues, Params, Prediction
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PARAMS, FACTS, SUFFIX = "params.safetensors", "export.json", ".export"
@@ -28,10 +28,14 @@ REFUSALS = (jax.errors.InconclusiveDimensionOperation, NotImplementedError, Valu
 
 
 class Portable(NamedTuple):
-    """A model's parameters by name, its three programs, and the arrays of a carry of one row.
+    """A model's parameters by name, its programs, and the arrays of a carry of one row.
 
-    init_carry: (params, x) -> carry, of as many rows as x, int32 (B,), whose values do not matter.
-    update: (params, carry, x) -> carry. readout: (params, carry) -> ln p of each token, float32 (B, V).
+    x is int32 (B,) of tokens, or float32 (B, D) of values.
+    init_carry: (params, x) -> carry, of as many rows as x, whose values do not matter.
+    update: (params, carry, x) -> carry.
+    readout: (params, carry) -> ln p of each token, float32 (B, V); of values a dict of arrays (B, D), as one
+        of `types.OfValues` calls them.
+    readout_direct: the same of the next K values, (B, K, D), of a model that predicts them at once.
     """
 
     params: Arrays
@@ -50,14 +54,16 @@ def by_name(params: Params) -> Arrays:
     return {name: np.asarray(leaf, order="C") for name, (_, leaf) in zip(names, found, strict=True)}
 
 
-def portable(model: Model, params: Params) -> Portable:
-    """The contract of a model of tokens, for any number of rows, on each of PLATFORMS.
+def portable(model: Model, params: Params, num_values: int = 0) -> Portable:
+    """The contract of a model of tokens, or of so many values a step, for any rows, on each of PLATFORMS.
 
     Loops that are compiled for one processor cannot be taken along: build the model with backend `scan`.
     Raises ValueError, naming model and function, for one that calls such loops or the host, and for one whose
-    shapes need a number of rows.
+    shapes need a number of rows; and for one that reads covariates.
     """
     arrays = by_name(params)
+    if covariates_of(model).total:
+        raise ValueError(f"{_named(model)} reads covariates, which cannot be exported: train one without")
     (rows,) = export.symbolic_shape("rows")
     like = jax.eval_shape(lambda params: model.init_carry(params, 1), params)
     carry, structure = jax.tree.flatten(like)
@@ -66,10 +72,11 @@ def portable(model: Model, params: Params) -> Portable:
         raise ValueError(f"expected a row in each array of a carry of one row, {_named(model)} has {shapes}")
     given = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in arrays.items()}
     carries = tuple(jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype) for leaf in carry)
-    x = jax.ShapeDtypeStruct((rows,), jnp.int32)
-    arguments = {"init_carry": (given, x), "update": (given, carries, x), "readout": (given, carries)}
+    shape, dtype = ((rows, num_values), jnp.float32) if num_values else ((rows,), jnp.int32)
+    x = jax.ShapeDtypeStruct(shape, dtype)
+    arguments = {"init_carry": (given, x), "update": (given, carries, x)}
     programs = {
-        name: _exported(model, work, arguments[name])
+        name: _exported(model, work, arguments.get(name, (given, carries)))
         for name, work in _flat_contract(model, jax.tree.structure(params), list(arrays), structure).items()
     }
     return Portable(arrays, programs, tuple(carry))
@@ -83,18 +90,24 @@ def _flat_contract(
     def tree_of(params: Any) -> Params:
         return jax.tree.unflatten(params_tree, [params[name] for name in names])
 
-    def init_carry(params: Any, x: Int[Array, "batch"]) -> tuple[Array, ...]:
-        # The rows of a first carry are alike, and their number is an int to a model.
-        one = jax.tree.leaves(model.init_carry(tree_of(params), 1))
-        return tuple(jnp.broadcast_to(leaf, (*x.shape, *leaf.shape[1:])) for leaf in one)
+    def init_carry(params: Any, x: Element) -> tuple[Array, ...]:
+        return tuple(jax.tree.leaves(first_carry(model, tree_of(params), x)))
 
-    def update(params: Any, carry: tuple[Array, ...], x: Int[Array, "batch"]) -> tuple[Array, ...]:
+    def update(params: Any, carry: tuple[Array, ...], x: Element) -> tuple[Array, ...]:
         return tuple(jax.tree.leaves(model.update(tree_of(params), jax.tree.unflatten(carry_tree, carry), x)))
 
-    def readout(params: Any, carry: tuple[Array, ...]) -> LogProbs:
-        return model.readout(tree_of(params), jax.tree.unflatten(carry_tree, carry))
+    def readout(params: Any, carry: tuple[Array, ...]) -> LogProbs | dict[str, Array]:
+        return _plain(model.readout(tree_of(params), jax.tree.unflatten(carry_tree, carry)))
 
-    return {work.__name__: work for work in (init_carry, update, readout)}
+    def readout_direct(params: Any, carry: tuple[Array, ...]) -> dict[str, Array]:
+        return _plain(predict_directly(model, tree_of(params), jax.tree.unflatten(carry_tree, carry)))
+
+    direct = (readout_direct,) if hasattr(model, "readout_direct") else ()
+    return {work.__name__: work for work in (init_carry, update, readout, *direct)}
+
+
+def _plain(prediction: Prediction) -> LogProbs | dict[str, Array]:
+    return prediction._asdict() if isinstance(prediction, OfValues) else prediction
 
 
 def _exported(model: Model, work: Callable[..., Any], arguments: tuple[Any, ...]) -> export.Exported:

@@ -153,13 +153,18 @@ def mean_params(parts: Sequence[Params]) -> Params:
     return jax.tree.map(mean, *parts)
 
 
-def _held(path: Path) -> str:
-    """What a folder holds instead of a language model, in words; nothing where it does not say so."""
+def script_of(path: Path) -> str:
+    """The script whose run a folder holds; nothing where it does not say so."""
     try:
-        script = read_json(path / "config.json")[SCRIPT]
+        return str(read_json(path / "config.json")[SCRIPT])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    return "" if script == "train_lm" else f" (it holds a run of {script})"
+
+
+def _held(path: Path) -> str:
+    """What a folder holds instead of a language model, in words."""
+    script = script_of(path)
+    return "" if script in ("", "train_lm") else f" (it holds a run of {script})"
 
 
 def _tables_run(path: Path) -> Run:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +14,28 @@ import numpy as np
 import pytest
 from jax import export
 
-from experiments.export import write
-from lmseq import portable, runs, scoring
+from experiments.export import take_series, take_text, write
+from experiments.series import saved
+from lmseq import portable, rollout, runs, scoring
 from lmseq.config import knobs
 from lmseq.config.language_model import ModelConfig
+from lmseq.config.series import SeriesModelConfig
 from lmseq.config.text import TextConfig
 from lmseq.contract import StepModel
 from lmseq.data.texts import load_texts
 from lmseq.data.tokens import Vocab, build_vocab
-from lmseq.models.build import build_model
+from lmseq.models.build import build_model, build_series_model
 from lmseq.models.dynamic import Dynamic, with_rates
 from lmseq.models.following import Following, with_share
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
 from lmseq.models.ngram import fit_counts
 from lmseq.runs import Run
+from lmseq.types import Covariates
 from tests.scripts import ROOT, SMALL, refusal
 
 PROSE = "the tide is low and the boats are out\nthe boats are in and the tide is high\n" * 60
 PAGE = (ROOT / "docs/guides/taking_away.md").read_text(encoding="utf-8")
-LINES, ENCODE = re.findall(r"^```py\n(.*?)^```", PAGE, re.M | re.S)
+LINES, ENCODE, SERIES, RECURSION = re.findall(r"^```py\n(.*?)^```", PAGE, re.M | re.S)
 # What a reader runs: the page's code, with another folder and another text. Beside it a few rows at once.
 READER = """
 import contextlib, io, json, sys
@@ -48,10 +52,16 @@ for name in ("lmseq", "flax"):
     except ImportError:
         continue
     raise AssertionError(name)
-lines, encode, cases = json.load(sys.stdin)
+lines, encode, series, cases = json.load(sys.stdin)
 found = {}
 for folder, text in cases:
     space = {"text": text}
+    if not text:
+        with contextlib.redirect_stdout(io.StringIO()):
+            for code in series:
+                exec(code.replace("exported/", folder + "/"), space)
+                found.setdefault(folder, []).append(space["np"].asarray(space["forecast"]).tolist())
+        continue
     exec("import numpy as np\\n" + encode, space)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(lines.replace("exported/", folder + "/"), space)
@@ -65,14 +75,17 @@ print(json.dumps([found, sorted(name for name in sys.modules if "." not in name)
 
 
 def read_elsewhere(cases: list[tuple[Path, str]]) -> dict[str, dict]:
-    """What the page's code says of each folder and text, in a process without this project."""
+    """What the page's code says of each folder and text, in a process without this project.
+
+    Without a text it is that of series.
+    """
     lines = LINES.replace("200)", "20)")
     start = 'ids = np.array([vocab["tokens"].index(character) for character in "The object "], np.int32)'
     assert lines.count(start) == 1
     lines = lines.replace(start, "ids = encode(vocab, text)")
     # Bytes and bpe have no list of tokens to join.
     lines = lines.replace('print("".join(vocab["tokens"][i] for i in drawn))', "print(drawn)")
-    told = json.dumps([lines, ENCODE, [(str(folder), text) for folder, text in cases]])
+    told = json.dumps([lines, ENCODE, [SERIES, RECURSION], [(str(folder), text) for folder, text in cases]])
     command = [sys.executable, "-I", "-c", READER]
     done = subprocess.run(command, input=told, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
@@ -134,8 +147,8 @@ def exported(kinds, scripts, made, tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("exported")
     for name, run in kinds.items():
         (root / name).mkdir()
-        write(root / name, run, name)
-    for name in RUNS:
+        write(root / name, take_text(run), name)
+    for name in (*RUNS, "series"):
         done = scripts.attempt("export", f"--run={made / name}", f"--out={root / name}")
         assert done.returncode == 0, done.stderr
         (root / name / "said").write_text(done.stdout)
@@ -146,7 +159,7 @@ def exported(kinds, scripts, made, tmp_path_factory) -> Path:
 def elsewhere(kinds, exported) -> dict[str, dict]:
     """What the exported models say, by the name of the folder."""
     cases = [(exported / name, text_of(run)) for name, run in kinds.items()]
-    cases += [(exported / name, TEXT) for name in RUNS]
+    cases += [(exported / name, TEXT if name in RUNS else "") for name in (*RUNS, "series")]
     return {Path(folder).name: found for folder, found in read_elsewhere(cases).items()}
 
 
@@ -197,7 +210,7 @@ def test_programs_are_for_three_platforms_and_any_rows(kinds):
 def test_the_same_model_gives_the_same_files(kinds, tmp_path):
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        write(tmp_path / name, kinds["mlp"], "mlp")
+        write(tmp_path / name, take_text(kinds["mlp"]), "mlp")
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
     assert len(files) == 7
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
@@ -227,6 +240,16 @@ class Odd(StepModel):
 
     def readout(self, params, carry):
         return jnp.zeros((carry.shape[0], 2))
+
+
+def test_covariates_are_refused():
+    config = SeriesModelConfig(model="gru", hidden_size=4)
+    model = build_series_model(config, 1, covariates=Covariates(known=1))
+    with pytest.raises(ValueError, match="WindowedRecurrentSeriesModel reads covariates, which cannot be"):
+        portable.portable(model, {}, 1)
+    panel = SimpleNamespace(covariates=Covariates(past=2))
+    with pytest.raises(ValueError, match="a model that reads covariates cannot be exported"):
+        take_series(SimpleNamespace(config=None, panel=panel))
 
 
 @pytest.mark.parametrize(
@@ -262,6 +285,9 @@ def made(scripts, tmp_path_factory) -> Path:
     counts = ["--order=3", "--discount_fallback", "--write_arpa"]
     scripts.summary("train_ngram", *corpus, *counts, f"--workdir={folder / 'counts'}")
     named = f"--runs={folder / 'net'},{folder / 'counts'}"
+    series = "--model=gru --head=normal --hidden_size=8 --num_points=200 --num_train_steps=20".split()
+    series += "--steps_per_dispatch=20 --max_horizon=8 --num_paths=9 --warmup_steps=5".split()
+    scripts.summary("predict_series", *series, f"--workdir={folder / 'series'}")
     scripts.summary("mix_models", named, f"--workdir={folder / 'mixed'}")
     return folder
 
@@ -281,6 +307,69 @@ def test_runs_are_exported_and_read_elsewhere(made, exported, elsewhere, name, s
     assert facts["jax"] == jax.__version__ and facts["calling_convention_version"] >= 9
     sizes = (path.stat().st_size for path in folder.iterdir() if path.name != "said")
     assert said["bytes"] == sum(sizes)
+
+
+def test_series_are_forecast_elsewhere(made, exported, elsewhere):
+    fitted, folder = saved.load(made / "series"), exported / "series"
+    (units,) = json.loads((folder / "units.json").read_text())["series"]
+    scaler = fitted.panel.only.scaler
+    assert (units["mean"], units["scale"], units["log"]) == (scaler.mean, scaler.scale, False)
+    rows = jnp.asarray(scaler.apply(np.array([[0.1], [0.5], [0.9], [0.7], [0.2]])))
+    carry = fitted.model.init_carry(fitted.params, 1)
+    carry, _ = fitted.model.unroll(fitted.params, carry, rows[None])
+    direct, recursive = elsewhere["series"]
+    near(direct, rollout.rollout(fitted.model, fitted.params, carry, len(direct))[0])
+    for value in recursive[:3]:
+        mean = fitted.model.readout(fitted.params, carry).mean
+        near(value, mean[0])
+        carry = fitted.model.update(fitted.params, carry, mean)
+    assert len(direct) == fitted.config.objective.num_ahead and len(recursive) == 24
+
+
+def series_model(kind: str) -> tuple[SeriesModelConfig, int]:
+    """Settings of a model of two values, and how many steps it predicts at once."""
+    settings = {
+        "gru": {"model": "gru", "head": "student"},
+        "mlp": {"model": "mlp", "head": "quantiles", "normalisation": "instance", "ensemble": 2},
+        "direct": {"model": "linear", "normalisation": "last"},
+        "drift": {"model": "drift"},
+    }
+    return SeriesModelConfig(hidden_size=4, **settings[kind]), 5 if kind == "direct" else 1
+
+
+@pytest.mark.parametrize("kind", ["gru", "mlp", "direct", "drift"])
+def test_models_of_series(kind):
+    config, num_direct = series_model(kind)
+    model = build_series_model(config, 2, num_direct=num_direct)
+    rng, like = np.random.default_rng(1), jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.float32(rng.uniform(-0.5, 0.5, leaf.shape)), like)
+    found = portable.portable(model, params, 2)
+    call = {name: program.call for name, program in found.programs.items()}
+    xs = jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)
+    assert ("readout_direct" in call) == (kind == "direct")
+    last = "readout_direct" if kind == "direct" else "readout"
+
+    @jax.jit
+    def exported(params):
+        carry = call["init_carry"](params, xs)
+        for _ in range(2):
+            carry = call["update"](params, carry, xs)
+        return call[last](params, carry)
+
+    @jax.jit
+    def expected(params):
+        carry = model.init_carry(params, 3)
+        for _ in range(2):
+            carry = model.update(params, carry, xs)
+        return (model.readout_direct if kind == "direct" else model.readout)(params, carry)._asdict()
+
+    ahead = exported(found.params)
+    jax.tree.map(near, ahead, expected(params))
+    assert jax.tree.leaves(ahead)[0].shape[:2] == ((3, 5) if kind == "direct" else (3, 2))
+
+
+def near(found, expected) -> None:
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_best_is_chosen_as_elsewhere(scripts, made, tmp_path):
@@ -318,17 +407,19 @@ def test_loops_compiled_for_this_processor_stay_here(made):
         (["--run={made}/counts:7", "--out={out}"], "was not trained in steps"),
         (["--run={net}", "--out={made}"], "expected a folder that is not there yet, .* exists"),
         (["--run={net}", "--out={made}/corpus.txt/x"], "a file stands where a folder should"),
-        (["--run={series}", "--out={out}"], r"it holds a run of predict_series"),
+        (["--run={other}", "--out={out}"], r"it holds a run of compare_objectives"),
+        (["--run={made}/series:best", "--out={out}"], "the parameters it was judged by: leave :best out"),
+        (["--run={made}/series", "--checkpoint=latest", "--out={out}"], "leave --checkpoint out"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(scripts, made, tmp_path, flags, says):
-    series = tmp_path / "series"
-    series.mkdir()
-    (series / "config.json").write_text('{"script": "predict_series"}')
-    places = {"made": made, "net": made / "net", "out": tmp_path / "a" / "out", "series": series}
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"script": "compare_objectives"}')
+    places = {"made": made, "net": made / "net", "out": tmp_path / "a" / "out", "other": other}
     _, line = refusal(scripts.attempt("export", *(flag.format(**places) for flag in flags)))
     assert re.search(says, line), line
-    assert [path.name for path in tmp_path.iterdir()] == ["series"]
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
 def test_what_fails_half_way_leaves_nothing(scripts, made, tmp_path, monkeypatch):
