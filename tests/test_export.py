@@ -4,7 +4,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,17 +18,17 @@ from experiments.series import saved
 from lmseq import portable, rollout, runs, scoring
 from lmseq.config import knobs
 from lmseq.config.language_model import ModelConfig
-from lmseq.config.series import SeriesModelConfig
+from lmseq.config.mixture import MixtureConfig
 from lmseq.config.text import TextConfig
-from lmseq.contract import StepModel
 from lmseq.data.texts import load_texts
 from lmseq.data.tokens import Vocab, build_vocab
-from lmseq.models.build import build_model, build_series_model
+from lmseq.models.build import build_model
 from lmseq.models.dynamic import Dynamic, with_rates
 from lmseq.models.following import Following, with_share
 from lmseq.models.mixture import Mixture, MixtureParams, with_cache
 from lmseq.models.ngram import fit_counts
 from lmseq.runs import Run
+from lmseq.training.checkpoint import digest
 from lmseq.types import Covariates
 from tests.scripts import ROOT, SMALL, refusal
 
@@ -216,61 +215,6 @@ def test_the_same_model_gives_the_same_files(kinds, tmp_path):
     assert all((tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes() for file in files)
 
 
-# What cannot be exported
-
-
-@dataclass(frozen=True)
-class Odd(StepModel):
-    """A model that knows nothing and does something odd on the way."""
-
-    kind: str
-
-    def init(self, key):
-        return {}
-
-    def init_carry(self, params, batch_size):
-        return jnp.zeros((2, 1) if self.kind == "no rows" else (batch_size, 1))
-
-    def update(self, params, carry, x):
-        if self.kind == "host":
-            return jax.pure_callback(lambda c: c, carry, carry)
-        if self.kind == "number":
-            return carry if carry.shape[0] < 4 else carry + 1.0
-        return carry
-
-    def readout(self, params, carry):
-        return jnp.zeros((carry.shape[0], 2))
-
-
-def test_covariates_are_refused():
-    config = SeriesModelConfig(model="gru", hidden_size=4)
-    model = build_series_model(config, 1, covariates=Covariates(known=1))
-    with pytest.raises(ValueError, match="WindowedRecurrentSeriesModel reads covariates, which cannot be"):
-        portable.portable(model, {}, 1)
-    panel = SimpleNamespace(covariates=Covariates(past=2))
-    with pytest.raises(ValueError, match="a model that reads covariates cannot be exported"):
-        take_series(SimpleNamespace(config=None, panel=panel))
-
-
-@pytest.mark.parametrize(
-    ("kind", "says"),
-    [
-        ("host", "Odd cannot be exported, its update says: .*callback"),
-        ("number", "Odd cannot be exported, its update says: .*rows"),
-        ("no rows", r"expected a row in each array of a carry of one row, Odd has \(2, 1\)"),
-    ],
-)
-def test_what_cannot_be_exported_is_named(kind, says):
-    with pytest.raises(ValueError, match=says):
-        portable.portable(Odd(kind), {})
-
-
-def test_names_that_are_equal_are_refused():
-    with pytest.raises(ValueError, match=r"two parameters are called a\.b"):
-        portable.by_name({"a": {"b": np.zeros(1)}, "a.b": np.zeros(1)})
-    assert portable.by_name({"a": (np.float32(2.0),)})["a.0"].shape == ()
-
-
 # Runs
 
 
@@ -284,12 +228,23 @@ def made(scripts, tmp_path_factory) -> Path:
     scripts.summary("train_lm", *corpus, *SMALL, *flags, f"--workdir={folder / 'net'}")
     counts = ["--order=3", "--discount_fallback", "--write_arpa"]
     scripts.summary("train_ngram", *corpus, *counts, f"--workdir={folder / 'counts'}")
-    named = f"--runs={folder / 'net'},{folder / 'counts'}"
     series = "--model=gru --head=normal --hidden_size=8 --num_points=200 --num_train_steps=20".split()
     series += "--steps_per_dispatch=20 --max_horizon=8 --num_paths=9 --warmup_steps=5".split()
     scripts.summary("predict_series", *series, f"--workdir={folder / 'series'}")
-    scripts.summary("mix_models", named, f"--workdir={folder / 'mixed'}")
+    mix(folder, "net", "counts")
     return folder
+
+
+def mix(folder: Path, *names: str) -> None:
+    """What mix_models would write of two runs, but for the weights, which it fits."""
+    (folder / "mixed").mkdir()
+    places = [
+        {"path": f"../{name}", "params_digest": digest(runs.load_run(folder / name).params)} for name in names
+    ]
+    fitted = {"runs": places, "weights": [0.3, 0.7], "caches": []}
+    (folder / "mixed" / "mixture.json").write_text(json.dumps(fitted))
+    config = MixtureConfig(runs=",".join(str(folder / name) for name in names))
+    (folder / "mixed" / "config.json").write_text(knobs.to_json(config, "mix_models"))
 
 
 @pytest.mark.parametrize(("name", "script"), list(RUNS.items()))
@@ -326,46 +281,10 @@ def test_series_are_forecast_elsewhere(made, exported, elsewhere):
     assert len(direct) == fitted.config.objective.num_ahead and len(recursive) == 24
 
 
-def series_model(kind: str) -> tuple[SeriesModelConfig, int]:
-    """Settings of a model of two values, and how many steps it predicts at once."""
-    settings = {
-        "gru": {"model": "gru", "head": "student"},
-        "mlp": {"model": "mlp", "head": "quantiles", "normalisation": "instance", "ensemble": 2},
-        "direct": {"model": "linear", "normalisation": "last"},
-        "drift": {"model": "drift"},
-    }
-    return SeriesModelConfig(hidden_size=4, **settings[kind]), 5 if kind == "direct" else 1
-
-
-@pytest.mark.parametrize("kind", ["gru", "mlp", "direct", "drift"])
-def test_models_of_series(kind):
-    config, num_direct = series_model(kind)
-    model = build_series_model(config, 2, num_direct=num_direct)
-    rng, like = np.random.default_rng(1), jax.eval_shape(model.init, jax.random.key(0))
-    params = jax.tree.map(lambda leaf: jnp.float32(rng.uniform(-0.5, 0.5, leaf.shape)), like)
-    found = portable.portable(model, params, 2)
-    call = {name: program.call for name, program in found.programs.items()}
-    xs = jnp.asarray(rng.normal(size=(3, 2)), jnp.float32)
-    assert ("readout_direct" in call) == (kind == "direct")
-    last = "readout_direct" if kind == "direct" else "readout"
-
-    @jax.jit
-    def exported(params):
-        carry = call["init_carry"](params, xs)
-        for _ in range(2):
-            carry = call["update"](params, carry, xs)
-        return call[last](params, carry)
-
-    @jax.jit
-    def expected(params):
-        carry = model.init_carry(params, 3)
-        for _ in range(2):
-            carry = model.update(params, carry, xs)
-        return (model.readout_direct if kind == "direct" else model.readout)(params, carry)._asdict()
-
-    ahead = exported(found.params)
-    jax.tree.map(near, ahead, expected(params))
-    assert jax.tree.leaves(ahead)[0].shape[:2] == ((3, 5) if kind == "direct" else (3, 2))
+def test_series_with_covariates_are_refused():
+    panel = SimpleNamespace(covariates=Covariates(past=2))
+    with pytest.raises(ValueError, match="a model that reads covariates cannot be exported"):
+        take_series(SimpleNamespace(config=None, panel=panel))
 
 
 def near(found, expected) -> None:
