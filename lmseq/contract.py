@@ -264,6 +264,12 @@ def gather_log_probs(
     return jnp.take_along_axis(log_probs, tokens[..., None], axis=-1)[..., 0]
 
 
+def first_carry(model: Model, params: Params, rows: Array) -> Carry:
+    """`init_carry` of as many rows as an array has, also where JAX traces for any number of them."""
+    one = model.init_carry(params, 1)
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows.shape[0], *leaf.shape[1:])), one)
+
+
 def repeat_carry(carry: Carry, times: int) -> Carry:
     """Each row of every leaf `times` times in a row: (B, ...) becomes (B * times, ...)."""
     return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, axis=0), carry)

@@ -37,6 +37,14 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
         temporary.unlink(missing_ok=True)
 
 
+def check_new(path: Path) -> None:
+    """ValueError where something stands at a path already."""
+    if path.exists() or path.is_symlink():
+        raise ValueError(
+            f"expected a folder that is not there yet, {path} exists: name another, or remove it"
+        )
+
+
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """A folder to write into, which stands at `path` when the block ends: it is there whole or not at all.
@@ -45,9 +53,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     block raises, nothing stays; what a killed process left of the same folder is removed. Raises ValueError
     where something stands at `path` already, or begins to before the block ends.
     """
-    taken = f"expected a folder that is not there yet, {path} exists: name another, or remove it"
-    if path.exists() or path.is_symlink():
-        raise ValueError(taken)
+    check_new(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         if not _is_alive(int(number) if (number := left.name.split(".")[-2]).isdecimal() else 0):
@@ -59,8 +65,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         for file in temporary.iterdir():
             with file.open("rb") as written:
                 os.fsync(written.fileno())
-        if path.exists():
-            raise ValueError(taken)
+        check_new(path)
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

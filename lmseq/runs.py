@@ -31,6 +31,7 @@ from lmseq.ngram.backoff import BackoffTables, score_words
 from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID
 from lmseq.ngram.storage import load_tables
 from lmseq.ngram.words import look_up, spell_words
+from lmseq.recurrence.unrolled import Backend
 from lmseq.training import checkpoint
 from lmseq.types import Params
 
@@ -68,12 +69,14 @@ def load_run(
     memory: int = 0,
     begin: Begin = lambda total: None,
     progress: Progress = lambda lines: None,
+    backend: Backend = "auto",
 ) -> Run:
     """The model of a run's folder, or of an ARPA file or pipe, whose text is words, a sentence a line.
 
     which: the `latest` checkpoint of a neural run, the `best` by validation loss, or that of a step; what the
     path itself names, as in `runs/demo:best` and `runs/demo:1000`, stands above it. memory, begin and
-    progress are `read_arpa`'s. Raises ValueError when there is no model, or what there is is damaged.
+    progress are `read_arpa`'s. backend: whose loops recurrent layers run in; `scan` where the model is to run
+    elsewhere (`lmseq.portable`). Raises ValueError when there is no model, or what there is is damaged.
     """
     path, named = split_run(path)
     if not os.path.exists(path):  # of pathlib's own, some names raise
@@ -83,8 +86,8 @@ def load_run(
     if not os.path.isdir(path):  # a pipe too
         return _arpa_run(path, memory, begin, progress)
     if (path / MIXTURE).is_file():
-        return _mixture_run(path)
-    return _tables_run(path) if (path / TABLES).is_file() else _neural_run(path, named or which)
+        return _mixture_run(path, backend)
+    return _tables_run(path) if (path / TABLES).is_file() else _neural_run(path, named or which, backend)
 
 
 def _arpa_run(path: Path, memory: int, begin: Begin, progress: Progress) -> Run:
@@ -97,7 +100,7 @@ def _arpa_run(path: Path, memory: int, begin: Begin, progress: Progress) -> Run:
     return _count_run(arpa.tables, np.array([UNK_ID, *words, EOS_ID]), vocab)
 
 
-def _neural_run(path: Path, which: str) -> Run:
+def _neural_run(path: Path, which: str, backend: Backend) -> Run:
     """A model rebuilt from its own config, with parameters from a checkpoint; nothing else is read.
 
     An average of runs has the config of the first.
@@ -112,7 +115,7 @@ def _neural_run(path: Path, which: str) -> Run:
     config = check(from_json(read_text(path / config_file), LanguageModelConfig, "train_lm"))
     vocab = Vocab.from_json(read_text(path / "vocab.json"))
     # The loops that it was trained by may not be there, and make no difference.
-    model = build_model(replace(config.model, backend="auto"), len(vocab))
+    model = build_model(replace(config.model, backend=backend), len(vocab))
     params, step = checkpoint.load_params(path, model, which)
     return Run(config, vocab, model, params, step)
 
@@ -150,13 +153,18 @@ def mean_params(parts: Sequence[Params]) -> Params:
     return jax.tree.map(mean, *parts)
 
 
-def _held(path: Path) -> str:
-    """What a folder holds instead of a language model, in words; nothing where it does not say so."""
+def script_of(path: Path) -> str:
+    """The script whose run a folder holds; nothing where it does not say so."""
     try:
-        script = read_json(path / "config.json")[SCRIPT]
+        return str(read_json(path / "config.json")[SCRIPT])
     except (OSError, ValueError, KeyError, TypeError):
         return ""
-    return "" if script == "train_lm" else f" (it holds a run of {script})"
+
+
+def _held(path: Path) -> str:
+    """What a folder holds instead of a language model, in words."""
+    script = script_of(path)
+    return "" if script in ("", "train_lm") else f" (it holds a run of {script})"
 
 
 def _tables_run(path: Path) -> Run:
@@ -216,7 +224,7 @@ def is_proper(run: Run) -> bool:
     return run.tables is None or run.tables.is_proper()
 
 
-def _mixture_run(path: Path) -> Run:
+def _mixture_run(path: Path, backend: Backend) -> Run:
     """The models that a mixture names, which must be what they were when it was fitted.
 
     They are named as seen from the mixture's folder, so that all can be moved together.
@@ -242,7 +250,7 @@ def _mixture_run(path: Path) -> Run:
                 f"{path} is a mixture with {path / place}, which is not there: "
                 "move them together, or mix again"
             )
-        run = load_run(path / place, config.checkpoint)
+        run = load_run(path / place, config.checkpoint, backend=backend)
         if checkpoint.digest(run.params) != params_digest:
             raise ValueError(f"{path / place} is not what {path} was mixed from: mix again")
         found.append(run)

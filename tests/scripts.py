@@ -15,6 +15,7 @@ from experiments import (
     ablate,
     calibrate,
     compile_for,
+    export,
     forecast,
     native,
     page,
@@ -45,6 +46,7 @@ COMMANDS = {
     "prepare_text": prepare_text.COMMAND,
     "write_grammar": write_grammar.COMMAND,
     "native": native.COMMAND,
+    "export": export.COMMAND,
 }
 TIMINGS = {
     "measuring_seconds",

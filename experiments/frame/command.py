@@ -20,6 +20,7 @@ HINTS = {
     errno.EACCES: "allow reading and writing there, or name another folder",
     errno.EROFS: "name a folder that can be written to",
     errno.ENOTDIR: "a file stands where a folder should: name another",
+    errno.EEXIST: "a file stands where a folder should: name another",
     errno.EISDIR: "a folder stands where a file should: move it away",
 }
 KEEP_PROGRAMS = "compilation_cache"

@@ -28,6 +28,7 @@ from lmseq.data.series_types import Series
 from lmseq.data.tables import is_number, quoted
 from lmseq.files import read_json, read_text
 from lmseq.models.build import model_of
+from lmseq.recurrence.unrolled import Backend
 from lmseq.training.checkpoint import digest, load_params
 from lmseq.types import Params
 
@@ -51,13 +52,8 @@ class Saved(NamedTuple):
 def prepare(options: Any) -> Saved:
     """The run that the options name and the series to forecast; ValueError where they do not fit."""
     folder = Path(options.run)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"expected a run of predict_series in {folder}, but it has no config.json")
-    config = series_config.check(from_json(read_text(folder / "config.json"), SeriesConfig, "predict_series"))
-    if options.series:
-        panel = _other(config, options, _noted(folder))
-    else:
-        panel = own_panel(config, folder)
+    config = _config_of(folder)
+    panel = _other(config, options, _noted(folder)) if options.series else own_panel(config, folder)
     horizon = options.horizon or config.forecast.max_horizon
     origins = _origins(panel, options.from_date)
     panel = _told_ahead(config, options, panel, [origin + horizon for origin in origins])
@@ -67,6 +63,29 @@ def prepare(options: Any) -> Saved:
     _check_long_enough(config, model, panel)
     params = params_of(config, model, folder)
     return Saved(config, model, params, read_intervals(folder), panel, horizon, origins)
+
+
+class Fitted(NamedTuple):
+    """A fitted model of series, and the series that it was fitted to, in its units."""
+
+    config: SeriesConfig
+    panel: PreparedPanel
+    model: Model
+    params: Params
+
+
+def load(folder: Path, backend: Backend = "auto") -> Fitted:
+    """A run on its own data; ValueError where that is not there any more. backend: of `unroll_layer`."""
+    config = _config_of(folder)
+    panel = own_panel(config, folder)
+    model = model_of(config, panel, backend)
+    return Fitted(config, panel, model, params_of(config, model, folder))
+
+
+def _config_of(folder: Path) -> SeriesConfig:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"expected a run of predict_series in {folder}, but it has no config.json")
+    return series_config.check(from_json(read_text(folder / "config.json"), SeriesConfig, "predict_series"))
 
 
 def run(workdir: Path, saved: Saved) -> dict[str, Any]:

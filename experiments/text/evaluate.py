@@ -13,6 +13,7 @@ from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.config.mixers import layer_names
 from lmseq.contract import Model
 from lmseq.data.texts import Texts
+from lmseq.recurrence.unrolled import Backend
 from lmseq.runs import Run
 from lmseq.sampling import Decoding
 from lmseq.training.memory import physical_memory
@@ -91,7 +92,8 @@ def describe(model: ModelConfig) -> str:
     return name if name == "linear" else f"{name}, {layers}, {model.hidden_size} units"
 
 
-def load_run(path: str, which: str) -> Run:
+def load_run(path: str, which: str, backend: Backend = "auto") -> Run:
     """`runs.load_run`, with a bar for long ARPA files and no more than the machine's memory."""
     with tqdm(unit=" n-grams", disable=not sys.stderr.isatty(), leave=False) as bar:
-        return runs.load_run(path, which, memory=physical_memory(), begin=bar.reset, progress=bar.update)
+        told = {"memory": physical_memory(), "begin": bar.reset, "progress": bar.update}
+        return runs.load_run(path, which, **told, backend=backend)

@@ -23,6 +23,7 @@ from lmseq.models.recurrent import RecurrentLanguageModel
 from lmseq.models.recurrent_series import RecurrentSeriesModel, WindowedRecurrentSeriesModel
 from lmseq.models.stack import MixerLanguageModel, MixerSeriesModel
 from lmseq.recurrence.cells import cell_named
+from lmseq.recurrence.unrolled import Backend
 from lmseq.types import NO_COVARIATES, Covariates, Params
 
 
@@ -90,22 +91,23 @@ def build_series_model(
     num_direct: int = 1,
     period: int = 0,
     covariates: Covariates = NO_COVARIATES,
+    backend: Backend = "auto",
 ) -> Model:
     """The model of D values that the config names; `num_direct` steps ahead are predicted at once.
 
-    covariates: what it reads beside them; baselines read nothing else. Raises ValueError for a kind that does
-    not exist, and for a seasonal forecast without a period.
+    covariates: what it reads beside them; baselines read nothing else. backend: of `unroll_layer`. Raises
+    ValueError for a kind that does not exist, and for a seasonal forecast without a period.
     """
     values = {"num_features": num_features, "head": config.head, "num_direct": num_direct}
     sizes = (config.normalisation, config.tau, num_features, covariates)
     closed = config.model == "linear" and config.fit == "least_squares"
     match config.model:
         case name if is_stack(config, name):
-            blocks = blocks_of(config, name, config.hidden_size, config.num_layers)
+            blocks = blocks_of(config, name, config.hidden_size, config.num_layers, backend)
             module = MixerSeriesModel(blocks=blocks, hidden_size=config.hidden_size, **values)
         case name if name in get_args(CellKind):
             values |= {"cell": cell_named(name), "hidden_size": config.hidden_size}
-            values |= {"num_layers": config.num_layers}
+            values |= {"num_layers": config.num_layers, "backend": backend}
             if config.skip or covariates.total:
                 # What is known of the next step must reach the head: a window of one element has it.
                 tau = config.tau if config.skip else 1
@@ -159,10 +161,10 @@ def _bound(module: SequenceModule, num_direct: int) -> BoundModel:
     return bind_direct(module) if num_direct > 1 else bind(module)
 
 
-def model_of(config: SeriesConfig, prepared: PreparedPanel) -> Model:
+def model_of(config: SeriesConfig, prepared: PreparedPanel, backend: Backend = "auto") -> Model:
     """The model that the config names, for the variables and the season that the series have.
 
-    Raises ValueError as `build_series_model` does.
+    backend: of `unroll_layer`. Raises ValueError as `build_series_model` does.
     """
     return build_series_model(
         config.model,
@@ -170,6 +172,7 @@ def model_of(config: SeriesConfig, prepared: PreparedPanel) -> Model:
         num_direct=num_direct(config),
         period=prepared.period,
         covariates=prepared.covariates,
+        backend=backend,
     )
 
 

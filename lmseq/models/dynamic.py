@@ -208,7 +208,7 @@ def _weights(params: DynamicParams, change: Params) -> Params:
 
 def _by_row(work: Any, *rows: Any) -> Any:
     """`work` of each row by itself, which takes and gives trees without the batch axis."""
-    if jax.tree.leaves(rows)[-1].shape[0] > 1:
+    if jax.tree.leaves(rows)[-1].shape[0] != 1:  # or any number, in a program that is exported
         return jax.vmap(work)(*rows)
     return _one_row(work(*_row_of(rows)))  # products of one row are no batch of products
 

@@ -23,6 +23,7 @@ from lmseq.contract import (
     Predictions,
     StepModel,
     check_key,
+    first_carry,
     predict_directly,
     unroll_by_carries,
     with_covariates,
@@ -136,7 +137,7 @@ class Normalised(StepModel):
         """The model's carry after a normalised window a row, and the statistics of the windows."""
         values, rest = carry[..., : self.num_features], carry[..., self.num_features :]
         found = statistics(values, self.kind)
-        start = self.model.init_carry(params, carry.shape[0])
+        start = first_carry(self.model, params, carry)
         return self.model.unroll(params, start, with_covariates(found.apply(values), rest))[0], found
 
     def readout(self, params: Params, carry: Carry) -> Prediction:

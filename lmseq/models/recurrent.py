@@ -23,15 +23,15 @@ from lmseq.models.interface import HiddenModule, Trace
 from lmseq.models.noisy import Rate, Read, any_dropout, drop_steps, drop_weights, reader
 from lmseq.models.pieces import DropoutKind, in_pieces
 from lmseq.recurrence import cudnn
-from lmseq.recurrence.cells.cell import Cell, LayerState, Recurrent
+from lmseq.recurrence.cells.cell import Cell, Recurrent
 from lmseq.recurrence.initial import input_bias, recurrent_bias, recurrent_kernel
 from lmseq.recurrence.unrolled import Backend, scan_states, takes_cudnn, unroll_layer
 from lmseq.types import Element, Elements, Prediction, PRNGKey, TokenLogProbs
 
-Carry = tuple[LayerState, ...]
+Carry = tuple[PyTree[Float[Array, "batch _"]], ...]  # layers may differ in width
 TimeFirst = Int[Array, "time batch"] | Float[Array, "time batch feature"]
 Top = Float[Array, "time batch hidden"] | tuple[Float[Array, "time batch hidden"], ...]
-LayerCarries = PyTree[Float[Array, "batch time hidden"]]  # after each of T steps
+LayerCarries = PyTree[Float[Array, "batch time _"]]  # after each of T steps
 
 
 class InWindow(NamedTuple):
@@ -265,7 +265,8 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         kernel, bias = self.input_kernels[0], self.input_biases[0]
         if not self.embedding_size:
             return lookup(kernel + bias[None], xs)
-        if self.vocab_size <= max(xs.size, SMALL_VOCABULARY):
+        number = xs.size if isinstance(xs.size, int) else 0  # not known in a program for any number of rows
+        if self.vocab_size <= max(number, SMALL_VOCABULARY):
             # Projecting the whole table once is less work than projecting every token; of a small one even
             # for a single step, as XLA takes it out of a loop of steps.
             return lookup(affine(self.embedding, kernel, bias, precision), xs)
