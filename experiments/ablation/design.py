@@ -63,7 +63,11 @@ class SweepConfig:
     )
     trials: int = knob(64, "of --search: settings that are drawn")
     halving: int = knob(4, "of --search: of so many trials the best goes on, to so many times the steps")
-    rungs: int = knob(XX)
+    rungs: int = knob(
+        0,
+        "of --search: lengths that trials are compared at; 0: 3, or as many as leave one trial; more cost less "
+        "and drop most trials sooner",
+    )
     fixed: str = knob("", "flags of every cell: 'corpus=tiny_shakespeare num_train_steps=500'")
     first_seed: int = knob(
         0, "the seeds are first_seed ... first_seed + seeds - 1; of --search, those of the best are the next"

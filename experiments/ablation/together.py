@@ -111,14 +111,22 @@ def structure(config: Config, given: frozenset[str] = frozenset()) -> str:
     return repr((sorted((flat | {"seed": 0} | numbers).items()), sorted(given)))
 
 
-def members_of(known: Sequence[Config]) -> ensemble.Members:
-    """The seeds, and the numbers that differ; the last member again where that evens out the devices."""
+def members_of(known: Sequence[Config], traced: Sequence[str] = ()) -> ensemble.Members:
+    """The seeds, and the numbers that differ; the last member again where that evens out the devices.
+
+    traced: numbers that are the members' own even where they are all alike, so that the program is the same
+    whichever members there are.
+    """
     num_devices = jax.device_count()
     missing = -len(known) % num_devices if len(known) > num_devices else 0
     known = [*known, *known[-1:] * missing]
     flat = [knobs.to_flat(each) for each in known]
     numbers = {name: tuple(each[name] for each in flat) for name in ensemble.NUMERIC if name in flat[0]}
-    varied = {name: values for name, values in numbers.items() if len(set(values)) > 1}
+    varied = {
+        name: values
+        for name, values in numbers.items()
+        if len(set(values)) > 1 or (name in traced and all(values))
+    }
     return ensemble.Members(tuple(each.train.seed for each in known), varied)
 
 
@@ -128,9 +136,13 @@ def train_together(
     begin: Sequence[LoopState] | None = None,
     cuts: Sequence[tuple[int, int]] | None = None,
     check: ensemble.Check | None = None,
+    traced: Sequence[str] = (),
 ) -> list[LoopState]:
-    """The state of each config's training at the end of `cuts`; arguments as in `train_members`."""
-    members, train = members_of(known), known[0].train
+    """The state of each config's training at the end of `cuts`.
+
+    traced: as in `members_of`; the rest as in `train_members`.
+    """
+    members, train = members_of(known, traced), known[0].train
     if begin is not None:
         begin = [*begin, *begin[-1:] * (len(members.seeds) - len(known))]
     with steps_bar(cuts[-1][1] if cuts else train.num_train_steps) as show:
