@@ -65,8 +65,8 @@ class SweepConfig:
     halving: int = knob(4, "of --search: of so many trials the best goes on, to so many times the steps")
     rungs: int = knob(
         0,
-        "of --search: lengths that trials are compared at; 0: 3, or as many as leave one trial; more cost less "
-        "and drop most trials sooner",
+        "of --search: lengths that trials are compared at; more of them cost less, and drop trials sooner; "
+        "0: 3, or 2 where these leave one trial",
     )
     fixed: str = knob("", "flags of every cell: 'corpus=tiny_shakespeare num_train_steps=500'")
     first_seed: int = knob(

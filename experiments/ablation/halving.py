@@ -18,13 +18,14 @@ class Rung(NamedTuple):
     steps: int
 
 
-def rungs_of(trials: int, halving: int, num_rungs: int, num_train_steps: int) -> list[Rung]:
+def rungs_of(trials: int, halving: int, num_rungs: int, num_train_steps: int, dispatch: int) -> list[Rung]:
     """The rungs of a search, of which the last has num_train_steps.
 
     Of n trials, floor(n / halving^i) are trained to rung i = 0, 1, ..., of ceil(num_train_steps /
     halving^(rungs - 1)) * halving^i steps. num_rungs: 0 for USUAL_RUNGS, or as many as leave one trial.
-    Raises ValueError for a halving below 2, fewer trials than one of which would go on, and more rungs than
-    the trials or the steps allow.
+    dispatch: steps of a dispatch, at most; the first rung is rounded up to a multiple of `period_of`. Raises
+    ValueError for a halving below 2, trials of which none would go on, and more rungs than the trials or the
+    steps allow.
     """
     if halving < 2:
         raise ValueError(f"expected halving of at least 2, got {halving}: of so many trials one goes on")
@@ -47,13 +48,15 @@ def rungs_of(trials: int, halving: int, num_rungs: int, num_train_steps: int) ->
             f"{num_train_steps}: lower --rungs or --halving"
         )
     first = math.ceil(num_train_steps / halving**last)
+    pieces = math.ceil(first / dispatch)
+    first = pieces * math.ceil(first / pieces)
     lengths = [first * halving**number for number in range(last)] + [num_train_steps]
-    if lengths[-1] <= lengths[-2]:
-        raise ValueError(
-            f"expected num_train_steps that {last + 1} rungs can share, got {num_train_steps}: "
-            "lower --rungs or --halving"
-        )
     return [Rung(trials // halving**number, steps) for number, steps in enumerate(lengths)]
+
+
+def period_of(rungs: Sequence[Rung], dispatch: int) -> int:
+    """Steps of a dispatch, at most so many, that divide the lengths of all rungs but the last."""
+    return rungs[0].steps // math.ceil(rungs[0].steps / dispatch)
 
 
 def cost(rungs: Sequence[Rung]) -> int:

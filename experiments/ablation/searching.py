@@ -15,12 +15,11 @@ import jax
 
 from experiments.ablation import together
 from experiments.ablation.design import Design
-from experiments.ablation.halving import Rung, best
+from experiments.ablation.halving import best, period_of
 from experiments.ablation.records import note, open_ledger, read_lines
 from experiments.ablation.settings import label
 from experiments.ablation.trials import Trials, keep_only, load_state, save_state, state_path
 from experiments.frame.console import say
-from lmseq.config.training import TrainConfig
 from lmseq.training import ensemble
 from lmseq.training.loop import boundaries
 from lmseq.training.memory import check_memory, most_members
@@ -62,7 +61,10 @@ class Search(NamedTuple):
 
 
 def run(search: Search, progress: Callable[[], None]) -> int:
-    """Train what is missing, rung by rung, noting each program's trials; returns the best trial."""
+    """Train what is missing, rung by rung, noting each program's trials; returns the best trial.
+
+    progress is called after each rung. Raises ValueError where no trial has a loss.
+    """
     path, rungs = search.workdir / LEDGER, search.trials.rungs
     if search.records:
         say(f"{len(search.records)} programs of the search are done already")
@@ -108,9 +110,9 @@ def parts_of(trials: Trials, alive: Sequence[int]) -> list[list[int]]:
     return found
 
 
-def cuts_of(train: TrainConfig, rungs: Sequence[Rung], begin: int, stop: int) -> list[tuple[int, int]]:
+def cuts_of(trials: Trials, begin: int, stop: int) -> list[tuple[int, int]]:
     """The dispatches from a step to another: the same ones however often a training stops at rungs."""
-    return list(boundaries(begin, stop, train.steps_per_dispatch, rungs[0].steps))
+    return list(boundaries(begin, stop, period_of(trials.rungs, trials.configs[0].train.steps_per_dispatch)))
 
 
 def train_part(search: Search, number: int, part: list[int]) -> Iterator[Record]:
@@ -142,7 +144,7 @@ def _train_part(search: Search, number: int, part: list[int]) -> Record:
         for place, at in ensemble.non_finite(metrics, step).items():
             diverged.setdefault(place, at)
 
-    cuts, names = cuts_of(configs[0].train, search.trials.rungs, first, steps), search.design.names
+    cuts, names = cuts_of(search.trials, first, steps), search.design.names
     states = together.train_together(configs, work, begin, cuts, check, names)
     losses = {}
     for place, (trial, config, state) in enumerate(zip(part, configs, states, strict=True)):

@@ -42,7 +42,7 @@ def run(workdir: Path, design: Design, call: Call) -> dict[str, Any]:
 def run_search(workdir: Path, design: Design, call: Call) -> dict[str, Any]:
     """Run what is missing of a search, then its best setting with fresh seeds; the summary.
 
-    Tables and picture are written after every program.
+    Tables and picture are written after every rung.
     """
     trials = read_trials(design)
     running.prepare_programs(call.keep_programs)
@@ -54,7 +54,6 @@ def run_search(workdir: Path, design: Design, call: Call) -> dict[str, Any]:
         found_trials.write(workdir, design, trials, search.records)
 
     best = searching.run(search, write)
-    write()
     told = found_trials.markdown(design, trials, search.records)
     fresh = design._replace(settings=[design.settings[best]])
 

@@ -114,11 +114,13 @@ def structure(config: Config, given: frozenset[str] = frozenset()) -> str:
 def members_of(known: Sequence[Config], traced: Sequence[str] = ()) -> ensemble.Members:
     """The seeds, and the numbers that differ; the last member again where that evens out the devices.
 
-    traced: numbers that are the members' own even where they are all alike, so that the program is the same
-    whichever members there are.
+    traced: numbers that are the members' own even where they are all alike. Then what a CPU computes for a
+    member is the same, bit for bit, whichever others there are; so a lone one stands on two devices, too.
     """
     num_devices = jax.device_count()
     missing = -len(known) % num_devices if len(known) > num_devices else 0
+    if traced and len(known) == 1 < num_devices:
+        missing = 1
     known = [*known, *known[-1:] * missing]
     flat = [knobs.to_flat(each) for each in known]
     numbers = {name: tuple(each[name] for each in flat) for name in ensemble.NUMERIC if name in flat[0]}

@@ -18,7 +18,7 @@ from lmseq.config.series import SeriesConfig, has_validation, trains
 from lmseq.files import replacing
 
 DAMAGE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
-LENGTHS = ("num_train_steps", "num_epochs")
+LENGTHS = ("num_train_steps", "steps_per_dispatch")
 
 
 class Trials(NamedTuple):
@@ -38,8 +38,6 @@ def read_trials(design: Design) -> Trials:
             f"{design.experiment.name}: give --sweep"
         )
     for name in (*design.names, *design.fixed):
-        if name in design.names and name in LENGTHS:
-            raise ValueError(f"{name} is what trials are compared at: give num_train_steps in --fixed")
         if name in APART:
             raise ValueError(
                 f"--{name} is for runs of their own, and the trials of a search share programs: leave it out"
@@ -48,13 +46,14 @@ def read_trials(design: Design) -> Trials:
         cell for n in range(len(design.settings)) for cell in design.cells_of(n, [design.config.first_seed])
     ]
     configs = [_config_of(design, cell) for cell in cells]
-    lengths = {each.train.num_train_steps for each in configs}
-    if len(lengths) > 1:
-        told = ", ".join(map(str, sorted(lengths)))
-        raise ValueError(
-            f"expected trials of one num_train_steps, got {told}: give num_train_steps in --fixed"
-        )
-    rungs = rungs_of(design.config.trials, design.config.halving, design.config.rungs, lengths.pop())
+    for name in LENGTHS:
+        found = {getattr(each.train, name) for each in configs}
+        if len(found) > 1:
+            told = ", ".join(map(str, sorted(found)))
+            raise ValueError(f"expected trials of one {name}, got {told}: give it in --fixed")
+    train = configs[0].train
+    sizes = design.config.trials, design.config.halving, design.config.rungs
+    rungs = rungs_of(*sizes, train.num_train_steps, train.steps_per_dispatch)
     return Trials(cells, configs, rungs)
 
 
