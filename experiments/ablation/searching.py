@@ -67,7 +67,7 @@ def run(search: Search, progress: Callable[[], None]) -> int:
     """
     path, rungs = search.workdir / LEDGER, search.trials.rungs
     if search.records:
-        say(f"{len(search.records)} programs of the search are done already")
+        say(f"{plural(len(search.records), 'program')} of the search done already")
     with open_ledger(path, search.records) as ledger:
         for number, rung in enumerate(rungs):
             alive = search.alive(number)
@@ -83,7 +83,7 @@ def run(search: Search, progress: Callable[[], None]) -> int:
             told = (
                 f", best {losses[first[0]]:.4f} of {label(search.design.settings[first[0]])}" if first else ""
             )
-            say(f"rung {number + 1}/{len(rungs)}: {len(alive)} trials to step {rung.steps}{told}")
+            say(f"rung {number + 1}/{len(rungs)}: {plural(len(alive), 'trial')} to step {rung.steps}{told}")
     found = best(search.losses(len(rungs) - 1), 1)
     if not found:
         raise ValueError("no trial that reached the last step has a finite validation loss")
