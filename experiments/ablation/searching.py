@@ -5,6 +5,7 @@ that it equals, bit for bit, a training of its settings that never stopped.
 """
 
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -63,12 +64,12 @@ class Search(NamedTuple):
 def run(search: Search, progress: Callable[[], None]) -> int:
     """Train what is missing, rung by rung, noting each program's trials; returns the best trial.
 
-    progress is called after each rung. Raises ValueError where no trial has a loss.
+    progress is called after each rung. Raises ValueError where no trial has a finite loss.
     """
-    path, rungs = search.workdir / LEDGER, search.trials.rungs
-    if search.records:
-        say(f"{plural(len(search.records), 'program')} of the search done already")
-    with open_ledger(path, search.records) as ledger:
+    rungs, done = search.trials.rungs, len(search.records)
+    if done:
+        say(f"{plural(done, 'program')} of the search done already")
+    with open_ledger(search.workdir / LEDGER, search.records) as ledger:
         for number, rung in enumerate(rungs):
             alive = search.alive(number)
             for part in parts_of(search.trials, alive):
@@ -77,17 +78,25 @@ def run(search: Search, progress: Callable[[], None]) -> int:
                     note(ledger, record)
                     search.records.append(record)
                     _prune(search, number, alive)
-                    progress()
-            losses = search.losses(number)
-            first = best(losses, 1)
-            told = (
-                f", best {losses[first[0]]:.4f} of {label(search.design.settings[first[0]])}" if first else ""
-            )
-            say(f"rung {number + 1}/{len(rungs)}: {plural(len(alive), 'trial')} to step {rung.steps}{told}")
+            progress()
+            told = f"{plural(len(alive), 'trial')} to step {rung.steps}{_told(search, number)}"
+            say(f"rung {number + 1}/{len(rungs)}: {told}")
     found = best(search.losses(len(rungs) - 1), 1)
     if not found:
-        raise ValueError("no trial that reached the last step has a finite validation loss")
+        raise ValueError(NONE_LEFT)
+    shutil.rmtree(search.workdir / STATES, ignore_errors=True)
     return found[0]
+
+
+def plural(number: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def _told(search: Search, number: int) -> str:
+    """The best of a rung in words."""
+    losses = search.losses(number)
+    return "".join(f", best {losses[n]:.4f} of {label(search.design.settings[n])}" for n in best(losses, 1))
 
 
 def open_search(design: Design, trials: Trials, workdir: Path) -> Search:
