@@ -5,19 +5,30 @@ setting with one seed.
 """
 
 import difflib
-import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import average, compare_objectives, mix_models, predict_series, train_lm, train_ngram
+from experiments.ablation.settings import (
+    MOST_CELLS,
+    Setting,
+    label,
+    pairs_of,
+    read_fixed,
+    read_settings,
+    read_sweep,
+    read_value,
+)
+from experiments.ablation.space import draw, read_space
 from experiments.claims.catalogue import CLAIMS
-from experiments.frame.experiment import Experiment, flag_names
+from experiments.frame.experiment import Experiment, Longer, flag_names
+from experiments.frame.processes import Processes
 from lmseq.config import knobs
 from lmseq.config.knobs import knob
-from lmseq.files import read_json
+from lmseq.config.language_model import CourseConfig
 
 EXPERIMENTS: tuple[Experiment, ...] = (
     train_lm.EXPERIMENT,
@@ -29,10 +40,11 @@ EXPERIMENTS: tuple[Experiment, ...] = (
     *CLAIMS,
 )
 OWN = ("workdir", "seed")  # flags of an experiment that its ablation gives itself
-MOST_CELLS = 100_000
 TOGETHER = (train_lm.EXPERIMENT, predict_series.EXPERIMENT)  # whose cells can be trained in one program
-
-Setting = dict[str, str]  # flag names to the text of their values
+# What only a run of its own can do: checkpoints, evaluations on the way, work shared by devices or processes.
+APART = ("host_devices", "shard", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
+APART += ("plateau_patience", "average", "random_windows")
+APART += (*Processes.__dataclass_fields__, *Longer.__dataclass_fields__, *CourseConfig.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -44,9 +56,23 @@ class SweepConfig:
     settings: str = knob(
         "", "instead of --sweep: a JSON file, a list of objects from flag names to values", is_path=True
     )
+    search: str = knob(
+        "",
+        "instead of --sweep: settings are drawn, by --first_seed, from ranges and lists, and successive "
+        "halving finds the best: 'learning_rate=1e-4..1e-1:log dropout=0..0.6 model=gru,lstm'",
+    )
+    trials: int = knob(64, "of --search: settings that are drawn")
+    halving: int = knob(4, "of --search: of so many trials the best goes on, to so many times the steps")
+    rungs: int = knob(
+        0,
+        "of --search: lengths that trials are compared at; more of them cost less, and drop trials sooner; "
+        "0: 3, or 2 where these leave one trial",
+    )
     fixed: str = knob("", "flags of every cell: 'corpus=tiny_shakespeare num_train_steps=500'")
-    first_seed: int = knob(0, "the seeds are first_seed ... first_seed + seeds - 1")
-    seeds: int = knob(3, "seeds of each setting; one has no intervals")
+    first_seed: int = knob(
+        0, "the seeds are first_seed ... first_seed + seeds - 1; of --search, those of the best are the next"
+    )
+    seeds: int = knob(3, "seeds of each setting, or of the best that --search finds; one has no intervals")
     separate: bool = knob(
         False, "a process and a run folder for each cell, also where many can be trained in one program"
     )
@@ -73,104 +99,24 @@ class Design(NamedTuple):
 
     @property
     def seeds(self) -> range:
-        return range(self.config.first_seed, self.config.first_seed + self.config.seeds)
+        """Those of each setting; of a search, those of the best, which no trial had."""
+        first = self.config.first_seed + bool(self.config.search)
+        return range(first, first + self.config.seeds)
 
     def cells(self) -> list[Cell]:
         """One a setting and seed, those of a setting beside each other."""
-        found = []
-        for number, setting in enumerate(self.settings):
-            told = re.sub(r"[^\w.=+-]+", "_", label(setting).replace(" ", "-"))[:80]
-            found += [
-                Cell(f"{number}-{told}-seed={seed}", setting, self.fixed | setting, seed)
-                for seed in self.seeds
-            ]
-        return found
+        return [cell for number in range(len(self.settings)) for cell in self.cells_of(number, self.seeds)]
+
+    def cells_of(self, number: int, seeds: Sequence[int]) -> list[Cell]:
+        """The cells of one setting with some seeds."""
+        setting = self.settings[number]
+        told = re.sub(r"[^\w.=+-]+", "_", label(setting).replace(" ", "-"))[:80]
+        return [Cell(f"{number}-{told}-seed={seed}", setting, self.fixed | setting, seed) for seed in seeds]
 
     def facts(self) -> dict[str, Any]:
         """What an ablation's folder was begun with."""
         settings = {"fixed": self.fixed, "settings": self.settings}
         return {"experiment": self.config.experiment, **settings, "seeds": list(self.seeds)}
-
-
-def label(setting: Setting) -> str:
-    """A setting in a few words: `tau=4 head=normal`."""
-    return " ".join(f"{name}={value}" for name, value in setting.items()) or "as it is"
-
-
-def read_value(text: str) -> bool | int | float | str:
-    """A flag's text as the number or truth value that it is; other text as it stands."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            value = kind(text)
-        except ValueError:
-            continue
-        return value if math.isfinite(value) else text
-    return text
-
-
-def _pairs(text: str, flag: str) -> list[tuple[str, str]]:
-    """name=value parts of a flag's text, in order; ValueError for other parts and for a name twice."""
-    pairs = []
-    for part in text.split():
-        name, equals, value = part.removeprefix("--").partition("=")
-        if not equals or not name.isidentifier() or not value:
-            raise ValueError(f"expected --{flag}='name=value name=value ...', got {part!r} in it")
-        if name in dict(pairs):
-            raise ValueError(f"{name} stands twice in --{flag}={text!r}: give all its values in one place")
-        pairs.append((name, value))
-    return pairs
-
-
-def read_fixed(text: str) -> Setting:
-    """The flags of every cell. Raises ValueError for text that is not name=value parts."""
-    return dict(_pairs(text, "fixed"))
-
-
-def read_sweep(text: str) -> list[Setting]:
-    """All combinations of `a=1,2 b=x,y`, the last name varying fastest.
-
-    Raises ValueError for malformed parts and for values that are empty or stand twice.
-    """
-    pairs = _pairs(text, "sweep")
-    values = [value.split(",") for _, value in pairs]
-    for (name, whole), parts in zip(pairs, values, strict=True):
-        if "" in parts:
-            raise ValueError(f"an empty value among those of {name}: {whole!r}")
-        _refuse_twice([{name: part} for part in parts], "sweep")
-    if math.prod(map(len, values)) > MOST_CELLS:
-        raise ValueError(f"expected at most {MOST_CELLS:,} settings, got {math.prod(map(len, values)):,}")
-    return [dict(zip(dict(pairs), chosen, strict=True)) for chosen in product(*values)]
-
-
-def read_settings(path: Path) -> list[Setting]:
-    """Settings from a JSON file; ValueError unless it is a list of different objects of plain values."""
-    listed = read_json(path)
-    if not isinstance(listed, list) or not listed or not all(isinstance(one, dict) and one for one in listed):
-        raise ValueError(f"expected {path} to hold a list of objects from flag names to values")
-    settings = [{name: _text(name, value, path) for name, value in one.items()} for one in listed]
-    _refuse_twice(settings, "settings")
-    return settings
-
-
-def _text(name: str, value: Any, path: Path) -> str:
-    if type(value) is bool:
-        return str(value).lower()
-    if type(value) not in (int, float, str) or value == "":
-        raise ValueError(f"expected {name} in {path} to be a number, a text, true or false, got {value!r}")
-    return str(value)
-
-
-def _refuse_twice(settings: list[Setting], flag: str) -> None:
-    seen = set()
-    for setting in settings:
-        typed = {name: read_value(text) for name, text in setting.items()}
-        # 1 and 1.0 are the same number; 1 and true, which are equal too, are not the same value.
-        key = frozenset((name, value, isinstance(value, bool)) for name, value in typed.items())
-        if key in seen:
-            raise ValueError(f"{label(setting)} stands twice in --{flag}")
-        seen.add(key)
 
 
 def experiment_named(name: str) -> Experiment:
@@ -199,28 +145,50 @@ def read_design(config: SweepConfig) -> Design:
     """The cells that a config asks for. Raises ValueError for the first thing that is wrong with it."""
     knobs.at_least(1, seeds=config.seeds)
     knobs.at_least(0, first_seed=config.first_seed)
-    if bool(config.sweep.strip()) == bool(config.settings):
-        raise ValueError("expected --sweep='name=a,b ...' or --settings=FILE.json, and not both")
-    settings = read_settings(Path(config.settings)) if config.settings else read_sweep(config.sweep)
+    _check_ways(config)
+    searched, settings = dict(pairs_of(config.search, "search")), []
+    if config.sweep.strip():
+        settings = read_sweep(config.sweep)
+    elif config.settings:
+        settings = read_settings(Path(config.settings))
     fixed = read_fixed(config.fixed)
-    names = tuple(dict.fromkeys(name for setting in settings for name in setting))
+    names = tuple(searched or dict.fromkeys(name for setting in settings for name in setting))
     both = [name for name in names if name in fixed]
     if both:
         raise ValueError(f"{both[0]} is both fixed and varied: leave it out of --fixed")
     experiment = experiment_named(config.experiment)
     known = flag_names(experiment)
     check_names([*names, *fixed], known, experiment)
+    num_settings = config.trials if searched else len(settings)
+    if num_settings * config.seeds > MOST_CELLS:
+        raise ValueError(f"expected at most {MOST_CELLS:,} cells, got {num_settings * config.seeds:,}")
+    if searched:
+        settings = draw(read_space(searched, experiment), config.trials, config.first_seed)
     has_seed = "seed" in known
     if not has_seed and (config.seeds > 1 or config.first_seed):
         raise ValueError(f"{config.experiment} has no --seed: give --seeds=1 and no --first_seed")
-    if len(settings) * config.seeds > MOST_CELLS:
-        raise ValueError(f"expected at most {MOST_CELLS:,} cells, got {len(settings) * config.seeds:,}")
     return Design(config, experiment, names, settings, fixed, has_seed)
+
+
+def _check_ways(config: SweepConfig) -> None:
+    """ValueError unless settings come from one place, with the knobs of that place."""
+    ways = (config.sweep.strip(), config.settings, config.search.strip())
+    if sum(map(bool, ways)) != 1:
+        raise ValueError(
+            "expected one of --sweep='name=a,b ...', --settings=FILE.json and --search='name=LOW..HIGH ...', "
+            "and not several"
+        )
+    knobs.at_least(1, trials=config.trials)
+    if config.separate and config.search:
+        raise ValueError("--search trains its trials together: leave --separate out")
+    knobs.check_idle(
+        *((config, name, bool(config.search.strip()), "--search") for name in ("trials", "halving", "rungs"))
+    )
 
 
 def find_setting(design: Design, text: str) -> Setting:
     """The one setting that has the values named, as in `tau=4`; ValueError for none or several."""
-    wanted = _pairs(text, "compare")
+    wanted = pairs_of(text, "compare")
     if not wanted:
         raise ValueError("expected --compare='name=value ...', a setting of the sweep")
 

@@ -1,6 +1,7 @@
 """What is known of the cells that are done: a line of JSON each."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -12,7 +13,13 @@ LEDGER = "cells.jsonl"
 
 def read_ledger(workdir: Path) -> dict[str, dict[str, Any]]:
     """The records of a folder by cell; lines that are none are left out, the last of a cell counts."""
-    path, found = workdir / LEDGER, {}
+    fields = {"cell", "setting", "seed", "figures", "error"}
+    return {record["cell"]: record for record in read_lines(workdir / LEDGER, fields)}
+
+
+def read_lines(path: Path, fields: set[str]) -> list[dict[str, Any]]:
+    """The objects of a ledger that have the fields; lines that are none are left out."""
+    found = []
     if not path.exists():
         return found
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -20,15 +27,15 @@ def read_ledger(workdir: Path) -> dict[str, dict[str, Any]]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(record, dict) and {"cell", "setting", "seed", "figures", "error"} <= set(record):
-            found[record["cell"]] = record
+        if isinstance(record, dict) and fields <= set(record):
+            found.append(record)
     return found
 
 
-def open_ledger(workdir: Path, kept: dict[str, dict[str, Any]]) -> TextIO:
+def open_ledger(path: Path, kept: Iterable[dict[str, Any]]) -> TextIO:
     """The ledger to append to, rewritten so that it holds whole lines only."""
-    write_text(workdir / LEDGER, "".join(to_json(record) + "\n" for record in kept.values()))
-    return (workdir / LEDGER).open("a", encoding="utf-8")
+    write_text(path, "".join(to_json(record) + "\n" for record in kept))
+    return path.open("a", encoding="utf-8")
 
 
 def note(ledger: TextIO, record: dict[str, Any]) -> None:

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from experiments.ablation.design import TOGETHER, Cell, Design, label
-from experiments.ablation.records import note, open_ledger, read_ledger, record_of
+from experiments.ablation.records import LEDGER, note, open_ledger, read_ledger, record_of
 from experiments.frame.command import USER_ERRORS
 from experiments.frame.console import say
 from experiments.frame.processes import wait_for
@@ -39,7 +40,7 @@ def run_cells(
     num_cells = len(design.settings) * design.config.seeds
     if done:
         say(f"{len(done)} of {num_cells} cells are done already")
-    with open_ledger(workdir, done) as ledger:
+    with open_ledger(workdir / LEDGER, done.values()) as ledger:
         for cells, records in groups_to_run(design, workdir, done, keep_programs):
             begun = time.monotonic()
             for record in records:
@@ -65,9 +66,7 @@ def groups_to_run(
             if cell.name not in done:
                 yield [cell], run_apart(design, [cell], workdir)
         return
-    # A part of an accelerator's memory is left to cells that run as processes.
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    prepare_jax(num_cores(), keep_programs)
+    prepare_programs(keep_programs)
     from experiments.ablation import together
 
     for group in together.groups(design):
@@ -78,6 +77,14 @@ def groups_to_run(
         elif cells:
             known = [group.configs[number] for number in missing]
             yield cells, run_group(design, together.Group(cells, known), workdir)
+
+
+@cache
+def prepare_programs(keep_programs: bool) -> None:
+    """Prepare JAX, once, for trainings in this process, with a device for each core."""
+    # A part of an accelerator's memory is left to cells that run as processes.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    prepare_jax(num_cores(), keep_programs)
 
 
 def can_be_together(design: Design) -> bool:

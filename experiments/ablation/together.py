@@ -14,39 +14,37 @@ from typing import Any, NamedTuple
 import jax
 from absl import flags
 
-from experiments.ablation.design import TOGETHER, Cell, Design
+from experiments.ablation.design import APART, TOGETHER, Cell, Design
 from experiments.ablation.records import record_of
 from experiments.frame.command import USER_ERRORS
-from experiments.frame.experiment import Experiment, Longer, call_from_texts
-from experiments.frame.processes import Processes
+from experiments.frame.experiment import Experiment, call_from_texts
 from experiments.frame.progress import steps_bar
+from experiments.series.evaluate import evaluate
 from experiments.series.loading import load
 from experiments.series.stages import summary_of
 from experiments.text import report, stages
+from experiments.text.evaluate import split_figures
 from experiments.text.loading import FRACTIONS, load_texts
 from lmseq.config import knobs
 from lmseq.config import series as series_config
-from lmseq.config.language_model import CourseConfig, LanguageModelConfig
+from lmseq.config.language_model import LanguageModelConfig
 from lmseq.config.series import SeriesConfig, segment_length
 from lmseq.config.text import TextConfig
 from lmseq.contract import Model
 from lmseq.models.build import model_of
 from lmseq.models.interface import bind
 from lmseq.training import ensemble
-from lmseq.training.fit import fit_members
+from lmseq.training.fit import train_members
 from lmseq.training.gradient import Objective
 from lmseq.training.job import Batches
 from lmseq.training.memory import check_memory
 from lmseq.training.objectives import make_objective
 from lmseq.training.optimizer import Number
 from lmseq.training.regularised import objective_of
+from lmseq.training.state import LoopState
 from lmseq.types import Params, Stream
 
 Config = LanguageModelConfig | SeriesConfig
-# What only a run of its own can do: checkpoints, evaluations on the way, work shared by devices or processes.
-APART = ("host_devices", "shard", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
-APART += ("plateau_patience", "average", "random_windows")
-APART += (*Processes.__dataclass_fields__, *Longer.__dataclass_fields__, *CourseConfig.__dataclass_fields__)
 
 
 class Group(NamedTuple):
@@ -59,7 +57,7 @@ class Group(NamedTuple):
 class Work(NamedTuple):
     """What trains and judges the members of a group.
 
-    streams: one for each different seed, or one for all.
+    streams: one for each different seed, or one for all. valid_loss: nats an element of the validation part.
     """
 
     model: Model
@@ -67,18 +65,25 @@ class Work(NamedTuple):
     batches: Batches
     objective: Objective
     figures: Callable[[Config, Params], dict[str, Any]]
+    valid_loss: Callable[[Config, Params], float | None]
 
 
 def groups(design: Design) -> list[Group]:
     """All cells in groups: those that one program can train, and every other by itself."""
+    cells = design.cells()
+    apart = design.config.separate
+    return grouped(cells, [None if apart else config_of(design.experiment, cell) for cell in cells])
+
+
+def grouped(cells: Sequence[Cell], configs: Sequence[Config | None]) -> list[Group]:
+    """Cells with their configs in groups, each with what it can be trained with; None: with no other."""
     found: dict[str, tuple[list[Cell], list[Config | None]]] = {}
-    for cell in design.cells():
-        config = None if design.config.separate else config_of(design.experiment, cell)
+    for cell, config in zip(cells, configs, strict=True):
         group = cell.name if config is None else structure(config, frozenset(cell.flags) & FRACTIONS)
-        cells, known = found.setdefault(group, ([], []))
-        cells.append(cell)
+        mine, known = found.setdefault(group, ([], []))
+        mine.append(cell)
         known.append(config)
-    return [Group(cells, None if None in known else known) for cells, known in found.values()]
+    return [Group(mine, None if None in known else known) for mine, known in found.values()]
 
 
 def config_of(experiment: Experiment, cell: Cell) -> Config | None:
@@ -106,30 +111,54 @@ def structure(config: Config, given: frozenset[str] = frozenset()) -> str:
     return repr((sorted((flat | {"seed": 0} | numbers).items()), sorted(given)))
 
 
-def members_of(known: Sequence[Config]) -> ensemble.Members:
-    """The seeds, and the numbers that differ; the last member again where that evens out the devices."""
+def members_of(known: Sequence[Config], traced: Sequence[str] = ()) -> ensemble.Members:
+    """The seeds, and the numbers that differ; the last member again where that evens out the devices.
+
+    traced: numbers that are the members' own even where they are all alike. Then what a CPU computes for a
+    member is the same, bit for bit, whichever others there are; so a lone one stands on two devices, too.
+    """
     num_devices = jax.device_count()
     missing = -len(known) % num_devices if len(known) > num_devices else 0
+    if traced and len(known) == 1 < num_devices:
+        missing = 1
     known = [*known, *known[-1:] * missing]
     flat = [knobs.to_flat(each) for each in known]
     numbers = {name: tuple(each[name] for each in flat) for name in ensemble.NUMERIC if name in flat[0]}
-    varied = {name: values for name, values in numbers.items() if len(set(values)) > 1}
+    varied = {
+        name: values
+        for name, values in numbers.items()
+        if len(set(values)) > 1 or (name in traced and all(values))
+    }
     return ensemble.Members(tuple(each.train.seed for each in known), varied)
 
 
-def train_together(known: Sequence[Config], work: Work) -> list[Params]:
-    """The parameters of each config's training."""
-    members, train = members_of(known), known[0].train
-    with steps_bar(train.num_train_steps) as show:
-        found = fit_members(
+def train_together(
+    known: Sequence[Config],
+    work: Work,
+    begin: Sequence[LoopState] | None = None,
+    cuts: Sequence[tuple[int, int]] | None = None,
+    check: ensemble.Check | None = None,
+    traced: Sequence[str] = (),
+) -> list[LoopState]:
+    """The state of each config's training at the end of `cuts`.
+
+    traced: as in `members_of`; the rest as in `train_members`.
+    """
+    members, train = members_of(known, traced), known[0].train
+    if begin is not None:
+        begin = [*begin, *begin[-1:] * (len(members.seeds) - len(known))]
+    with steps_bar(cuts[-1][1] if cuts else train.num_train_steps) as show:
+        found = train_members(
             work.model,
             work.streams,
             train,
-            members.seeds,
+            members,
             batches=work.batches,
             objective=work.objective,
-            settings=members.settings,
             parts=partial(parts_of, known[0], work),
+            begin=begin,
+            cuts=cuts,
+            check=check,
             on_steps=show,
         )
     return found[: len(known)]
@@ -154,11 +183,11 @@ def run_together(group: Group) -> Iterator[dict[str, Any]]:
     check_memory(work.model, len(group.cells))
     found = train_together(group.configs, work)
     share = (time.monotonic() - begun) / len(group.cells)
-    for cell, config, params in zip(group.cells, group.configs, found, strict=True):
+    for cell, config, state in zip(group.cells, group.configs, found, strict=True):
         begun, error, figures = time.monotonic(), None, {}
         try:
             with quietly():
-                figures = work.figures(config, params)
+                figures = work.figures(config, state.state.params)
         except USER_ERRORS as failure:
             error = " ".join(str(failure).split())
         spent = share + time.monotonic() - begun
@@ -189,9 +218,13 @@ def series_work(known: Sequence[SeriesConfig]) -> Work:
     def figures(config: SeriesConfig, params: Params) -> dict[str, Any]:
         return summary_of(config, loaded[config.train.seed], model, params)
 
+    def valid_loss(config: SeriesConfig, params: Params) -> float | None:
+        ahead = series_config.num_direct(config)
+        return evaluate(loaded[config.train.seed], model, ahead, params, 0)["valid_loss"]
+
     streams = [each.train for each in loaded.values()]
     batches = Batches(config.data.batch_size, segment_length(config), first.partition)
-    return Work(model, streams, batches, make_objective(config), figures)
+    return Work(model, streams, batches, make_objective(config), figures, valid_loss)
 
 
 read_texts = cache(load_texts)  # once for all groups
@@ -205,5 +238,8 @@ def text_work(config: LanguageModelConfig, given: frozenset[str]) -> Work:
     def figures(config: LanguageModelConfig, params: Params) -> dict[str, Any]:
         return report.figures(prepared._replace(config=config), params)
 
-    stream = prepared.texts.ids["train"]
-    return Work(prepared.model, [stream], stages.batches_of(config), objective_of(config.loss), figures)
+    def valid_loss(config: LanguageModelConfig, params: Params) -> float | None:
+        return split_figures(prepared._replace(config=config), params, "valid")["valid_loss"]
+
+    streams, objective = [prepared.texts.ids["train"]], objective_of(config.loss)
+    return Work(prepared.model, streams, stages.batches_of(config), objective, figures, valid_loss)

@@ -6,7 +6,7 @@ by its kind: all at once (`vmap`) on an accelerator, which is idle with one smal
 (`lax.map`) on a CPU, where products of one member fill a core already and batched ones are slower.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ NUMERIC = (*OPTIMIZER, "dropout", "input_noise", "sampling_rate")
 
 # Model and objective of a member, from its numbers, which are traced.
 Parts = Callable[[Mapping[str, Number]], tuple[Model, Objective]]
+Check = Callable[[StepMetrics, int], None]  # of the metrics (S, steps) of a dispatch, and the step before it
 
 
 class Members(NamedTuple):
@@ -134,15 +135,21 @@ def ensemble_run(
     num_steps: int,
     objective: Objective = window_loss,
     parts: Parts | None = None,
+    *,
+    begin: LoopState | None = None,
+    cuts: Iterable[tuple[int, int]] | None = None,
+    check: Check | None = None,
 ) -> Iterator[Dispatched]:
     """Train all members to train.num_train_steps, yielding after each dispatch.
 
     plan_of(seed, epoch) gives a member's batches. Member i is initialised and trained as `seeds[i]` alone
     would be with its settings in place of the common ones, and ends with the same parameters, to rounding.
     parts: builds with settings that are not the optimiser's; without it all have this model and objective.
-    What is yielded has a leading axis S; a yielded state is donated to the next dispatch. Raises ValueError
-    for members that do not fit, and NonFiniteMembersError, naming the first, for those whose loss is not
-    finite.
+    begin: states (S, ...) to go on from, all of one step, in place of fresh ones. cuts: the dispatches, as
+    pairs (first step, end), in place of those of the whole training; the schedule is that of num_train_steps
+    wherever they end. check: what looks at the metrics of a dispatch; without it NonFiniteMembersError,
+    naming the first, is raised for members whose loss is not finite. What is yielded has a leading axis S; a
+    yielded state is donated to the next dispatch. Raises ValueError for members that do not fit.
     """
     check_members(members, train)
     if parts is None and set(members.settings) - set(OPTIMIZER):
@@ -156,9 +163,10 @@ def ensemble_run(
     def init(key, settings):
         return init_training(key, model, optimizer_of(model, train, settings), batch_size)
 
-    fresh = jax.jit(partial(lax.map, lambda one: init(*one)))((keys.init, settings))
+    if begin is None:
+        begin = jax.jit(partial(lax.map, lambda one: init(*one)))((keys.init, settings))
     # Waited for, as is each dispatch: on virtual devices of a CPU, programs over several must not queue up.
-    loop_state = jax.block_until_ready(jax.device_put(fresh, split))
+    loop_state = jax.block_until_ready(jax.device_put(begin, split))
     settings = jax.device_put(settings, split)
     program = make_program(model, train, num_steps, mesh, objective, parts)
     tokens = put_stream(stream, num_steps, mesh)
@@ -172,25 +180,36 @@ def ensemble_run(
         return Fed(tokens, jax.device_put(plan, split))
 
     yield from advance(
-        boundaries(0, train.num_train_steps, train.steps_per_dispatch),
+        boundaries(0, train.num_train_steps, train.steps_per_dispatch) if cuts is None else cuts,
         stacked,
         lambda loop_state, fed: program(loop_state, fed.plan, train_keys, settings, fed.stream),
-        partial(_check_finite, members),
+        check or partial(_check_finite, members),
         loop_state,
     )
 
 
-def _check_finite(members: Members, metrics: StepMetrics, first_step: int) -> None:
+def non_finite(metrics: StepMetrics, first_step: int) -> dict[int, int]:
+    """Of members whose loss or gradient is not finite in a dispatch after `first_step`: the step of each."""
     fine = np.isfinite(metrics.totals.nll) & np.isfinite(metrics.grad_norm)
-    if not fine.all():
-        member, step = np.argwhere(~fine)[0]
+    bad = np.flatnonzero(~fine.all(axis=1))
+    return {int(each): first_step + 1 + int(np.argmin(fine[each])) for each in bad}
+
+
+def _check_finite(members: Members, metrics: StepMetrics, first_step: int) -> None:
+    bad = non_finite(metrics, first_step)
+    if bad:
+        member, step = next(iter(bad.items()))
         settings = "".join(f", {name} {values[member]}" for name, values in members.settings.items())
-        bad = np.flatnonzero(~fine.all(axis=1))
         raise NonFiniteMembersError(
-            f"the loss or its gradient is not finite at step {first_step + 1 + step} of seed "
+            f"the loss or its gradient is not finite at step {step} of seed "
             f"{members.seeds[member]}{settings}: lower learning_rate or clip_norm",
-            {int(each): first_step + 1 + int(np.argmin(fine[each])) for each in bad},
+            bad,
         )
+
+
+def stack(states: Sequence[LoopState]) -> LoopState:
+    """States of members as one, with a leading axis S; the inverse of `member`. On the host."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *states)
 
 
 def member(loop_state: LoopState, index: int) -> LoopState:

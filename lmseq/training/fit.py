@@ -9,7 +9,7 @@ its newest good checkpoint and ends with the same parameters, bit for bit, as if
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
@@ -197,6 +197,39 @@ def fit_members(
     times; parts: builds with those that are not the optimiser's. on_steps(step) is called after every
     dispatch. Raises ValueError for streams that do not fit the seeds, and what `ensemble_run` does.
     """
+    found = train_members(
+        model,
+        streams,
+        config,
+        ensemble.Members(tuple(seeds), {name: tuple(each) for name, each in (settings or {}).items()}),
+        batches=batches,
+        objective=objective,
+        parts=parts,
+        on_steps=on_steps,
+    )
+    return [each.state.params for each in found]
+
+
+def train_members(
+    model: Model,
+    streams: Sequence[Stream],
+    config: TrainConfig,
+    members: ensemble.Members,
+    *,
+    batches: Batches = Batches(),
+    objective: Objective = window_loss,
+    parts: ensemble.Parts | None = None,
+    begin: Sequence[LoopState] | None = None,
+    cuts: Iterable[tuple[int, int]] | None = None,
+    check: ensemble.Check | None = None,
+    on_steps: Callable[[int], None] | None = None,
+) -> list[LoopState]:
+    """The states of `fit_members`, a member each, at the end of `cuts`.
+
+    begin: a state of each member to go on from, all of one step, in place of fresh ones. cuts, check: as in
+    `ensemble_run`; what goes on equals what never stopped, bit for bit, where the cuts are the same.
+    """
+    seeds = members.seeds
     if len(streams) not in (1, len(set(seeds))) or len({stream.shape for stream in streams}) != 1:
         raise ValueError(
             f"expected one stream, or one of the same shape for each of {len(set(seeds))} seeds, got "
@@ -213,14 +246,24 @@ def fit_members(
         plan = found.rows(0, found.num_batches)
         return plan._replace(starts=plan.starts + np.int32(length * place[seed]))
 
-    members = ensemble.Members(
-        tuple(seeds), {name: tuple(values) for name, values in (settings or {}).items()}
+    run = ensemble.ensemble_run(
+        model,
+        config,
+        members,
+        as_elements(np.concatenate(streams)),
+        plan_within,
+        batches.batch_size,
+        batches.num_steps,
+        objective,
+        parts,
+        begin=None if begin is None else ensemble.stack(begin),
+        cuts=cuts,
+        check=check,
     )
-    sizes, stream = (batches.batch_size, batches.num_steps), as_elements(np.concatenate(streams))
-    for done in ensemble.ensemble_run(model, config, members, stream, plan_within, *sizes, objective, parts):
+    for done in run:
         if on_steps is not None:
             on_steps(done.step)
-    return [ensemble.member(done.loop_state, i).state.params for i in range(len(seeds))]
+    return [ensemble.member(done.loop_state, i) for i in range(len(seeds))]
 
 
 def _steered(config: TrainConfig, loop_state: LoopState, record: Record, shardings: LoopState) -> LoopState:
