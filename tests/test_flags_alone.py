@@ -16,8 +16,8 @@ from lmseq.data import texts
 
 SMALL_AND_LARGE = {
     bool: ("true", "false"),
-    int: ("0", "1", "2", "20", "1000", "60000", "1000000", "2000000000"),
-    float: ("0", "1e-6", "0.01", "0.5", "0.97", "1", "1e4", "1e30"),
+    int: ("0", "1", "20", "60000", "2000000000"),
+    float: ("0", "1e-6", "0.5", "1", "1e30"),
 }
 ALONE = [
     (experiment, knob.name, value)

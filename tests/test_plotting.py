@@ -66,7 +66,7 @@ def panels(draw):
     return Panel(draw(NAMES), draw(NAMES), draw(NAMES), curves, levels, log, ticks)
 
 
-@settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=8, deadline=None, phases=(Phase.explicit, Phase.generate))
 @given(st.lists(panels(), min_size=1, max_size=5))
 def test_texts_of_any_panels_keep_apart(found):
     figure = draw_panels(found)

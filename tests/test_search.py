@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from experiments import predict_series, train_lm
-from experiments.ablation import found_trials, halving, searching, space, together
+from experiments.ablation import found_trials, halving, records, searching, space, sweep_page, together
 from experiments.ablation.design import SweepConfig, read_design
 from experiments.ablation.halving import Rung
 from experiments.ablation.settings import pairs_of
 from experiments.ablation.trials import load_state, read_trials, state_path
+from experiments.web import document
 from lmseq.training.fit import fit
 from tests.pictures import is_drawn_on
 from tests.scripts import refusal
@@ -194,7 +195,7 @@ def done(text, tmp_path_factory):
 
     with mock.patch.object(searching, "note", kill), pytest.raises(KeyboardInterrupt):
         run(search)
-    with (workdir / searching.LEDGER).open("a", encoding="utf-8") as file:
+    with (workdir / records.RUNGS).open("a", encoding="utf-8") as file:
         file.write('{"rung": 1, "steps')
     search = searched(text, workdir)
     assert len(search.records) == 1
@@ -332,6 +333,18 @@ def test_the_script_says_what_was_spent_and_what_the_best_is_worth(script):
     assert [row["rung"] for row in trials] == ["1"] * 2 + ["0"] * 4
     assert float(trials[0]["valid_loss"]) == summary["best_trial_loss"]
     is_drawn_on(workdir / "search.png")
+
+
+def test_the_page_has_a_row_for_each_trial_and_is_made_again_alike(script):
+    workdir, summary, _ = script
+    page = document.read_page(workdir / "page.html")
+    rows, trials = page["table"], rows_of(workdir / "trials.csv")
+    assert [str(row["trial"]) for row in rows] == [row["trial"] for row in trials]
+    assert rows[0]["trial"] == summary["best_trial"]
+    assert rows[0]["valid_loss_at_20"] == pytest.approx(summary["best_trial_loss"])
+    assert rows[0]["fresh seeds"] == pytest.approx(summary["valid_loss"])
+    assert rows[1]["fresh seeds"] is None and rows[-1]["valid_loss_at_20"] is None
+    assert sweep_page.data_of_folder(workdir)["table"] == rows
 
 
 def test_a_finished_search_is_reprinted_and_another_refused(script, scripts):

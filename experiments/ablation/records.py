@@ -8,7 +8,7 @@ from typing import Any, TextIO
 from experiments.ablation.design import Cell
 from lmseq.files import to_json, write_text
 
-LEDGER = "cells.jsonl"
+LEDGER, RUNGS = "cells.jsonl", "rungs.jsonl"
 
 
 def read_ledger(workdir: Path) -> dict[str, dict[str, Any]]:
@@ -30,6 +30,12 @@ def read_lines(path: Path, fields: set[str]) -> list[dict[str, Any]]:
         if isinstance(record, dict) and fields <= set(record):
             found.append(record)
     return found
+
+
+def read_rungs(workdir: Path) -> list[dict[str, Any]]:
+    """What a search's ledger knows: a record for each program of each rung."""
+    fields = {"rung", "steps", "begin", "trials", "losses", "diverged", "seconds"}
+    return read_lines(workdir / RUNGS, fields)
 
 
 def open_ledger(path: Path, kept: Iterable[dict[str, Any]]) -> TextIO:

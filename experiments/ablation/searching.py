@@ -17,7 +17,7 @@ import jax
 from experiments.ablation import together
 from experiments.ablation.design import Design
 from experiments.ablation.halving import best, period_of
-from experiments.ablation.records import note, open_ledger, read_lines
+from experiments.ablation.records import RUNGS, note, open_ledger, read_rungs
 from experiments.ablation.settings import label
 from experiments.ablation.trials import Trials, keep_only, load_state, save_state, state_path
 from experiments.frame.console import say
@@ -27,11 +27,10 @@ from lmseq.training.memory import check_memory, most_members
 from lmseq.training.optimizer import optimizer_of
 from lmseq.training.state import LoopState, init_training
 
-LEDGER, STATES = "rungs.jsonl", "trials"
+STATES = "trials"
 NONE_LEFT = "no trial of the search has a finite validation loss: lower the range of learning_rate"
 
 Record = dict[str, Any]
-FIELDS = {"rung", "steps", "begin", "trials", "losses", "diverged", "seconds"}
 
 
 class Search(NamedTuple):
@@ -69,7 +68,7 @@ def run(search: Search, progress: Callable[[], None]) -> int:
     rungs, done = search.trials.rungs, len(search.records)
     if done:
         say(f"{plural(done, 'program')} of the search done already")
-    with open_ledger(search.workdir / LEDGER, search.records) as ledger:
+    with open_ledger(search.workdir / RUNGS, search.records) as ledger:
         for number, rung in enumerate(rungs):
             alive = search.alive(number)
             for part in parts_of(search.trials, alive):
@@ -101,7 +100,7 @@ def _told(search: Search, number: int) -> str:
 
 def open_search(design: Design, trials: Trials, workdir: Path) -> Search:
     """A search with what its folder knows of it."""
-    return Search(design, trials, workdir, read_lines(workdir / LEDGER, FIELDS))
+    return Search(design, trials, workdir, read_rungs(workdir))
 
 
 def parts_of(trials: Trials, alive: Sequence[int]) -> list[list[int]]:

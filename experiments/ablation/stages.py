@@ -78,4 +78,6 @@ def run_search(workdir: Path, design: Design, call: Call) -> dict[str, Any]:
     say(text.rstrip())
     seconds = sum(record["seconds"] for record in done.values())
     summary = tables.summary(found, metrics, "least")
-    return summary | found_trials.summary(design, trials, search.records, found, metrics, seconds)
+    summary |= found_trials.summary(design, trials, search.records, found, metrics, seconds)
+    sweep_page.write_search(workdir, design, trials, found, summary)
+    return summary

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.ablation import records, tables
+from experiments.ablation import found_trials, records, tables
 from experiments.ablation.curves import panels_of
 from experiments.ablation.design import Design, SweepConfig, read_design
 from experiments.ablation.tables import Found
+from experiments.ablation.trials import Trials, read_trials
 from experiments.web import document, runs
 from experiments.web.charts import chart_of
 from lmseq.config import knobs
@@ -61,12 +62,54 @@ def data_of(
     }
 
 
+def write_search(
+    workdir: Path, design: Design, trials: Trials, found: Found, summary: dict[str, Any]
+) -> None:
+    """Write page.html into the folder of a search; found: the fresh seeds of its best trial."""
+    name = workdir.resolve().name
+    document.write_page(workdir / PAGE, data_of_search(name, workdir, design, trials, found, summary))
+
+
+def data_of_search(
+    name: str, folder: Path, design: Design, trials: Trials, found: Found, summary: dict[str, Any]
+) -> dict[str, Any]:
+    """The data of the page: a row a trial, its loss at each rung, and of the best from fresh seeds."""
+    fresh, metric = f"fresh {'seed' if len(found.rows) == 1 else 'seeds'}", "valid_loss"
+    rows = found_trials.ranked(found_trials.trial_rows(design, records.read_rungs(folder)))
+    panels = [found_trials.rungs_panel(trials, rows)]
+    of_best = {
+        key: summary.get(f"{metric}{key.removeprefix(fresh)}")
+        for key in (fresh, f"{fresh}_low", f"{fresh}_high")
+    }
+    rows = [row | (of_best if row["trial"] == summary["best_trial"] else {}) for row in rows]
+    losses = [f"{metric}_at_{rung.steps}" for rung in trials.rungs]
+    columns = [{"name": "trial", "key": "trial", "isNumber": True}]
+    columns += [{"name": each, "key": each} for each in design.names]
+    columns += [{"name": each, "key": each, "isNumber": True} for each in losses]
+    columns.append(
+        {"name": fresh, "key": fresh, "isNumber": True, "interval": [f"{fresh}_low", f"{fresh}_high"]}
+    )
+    kept = ["trial", *design.names, *losses, *of_best]
+    return {
+        "kind": "settings",
+        "title": f"{design.config.experiment}: {' by '.join(design.names)}",
+        "runs": [runs.run_of(name, "ablate", design.config, {}, summary)],
+        "columns": columns,
+        "table": [{key: row.get(key) for key in kept} for row in rows],
+        "note": "Validation losses of one seed at each rung, and of the best trial from fresh seeds, with "
+        "a 95 % interval by Student's t. A click on a head sorts.",
+        "charts": {panel.ylabel: chart_of(panel) for panel in panels},
+    }
+
+
 def data_of_folder(folder: Path) -> dict[str, Any]:
-    """The same of a finished ablation, from its records."""
+    """The same of a finished ablation or search, from its records."""
     summary = runs.summary_of(folder)
     config = knobs.from_json(read_text(folder / "config.json"), SweepConfig, "ablate")
     design = read_design(config)
     found = tables.found_of(design, records.read_ledger(folder))
+    if config.search:
+        return data_of_search(folder.resolve().name, folder, design, read_trials(design), found, summary)
     metrics = tables.choose_metrics(found, "")
     panels = panels_of(found.rows, found.names, metrics)
     return data_of(folder.resolve().name, design, found, metrics, panels, summary)
