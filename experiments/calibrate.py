@@ -20,7 +20,7 @@ from experiments.frame.command import KEEP_PROGRAMS, Command, main
 from experiments.frame.console import listed, say
 from experiments.frame.flags import Given
 from experiments.frame.intervals import estimate
-from lmseq.config.knobs import at_least, knob
+from lmseq.config.knobs import MOST_DRAWS, at_least, knob
 from lmseq.data.corpora import read_text
 from lmseq.files import to_json
 
@@ -37,8 +37,8 @@ class CalibrateOptions:
     checkpoint: Literal["latest", "best"] = knob("latest", "the last parameters, or the best by validation")
     file: str = knob("", "a UTF-8 file to judge by; none: the run's validation text", is_path=True)
     out: str = knob("", "the picture, FILE.png", is_path=True)
-    num_origins: int = knob(64, "places of the text from which the model goes on by itself")
-    num_tokens: int = knob(512, "tokens that it draws from each")
+    num_origins: int = knob(32, "places of the text from which the model goes on by itself")
+    num_tokens: int = knob(256, "tokens that it draws from each")
     seed: int = knob(0, "of what is drawn")
 
 
@@ -63,7 +63,8 @@ def read_tokens(run: Any, options: CalibrateOptions) -> np.ndarray:
 
 def by_length(values: np.ndarray) -> tuple[list[int], list[Any]]:
     """Ends of stretches of 1, 1, 2, 4, ... tokens, and the mean of (N, L) on each, with intervals over N."""
-    ends = [2**i for i in range(int(np.log2(values.shape[1])) + 1)]
+    length = values.shape[1]
+    ends = [*(2**i for i in range((length - 1).bit_length())), length]
     begins = [0, *ends[:-1]]
     means = [values[:, a:b].mean(axis=1, dtype=np.float64) for a, b in zip(begins, ends, strict=True)]
     return ends, [estimate(mean) for mean in means]
@@ -75,7 +76,7 @@ def act(options: CalibrateOptions, given: Given) -> None:
         raise ValueError("expected --run=PATH, the folder of a trained model or an ARPA file")
     if Path(options.out).suffix != ".png":
         raise ValueError(f"expected --out=FILE.png, got {options.out!r}")
-    at_least(2, num_origins=options.num_origins, num_tokens=options.num_tokens)
+    at_least(2, MOST_DRAWS, num_origins=options.num_origins, num_tokens=options.num_tokens)
     at_least(0, seed=options.seed)
     start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
     import jax

@@ -147,12 +147,14 @@ def log_likelihoods(run: Any, options: ScoreOptions, texts: Sequence[str]) -> li
     if unknown:
         say(f"scored as {run.vocab.token_strings([0])[0]}: {listed(tuple(unknown))}")
     if is_of_words(run):
-        lines = runs.score_lines(run, "".join(f"{context}{text}\n" for text in texts)).log_probs
+        lines = runs.score_lines(run, *(context + text for text in texts)).log_probs
         ends = np.cumsum([before.size + ids.size for ids in streams])
+        if len(lines) != ends[-1]:
+            raise ValueError(f"expected pairs of one line each, got {len(lines)} words and not {ends[-1]}")
         parts = np.split(lines, ends[:-1])
     else:
         whole = [np.concatenate([before, ids]) for ids in streams]
-        parts = scoring.score_texts(run.model, run.params, whole, len(run.vocab))
+        parts = scoring.score_texts(run.model, run.params, whole)
     return [float(part[before.size :].sum(dtype=np.float64)) for part in parts]
 
 

@@ -68,7 +68,8 @@ def act(options: GrammarOptions, given: Given) -> None:
     if not options.out:
         raise ValueError("expected --out=DIR, the folder that the text and the pairs are written to")
     distances = numbers(options.distances, "distances")
-    at_least(1, num_words=options.num_words, num_pairs=options.num_pairs)
+    at_least(1000, num_words=options.num_words)
+    at_least(1, num_pairs=options.num_pairs)
     at_least(0, seed=options.seed)
     sizes = options.num_classes, options.num_synonyms, options.num_fillers
     grammar = make_grammar(*sizes, distances, options.agreement_share)

@@ -251,6 +251,12 @@ def predict_directly(
     return model.readout_direct(params, carry, ahead[..., :num_known])
 
 
+def num_symbols(model: Model, params: Params) -> int:
+    """V of a model of tokens; nothing is computed."""
+    shape = jax.eval_shape(lambda params: model.readout(params, model.init_carry(params, 1)), params)
+    return shape.shape[1]
+
+
 def as_stream(xs: Stream) -> Stream:
     """A stream on the device: token ids (T,) as int32, values (T, D) as float32."""
     xs = jnp.asarray(xs)

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lmseq.config.knobs import at_least
-from lmseq.contract import Model, gather_log_probs
+from lmseq.contract import Model, gather_log_probs, num_symbols
 from lmseq.data.partition import take_batch
 from lmseq.sampling import invert
 from lmseq.strips import strip_carries
@@ -52,13 +52,13 @@ def reliability(model: Model, params: Params, tokens: Tokens) -> tuple[Reliabili
     num_targets = tokens.shape[0] - 1
     if num_targets < 1:
         raise ValueError(f"expected at least two tokens, got {tokens.shape[0]}")
-    predicted = jax.eval_shape(lambda params: model.readout(params, model.init_carry(params, 1)), params)
-    num_steps = max(1, min(NUM_STEPS, MOST_ENTRIES // (NUM_STRIPS * predicted.shape[1])))
+    num_steps = max(1, min(NUM_STEPS, MOST_ENTRIES // (NUM_STRIPS * num_symbols(model, params))))
     num_strips = max(1, min(NUM_STRIPS, num_targets // num_steps))
     num_windows = -(-num_targets // (num_strips * num_steps))
     found = _reliability(model, params, tokens, num_strips, num_windows, num_steps)
     found = jax.tree.map(np.asarray, found)
-    edges, seen = np.array(EDGES), found.mask
+    # As float32, which they are compared in: one probability must not lie in two bins.
+    edges, seen = np.array(EDGES, np.float32).astype(np.float64), found.mask
     above = np.stack([found.number, found.expected]).astype(np.float64).sum(axis=1)
     number, expected = above - np.append(above[:, 1:], np.zeros((2, 1)), axis=1)
 
@@ -123,14 +123,15 @@ def continuations(
 ) -> Continuations:
     """A draw of L tokens from each of N places, evenly spread over a stream (T,), all of it before them read.
 
-    Raises ValueError for a stream with too few tokens.
+    The N stretches of the text do not overlap. Raises ValueError for a stream with too few tokens.
     """
     at_least(1, num_origins=num_origins, num_tokens=num_tokens)
     tokens = jnp.asarray(tokens, jnp.int32)
-    if tokens.shape[0] < num_origins + num_tokens:
+    least = (num_origins + 1) * num_tokens
+    if tokens.shape[0] < least:
         raise ValueError(
-            f"expected at least num_origins + num_tokens = {num_origins + num_tokens} tokens, got "
-            f"{tokens.shape[0]}: ask for fewer, or give a longer text"
+            f"expected at least (num_origins + 1) num_tokens = {least:,} tokens, so that no stretch overlaps "
+            f"another, got {tokens.shape[0]:,}: ask for fewer, or give a longer text"
         )
     return Continuations(
         *map(np.asarray, _continuations(key, model, params, tokens, num_origins, num_tokens))

@@ -203,13 +203,16 @@ class Lines(NamedTuple):
     unknown: Bool[np.ndarray, "time"]
 
 
-def score_lines(run: Run, text: str) -> Lines:
+def score_lines(run: Run, *texts: str) -> Lines:
     """Score words under a count model as the reference tool does: an unknown word has the tables' `<unk>`.
 
+    Each text begins a line, and what is found of them stands one behind the other.
     The contract has one symbol both for unknown words and for a text's own word `<unk>`; here they differ.
     """
     words = spell_words(run.vocab.tokens, np.asarray(run.params.word_of), run.tables.vocab_size)
-    stream = look_up([normalize_text(text, run.vocab.normalize).encode()], [word.encode() for word in words])
+    lines = [normalize_text(text, run.vocab.normalize) for text in texts]
+    whole = "".join(line + "\n" * (not line.endswith("\n")) for line in lines)
+    stream = look_up([whole.encode()], [word.encode() for word in words])
     predicted = stream != BOS_ID
     return Lines(score_words(run.tables, stream)[predicted], stream[predicted] == UNK_ID)
 

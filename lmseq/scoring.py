@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int
 
-from lmseq.contract import Model, as_stream, is_in_order, log_prob
+from lmseq.contract import Model, as_stream, is_in_order, log_prob, num_symbols
 from lmseq.data.partition import scoring as scoring_plan
 from lmseq.data.partition import take_batch
 from lmseq.strips import chain_strips, guess_last
@@ -129,17 +129,18 @@ MOST_ENTRIES = 2**24  # of the predictions that `score_texts` holds at once
 
 
 def score_texts(
-    model: Model, params: Params, texts: Sequence[Int[ArrayLike, "_"]], vocab_size: int
+    model: Model, params: Params, texts: Sequence[Int[ArrayLike, "_"]]
 ) -> list[Float[np.ndarray, "_"]]:
     """Log-probability in nats of each token of many texts, each (T,), T >= 1, from a fresh carry each.
 
     What `score` gives for each of them, in rows of one program: texts of nearly equal length are padded to
-    the next power of two. vocab_size bounds the memory, not the figure. Raises ValueError for an empty text.
+    the next power of two. Raises ValueError for an empty text.
     """
     lengths = np.array([len(text) for text in texts])
     if lengths.size and not lengths.min():
         raise ValueError("expected at least one token in each text, got an empty one")
     found: list[Any] = [None] * len(texts)
+    vocab_size = num_symbols(model, params)
     padded = 2 ** np.ceil(np.log2(np.maximum(lengths, 16))).astype(int)
     for num_steps in np.unique(padded).tolist():
         rows = np.flatnonzero(padded == num_steps)

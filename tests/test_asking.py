@@ -1,5 +1,6 @@
 """Asking a model: pieces against the scan, stop texts, what the carry has seen, and a real terminal."""
 
+import io
 import json
 import os
 import pty
@@ -15,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.text.asking import Answering, Ending, Spelling, answer, read
+from experiments.text.asking import Answering, Ending, Interrupts, Spelling, answer, read
 from lmseq import generation
 from lmseq.data.tokens import Vocab, build_vocab
 from lmseq.runs import Run
@@ -152,6 +153,17 @@ def test_lines_of_a_pipe_are_answered_one_by_one(run, processes, scripts, tmp_pa
     (tmp_path / "context.txt").write_text("the tide is")
     (sample,) = scripts.summary("sample_text", *flags)["samples"]
     assert done.stdout.startswith(sample["text"].removeprefix("the tide is"))
+
+
+def test_an_interrupt_ends_one_answer_of_a_pipe(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\nb\n"))
+    with Interrupts() as interrupts:
+        seen = []
+        for line in interrupts.typed_lines():
+            seen.append((line, interrupts.came))
+            signal.raise_signal(signal.SIGINT)
+            assert interrupts.came
+    assert seen == [("a", False), ("b", False)]
 
 
 def test_stop_texts_end_samples_too(run, scripts):

@@ -61,14 +61,14 @@ def test_many_texts_are_scored_as_each_by_itself(kind, monkeypatch):
     texts = [rng.integers(0, 3, length).astype(np.int32) for length in (1, 40, 2, 16, 17, 3, 33, 16)]
     for most in (2**24, 3 * 32 * 2):  # all rows at once, and two of them
         monkeypatch.setattr(scoring, "MOST_ENTRIES", most)
-        found = scoring.score_texts(model, params, texts, 3)
+        found = scoring.score_texts(model, params, texts)
         for text, log_probs in zip(texts, found, strict=True):
             np.testing.assert_allclose(
                 log_probs, scoring.score(model, params, jnp.asarray(text)), rtol=1e-4, atol=1e-5
             )
     with pytest.raises(ValueError, match="empty"):
-        scoring.score_texts(model, params, [texts[0], texts[0][:0]], 3)
-    assert scoring.score_texts(model, params, [], 3) == []
+        scoring.score_texts(model, params, [texts[0], texts[0][:0]])
+    assert scoring.score_texts(model, params, []) == []
 
 
 def test_pairs_of_the_grammar_agree_and_the_source_itself_is_always_right():
@@ -111,8 +111,6 @@ def written(tmp_path_factory, scripts):
 def test_score_text_judges_pairs_by_the_scores_of_each_text(written, scripts, run, context):
     flags = [f"--run={written / run}", *([f"--context={context}"] if context else [])]
     lines = (written / "text" / "pairs.tsv").read_text().splitlines()[::8]
-    (written / "few.tsv").write_text("\n".join(lines))
-    found = scripts.summary("score_text", *flags, f"--pairs={written / 'few.tsv'}")
     right = {}
     for line in lines[::3]:
         better, worse, group = line.split("\t")
@@ -125,6 +123,24 @@ def test_score_text_judges_pairs_by_the_scores_of_each_text(written, scripts, ru
         group: np.mean(each) for group, each in right.items()
     }
     assert found["num_pairs"] == len(lines[::3]) and found["num_ties"] == 0
+
+
+def test_lines_without_line_ends_are_scored_each_by_itself(written, scripts, tmp_path):
+    """Letters alone: line ends are no words, and a text still begins a line of its own."""
+    flags = ["--order=2", "--discount_fallback", "--normalize=letters", "--level=word"]
+    scripts.summary("train_ngram", f"--workdir={tmp_path / 'run'}", f"--corpus={written / 'text'}", *flags)
+    lines = ["one-0 does-1 .\tone-0 noun0-1 .", "many-2 do-1\tdo-1 many-2 and"]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines))
+    for context in ("", "--context=noun0-1 .\n"):
+        given = [f"--run={tmp_path / 'run'}", *([context] if context else [])]
+        found = scripts.summary("score_text", *given, f"--pairs={tmp_path / 'pairs.tsv'}")
+        right = []
+        for line in lines:
+            texts = line.split("\t")
+            both = scripts.summary("score_text", *given, *(f"--text={text}" for text in texts))["texts"]
+            of = {each["text"]: each["log_likelihood"] for each in both}
+            right.append(of[texts[0]] > of[texts[1]])
+        assert found["accuracy"] == np.mean(right)
 
 
 def test_counts_cannot_reach_farther_than_their_order(written, scripts):
@@ -150,6 +166,7 @@ def test_figures_by_byte_and_by_word(written, scripts):
         ("score_text --run={run} --pairs={folder}/four.tsv", "got 4 columns"),
         ("score_text --run={run} --pairs={folder}/same.tsv", "two different texts"),
         ("score_text --run={run} --pairs={folder}/blank.tsv", "empty lines only"),
+        ("score_text --run={run} --pairs={folder}/all.tsv", "another group than all"),
         ("score_text --run={run} --pairs={folder}/none.tsv", "none.tsv"),
         ("score_text --run={run} --pairs={folder}/good.tsv --text=a", "--text and --pairs"),
         ("score_text --run={run} --pairs={folder}/good.tsv --per_token", "--per_token"),
@@ -167,6 +184,7 @@ def test_a_mistake_is_one_line(written, scripts, tmp_path, flags, says):
         "four": "a\tb\tc\td",
         "same": "a\ta",
         "blank": "\n\n",
+        "all": "a\tb\tall",
         "good": "one-0\tone-1",
     }.items():
         (tmp_path / f"{name}.tsv").write_text(text)

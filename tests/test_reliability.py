@@ -9,7 +9,7 @@ from lmseq import reliability as calibration
 from lmseq.data import sources
 from lmseq.models.sources import put_source
 from lmseq.reliability import EDGES, continuations, reliability
-from tests.oracles import random_stream, small
+from tests.oracles import MarkovChain, chain_params, random_stream, sample_chain, small
 from tests.scripts import SMALL, refusal
 
 
@@ -62,7 +62,17 @@ def test_a_source_is_calibrated_on_its_own_text_and_goes_on_as_it_is():
         assert abs(values.mean() - expected) < 4 * error
 
 
-@pytest.mark.parametrize("kind", ["gru", "dynamic"])
+@pytest.mark.parametrize("prob", [0.7, 0.9, 0.99])
+def test_a_probability_on_an_edge_lies_in_one_bin(prob):
+    transition = np.array([[prob, 1 - prob], [1 - prob, prob]])
+    params = chain_params(np.array([0.5, 0.5]), transition)
+    stream = sample_chain(np.random.default_rng(0), transition, 4000)
+    for found in reliability(MarkovChain(2), params, stream):
+        assert np.abs(found.observed - found.expected).max() < 200, found
+        assert ((found.number > 0) | (found.observed == 0)).all()
+
+
+@pytest.mark.parametrize("kind", ["gru"])
 def test_continuations_begin_behind_all_of_the_text_before_them(kind):
     model, params = small(kind)
     stream = random_stream(120)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import predict_series, train_lm
+from experiments import train_lm
 from experiments.ablation import found_trials, halving, records, searching, space, sweep_page, together
 from experiments.ablation.design import SweepConfig, read_design
 from experiments.ablation.halving import Rung
@@ -300,7 +300,6 @@ def test_a_series_is_searched_by_its_validation_part(tmp_path):
     search = searching.open_search(design, read_trials(design), tmp_path / "run")
     winner = run(search)
     assert search.losses(1)[winner] == min(search.losses(1).values())
-    assert predict_series.EXPERIMENT is design.experiment
 
 
 # The script

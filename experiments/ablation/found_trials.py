@@ -169,7 +169,7 @@ def summary(
         values |= flat(name, estimate(tables.samples(found.rows, name)))
     return {
         "num_trials": len(trials.cells),
-        "num_diverged": sum(each is not None for record in records for each in record["diverged"]),
+        "num_diverged": sum(loss is None for record in records for loss in record["losses"]),
         "best_trial": winner,
         "best_trial_loss": last[winner],
         **values,

@@ -24,12 +24,11 @@ from experiments.series.loading import load
 from experiments.series.stages import summary_of
 from experiments.text import report, stages
 from experiments.text.evaluate import split_figures
-from experiments.text.loading import FRACTIONS, load_texts
+from experiments.text.loading import FRACTIONS, load_texts, text_of
 from lmseq.config import knobs
 from lmseq.config import series as series_config
 from lmseq.config.language_model import LanguageModelConfig
 from lmseq.config.series import SeriesConfig, segment_length
-from lmseq.config.text import TextConfig
 from lmseq.contract import Model
 from lmseq.models.build import model_of
 from lmseq.models.interface import bind
@@ -232,8 +231,7 @@ read_texts = cache(load_texts)  # once for all groups
 
 def text_work(config: LanguageModelConfig, given: frozenset[str]) -> Work:
     """As `train_lm` has it: one text for all."""
-    text = {name: getattr(config.data, name) for name in TextConfig.__dataclass_fields__}
-    prepared = stages.prepare(config, read_texts(TextConfig(**text), given))
+    prepared = stages.prepare(config, read_texts(text_of(config), given))
 
     def figures(config: LanguageModelConfig, params: Params) -> dict[str, Any]:
         return report.figures(prepared._replace(config=config), params)

@@ -112,7 +112,7 @@ def answer(
     """
     run = asked.run
     key = jax.random.key(asked.seed)
-    key = jax.random.fold_in(key, turn) if turn else key
+    key = jax.random.fold_in(key, turn + 1) if turn else key  # 1 is `draw_uniforms`' own
     uniforms = generation.draw_uniforms(key, asked.num_tokens, 1, asked.never)
 
     def draw(carry: Carry, begin: int, number: int) -> generation.Piece:
@@ -163,7 +163,9 @@ class Interrupts:
     def typed_lines(self) -> Iterator[str]:
         """Lines that the user types, until the end of the input; from a pipe, its lines."""
         if not sys.stdin.isatty():
-            yield from (line.rstrip("\n") for line in sys.stdin)
+            for line in sys.stdin:
+                self.came = False
+                yield line.rstrip("\n")
             return
         with suppress(ImportError):  # gives input() its editing and its history, where the system has it
             import_module("readline")

@@ -1,5 +1,6 @@
 """Minimal pairs: does a model give the better of two texts more probability (Marvin and Linzen 2018)?"""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ def read_pairs(path: Path) -> list[Pair]:
     Raises ValueError, with the number of the line, for other columns, and for two texts that are one.
     """
     found = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
+    # Not splitlines, which also cuts at characters that a text may have.
+    for number, line in enumerate(read_text(path).replace("\r\n", "\n").split("\n"), 1):
         if not line.strip():
             continue
         columns, where = line.split("\t"), f"line {number} of {path}"
@@ -34,6 +36,8 @@ def read_pairs(path: Path) -> list[Pair]:
         pair = Pair(*columns)
         if not pair.better or not pair.worse or pair.better == pair.worse:
             raise ValueError(f"expected two different texts of at least one character in {where}")
+        if pair.group == "all":
+            raise ValueError(f"expected another group than all, which is that of all pairs, in {where}")
         found.append(pair)
     if not found:
         raise ValueError(f"expected pairs of texts in {path}, got empty lines only")
@@ -53,6 +57,8 @@ def judge(
     groups: dict[str, list[float]] = {}
     for pair in pairs:
         better, worse = of_text[pair.better], of_text[pair.worse]
+        if math.isnan(better) or math.isnan(worse):
+            raise ValueError(f"expected log-likelihoods, got no number of {pair.better!r} or {pair.worse!r}")
         right = 0.5 if better == worse else float(better > worse)
         for group in {pair.group or "all", "all"}:
             groups.setdefault(group, []).append(right)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.frame.console import listed
+from lmseq.data.tokens import normalize_text
 
 
 def encode_prompt(vocab: Any, prompt: str, name: str = "the prompt") -> np.ndarray:
@@ -13,6 +14,7 @@ def encode_prompt(vocab: Any, prompt: str, name: str = "the prompt") -> np.ndarr
     unknown = vocab.unknown(prompt)
     if unknown:
         raise ValueError(f"{name} has what the vocabulary lacks: {listed(unknown)}")
-    if vocab.level == "word" and ids.size and not prompt.endswith("\n"):
+    is_open = not normalize_text(prompt, vocab.normalize).endswith("\n")
+    if vocab.level == "word" and ids.size and is_open:
         return ids[:-1]  # the end of the line, which a prompt leaves open
     return ids

@@ -1,6 +1,5 @@
 """Softmax over a few drawn words: what training needs of a large vocabulary (Bengio and Senecal 2008)."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -20,15 +19,17 @@ class Candidates(NamedTuple):
 
 
 def draw_candidates(key: PRNGKey, vocab_size: int, number: int) -> Candidates:
-    """S of V words, k with probability ln((k + 2) / (k + 1)) / ln(V + 1), about Zipf's law of words by rank.
+    """S of V words: an octave of ranks r = 1 ... V, then a rank of it, 2^j <= r < 2^(j + 1), each as likely.
 
-    One draw for all rows and steps of a window, of the window's key. Vocabularies of words are ranked; any
-    other is served too, only with more variance.
+    That is near Zipf's law of words by rank, and its probabilities are exact for any V. One draw for all rows
+    and steps of a window, of the window's key. Vocabularies of words are ranked; any other is served too,
+    with more variance.
     """
-    uniform = jax.random.uniform(of_batch(jax.random.fold_in(key, CANDIDATES)), (number,))
-    log_size = math.log(vocab_size + 1)
-    ids = jnp.clip(jnp.exp(uniform * log_size).astype(jnp.int32) - 1, 0, vocab_size - 1)
-    return Candidates(ids, jnp.log(number * jnp.log1p(1.0 / (ids + 1)) / log_size))
+    key, num_octaves = of_batch(jax.random.fold_in(key, CANDIDATES)), vocab_size.bit_length()
+    first = 2 ** jax.random.randint(key, (number,), 0, num_octaves)
+    size = jnp.minimum(2 * first, vocab_size + 1) - first
+    rank = first + jax.random.randint(jax.random.fold_in(key, 1), (number,), 0, size)
+    return Candidates(rank - 1, jnp.log(number / (num_octaves * size)))
 
 
 def sampled_log_probs(

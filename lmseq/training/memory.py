@@ -41,14 +41,14 @@ def check_memory(model: Model, num_members: int = 1, shard: Shard = "batch") -> 
             f"there are {there / 2**30:.1f} GiB: make the model smaller, by "
             "hidden_size, num_layers or embedding_size"
         )
-    if num_members > max(1, most_members(model)):
+    if num_members > 1 and num_members > most_members(model):
         raise ValueError(f"{num_members} trainings of {num_parameters:,} parameters do not fit in memory")
 
 
 def most_members(model: Model) -> int:
     """How many trainings of a model one program can hold: as many as half of the memory has room for."""
     num_parameters = count_parameters(jax.eval_shape(model.init, jax.random.key(0)))
-    return _available() // (2 * BYTES_A_PARAMETER * num_parameters)
+    return _available() // (2 * BYTES_A_PARAMETER * max(1, num_parameters))
 
 
 def check_carries(model: Model, rows: Mapping[str, int]) -> None:
