@@ -84,7 +84,7 @@ def sample_streams(
     return sample(key, model, params, prompt, num_samples, num_tokens, decoding, never)
 
 
-PIECE = 256  # the most tokens that one call of `draw_piece` draws, or `read_piece` reads
+PIECE = 1024  # the most tokens that one call of `draw_piece` draws, or `read_piece` reads
 
 
 class Piece(NamedTuple):

@@ -142,9 +142,10 @@ def write_portable(folder: Path, found: Portable, facts: dict[str, Any]) -> dict
 
     facts: what stands before it there.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    save_file(found.params, folder / PARAMS)
+    # Not its save_file, whose files only their owner may read.
+    (folder / PARAMS).write_bytes(save(found.params))
     files = {}
     for name, program in found.programs.items():
         content = bytes(program.serialize())

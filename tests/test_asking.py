@@ -43,12 +43,12 @@ def begin(asking: Answering, prompt=PROMPT):
 @pytest.mark.parametrize("kind", ["gru", "mlp", "neural cache", "trigram of lines"])
 @pytest.mark.parametrize("never", [(), (0,)])
 def test_pieces_are_what_one_scan_draws(kind, never):
-    asking = asked(kind, num_tokens=300, never=never)  # more than one piece holds
+    asking = asked(kind, num_tokens=1100, never=never)  # more than one piece holds
     shown = []
     found = answer(asking, begin(asking), PROMPT, 0, shown.append)
     run, key = asking.run, jax.random.key(3)
     whole = generation.sample_streams(
-        key, run.model, run.params, PROMPT, num_samples=1, num_tokens=300, never=never
+        key, run.model, run.params, PROMPT, num_samples=1, num_tokens=1100, never=never
     )
     assert np.array_equal(found.tokens, whole.tokens[0]) and len(shown) > 5
     np.testing.assert_allclose(found.log_probs, whole.log_probs[0], rtol=1e-4, atol=1e-5)
