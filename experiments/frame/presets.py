@@ -138,8 +138,8 @@ def ptb_medium() -> dict[str, Any]:
 
     python -m experiments.train_lm --preset=ptb_medium --workdir=runs/ptb_medium
 
-    Test perplexity 82.70 is published; nobody has run it here to its end. A hundred steps take about 60 s on two
-    CPU cores that have other work, and there are 51,792.
+    Test perplexity 82.70 is published; nobody has run it here to its end. A hundred of its 51,792 steps take
+    about 60 s on two CPU cores that have other work.
     """
     return _zaremba(650, 0.05, 0.5) | {
         "clip_norm": 5.0 / 35,
@@ -155,7 +155,7 @@ def ptb_large() -> dict[str, Any]:
 
     python -m experiments.train_lm --preset=ptb_large --workdir=runs/ptb_large
 
-    Test perplexity 78.40 is published; nobody has run it here to its end. There are 73,040 steps; the first two
+    Test perplexity 78.40 is published; nobody has run it here to its end. The first two of its 73,040 steps
     were there after 123 s on two CPU cores that had other work.
     """
     return _zaremba(1500, 0.04, 0.65) | {
@@ -172,9 +172,9 @@ def ptb_awd() -> dict[str, Any]:
 
     python -m experiments.train_lm --preset=ptb_awd --workdir=runs/ptb_awd
 
-    Test perplexity 57.30 is published, of averaged weights; nobody has run it here to its end. There are 332,000
-    steps; the first two were there after 238 s on two CPU cores that had other work. Their weight decay of
-    1.2e-6 is left out: the optimiser sgd has none here.
+    Test perplexity 57.30 is published, of averaged weights; nobody has run it here to its end. The first two of
+    its 332,000 steps were there after 238 s on two CPU cores that had other work. Their weight decay of 1.2e-6
+    is left out: the optimiser sgd has none here.
     """
     epoch = 664  # windows of 70 words in 20 rows, about: their lengths vary
     return {

@@ -32,10 +32,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
 
     Raises ValueError for a kind that does not exist.
     """
-    if config.sampled_softmax >= vocab_size:
-        raise ValueError(
-            f"expected sampled_softmax below the {vocab_size} symbols there are, got {config.sampled_softmax}"
-        )
+    _check_candidates(config, vocab_size)
     common = {
         "sampled_softmax": config.sampled_softmax,
         "tie_embeddings": config.tie_embeddings,
@@ -82,6 +79,14 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 f"expected one of {', '.join(get_args(ModelKind))} as model, got {config.model!r}"
             )
     return bind(module, config.init_range)
+
+
+def _check_candidates(config: ModelConfig, vocab_size: int) -> None:
+    """ValueError for a softmax over as many words as there are."""
+    if config.sampled_softmax >= vocab_size:
+        raise ValueError(
+            f"expected sampled_softmax below the {vocab_size} symbols there are, got {config.sampled_softmax}"
+        )
 
 
 def build_series_model(
