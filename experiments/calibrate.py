@@ -74,8 +74,9 @@ def act(options: CalibrateOptions, given: Given) -> None:
     """Measure, draw, print."""
     if not options.run:
         raise ValueError("expected --run=PATH, the folder of a trained model or an ARPA file")
-    if Path(options.out).suffix != ".png":
+    if Path(options.out).suffix != ".png" or Path(options.out).is_dir():
         raise ValueError(f"expected --out=FILE.png, got {options.out!r}")
+    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     at_least(2, MOST_DRAWS, num_origins=options.num_origins, num_tokens=options.num_tokens)
     at_least(0, seed=options.seed)
     start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
@@ -96,7 +97,6 @@ def act(options: CalibrateOptions, given: Given) -> None:
     ends, entropy = by_length(drawn.entropy)
     loss = by_length(drawn.loss)[1]
     print_table(every, ends, entropy, loss)
-    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
     plotting.save_figure(draw_calibration(every, likeliest, ends, entropy, loss), Path(options.out))
     summary = {
         "run": str(options.run),

@@ -23,6 +23,9 @@ from lmseq.config.knobs import at_least, knob
 from lmseq.data.sources import Grammar, agreement_pairs, make_grammar
 from lmseq.files import replacing_folder, to_json, write_text
 
+# Of words and hidden states: the tables of the source have a row for each state, and stay below a gigabyte.
+MOST_WORDS, MOST_DISTANCE, MOST_PAIRS = 200, 1000, 100_000
+
 
 @dataclass(frozen=True)
 class GrammarOptions:
@@ -68,8 +71,12 @@ def act(options: GrammarOptions, given: Given) -> None:
     if not options.out:
         raise ValueError("expected --out=DIR, the folder that the text and the pairs are written to")
     distances = numbers(options.distances, "distances")
-    at_least(1000, num_words=options.num_words)
-    at_least(1, num_pairs=options.num_pairs)
+    at_least(1000, 100_000_000, num_words=options.num_words)
+    at_least(1, MOST_PAIRS, num_pairs=options.num_pairs)
+    for name in ("num_classes", "num_synonyms", "num_fillers"):
+        at_least(1, MOST_WORDS, **{name: getattr(options, name)})
+    for distance in distances:
+        at_least(2, MOST_DISTANCE, distances=distance)
     at_least(0, seed=options.seed)
     sizes = options.num_classes, options.num_synonyms, options.num_fillers
     grammar = make_grammar(*sizes, distances, options.agreement_share)

@@ -248,6 +248,8 @@ def _mixture_run(path: Path, backend: Backend) -> Run:
         raise ValueError(f"{path / MIXTURE} is damaged: mix again") from None
     found = []
     for place, params_digest in places:
+        if (split_run(path / place)[0] / MIXTURE).is_file():
+            raise ValueError(f"{path / MIXTURE} is damaged (it names a mixture): mix again")
         if not split_run(path / place)[0].exists():
             raise ValueError(
                 f"{path} is a mixture with {path / place}, which is not there: "

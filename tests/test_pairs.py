@@ -176,6 +176,8 @@ def test_figures_by_byte_and_by_word(written, scripts):
         ("write_grammar --out={folder}/new --distances=2,2", "each once"),
         ("write_grammar --out={folder}/new --distances=1", "at least 2"),
         ("write_grammar --out={folder}/new --num_words=0", "num_words"),
+        ("write_grammar --out={folder}/new --num_classes=1000000000", "num_classes"),
+        ("write_grammar --out={folder}/new --distances=99999999999", "distances"),
     ],
 )
 def test_a_mistake_is_one_line(written, scripts, tmp_path, flags, says):

@@ -359,6 +359,9 @@ def test_a_finished_search_is_reprinted_and_another_refused(script, scripts):
 BAD = [
     ("--search=learning_rate=1e-1..1e-4", "LOW below HIGH"),
     ("--search=learning_rate=0..0.1:log", "begins above 0"),
+    ("--search=learning_rate=1e-3...1e-1", "two dots"),
+    ("--search=learning_rate=-1e308..1e308", "narrower"),
+    ("--search=learning_rate=1e-300..1e300:log", "narrower"),
     ("--search=learning_rates=0.1..0.2", "did you mean --learning_rate?"),
     ("--search=model=1..2", "model is no number"),
     ("--search=learning_rate=0.1..0.2 --halving=1", "halving of at least 2"),
@@ -396,3 +399,8 @@ def test_a_dry_run_says_what_a_search_costs(scripts, tmp_path):
     done = scripts.attempt("ablate", *flags, f"--workdir={tmp_path / 'new'}")
     assert done.returncode == 0 and not (tmp_path / "new").exists()
     assert "16,000 of 102,400 steps, 15.6 %" in done.stdout and "20,800, 20.3 %" in done.stdout
+
+
+def test_a_search_of_blanks_is_no_sweep(tmp_path, scripts):
+    done = scripts.attempt("ablate", "--search= ", "--sweep=seed=1,2", f"--workdir={tmp_path / 'new'}")
+    assert "got blanks" in refusal(done)[1]

@@ -172,6 +172,8 @@ def read_design(config: SweepConfig) -> Design:
 
 def _check_ways(config: SweepConfig) -> None:
     """ValueError unless settings come from one place, with the knobs of that place."""
+    if config.search and not config.search.strip():
+        raise ValueError("expected --search='name=LOW..HIGH ...', got blanks: leave it out")
     ways = (config.sweep.strip(), config.settings, config.search.strip())
     if sum(map(bool, ways)) != 1:
         raise ValueError(

@@ -72,6 +72,8 @@ def read_space(pairs: Mapping[str, str], experiment: Experiment) -> Space:
 
 
 def _read_one(name: str, text: str, kind: Any) -> Range | Choices:
+    if "..." in text:
+        raise ValueError(f"expected {name}=LOW..HIGH, with two dots, got {text!r}")
     found = RANGE.fullmatch(text)
     is_number = kind in (int, float)
     bounds = [read_value(found[end]) for end in ("low", "high")] if found else []
@@ -97,6 +99,8 @@ def _range(name: str, text: str, low: float, high: float, is_whole: bool, scale:
         raise ValueError(f"expected {name}=LOW..HIGH with LOW below HIGH{turned}, got {text!r}")
     if scale and low <= 0:
         raise ValueError(f"a range on a log scale begins above 0, got {name}={text}: raise its lower end")
+    if not math.isfinite(high / low if scale else high - low):
+        raise ValueError(f"the range {name}={text} is wider than a number can be: make it narrower")
     return Range(low, high, scale == "log", is_whole)
 
 

@@ -10,6 +10,10 @@ from lmseq.data.tokens import normalize_text
 
 def encode_prompt(vocab: Any, prompt: str, name: str = "the prompt") -> np.ndarray:
     """Ids of a prompt, int32 (T,); ValueError, calling it `name`, that says what the vocabulary lacks."""
+    if not prompt.isascii() and any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise ValueError(
+            f"{name} is not UTF-8: type it anew, or choose an encoding of UTF-8 in your terminal"
+        )
     ids = vocab.encode(prompt, name=name)
     unknown = vocab.unknown(prompt)
     if unknown:
