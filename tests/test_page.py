@@ -39,7 +39,10 @@ def corpus(folder: Path, text: str) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, scripts):
-    """Folders: a net and counts on a hostile text, counts on another text, and a run on a series."""
+    """Folders: a net and counts on a hostile text, counts on another text, and runs on a series.
+
+    Of these one was judged on another part of it, and one does not say what it was judged on.
+    """
     root = tmp_path_factory.mktemp("page")
     hostile = corpus(root / "text", PLAIN + HOSTILE)
     flags = [*SMALL, "--num_train_steps=40", "--eval_every=20", "--checkpoint_every=20"]
@@ -51,6 +54,11 @@ def made(tmp_path_factory, scripts):
     (root / "other" / "corpus.json").write_text(facts.replace('"sha256": "', '"sha256": "0'))
     series = ["--series=noisy_sine", "--num_points=160", "--max_horizon=8", "--valid_fraction=0.2"]
     scripts.summary("predict_series", f"--workdir={root / 'line'}", "--model=linear", *series)
+    for name, line in (("later", '"test_points": 8'), ("blank", '"sha256": ""')):
+        shutil.copytree(root / "line", root / name)
+        facts = (root / name / "series.json").read_text()
+        key = line.partition(":")[0]
+        (root / name / "series.json").write_text(re.sub(rf"{key}: [^,\n}}]+", line, facts))
     return root
 
 
@@ -259,6 +267,16 @@ def test_tokens_are_spelt_as_they_stand_in_a_text(level):
             "net and .*other were judged on different texts",
         ),
         (["--runs={net},{line}", "--out={out}"], "net and .*line are of different data, text and series"),
+        (["--runs={line},{later}", "--out={out}"], "different series .*; test_points [0-9]+ and 8"),
+        (["--runs={line},{blank}", "--out={out}"], "blank/series.json does not say what .*blank was judged"),
+        (["--runs={net}:20"], "expected --out=FILE.html, as .*net/page.html is of the parameters that"),
+        (
+            ["--runs={net}:best", "--out={net}/page.html"],
+            "expected --out=FILE.html, as .*net/page.html is of",
+        ),
+        (["--runs={line}:nonsense"], "expected the folder of a run at .*line:nonsense, there is none"),
+        (["--runs={line}:best", "--out={out}"], "line holds a run of predict_series, .*leave :best out"),
+        (["--runs={counts}:20", "--out={out}"], "counts holds a run of train_ngram, .*leave :20 out"),
         (["--runs={net},{counts}"], "expected --out=FILE.html"),
         (["--runs={net}", "--out={text}/page.png"], "expected --out to end in .html"),
         (["--runs={text}"], "text holds no run: it has no config.json"),
@@ -268,7 +286,7 @@ def test_tokens_are_spelt_as_they_stand_in_a_text(level):
     ],
 )
 def test_mistakes(made, scripts, flags, complaint):
-    named = {name: made / name for name in ("net", "counts", "other", "line", "text")}
+    named = {name: made / name for name in ("net", "counts", "other", "line", "later", "blank", "text")}
     given = [flag.format(**named, out=made / "never.html") for flag in flags]
     _, line = refusal(scripts.attempt("page", *given))
     assert re.search(complaint, line), line

@@ -12,7 +12,7 @@ from experiments.series.future import spelled
 from experiments.series.judging import FIGURES, Judged
 from experiments.series.spread import CENTRAL, LEVELS, read_intervals
 from experiments.web import document, runs
-from experiments.web.charts import chart_of, short, thinned
+from experiments.web.charts import chart_of, short
 from lmseq import plotting
 from lmseq.accuracy import mean_known
 from lmseq.config import series as series_config
@@ -24,7 +24,6 @@ from lmseq.models.build import model_of
 from lmseq.plotting import AHEAD, Curve, Panel
 from lmseq.training.metrics import read_records
 
-PAGE = "page.html"
 MOST_SERIES = 24
 MOST_COLUMNS = 8
 MOST_VALUES = 20_000  # of a series that are drawn
@@ -34,7 +33,7 @@ BANDS = {"coverage_80": "central 80 %", "coverage_95": "central 95 %"}
 
 def write(workdir: Path, found: Forecasts | Judged, summary: dict[str, Any]) -> None:
     """Write page.html into the folder of a run."""
-    document.write_page(workdir / PAGE, data_of(workdir, found, summary))
+    document.write_page(workdir / document.PAGE, data_of(workdir, found, summary))
 
 
 def data_of(workdir: Path, found: Forecasts | Judged, summary: dict[str, Any]) -> dict[str, Any]:
@@ -195,9 +194,7 @@ def _drawn(
         "origins": [origins[place] for place in kept],
         "shown": len(kept),
         "range": _range(values[first:last, column]),
-        "models": [
-            {"name": name, "points": [thinned(points[place, :, column]) for place in kept], "bands": bands}
-        ],
+        "models": [{"name": name, "points": _rows(points[kept, :, column]), "bands": bands}],
     }
 
 
@@ -206,9 +203,14 @@ def _band(around: np.ndarray, which: str) -> dict[str, Any]:
     low, high = (LEVELS.index(level) for level in CENTRAL[which])
     return {
         "label": BANDS[which],
-        "low": [thinned(row) for row in around[:, low]],
-        "high": [thinned(row) for row in around[:, high]],
+        "low": _rows(around[:, low]),
+        "high": _rows(around[:, high]),
     }
+
+
+def _rows(values: np.ndarray) -> list[list[float | None]]:
+    """Numbers (O, K) to six digits, all of them: a forecast has as many as its horizon has steps."""
+    return [[short(value) for value in row] for row in values.tolist()]
 
 
 def _range(values: np.ndarray) -> list[float | None]:

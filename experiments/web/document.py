@@ -17,6 +17,7 @@ from lmseq.files import read_text, to_json, write_text
 PARTS = Path(__file__).with_name("parts")
 SCRIPTS = ("elements.js", "chart.js", "table.js", "text.js", "knowledge.js", "forecasts.js", "page.js")
 MOST_BYTES = 2_000_000
+PAGE = "page.html"  # in the folder of a run
 FORMAT = 1  # of the data
 OPENING = '<script type="application/json" id="data">'
 CLOSING = "</script>"
