@@ -5,18 +5,24 @@ import math
 import re
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.series import pages as series_pages
+from experiments.series.spread import LEVELS
+from experiments.text import pages as text_pages
 from experiments.web import document, merging
 from experiments.web.document import read_page, write_page
 from experiments.web.reading import KINDS, Read, kinds_of, reading_of, spell
 from lmseq import runs, scoring
 from lmseq.alternatives import Alternatives
+from lmseq.config import series as series_config
 from lmseq.contract import scan_unroll
+from lmseq.data.series import prepare
 from lmseq.data.tokens import Vocab, build_vocab
 from tests.browser import Browser, find_browser, opened_browser
 from tests.scripts import SMALL, refusal, summary_of
@@ -204,6 +210,93 @@ def test_a_page_stays_small_whatever_is_put_on_it(tmp_path, monkeypatch):
     [shown] = read_page(tmp_path / "page.html")["readings"]
     assert number / 3 < len(shown["tokens"]) < number
     assert all(len(each["nats"]) == len(shown["tokens"]) for each in shown["models"])
+
+
+def forecast(series, column, origins, *, horizon=2, number=10, times=None):
+    """A forecast from origins as a page has it, each point of which says from which origin it is."""
+    points = [[float(origin)] * horizon for origin in origins]
+    model = {"name": "m", "points": points, "bands": [{"label": "b", "low": points, "high": points}]}
+    values = [0.5 + place for place in range(number)]
+    shown = {"origins": origins, "shown": len(origins), "of": 60, "range": [0, 1], "models": [model]}
+    return {"series": series, "column": column, "first": 0, "values": values, "times": times} | shown
+
+
+def test_a_page_of_forecasts_says_how_many_it_shows(tmp_path, monkeypatch):
+    """Of variables their times stand once; origins are left out first, then variables, until it fits."""
+    monkeypatch.setattr(document, "MOST_BYTES", 600_000)
+    times = [f"2024-01-01T00:00:{place:09}" for place in range(4000)]
+    drawn, lists = series_pages._times_once(
+        [
+            forecast("s", f"c{each}", list(range(1, 61)), horizon=60, number=4000, times=times)
+            for each in range(7)
+        ]
+    )
+    assert lists == [times] and {each["times"] for each in drawn} == {0}
+    page = {"title": "t", "forecasts": drawn, "times": lists}
+    write_page(tmp_path / "page.html", page)
+    assert (tmp_path / "page.html").stat().st_size <= document.MOST_BYTES
+    found = read_page(tmp_path / "page.html")
+    assert found["times"] == [times] and len(found["forecasts"]) == 7
+    for each in found["forecasts"]:
+        assert each["shown"] == len(each["origins"]) == len(each["models"][0]["points"]) and each["of"] == 60
+        assert 2 < each["shown"] < 60
+    monkeypatch.setattr(document, "MOST_BYTES", 250_000)
+    few = page | {"forecasts": [each | {"times": place} for place, each in enumerate(drawn)]}
+    few["times"] = [[f"{place} {each}" for each in times] for place in range(7)]
+    write_page(tmp_path / "page.html", few)
+    assert (tmp_path / "page.html").stat().st_size <= document.MOST_BYTES
+    found = read_page(tmp_path / "page.html")
+    assert 1 <= len(found["forecasts"]) < 7
+    for each in found["forecasts"]:
+        assert found["times"][each["times"]][0] == f"{each['column'][1:]} {times[0]}"
+
+
+def test_a_table_that_is_too_large_alone_does_not_take_the_forecasts_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(document, "MOST_BYTES", 100_000)
+    drawn = [forecast("s", "c", list(range(1, 61)))]
+    write_page(
+        tmp_path / "page.html",
+        {"title": "t", "table": [{"x": "y" * 200_000}], "forecasts": drawn, "times": []},
+    )
+    assert read_page(tmp_path / "page.html")["forecasts"] == drawn
+
+
+def test_forecasts_of_one_series_stand_beside_each_other():
+    """Whatever the order that each run has them in, and where one lacks a series that others show."""
+    pages = [
+        {"forecasts": [forecast("a", "x", [5, 7]), forecast("b", "x", [6]), forecast("c", "x", [3])]},
+        {"forecasts": [forecast("c", "x", [3])]},
+        {"forecasts": [forecast("b", "x", [6]), forecast("b", "y", [6]), forecast("a", "x", [7, 9])]},
+    ]
+    found = merging.side_by_side(list(zip(("r0", "r1", "r2"), pages, strict=True)))
+    shown = {each["series"]: [model["name"] for model in each["models"]] for each in found}
+    assert shown == {"a": ["r0", "r2"], "b": ["r0", "r2"], "c": ["r0", "r1"]}
+    for each in found:
+        assert each["shown"] == len(each["origins"]) and each["origins"] in ([7], [6], [3])
+        assert all(model["points"] == [[float(each["origins"][0])] * 2] for model in each["models"])
+
+
+def test_a_forecast_is_drawn_with_all_its_steps():
+    """However far it reaches; and from its last origin, however few values are drawn."""
+    config = series_config.SeriesConfig()
+    data = replace(config.data, series="noisy_sine", num_points=1600)
+    member = prepare(replace(config, data=data), []).only
+    points = np.arange(2 * 500, dtype=np.float64).reshape(2, 500, 1)
+    around = points[:, None] + np.arange(len(LEVELS))[None, :, None, None]
+    for number, origins in ((1, [900, 1000]), (600, [1000])):
+        drawn = series_pages._drawn(member, 0, "m", [900, 1000], points, around, number)
+        assert drawn["origins"] == origins and drawn["shown"] == len(origins)
+        kept = points[-len(origins) :, :, 0].tolist()
+        assert drawn["models"][0]["points"] == kept
+        for band in drawn["models"][0]["bands"]:
+            assert all(len(row) == 500 for side in ("low", "high") for row in band[side])
+        assert drawn["first"] < origins[0] and drawn["first"] + len(drawn["values"]) == 1500
+
+
+def test_a_run_without_counts_has_a_table():
+    summary = {"model": "gru", "vocab_size": 4, "unigram_loss": 1.0, "valid_loss": 0.5}
+    shown = text_pages.Shown("train_lm", None, {}, summary, Vocab("ids", tokens=("0", "1")), [])
+    assert [row["name"] for row in text_pages.rows_of(shown)] == ["uniform", "unigram", "gru"]
 
 
 def test_what_is_no_page_of_ours_is_not_read(tmp_path):
