@@ -299,6 +299,27 @@ def test_a_run_without_counts_has_a_table():
     assert [row["name"] for row in text_pages.rows_of(shown)] == ["uniform", "unigram", "gru"]
 
 
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory):
+    """A page of four tokens: one model finds the second impossible and has no number for the third."""
+    probs = np.array([[0.6, 0.0, np.nan, 0.5], [0.5, 0.1, 0.1, 0.25]])
+    with np.errstate(divide="ignore"):
+        nats = np.log(probs).astype(np.float32)
+    ids = np.zeros((4, 1), np.int32)
+    models = [Read(f"m{i}", 0, Alternatives(row, ids, row[:, None]), None) for i, row in enumerate(nats)]
+    reading = reading_of(Vocab("ids", tokens=("0", "1")), np.array([0, 1, 0, 1]), 4, models)
+    path = tmp_path_factory.mktemp("rare") / "page.html"
+    run = {"name": "r", "script": "train_lm", "settings": [], "figures": {}}
+    write_page(path, {"title": "t", "runs": [run], "readings": [reading]})
+    return path
+
+
+def test_what_is_impossible_is_kept_apart_from_what_is_no_number(rare):
+    first, second = read_page(rare)["readings"][0]["models"]
+    assert first["nats"] == [pytest.approx(math.log(0.6), abs=1e-4), None, "nan", second["nats"][0]]
+    assert first["id_nats"] == [[each] for each in first["nats"]]
+
+
 def test_what_is_no_page_of_ours_is_not_read(tmp_path):
     path = tmp_path / "page.html"
     assert read_page(path) is None
@@ -507,9 +528,48 @@ def test_a_difference_says_who_knows_more_and_where(browser: Browser, compared):
     [told] = browser.texts(".sum")
     assert f"by {abs(more.mean()):.4f} nats a token" in told and f"to {100 * (more > 0).mean():.1f} %" in told
     browser.point_at(".places li button", click=True)
-    assert int(browser.value("document.activeElement.dataset.place")) == int(np.argmax(more))
+    first = (
+        np.argmax(more) if np.any(more > 0) else np.argmin(more)
+    )  # places stand below who knows more there
+    assert int(browser.value("document.activeElement.dataset.place")) == first
     lines = "[...document.querySelectorAll('.text span.a2, .text span.b2')].map(e => getComputedStyle(e)"
     assert set(browser.value(f"{lines}.textDecorationLine)")) <= {"overline", "underline"}
+
+
+def test_what_is_impossible_is_darkest_and_what_is_no_number_is_said(browser: Browser, rare):
+    def classes() -> list[str]:
+        return browser.value("[...document.querySelectorAll('.text span')].map(e => e.className)")
+
+    browser.open(rare)
+    assert classes() == ["", "s5", "none", ""] and "no number" in browser.texts(".legend")[0]
+    assert "m0 no number; m1" in browser.texts("#text > div > p.soft")[0]
+    browser.value("document.querySelector('.text span').focus()")
+    browser.press("n")
+    assert browser.value("document.activeElement.dataset.place") == "1"
+    assert browser.texts(".token .beside p") == ["0 % (∞ nats)", "10.0 % (2.303 nats)"]
+    assert "m1 knows more, by ∞ nats." in browser.texts(".token > p")
+    browser.press("ArrowRight")
+    assert browser.texts(".token .beside p") == ["no number", "10.0 % (2.303 nats)"]
+    assert "Their difference is no number." in browser.texts(".token > p")
+    browser.point_at("fieldset label:last-child input", click=True)
+    assert classes() == ["a1", "b3", "none", "a1"]
+    first, second = browser.texts(".places ol")
+    assert first.count("nats") == 2 and "by 0.69 nats" in first and "by 0.18 nats" in first
+    assert second.count("nats") == 1 and "by ∞ nats" in second
+    mean = "meanLoss({nats: [-1, null, -2].map(natsOf)})"
+    assert browser.value(f"fixed({mean}, 4)") == "∞"
+    assert browser.complaints == []
+
+
+def test_places_are_of_the_model_that_knows_more_there(browser: Browser, rare, tmp_path):
+    page = read_page(rare)
+    better, worse = page["readings"][0]["models"]
+    better["nats"], worse["nats"] = [-1.0, -2.0, -3.0, None], [-2.0, -2.5, -3.25, None]
+    write_page(tmp_path / "page.html", page)
+    browser.open(tmp_path / "page.html")
+    assert browser.texts(".places > div > p") == ["no token"]
+    [items] = browser.texts(".places ol")
+    assert [items.count(f"by {nats} nats") for nats in ("1.00", "0.50", "0.25", "0.00")] == [1, 1, 1, 0]
 
 
 def test_curves_are_read_off(browser: Browser, made):
@@ -522,6 +582,21 @@ def test_curves_are_read_off(browser: Browser, made):
     browser.point_at(".key button", click=True)
     assert browser.value("document.querySelector('.key button').getAttribute('aria-pressed')") == "false"
     assert browser.complaints == []
+
+
+def test_a_page_says_from_where_its_origins_are(browser: Browser, rare, tmp_path):
+    """Of each variable; forecasts that reach less far beside others are drawn as far as they reach."""
+    far, short = forecast("s", "c", [4, 6, 8]), forecast("s", "d", [8])
+    far["models"] = [far["models"][0], forecast("s", "c", [4, 6, 8], horizon=1)["models"][0] | {"name": "n"}]
+    page = read_page(rare) | {"readings": [], "forecasts": [far | {"times": 0}, short]}
+    write_page(tmp_path / "page.html", page | {"times": [[f"day {place}" for place in range(10)]]})
+    browser.open(tmp_path / "page.html")
+    assert "Shown are 3 of 60 origins, spread evenly from 4 to 8." in browser.texts("#forecasts p")[0]
+    assert browser.texts("output") == ["origin 1 of 3: after 4 values, day 4"]
+    browser.value("document.querySelector('#forecasts select').selectedIndex = 1")
+    browser.value("document.querySelector('#forecasts select').dispatchEvent(new Event('change'))")
+    assert "Shown is one of 60 origins." in browser.texts("#forecasts p")[0]
+    assert browser.texts("output") == ["origin 1 of 1: after 8 values"] and browser.complaints == []
 
 
 def test_forecasts_are_gone_through_origin_by_origin(browser: Browser, made):
@@ -556,6 +631,11 @@ def test_a_table_of_settings_is_sorted(browser: Browser, tmp_path):
         browser.value(f"document.querySelectorAll('#table th button')[{head}].click()")
         assert browser.texts("#table tbody td:first-child") == expected
     assert browser.value("document.querySelectorAll('#table th')[1].getAttribute('aria-sort')") == "ascending"
+    browser.value("document.querySelectorAll('#table th button')[1].click()")
+    assert browser.texts("#table tbody td:first-child") == ["1", "10", "2"]  # what is not known stays last
+    browser.value("document.querySelectorAll('#table th button')[1].click()")
+    rows = "Array.from({length: 60000}, (_, i) => ({a: i, b: -i, c: 2 * i}))"
+    assert browser.value(f"spanOf({{key: 'a', interval: ['b', 'c']}}, {rows})") == [-59999, 119998]
     assert browser.value("document.querySelectorAll('.interval').length") == 2
     assert browser.texts("#table tbody tr:first-child td:last-child") == ["0.2500 [0.1500, 0.3500]"]
 
