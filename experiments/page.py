@@ -4,8 +4,8 @@
     python -m experiments.page --runs=runs/demo,runs/counts --out=compare.html
 
 Of one run the page is written into its folder, as it is at its end; of several, which must be of one text or
-of the same series, they stand side by side. A run is a folder of train_lm (also DIR:best, DIR:STEP),
-train_ngram, mix_models, average or predict_series; or one folder of ablate, alone.
+of the same series, they stand side by side. A run is a folder of train_lm (also DIR:best, DIR:STEP,
+with --out), train_ngram, mix_models, average or predict_series; or one folder of ablate, alone.
 """
 
 from collections.abc import Sequence
