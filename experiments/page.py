@@ -46,6 +46,9 @@ def act(options: PageOptions, given: Given) -> int:
     if len(paths) > 1 and not options.out:
         raise ValueError("expected --out=FILE.html, as the page of several runs belongs to none of them")
     folders, named = zip(*map(split_run, paths), strict=True)
+    scripts = [
+        _script(path, folder, which) for path, folder, which in zip(paths, folders, named, strict=True)
+    ]
     out = Path(options.out) if options.out else folders[0] / document.PAGE
     if out.suffix != ".html":
         raise ValueError(f"expected --out to end in .html, got {out}")
@@ -54,9 +57,6 @@ def act(options: PageOptions, given: Given) -> int:
         raise ValueError(
             f"expected --out=FILE.html, as {out} is of the parameters that the run was judged by"
         )
-    scripts = [
-        _script(path, folder, which) for path, folder, which in zip(paths, folders, named, strict=True)
-    ]
     _check_together(paths, folders, scripts)
     found = [
         _data(path, folder, script, options.tokens, len(paths) > 1, given)
