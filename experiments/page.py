@@ -4,10 +4,11 @@
     python -m experiments.page --runs=runs/demo,runs/counts --out=compare.html
 
 Of one run the page is written into its folder, as it is at its end; of several, which must be of one text or
-of the same series, they stand side by side. A run is a folder of train_lm (also DIR:best, DIR:STEP),
-train_ngram, mix_models, average or predict_series; or one folder of ablate, alone.
+of the same series, they stand side by side. A run is a folder of train_lm (also DIR:best, DIR:STEP,
+with --out), train_ngram, mix_models, average or predict_series; or one folder of ablate, alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from experiments.frame.command import KEEP_PROGRAMS, Command, main
 from experiments.frame.console import say
 from experiments.frame.flags import Given
 from experiments.web import document, merging, runs
-from lmseq.config.knobs import at_least, knob
-from lmseq.files import to_json
+from lmseq.config.knobs import at_least, knob, script_of
+from lmseq.files import split_run, to_json
 
-PAGE = "page.html"
 TEXTS = ("train_lm", "train_ngram", "mix_models", "average")
+KINDS = {"predict_series": "series", "ablate": "settings"}
+FACTS = {"texts": "corpus.json", "series": "series.json"}
 MOST_RUNS, MOST_TOKENS = 20, 20_000
 
 
@@ -43,39 +45,50 @@ def act(options: PageOptions, given: Given) -> int:
     at_least(1, MOST_TOKENS, tokens=options.tokens)
     if len(paths) > 1 and not options.out:
         raise ValueError("expected --out=FILE.html, as the page of several runs belongs to none of them")
-    folders = [_folder(path) for path in paths]
-    out = Path(options.out) if options.out else folders[0] / PAGE
+    folders, named = zip(*map(split_run, paths), strict=True)
+    scripts = [
+        _script(path, folder, which) for path, folder, which in zip(paths, folders, named, strict=True)
+    ]
+    out = Path(options.out) if options.out else folders[0] / document.PAGE
     if out.suffix != ".html":
         raise ValueError(f"expected --out to end in .html, got {out}")
-    _check_together(paths, folders)
+    own = [folder / document.PAGE for folder, which in zip(folders, named, strict=True) if which]
+    if out.resolve() in [page.resolve() for page in own]:
+        raise ValueError(
+            f"expected --out=FILE.html, as {out} is of the parameters that the run was judged by"
+        )
+    _check_together(paths, folders, scripts)
     found = [
-        _data(path, folder, options.tokens, len(paths) > 1, given)
-        for path, folder in zip(paths, folders, strict=True)
+        _data(path, folder, script, options.tokens, len(paths) > 1, given)
+        for path, folder, script in zip(paths, folders, scripts, strict=True)
     ]
-    data = merging.merged(_names(paths, folders), found) if len(found) > 1 else found[0]
+    data = merging.merged(_names(paths), found) if len(found) > 1 else found[0]
     out.parent.mkdir(parents=True, exist_ok=True)
     document.write_page(out, data)
     print(to_json({"page": str(out), "runs": len(paths), "bytes": out.stat().st_size}))
     return 0
 
 
-def _folder(path: str) -> Path:
-    """The folder of a run that may name a checkpoint."""
-    folder, _, which = path.rpartition(":")
-    return Path(folder if folder and which and not Path(path).exists() else path)
+def _script(path: str, folder: Path, which: str) -> str:
+    """The script of a run; ValueError for one that has no page, or no checkpoint to be named."""
+    runs.check_run(folder)
+    script = script_of(folder)
+    if script not in (*TEXTS, "predict_series", "ablate"):
+        raise ValueError(
+            f"{path} holds a run of {script or 'an older version'}, which has no page: name runs of "
+            f"{', '.join(TEXTS)}, predict_series or ablate"
+        )
+    if which and script != "train_lm":
+        raise ValueError(
+            f"{folder} holds a run of {script}, shown with the parameters that it was judged by: "
+            f"leave :{which} out"
+        )
+    return script
 
 
-def _check_together(paths: list[str], folders: list[Path]) -> None:
+def _check_together(paths: list[str], folders: Sequence[Path], scripts: list[str]) -> None:
     """ValueError for runs that do not go on one page, naming two that differ."""
-    scripts = [runs.script_of(folder) for folder in folders]
-    kinds = []
-    for path, script in zip(paths, scripts, strict=True):
-        if script not in (*TEXTS, "predict_series", "ablate"):
-            raise ValueError(
-                f"{path} holds a run of {script or 'an older version'}, which has no page: name runs of "
-                f"{', '.join(TEXTS)}, predict_series or ablate"
-            )
-        kinds.append("texts" if script in TEXTS else "series" if script == "predict_series" else "settings")
+    kinds = ["texts" if each in TEXTS else KINDS[each] for each in scripts]
     if len(paths) == 1:
         return
     if "settings" in kinds:
@@ -83,38 +96,40 @@ def _check_together(paths: list[str], folders: list[Path]) -> None:
     other = next((path for path, kind in zip(paths, kinds, strict=True) if kind != kinds[0]), None)
     if other is not None:
         raise ValueError(f"{paths[0]} and {other} are of different data, text and series: leave one out")
-    noted = [_noted(folder, kinds[0]) for folder in folders]
-    for path, facts in zip(paths, noted, strict=True):
-        if runs.digest_of(facts) != runs.digest_of(noted[0]):
+    file = FACTS[kinds[0]]
+    noted = [runs.facts_of(folder, file) for folder in folders]
+    for path, folder, facts in zip(paths, folders, noted, strict=True):
+        if not runs.digest_of(facts):
+            raise ValueError(
+                f"{folder / file} does not say what {path} was judged on: restore it, or run again"
+            )
+        if differing := runs.differing(noted[0], facts):
             raise ValueError(
                 f"{paths[0]} and {path} were judged on different {kinds[0]} ({_called(noted[0])}, "
-                f"{_called(facts)}): name runs on the same"
+                f"{_called(facts)}; {differing}): name runs on the same"
             )
-
-
-def _noted(folder: Path, kind: str) -> dict[str, Any]:
-    return runs.facts_of(folder, "corpus.json" if kind == "texts" else "series.json")
 
 
 def _called(facts: dict[str, Any]) -> str:
     return str(facts.get("corpus", facts.get("series", "no name")))
 
 
-def _names(paths: list[str], folders: list[Path]) -> list[str]:
+def _names(paths: list[str]) -> list[str]:
     """The last part of each path; the whole, where two end alike."""
     last = [path.rstrip("/").rpartition("/")[2] for path in paths]
     return last if len(set(last)) == len(last) else paths
 
 
-def _data(path: str, folder: Path, num_tokens: int, has_others: bool, given: Given) -> dict[str, Any]:
+def _data(
+    path: str, folder: Path, script: str, num_tokens: int, has_others: bool, given: Given
+) -> dict[str, Any]:
     """The data of one run: of the page in its folder, where that is of this run still, or made anew."""
-    script = runs.script_of(folder)
     if script == "ablate":
         from experiments.ablation import sweep_page
 
         return sweep_page.data_of_folder(folder)
-    if path == str(folder):
-        stored = document.read_page(folder / PAGE)
+    if Path(path) == folder:  # no checkpoint is named
+        stored = document.read_page(folder / document.PAGE)
         if stored is not None and _is_of(stored, folder, num_tokens):
             return merging.cut(stored, num_tokens)
     start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])

@@ -159,6 +159,18 @@ def finite(value: Any) -> Any:
 # Files of a run
 
 
+def split_run(name: str | Path) -> tuple[Path, str]:
+    """Folder and checkpoint of `DIR:latest`, `DIR:best` or `DIR:STEP`; of any other name, itself and nothing.
+
+    Behind the checkpoint `.raw` or `.average` may stand, as `training.checkpoint.load_params` takes them.
+    What lies under the whole name is meant by it.
+    """
+    folder, _, which = str(name).rpartition(":")
+    step, _, kind = which.partition(".")
+    is_named = folder and (step in ("latest", "best") or step.isdecimal()) and kind in ("", "raw", "average")
+    return (Path(folder), which) if is_named and not os.path.exists(name) else (Path(name), "")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all (see `replacing`)."""
     with replacing(path) as file:

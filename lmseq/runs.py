@@ -13,13 +13,13 @@ import numpy as np
 from jaxtyping import ArrayLike, Bool, Float, Int
 
 from lmseq.config.counts import NgramConfig
-from lmseq.config.knobs import SCRIPT, from_json
+from lmseq.config.knobs import from_json, script_of
 from lmseq.config.language_model import LanguageModelConfig, check, model_differences
 from lmseq.config.mixture import MixtureConfig
 from lmseq.contract import Model
 from lmseq.data.marks import KEPT, UNK
 from lmseq.data.tokens import EOS, Vocab, normalize_text
-from lmseq.files import read_json, read_text, replacing
+from lmseq.files import read_json, read_text, replacing, split_run
 from lmseq.models.build import build_model
 from lmseq.models.dynamic import with_rates
 from lmseq.models.following import with_share
@@ -48,18 +48,6 @@ class Run(NamedTuple):
     params: Params
     step: int | None = None
     tables: BackoffTables | None = None
-
-
-def split_run(name: str | Path) -> tuple[Path, str]:
-    """Folder and checkpoint of `DIR:latest`, `DIR:best` or `DIR:STEP`; of any other name, itself and nothing.
-
-    Behind the checkpoint `.raw` or `.average` may stand, as `training.checkpoint.load_params` takes them.
-    What lies under the whole name is meant by it.
-    """
-    folder, _, which = str(name).rpartition(":")
-    step, _, kind = which.partition(".")
-    is_named = folder and (step in ("latest", "best") or step.isdecimal()) and kind in ("", "raw", "average")
-    return (Path(folder), which) if is_named and not os.path.exists(name) else (Path(name), "")
 
 
 def load_run(
@@ -151,14 +139,6 @@ def mean_params(parts: Sequence[Params]) -> Params:
         return np.asarray(total / len(leaves), np.asarray(leaves[0]).dtype)
 
     return jax.tree.map(mean, *parts)
-
-
-def script_of(path: Path) -> str:
-    """The script whose run a folder holds; nothing where it does not say so."""
-    try:
-        return str(read_json(path / "config.json")[SCRIPT])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
 
 
 def _held(path: Path) -> str:

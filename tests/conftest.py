@@ -25,6 +25,7 @@ import hypothesis
 import jax
 import pytest
 
+from tests.browser import Browser, find_browser, opened_browser
 from tests.scripts import ForkedScripts, Scripts
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -92,3 +93,13 @@ def processes(cache) -> Scripts:
 def scripts(cache) -> Scripts:
     """Runs scripts in less time, where processes can be forked."""
     return ForkedScripts(cache) if sys.platform == "linux" else Scripts(cache)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium with one tab, where there is one."""
+    program = find_browser()
+    if program is None:
+        pytest.skip("there is no Chromium here: install chromium from the system's packages")
+    with opened_browser(program, tmp_path_factory.mktemp("profile")) as found:
+        yield found

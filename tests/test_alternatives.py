@@ -30,10 +30,23 @@ def texts_of(level: str) -> Texts:
     return Texts(Corpus("x", **parts), vocab, {split: vocab.encode(text) for split, text in parts.items()})
 
 
-def agree(found, expected):
+def distributions(found):
+    """Rows (T, V) of alternatives that are all symbols."""
+    rows = np.full(found.ids.shape, np.nan, np.float32)
+    np.put_along_axis(rows, found.ids, found.id_log_probs, axis=1)
+    return rows
+
+
+def agree(found, model, params, tokens, vocab_size):
+    """With the contract's: as likely, and of the symbols that are so likely there, each once."""
+    rows = distributions(alternatives(model, params, tokens, vocab_size, vocab_size))
+    count = found.ids.shape[1]
+    expected = alternatives(model, params, tokens, vocab_size, count)
+    assert found.ids.shape == expected.ids.shape and found.ids.dtype == expected.ids.dtype
     np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
     np.testing.assert_allclose(found.id_log_probs, expected.id_log_probs, atol=1e-5)
-    assert found.ids.shape == expected.ids.shape and found.ids.dtype == expected.ids.dtype
+    np.testing.assert_allclose(found.id_log_probs, np.take_along_axis(rows, found.ids, axis=1), atol=1e-5)
+    assert all(len(set(row)) == count for row in found.ids.tolist())
 
 
 @pytest.mark.parametrize("entries", [1, 60, 2**22])
@@ -63,7 +76,7 @@ def test_counts_by_numpy_are_those_of_the_contract(monkeypatch, level):
     for split in ("valid", "train"):
         ids = texts.ids[split][:60]
         found = by_numpy.ngram_alternatives(counts.model, counts.tables, word_of, ids, 5)
-        agree(found, alternatives(counts.model, counts.params, ids, size, 5))
+        agree(found, counts.model, counts.params, ids, size)
         np.testing.assert_allclose(
             found.log_probs, scoring.score(counts.model, counts.params, ids), atol=1e-5
         )
@@ -81,7 +94,19 @@ def test_every_smoothing_and_order(kind, order):
     model, params = put_tables(tables, word_of, has_unknown=True)
     ids = texts.ids["valid"]
     found = by_numpy.ngram_alternatives(model, tables, word_of, ids, 4)
-    agree(found, alternatives(model, params, ids, len(texts.vocab), 4))
+    agree(found, model, params, ids, len(texts.vocab))
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 30])
+def test_equally_likely_ones_stand_in_the_order_of_their_ids(count):
+    """As those of the contract do: an unknown symbol and words that came once are often as likely."""
+    texts = texts_of("word")
+    counts, ids = fit_counts(texts, 3), texts.ids["valid"]
+    given = counts.model, counts.tables, np.asarray(counts.params.word_of), ids
+    rows = distributions(by_numpy.ngram_alternatives(*given, len(texts.vocab)))
+    expected = np.argsort(-rows, axis=1, kind="stable")[:, :count]
+    assert any(len(set(row)) < row.size for row in rows)
+    np.testing.assert_array_equal(by_numpy.ngram_alternatives(*given, count).ids, expected)
 
 
 def test_no_text_has_none():

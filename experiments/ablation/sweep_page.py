@@ -15,8 +15,6 @@ from lmseq.config import knobs
 from lmseq.files import read_text
 from lmseq.plotting import Panel
 
-PAGE = "page.html"
-
 
 def write(
     workdir: Path, design: Design, found: Found, metrics: Sequence[str], summary: dict[str, Any]
@@ -24,7 +22,7 @@ def write(
     """Write page.html into the folder of an ablation."""
     panels = panels_of(found.rows, found.names, metrics)
     document.write_page(
-        workdir / PAGE, data_of(workdir.resolve().name, design, found, metrics, panels, summary)
+        workdir / document.PAGE, data_of(workdir.resolve().name, design, found, metrics, panels, summary)
     )
 
 
@@ -67,7 +65,9 @@ def write_search(
 ) -> None:
     """Write page.html into the folder of a search; found: the fresh seeds of its best trial."""
     name = workdir.resolve().name
-    document.write_page(workdir / PAGE, data_of_search(name, workdir, design, trials, found, summary))
+    document.write_page(
+        workdir / document.PAGE, data_of_search(name, workdir, design, trials, found, summary)
+    )
 
 
 def data_of_search(

@@ -12,7 +12,7 @@ from experiments.series.future import spelled
 from experiments.series.judging import FIGURES, Judged
 from experiments.series.spread import CENTRAL, LEVELS, read_intervals
 from experiments.web import document, runs
-from experiments.web.charts import chart_of, short, thinned
+from experiments.web.charts import chart_of, short
 from lmseq import plotting
 from lmseq.accuracy import mean_known
 from lmseq.config import series as series_config
@@ -24,17 +24,17 @@ from lmseq.models.build import model_of
 from lmseq.plotting import AHEAD, Curve, Panel
 from lmseq.training.metrics import read_records
 
-PAGE = "page.html"
 MOST_SERIES = 24
 MOST_COLUMNS = 8
-MOST_VALUES = 20_000  # of a series that are drawn
+MOST_VALUES = 20_000  # of a variable that are drawn
+MOST_NUMBERS = 60_000  # that are drawn of all together
 BEFORE = 3  # times the horizon, of what is shown before an origin
 BANDS = {"coverage_80": "central 80 %", "coverage_95": "central 95 %"}
 
 
 def write(workdir: Path, found: Forecasts | Judged, summary: dict[str, Any]) -> None:
     """Write page.html into the folder of a run."""
-    document.write_page(workdir / PAGE, data_of(workdir, found, summary))
+    document.write_page(workdir / document.PAGE, data_of(workdir, found, summary))
 
 
 def data_of(workdir: Path, found: Forecasts | Judged, summary: dict[str, Any]) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def data_of(workdir: Path, found: Forecasts | Judged, summary: dict[str, Any]) -
         "learning": _learning(workdir),
         "error": chart_of(_errors(found) if one else _panel_errors(found)),
     }
-    drawn = _of_series(found) if one else _of_panel(found)
+    drawn, times = _times_once(_of_series(found) if one else _of_panel(found))
     name, check = workdir.resolve().name, series_config.check
     run = runs.run_of(name, "predict_series", found.config, facts, summary, check)
     return {
@@ -57,6 +57,7 @@ def data_of(workdir: Path, found: Forecasts | Judged, summary: dict[str, Any]) -
         "table": table,
         "charts": {name: chart for name, chart in charts.items() if chart is not None},
         "forecasts": drawn,
+        "times": times,
     }
 
 
@@ -139,13 +140,13 @@ def _panel_errors(found: Judged) -> Panel:
 
 
 def _of_series(found: Forecasts) -> list[dict[str, Any]]:
-    """Of each variable of one series, from origins spread evenly over the test part."""
-    first = found.series.split.test_start
+    """Of each variable of one series, from origins spread evenly over what is drawn of the test part."""
+    first, number = found.series.split.test_start, min(MOST_COLUMNS, found.points.shape[2])
     origins = [first + row for row in found.rows.tolist()]
     return [
-        _drawn(found.series, column, found.name, origins, found.points[found.rows], found.around)
+        _drawn(found.series, column, found.name, origins, found.points[found.rows], found.around, number)
         | {"of": len(found.points)}
-        for column in range(min(MOST_COLUMNS, found.points.shape[2]))
+        for column in range(number)
     ]
 
 
@@ -162,6 +163,7 @@ def _of_panel(found: Judged) -> list[dict[str, Any]]:
             [found.origins[place].last],
             found.points[place][-1:],
             None if found.around is None else found.around[place],
+            len(chosen),
         )
         | {"of": found.origins[place].count}
         for place in chosen
@@ -175,14 +177,17 @@ def _drawn(
     origins: Sequence[int],
     points: np.ndarray,
     around: np.ndarray | None,
+    number: int,
 ) -> dict[str, Any]:
-    """One variable: values from before the first origin on, and forecasts from origins, of one model.
+    """One of a number of variables: values from before the first origin on, and forecasts of one model.
 
+    Where these are too many values, the latest, and the origins among them, of which the last always is one.
     points: (O, K, D), around: their quantiles (O, L, K, D), in the units of the series.
     """
     horizon, values = points.shape[1], member.series.observed()
     last = min(len(values), origins[-1] + horizon)
-    first = max(0, origins[0] - BEFORE * horizon, last - MOST_VALUES)
+    most = min(MOST_VALUES, MOST_NUMBERS // number)
+    first = max(0, min(origins[-1] - 1, max(origins[0] - BEFORE * horizon, last - most)))
     kept = [place for place, origin in enumerate(origins) if origin > first]
     times = member.series.times
     bands = [] if around is None else [_band(around[kept, :, :, column], which) for which in BANDS]
@@ -195,10 +200,16 @@ def _drawn(
         "origins": [origins[place] for place in kept],
         "shown": len(kept),
         "range": _range(values[first:last, column]),
-        "models": [
-            {"name": name, "points": [thinned(points[place, :, column]) for place in kept], "bands": bands}
-        ],
+        "models": [{"name": name, "points": _rows(points[kept, :, column]), "bands": bands}],
     }
+
+
+def _times_once(drawn: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    """Forecasts that name their times by a number, and the lists of times, of which each stands once."""
+    lists = dict.fromkeys(tuple(each["times"]) for each in drawn if each["times"])
+    numbers = dict(zip(lists, range(len(lists)), strict=True))
+    found = [each | {"times": numbers[tuple(each["times"])] if each["times"] else None} for each in drawn]
+    return found, [list(times) for times in lists]
 
 
 def _band(around: np.ndarray, which: str) -> dict[str, Any]:
@@ -206,9 +217,14 @@ def _band(around: np.ndarray, which: str) -> dict[str, Any]:
     low, high = (LEVELS.index(level) for level in CENTRAL[which])
     return {
         "label": BANDS[which],
-        "low": [thinned(row) for row in around[:, low]],
-        "high": [thinned(row) for row in around[:, high]],
+        "low": _rows(around[:, low]),
+        "high": _rows(around[:, high]),
     }
+
+
+def _rows(values: np.ndarray) -> list[list[float | None]]:
+    """Numbers (O, K) to six digits, all of them: a forecast has as many as its horizon has steps."""
+    return [[short(value) for value in row] for row in values.tolist()]
 
 
 def _range(values: np.ndarray) -> list[float | None]:

@@ -29,7 +29,6 @@ from lmseq.runs import Run, is_proper
 from lmseq.training.metrics import read_records
 from lmseq.types import Params
 
-PAGE = "page.html"
 HORIZONS = (1, 4, 16, 64)
 
 
@@ -65,7 +64,9 @@ def write(
     workdir: Path, shown: Shown, valid: np.ndarray, *, name: str = "", num_tokens: int = NUM_TOKENS
 ) -> None:
     """Write page.html into the folder of a run; valid: ids of its validation text, (T,)."""
-    document.write_page(workdir / PAGE, data_of(workdir, shown, valid, name=name, num_tokens=num_tokens))
+    document.write_page(
+        workdir / document.PAGE, data_of(workdir, shown, valid, name=name, num_tokens=num_tokens)
+    )
 
 
 def data_of(
@@ -146,7 +147,7 @@ def _readings(shown: Shown, valid: np.ndarray, num_tokens: int) -> list[dict[str
 
 
 def rows_of(shown: Shown) -> list[dict[str, Any]]:
-    """The table: the run beside the models that anyone can make, the worst first as they were told."""
+    """The table: the models that anyone can make, as far as the summary has them, and below them the run."""
     summary = shown.summary
     own = {
         "name": model_name(shown.script, summary),
@@ -173,8 +174,9 @@ def rows_of(shown: Shown) -> list[dict[str, Any]]:
             rows = [
                 {"name": "uniform", "valid_loss": math.log(summary["vocab_size"])},
                 {"name": "unigram", "valid_loss": summary["unigram_loss"]},
-                {"name": f"{summary['count_order']}-gram", "valid_loss": summary["count_loss"]},
             ]
+            if "count_loss" in summary and "count_order" in summary:
+                rows.append({"name": f"{summary['count_order']}-gram", "valid_loss": summary["count_loss"]})
     return [_with_bits(row, summary) for row in [*rows, own]]
 
 

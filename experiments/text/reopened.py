@@ -5,17 +5,16 @@ from typing import Any
 
 from experiments.text import pages, report
 from experiments.text.evaluate import load_run
-from experiments.text.loading import load_texts
+from experiments.text.loading import load_texts, text_of
 from experiments.text.pages import Reader, Shown
 from experiments.web import runs
 from lmseq.config import knobs
 from lmseq.config.language_model import LanguageModelConfig, check
 from lmseq.config.mixture import AverageConfig
-from lmseq.config.text import TextConfig
 from lmseq.data.texts import Texts
-from lmseq.files import read_json, read_text
+from lmseq.files import read_json, read_text, split_run
 from lmseq.models.ngram import fit_counts
-from lmseq.runs import MIXTURE, Run, split_run
+from lmseq.runs import MIXTURE, Run
 from lmseq.training.metrics import read_records
 
 
@@ -26,7 +25,7 @@ def data_of_run(path: str, num_tokens: int, *, has_others: bool) -> dict[str, An
     a run that is not finished, and for one whose text is not what it was.
     """
     folder, _ = split_run(path)
-    script, summary = runs.script_of(folder), runs.summary_of(folder)
+    script, summary = knobs.script_of(folder), runs.summary_of(folder)
     facts, run = runs.facts_of(folder, "corpus.json"), load_run(path, "latest")
     parts = _parts(folder) if script == "mix_models" else []
     texts = _texts_of(parts[0][1] if parts else run)
@@ -71,10 +70,8 @@ def _named(parts: list[tuple[str, Run]], summary: dict[str, Any]) -> list[tuple[
 
 def _texts_of(run: Run) -> Texts:
     """The text of a trained model, cut into its tokens."""
-    flat = knobs.to_flat(run.config)
-    config = TextConfig(**{name: flat[name] for name in TextConfig.__dataclass_fields__})
     is_taken = isinstance(run.config, LanguageModelConfig) and run.config.course.init_from
-    return load_texts(config, vocab=run.vocab if is_taken else None)
+    return load_texts(text_of(run.config), vocab=run.vocab if is_taken else None)
 
 
 def _beside(
@@ -84,7 +81,7 @@ def _beside(
     if script == "train_lm":
         most = run.config.report.count_tokens
         counts = fit_counts(texts, report.MOST_ORDER, most_tokens=most)
-        return [pages.reader_beside(texts.vocab, counts, summary["count_loss"])]
+        return [pages.reader_beside(texts.vocab, counts, summary.get("count_loss"))]
     return pages.readers_of(_named(parts, summary))
 
 

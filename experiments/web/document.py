@@ -17,7 +17,8 @@ from lmseq.files import read_text, to_json, write_text
 PARTS = Path(__file__).with_name("parts")
 SCRIPTS = ("elements.js", "chart.js", "table.js", "text.js", "knowledge.js", "forecasts.js", "page.js")
 MOST_BYTES = 2_000_000
-FORMAT = 1  # of the data
+PAGE = "page.html"  # in the folder of a run
+FORMAT = 2  # of the data
 OPENING = '<script type="application/json" id="data">'
 CLOSING = "</script>"
 TEMPLATE = """<!DOCTYPE html>
@@ -41,7 +42,7 @@ TEMPLATE = """<!DOCTYPE html>
 
 
 def write_page(path: Path, data: dict[str, Any]) -> None:
-    """Write a page, whole or not at all; what makes it too large is made shorter.
+    """Write a page, whole or not at all; texts and forecasts that make it too large are made shorter.
 
     data: what `page.js` draws, with a `title`; numbers that JSON has no words for are left out.
     """
@@ -49,10 +50,19 @@ def write_page(path: Path, data: dict[str, Any]) -> None:
 
 
 def fitting(data: dict[str, Any]) -> str:
-    """The page as text, of at most MOST_BYTES: of texts and forecasts as much as fits is shown."""
+    """The page as text, of at most MOST_BYTES: of texts and forecasts as much as fits is shown.
+
+    Tables and curves are shown whole. Where they leave less than a quarter of MOST_BYTES, texts and forecasts
+    have this quarter all the same, and the page is larger.
+    """
     text = page_of(data)
-    while len(text) > MOST_BYTES and (less := shorter(data, 0.9 * MOST_BYTES / len(text))) is not None:
+    if (size := _size(text)) <= MOST_BYTES:
+        return text
+    rest = _size(page_of(data | {"readings": [], "forecasts": [], "times": []}))
+    room = max(MOST_BYTES - rest, MOST_BYTES // 4)
+    while size - rest > room and (less := shorter(data, 0.9 * room / (size - rest))) is not None:
         data, text = less, page_of(less)
+        size = _size(text)
     return text
 
 
@@ -87,6 +97,10 @@ def _embedded(data: Any) -> str:
     """JSON without a character that HTML gives a meaning to."""
     text = to_json(data)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 def _escaped(text: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from experiments.web.shortening import shortened
+from experiments.web.shortening import shortened, with_forecasts
 
 
 def cut(data: dict[str, Any], num_tokens: int) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def merged(names: Sequence[str], pages: Sequence[dict[str, Any]]) -> dict[str, A
         for key in kinds
     }
     own = [_own(number, name, page) for number, (name, page) in enumerate(named)]
-    return {
+    found = {
         "kind": pages[0]["kind"],
         "title": f"{', '.join(names)} on {pages[0]['title'].rpartition(' on ')[2]}",
         "runs": runs,
@@ -30,9 +30,10 @@ def merged(names: Sequence[str], pages: Sequence[dict[str, Any]]) -> dict[str, A
         "table": _rows(named),
         "charts": charts,
         "readings": together([reading for readings in own for reading in readings]),
-        "forecasts": side_by_side(named),
+        "times": pages[0].get("times", []),
         "samples": {name: drawn for name, page in named for drawn in page.get("samples", {}).values()},
     }
+    return with_forecasts(found, side_by_side(named))
 
 
 def _own(number: int, name: str, page: dict[str, Any]) -> list[dict[str, Any]]:
@@ -65,20 +66,25 @@ def _short(value: Any) -> Any:
 
 
 def side_by_side(named: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Forecasts of the same series from the same origins, of all runs; the models are named by their run."""
-    first = named[0][1].get("forecasts", [])
+    """The first run's forecasts, and beside each those of the same variable from the same origins.
+
+    These are of all runs that show the variable; the models are named by their run.
+    """
+    shown = [(name, {_variable(each): each for each in page.get("forecasts", [])}) for name, page in named]
     found = []
-    for number, each in enumerate(first):
-        others = [page["forecasts"][number] for _, page in named if number < len(page["forecasts"])]
+    for variable, each in shown[0][1].items():
+        alike = [(name, those[variable]) for name, those in shown if variable in those]
         origins = [
-            origin for origin in each["origins"] if all(origin in other["origins"] for other in others)
+            origin for origin in each["origins"] if all(origin in other["origins"] for _, other in alike)
         ]
-        models = [
-            _from(other, origins) | {"name": name} for (name, _), other in zip(named, others, strict=False)
-        ]
+        models = [_from(other, origins) | {"name": name} for name, other in alike]
         if origins:
-            found.append(each | {"origins": origins, "models": models})
+            found.append(each | {"origins": origins, "shown": len(origins), "models": models})
     return found
+
+
+def _variable(forecast: dict[str, Any]) -> tuple[str, str]:
+    return forecast["series"], forecast["column"]
 
 
 def _from(forecast: dict[str, Any], origins: Sequence[int]) -> dict[str, Any]:

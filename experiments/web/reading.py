@@ -1,5 +1,6 @@
 """A text as models read it: its first tokens, how likely each was, and what was likelier in its place."""
 
+import math
 import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from lmseq.data.tokens import EOS, UNK, Vocab
 
 NUM_TOKENS = 4000  # of a text that are shown
 NUM_ALTERNATIVES = 5
+NO_NUMBER = "nan"  # in the place of a log-probability: JSON has null for infinities and NaN alike
 MOST_PRODUCTS = 2**26  # of tokens and symbols, which the work of large vocabularies is limited to
 KINDS = ("first letter of a word", "letter within a word", "word", "number", "blank", "line end", "mark", UNK)
 
@@ -38,7 +40,7 @@ def reading_of(vocab: Vocab, tokens: np.ndarray, of: int, models: Sequence[Read]
 
     symbols: how each symbol is spelt that is shown. tokens: (T,) numbers of these. kind_of: (T,) numbers of
     kinds. most: how many could be shown. Of each model: nats, (T,) the log-probabilities; ids and id_nats,
-    (T, A), the likeliest.
+    (T, A), the likeliest. A log-probability is null for -inf, and NO_NUMBER where a model gave none.
     """
     shown = [np.asarray(tokens)] + [each.found.ids.reshape(-1) for each in models]
     used = np.unique(np.concatenate(shown))
@@ -104,6 +106,7 @@ def _kind(text: str, within: bool) -> str:
     return "number" if any(character.isnumeric() for character in bare) else "mark"
 
 
-def _rounded(log_probs: np.ndarray) -> list[float]:
-    """With four decimals: a probability to one part in ten thousand."""
-    return np.round(np.asarray(log_probs, np.float64), 4).tolist()
+def _rounded(log_probs: np.ndarray) -> list[float | str | None]:
+    """With four decimals: a probability to one part in ten thousand; None for -inf."""
+    rounded = np.round(np.asarray(log_probs, np.float64), 4).tolist()
+    return [NO_NUMBER if math.isnan(each) else each if math.isfinite(each) else None for each in rounded]

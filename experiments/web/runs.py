@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from lmseq.config import knobs
-from lmseq.config.knobs import SCRIPT
 from lmseq.files import read_json, to_json
 from lmseq.training.metrics import read_records
 
 CLOCK = ("second", "memory")  # in names of figures that another run of the same would not have
+SIZES = ("test_points", "points", "num_series", "train_points")  # of series, as a run notes them
 MOST_SAMPLES = 8
 MOST_CHARACTERS = 600  # of a sample
 
@@ -82,23 +82,33 @@ def _is_of_clock(name: str) -> bool:
     return any(part in name for part in CLOCK)
 
 
+def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """What differs in what two runs were judged on, by what they noted of their data; "" for two alike.
+
+    Alike are runs with the same validation text, or the same values of series with the same test part. The
+    digest of several series is of their training parts too.
+    """
+    sizes = [name for name in SIZES if name in first and name in second and first[name] != second[name]]
+    is_same = digest_of(first) == digest_of(second) and not {"points", "test_points"} & set(sizes)
+    told = [f"{name} {first[name]} and {second[name]}" for name in sizes]
+    return "" if is_same else ", ".join(told) or "SHA-256"
+
+
 def digest_of(facts: Mapping[str, Any]) -> str:
-    """The digest of what a run is judged on: its validation text, or its series."""
+    """The digest of what a run is judged on: its validation text, or the values of its series."""
     valid = facts.get("valid")
     found = valid.get("sha256") if isinstance(valid, dict) else valid or facts.get("sha256")
     return found if isinstance(found, str) else ""
 
 
-def script_of(folder: Path) -> str:
-    """The script whose run a folder holds. Raises ValueError where it holds none."""
+def check_run(folder: Path) -> None:
+    """ValueError for a folder that holds no run."""
     if not folder.is_dir():
         raise ValueError(f"expected the folder of a run at {folder}, there is none: check the path")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no run: it has no config.json")
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
+    if not isinstance(read_json(folder / "config.json"), dict):
         raise ValueError(f"expected {folder / 'config.json'} to hold an object: restore it")
-    return config.get(SCRIPT, "")
 
 
 def summary_of(folder: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import json
 from dataclasses import field
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from lmseq import files
@@ -117,6 +118,14 @@ def from_json(text: str, kind: type[Config], script: str = "") -> Config:
             f"config.json has the setting {unknown!r}, which is not known here: it is of {whose}"
         )
     return from_flat(values, kind)
+
+
+def script_of(path: Path) -> str:
+    """The script whose run a folder holds; nothing where it does not say so."""
+    try:
+        return str(files.read_json(path / "config.json")[SCRIPT])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def differences(old: Config, new: Config, *, but_paths: bool = False) -> list[str]:

@@ -34,13 +34,25 @@ def ngram_alternatives(
     parts, begin = [], 0
     for rows in _distributions(model, tables, np.asarray(word_of), contexts, len(ids)):
         came = rows[np.arange(len(rows)), ids[begin : begin + len(rows)]]
-        likeliest = np.argpartition(-rows, count - 1, axis=1)[:, :count]
+        likeliest = _first(rows, count)
         order = np.argsort(-np.take_along_axis(rows, likeliest, axis=1), axis=1, kind="stable")
         likeliest = np.take_along_axis(likeliest, order, axis=1)
         parts.append((came, likeliest, np.take_along_axis(rows, likeliest, axis=1)))
         begin += len(rows)
     log_probs, likeliest, theirs = (np.concatenate(each) for each in zip(*parts, strict=True))
     return Alternatives(log_probs.astype(np.float32), likeliest.astype(np.int32), theirs.astype(np.float32))
+
+
+def _first(rows: Float[np.ndarray, "_ vocab"], count: int) -> Int[np.ndarray, "_ alternative"]:
+    """The ids of the largest in each row, ascending; of equal ones the smallest ids, as `lax.top_k` has them.
+
+    Counts give many symbols the same probability, and a partition would choose any of them.
+    """
+    least = -np.partition(-rows, count - 1, axis=1)[:, count - 1 : count]
+    above, equal = rows > least, rows == least
+    room = count - above.sum(axis=1, keepdims=True)
+    taken = above | (equal & (np.cumsum(equal, axis=1) <= room))
+    return np.nonzero(taken)[1].reshape(len(rows), count)
 
 
 def _distributions(

@@ -17,7 +17,7 @@ function ticksOf(low, high, many) {
 
 // Places of values from `low` to `high` between `from` and `to`.
 function scaleOf(values, isLog, from, to, many) {
-  let low = Math.min(...values), high = Math.max(...values);
+  let [low, high] = extent(values);
   if (!isFinite(low)) [low, high] = [0, 1];
   if (isLog && low > 0) {
     if (low === high) [low, high] = [low / 2, high * 2];
@@ -45,7 +45,7 @@ function pathOf(xs, ys, x, y) {
 }
 
 // A chart: {title, xlabel, ylabel, log, ticks, levels: [[label, y]], curves: [{label, band, x, y, low, high}],
-// told: optional function of x for what stands there}. Returns the figure; `figure.show(chart)` draws another.
+// named: optional function of x for what stands there}. Returns the figure; `figure.show(chart)` draws another.
 function chartOf(chart) {
   const plot = make("div", { class: "plot" }), key = make("div", { class: "key" });
   const line = make("div", { class: "told", role: "status" }, "");
@@ -108,7 +108,7 @@ function cut(ys, chart) {
   const first = (chart.curves[0]?.y || []).filter((value) => value !== null);
   const levels = chart.levels.map(([, level]) => level);
   if (!first.length || ys.length < 2) return ys;
-  const low = Math.min(...first, ...levels), high = Math.max(...first, ...levels), room = 3 * (high - low || Math.abs(high) || 1);
+  const [low, high] = extent([...first, ...levels]), room = 3 * (high - low || Math.abs(high) || 1);
   return ys.map((value) => Math.min(Math.max(value, low - room), high + room));
 }
 

@@ -23,10 +23,13 @@ function fill(element, properties, children) {
   return element;
 }
 
+const NO_NUMBER = "no number", INFINITE = { Infinity: "∞", "-Infinity": "-∞", NaN: NO_NUMBER };
+
 // Four digits, as tables of this project have them; a dash for what is not known.
 function told(value, digits = 4) {
   if (value === null || value === undefined) return "–";
   if (typeof value !== "number") return String(value);
+  if (!isFinite(value)) return INFINITE[value];
   return Number.isInteger(value) && Math.abs(value) < 1e15 ? value.toLocaleString("en") : value.toPrecision(digits);
 }
 
@@ -36,7 +39,16 @@ function short(value, digits = 6) {
   return String(Number(value.toPrecision(digits)));
 }
 
+function fixed(value, digits) { return isFinite(value) ? value.toFixed(digits) : INFINITE[value]; }
+
+// Smallest and largest: of more values than a call may have arguments.
+function extent(values) {
+  return values.reduce(([low, high], each) => [Math.min(low, each), Math.max(high, each)], [Infinity, -Infinity]);
+}
+
 function percent(nats) {
+  if (Number.isNaN(nats)) return NO_NUMBER;
+  if (nats === -Infinity) return "0 %";
   const share = 100 * Math.exp(nats);
   return share >= 99.95 && share < 100 ? ">99.9 %" : share >= 0.1 ? `${share.toPrecision(3)} %` : `${share.toExponential(1)} %`;
 }

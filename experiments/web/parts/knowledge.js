@@ -7,12 +7,14 @@ function knowledgeOf(reading, first, second, go) {
   const more = reading.tokens.map((_, place) => differenceAt(first, second, place));
   const mean = more.reduce((sum, each) => sum + each, 0) / more.length, ahead = more.filter((each) => each > 0).length;
   const best = mean > 0 ? first.name : second.name;
-  const sum = `${best} knows more, by ${Math.abs(mean).toFixed(4)} nats a token in the mean. ${first.name} gave the higher probability to `
+  const whole = Number.isNaN(mean) ? "The mean of their difference is no number." : mean === 0 ? "In the mean both know the same." : `${best} knows more, by ${fixed(Math.abs(mean), 4)} nats a token in the mean.`;
+  const sum = `${whole} ${first.name} gave the higher probability to `
     + `${(100 * ahead / more.length).toFixed(1)} % of the tokens.`;
-  const order = more.map((_, place) => place).sort((a, b) => more[b] - more[a]);
+  const placesBy = (sign) => more.map((_, place) => place).filter((place) => sign * more[place] > 0)
+    .sort((a, b) => compared(sign * more[a], sign * more[b], false));
   return make("div", {}, make("h3", {}, `Where does each know more: ${first.name} and ${second.name}`), make("p", { class: "sum" }, sum),
     kindsOf(reading, first, second, more),
-    make("div", { class: "places" }, placesOf(reading, first, order, more, go), placesOf(reading, second, [...order].reverse(), more, go)));
+    make("div", { class: "places" }, placesOf(reading, first, placesBy(1), more, go), placesOf(reading, second, placesBy(-1), more, go)));
 }
 
 function kindsOf(reading, first, second, more) {
@@ -21,8 +23,8 @@ function kindsOf(reading, first, second, more) {
     const average = (of) => places.reduce((sum, place) => sum + of(place), 0) / places.length;
     const spread = (mean) => 1.96 * Math.sqrt(places.reduce((sum, place) => sum + (more[place] - mean) ** 2, 0) / Math.max(1, places.length - 1) / places.length);
     const mean = average((place) => more[place]);
-    const bounds = places.length > 1 ? { low: mean - spread(mean), high: mean + spread(mean) } : {};
-    return { name, count: places.length, first: average((place) => -(first.nats[place] ?? -100)), second: average((place) => -(second.nats[place] ?? -100)), mean, ...bounds };
+    const bounds = places.length > 1 && isFinite(mean) ? { low: mean - spread(mean), high: mean + spread(mean) } : {};
+    return { name, count: places.length, first: average((place) => -first.nats[place]), second: average((place) => -second.nats[place]), mean, ...bounds };
   }).filter((row) => row.count);
   return tableOf([
     { name: "kind of token", key: "name" }, { name: "tokens", key: "count", isNumber: true },
@@ -34,7 +36,7 @@ function placesOf(reading, model, order, more, go) {
   const items = order.slice(0, MOST_PLACES).map((place) => {
     const from = Math.max(0, place - 20), join = (numbers) => seen(numbers.map((each) => reading.symbols[each]).join(reading.spaced ? " " : ""));
     const before = join(reading.tokens.slice(from, place)).slice(-24), token = join([reading.tokens[place]]);
-    return make("li", {}, make("button", { type: "button", onclick: () => go(place) }, `…${before}`, make("strong", {}, `[${token}]`), ` by ${Math.abs(more[place]).toFixed(2)} nats`));
+    return make("li", {}, make("button", { type: "button", onclick: () => go(place) }, `…${before}`, make("strong", {}, `[${token}]`), ` by ${fixed(Math.abs(more[place]), 2)} nats`));
   });
-  return make("div", {}, make("h3", {}, `${model.name} knows most more at`), make("ol", {}, items));
+  return make("div", {}, make("h3", {}, `${model.name} knows most more at`), items.length ? make("ol", {}, items) : make("p", { class: "soft" }, "no token"));
 }

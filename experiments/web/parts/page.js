@@ -45,7 +45,7 @@ function pageOf(data) {
   parts.push(section("run", "What was run", settingsOf(data.runs), figuresOf(data.runs)));
   if (data.table?.length) parts.push(section("table", "Figures", data.note ? make("p", { class: "soft" }, data.note) : null, tableOf(columnsOf(data), data.table)));
   if (charts.length) parts.push(section("curves", "Curves", make("div", { class: "charts" }, charts.map(([name, chart]) => chartOf({ ...chart, title: CHARTS[name] || chart.title })))));
-  if (data.forecasts?.length) parts.push(section("forecasts", "Forecasts", forecastsOf(data.forecasts)));
+  if (data.forecasts?.length) parts.push(section("forecasts", "Forecasts", forecastsOf(data.forecasts, data.times)));
   (data.readings || []).forEach((reading, number) => {
     const title = data.readings.length > 1 ? `The text as ${reading.models.map((model) => model.name).join(" and ")} read it` : "The text as it was read";
     parts.push(section(`text${number || ""}`, title, number || data.readings.length < 2 ? null : make("p", { class: "soft" }, "These runs cut the text into different tokens, so they stand one below the other."), readerOf(reading)));

@@ -7,7 +7,7 @@ function tableOf(columns, rows, { sortable = true } = {}) {
   const span = new Map(columns.filter((column) => column.interval).map((column) => [column, spanOf(column, rows)]));
 
   function show() {
-    const shown = sorted ? [...rows].sort((a, b) => (isUp ? 1 : -1) * compared(a[sorted.key], b[sorted.key])) : rows;
+    const shown = sorted ? [...rows].sort((a, b) => compared(a[sorted.key], b[sorted.key], isUp)) : rows;
     body.replaceChildren(...shown.map((row) => make("tr", { class: row.own ? "own" : null }, columns.map((column) => cellOf(column, row, span)))));
     columns.forEach((column, number) => {
       const order = sorted === column ? (isUp ? "ascending" : "descending") : "none";
@@ -21,24 +21,24 @@ function tableOf(columns, rows, { sortable = true } = {}) {
   return make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "table" }, make("table", {}, make("thead", {}, make("tr", {}, heads)), body));
 }
 
-// Numbers by size, texts by the alphabet, what is not known last.
-function compared(a, b) {
-  const missing = (value) => value === null || value === undefined || value === "";
+// Numbers by size, texts by the alphabet; what is not known last, up and down.
+function compared(a, b, isUp) {
+  const missing = (value) => value === null || value === undefined || value === "" || Number.isNaN(value);
   if (missing(a) || missing(b)) return missing(a) - missing(b);
-  if (typeof a === "number" && typeof b === "number") return a - b;
-  return String(a).localeCompare(String(b), "en", { numeric: true });
+  const areNumbers = typeof a === "number" && typeof b === "number"; // of which two may be infinite
+  return (isUp ? 1 : -1) * (areNumbers ? (a > b) - (a < b) : String(a).localeCompare(String(b), "en", { numeric: true }));
 }
 
 function spanOf(column, rows) {
   const [low, high] = column.interval;
-  const values = rows.flatMap((row) => [row[column.key], row[low], row[high]]).filter((value) => typeof value === "number");
-  return values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
+  const values = rows.flatMap((row) => [row[column.key], row[low], row[high]]).filter(Number.isFinite);
+  return values.length ? extent(values) : [0, 1];
 }
 
 function cellOf(column, row, span) {
   const value = row[column.key];
   const cell = make("td", { class: column.isNumber ? "number" : "" }, told(value));
-  if (!column.interval || typeof value !== "number") return cell;
+  if (!column.interval || !Number.isFinite(value)) return cell;
   const [low, high] = column.interval.map((key) => row[key]), [from, to] = span.get(column);
   const at = (each) => 6 + 118 * (to > from ? (each - from) / (to - from) : 0.5);
   if (typeof low === "number") cell.append(` [${told(low)}, ${told(high)}]`);

@@ -3,38 +3,48 @@
 const BOUNDS = [0.5, 0.2, 0.05, 0.01, 0.001]; // of probabilities, from one level of surprise to the next
 const APART = [0.1, 0.7, 2.3]; // nats, from one level of a difference to the next
 
+// A log-probability as a page has it: null for that of what is impossible, a word for what is no number.
+function natsOf(each) { return each === null ? -Infinity : typeof each === "number" ? each : NaN; }
+
+function withNats(model) {
+  return { ...model, nats: model.nats.map(natsOf), id_nats: model.id_nats.map((row) => row.map(natsOf)) };
+}
+
 function surprise(nats) {
   const share = Math.exp(nats);
   return BOUNDS.filter((bound) => share < bound).length;
 }
 
 function classOf(first, second, place) {
-  if (!second) { const level = surprise(first.nats[place]); return level ? `s${level}` : ""; }
-  const more = differenceAt(first, second, place), level = APART.filter((bound) => Math.abs(more) >= bound).length;
+  const more = second ? differenceAt(first, second, place) : first.nats[place];
+  if (Number.isNaN(more)) return "none";
+  if (!second) { const level = surprise(more); return level ? `s${level}` : ""; }
+  const level = APART.filter((bound) => Math.abs(more) >= bound).length;
   return level ? `${more > 0 ? "a" : "b"}${level}` : "";
 }
 
 // ln p of the first model minus that of the second; of two impossible tokens nothing.
 function differenceAt(first, second, place) {
-  const [a, b] = [first, second].map((model) => model.nats[place] ?? -100);
-  return a - b;
+  const [a, b] = [first.nats[place], second.nats[place]];
+  return a === b ? 0 : a - b;
 }
 
 function legendOf(first, second) {
   const item = (style, text) => make("span", {}, make("span", { class: style }, "abc"), ` ${text}`);
+  const none = [first, second].some((model) => model?.nats.some(Number.isNaN)) ? item("none", NO_NUMBER) : null;
   if (!second) {
     const names = BOUNDS.map((bound) => `${100 * bound} %`);
     return make("p", { class: "legend" }, "probability:", item("", `${names[0]} or more`),
-      names.map((name, level) => item(`s${level + 1}`, level + 1 < names.length ? `below ${name}` : `below ${name}`)));
+      names.map((name, level) => item(`s${level + 1}`, `below ${name}`)), none);
   }
   return make("p", { class: "legend" },
     make("span", {}, `line above: ${first.name} knows more;`), APART.map((bound, level) => item(`a${level + 1}`, `by ${bound} nats`)),
-    make("span", {}, `line below: ${second.name} knows more;`), APART.map((bound, level) => item(`b${level + 1}`, `by ${bound}`)));
+    make("span", {}, `line below: ${second.name} knows more;`), APART.map((bound, level) => item(`b${level + 1}`, `by ${bound}`)), none);
 }
 
 // The section of one reading: choice of models, the text, and the token that is looked at.
 function readerOf(reading) {
-  const models = reading.models, chosen = { first: 0, second: Math.min(1, models.length - 1), mode: 0 };
+  const models = reading.models.map(withNats), chosen = { first: 0, second: Math.min(1, models.length - 1), mode: 0 };
   const box = make("div", { class: "text", role: "listbox", "aria-label": "the text, token by token; arrow keys go through it" });
   const panel = make("div", { class: "token", role: "status", "aria-live": "polite" });
   const legend = make("div"), about = make("p", { class: "soft" }), knowledge = make("div");
@@ -136,13 +146,13 @@ function aboutOf(reading, models) {
   const number = reading.tokens.length;
   const losses = models.map((model) => {
     const whole = typeof model.loss === "number" ? `, of all that was scored ${model.loss.toFixed(4)}` : "";
-    return `${model.name} ${meanLoss(model).toFixed(4)}${whole}`;
+    return `${model.name} ${fixed(meanLoss(model), 4)}${whole}`;
   });
   return `The first ${told(number)} of ${told(reading.of)} tokens of the validation text. Nats a token here: ${losses.join("; ")}. `
     + "Point at a token, or go through them by arrow keys; n and p lead to the next and the previous one below 1 %.";
 }
 
-function meanLoss(model) { return -model.nats.reduce((sum, each) => sum + (each ?? -100), 0) / model.nats.length; }
+function meanLoss(model) { return -model.nats.reduce((sum, each) => sum + each, 0) / model.nats.length; }
 
 // What is said of one token: the probability that each model gave it, and what each found likelier.
 function tokenOf(reading, sides, place) {
@@ -153,17 +163,16 @@ function tokenOf(reading, sides, place) {
   const after = make("p", { class: "soft" }, before ? "after " : "the first", before ? make("span", { class: "symbol" }, seen(before.slice(-28))) : "");
   const columns = sides.map((model, number) => {
     const nats = model.nats[place];
-    const share = nats === null ? "0 %" : percent(nats);
     const bars = model.ids[place].map((each, rank) => {
       const theirs = model.id_nats[place][rank], bar = make("span", { class: "bar" });
-      bar.style.width = `${Math.max(1, 100 * Math.exp(theirs ?? -100))}%`;
-      return [symbol(each, each === token), make("span", {}, bar), make("span", {}, theirs === null ? "0 %" : percent(theirs))];
+      bar.style.width = `${Math.max(1, 100 * Math.exp(theirs) || 0)}%`;
+      return [symbol(each, each === token), make("span", {}, bar), make("span", {}, percent(theirs))];
     });
     return make("div", {}, make("h3", {}, model.name),
-      make("p", {}, make("strong", { class: "share" }, share), nats === null ? "" : ` (${(-nats).toFixed(3)} nats)`),
+      make("p", {}, make("strong", { class: "share" }, percent(nats)), Number.isNaN(nats) ? "" : ` (${fixed(-nats, 3)} nats)`),
       make("div", { class: `bars${number ? " second" : ""}` }, bars));
   });
   const more = sides.length > 1 ? differenceAt(sides[0], sides[1], place) : 0;
-  const which = sides.length > 1 ? make("p", {}, Math.abs(more) < 0.005 ? "Both know the same." : `${sides[more > 0 ? 0 : 1].name} knows more, by ${Math.abs(more).toFixed(2)} nats.`) : null;
+  const which = sides.length > 1 ? make("p", {}, Number.isNaN(more) ? "Their difference is no number." : Math.abs(more) < 0.005 ? "Both know the same." : `${sides[more > 0 ? 0 : 1].name} knows more, by ${fixed(Math.abs(more), 2)} nats.`) : null;
   return [head, after, make("div", { class: "beside" }, columns), which, make("p", { class: "soft" }, "framed in bold: what came")].filter(Boolean);
 }
