@@ -25,6 +25,7 @@ TEXTS = ("train_lm", "train_ngram", "mix_models", "average")
 KINDS = {"predict_series": "series", "ablate": "settings"}
 FACTS = {"texts": "corpus.json", "series": "series.json"}
 MOST_RUNS, MOST_TOKENS = 20, 20_000
+DAMAGE = (KeyError, TypeError, AttributeError, IndexError)  # what records that were edited lead to
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,17 @@ def act(options: PageOptions, given: Given) -> int:
             f"expected --out=FILE.html, as {out} is of the parameters that the run was judged by"
         )
     _check_together(paths, folders, scripts)
-    found = [
-        _data(path, folder, script, options.tokens, len(paths) > 1, given)
-        for path, folder, script in zip(paths, folders, scripts, strict=True)
-    ]
-    data = merging.merged(_names(paths), found) if len(found) > 1 else found[0]
+    try:
+        found = [
+            _data(path, folder, script, options.tokens, len(paths) > 1, given)
+            for path, folder, script in zip(paths, folders, scripts, strict=True)
+        ]
+        data = merging.merged(_names(paths), found) if len(found) > 1 else found[0]
+    except DAMAGE as error:
+        raise ValueError(
+            f"summary.json or page.html in {' or '.join(map(str, folders))} is damaged ({error!r}): restore "
+            "the one, or remove the other"
+        ) from error
     out.parent.mkdir(parents=True, exist_ok=True)
     document.write_page(out, data)
     print(to_json({"page": str(out), "runs": len(paths), "bytes": out.stat().st_size}))

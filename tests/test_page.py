@@ -252,6 +252,15 @@ def test_a_page_that_is_not_of_the_run_any_more_is_made_anew(made, scripts, tmp_
     assert early["loss"] == next(each["valid_loss"] for each in records if each["step"] == 20)
 
 
+def test_records_that_were_edited_are_one_line(made, scripts, tmp_path):
+    shutil.copytree(made / "net", tmp_path / "net")
+    (tmp_path / "net" / "page.html").unlink()
+    (tmp_path / "net" / "summary.json").write_text("{}")
+    _, line = refusal(scripts.attempt("page", f"--runs={tmp_path / 'net'}"))
+    assert re.search("summary.json or page.html in .*net is damaged", line), line
+    assert not (tmp_path / "net" / "page.html").exists()
+
+
 # In a browser
 
 
