@@ -37,7 +37,7 @@ class CalibrateOptions:
     checkpoint: Literal["latest", "best"] = knob("latest", "the last parameters, or the best by validation")
     file: str = knob("", "a UTF-8 file to judge by; none: the run's validation text", is_path=True)
     out: str = knob("", "the picture, FILE.png", is_path=True)
-    num_origins: int = knob(32, "places of the text from which the model goes on by itself")
+    num_origins: int = knob(32, "places of the text from which the model goes on, fewer in a short text")
     num_tokens: int = knob(256, "tokens that it draws from each")
     seed: int = knob(0, "of what is drawn")
 
@@ -90,7 +90,10 @@ def act(options: CalibrateOptions, given: Given) -> None:
     if not runs.is_proper(run):
         raise ValueError(f"{options.run} is stupid back-off, whose scores are no probabilities: name another")
     tokens = read_tokens(run, options)
-    model, lengths = (run.model, run.params, tokens), (options.num_origins, options.num_tokens)
+    num_origins = options.num_origins
+    if "num_origins" not in given.names:  # as many as there is room for
+        num_origins = max(2, min(num_origins, len(tokens) // options.num_tokens - 1))
+    model, lengths = (run.model, run.params, tokens), (num_origins, options.num_tokens)
     every, likeliest = reliability.reliability(*model)
     key, sizes = jax.random.key(options.seed), dict(zip(("num_origins", "num_tokens"), lengths, strict=True))
     drawn = reliability.continuations(key, *model, **sizes)

@@ -195,7 +195,7 @@ BAD = [
     ("score_text", "--text=a", "--run"),
     ("score_text", "--run={folder} --text=a", "config.json"),
     ("score_text", "--run={run}", "--text"),
-    ("score_text", "--run={run} --text=a --file={folder}/train.txt", "both"),
+    ("score_text", "--run={run} --text=a --file={folder}/train.txt", "got --text and --file"),
     ("score_text", "--run={run} --file={folder}/none.txt", "none.txt"),
     ("score_text", "--run={run} --file={folder}/latin.txt", "byte offset 3"),
     ("score_text", "--run={run} --text=a --batch_size=0", "batch_size"),

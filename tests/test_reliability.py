@@ -105,6 +105,8 @@ def test_a_run_is_judged_on_its_validation_text_or_another(tmp_path, scripts):
     assert own["num_tokens"] == 430 and (tmp_path / "own.png").stat().st_size > 10_000
     assert sum(each["observed"] for each in own["bins"]) == 429
     assert [each["tokens"] for each in own["continuations"]] == [1, 2, 4, 8, 16]
+    few = scripts.summary("calibrate", run, f"--out={tmp_path / 'few.png'}", "--num_tokens=100")
+    assert few["continuations"][-1]["tokens"] == 100, "three stretches, as there is no room for more"
     file = [f"--file={corpus}", f"--out={tmp_path / 'all.png'}"]
     assert scripts.summary("calibrate", run, *file, *sizes)["num_tokens"] == 8600
     for flags, says in {
