@@ -72,7 +72,6 @@ class ModelConfig(NoiseConfig, MixerConfig):
     )
     hidden_size: int = knob(256, "units of each layer")
     num_layers: int = knob(1, "layers, one above the other")
-    last_size: int = knob(0, "units of the last recurrent layer, as wide as a tied embedding; 0: hidden_size")
     embedding_size: int = knob(0, "width of the token embedding; 0: one-hot (for mlp and linear: 64)")
     init_range: float = knob(
         0.0, "initial parameters are uniform between minus this and this; 0: as each layer draws its own"
@@ -98,6 +97,7 @@ class ModelConfig(NoiseConfig, MixerConfig):
         f"loops of {COMPILED}: XLA's (scan), compiled ones on a CPU (native), a GPU's own for lstm "
         "(cudnn), or the fastest there are",
     )
+    last_size: int = knob(0, "units of the last recurrent layer, as wide as a tied embedding; 0: hidden_size")
 
 
 @dataclass(frozen=True)

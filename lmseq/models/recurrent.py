@@ -60,7 +60,6 @@ class RecurrentStack(HiddenModule):
     cell: Cell
     hidden_size: int
     num_layers: int = 1
-    last_size: int = 0
     dropout: Rate = 0.0
     output_dropout: Rate | None = None
     weight_drop: Rate = 0.0
@@ -68,6 +67,7 @@ class RecurrentStack(HiddenModule):
     precision: Precision = "float32"
     recompute_steps: int = 0
     backend: Backend = "auto"
+    last_size: int = 0
 
     def _project_inputs(
         self, xs: Element | Elements, precision: Precision = "float32"
