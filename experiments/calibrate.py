@@ -19,7 +19,6 @@ from experiments.frame import start
 from experiments.frame.command import KEEP_PROGRAMS, Command, main
 from experiments.frame.console import listed, say
 from experiments.frame.flags import Given
-from experiments.frame.intervals import estimate
 from lmseq.config.knobs import MOST_DRAWS, at_least, knob
 from lmseq.data.corpora import read_text
 from lmseq.files import to_json
@@ -63,6 +62,8 @@ def read_tokens(run: Any, options: CalibrateOptions) -> np.ndarray:
 
 def by_length(values: np.ndarray) -> tuple[list[int], list[Any]]:
     """Ends of stretches of 1, 1, 2, 4, ... tokens, and the mean of (N, L) on each, with intervals over N."""
+    from experiments.frame.intervals import estimate
+
     length = values.shape[1]
     ends = [*(2**i for i in range((length - 1).bit_length())), length]
     begins = [0, *ends[:-1]]
