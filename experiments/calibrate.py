@@ -17,8 +17,8 @@ import numpy as np
 
 from experiments.frame import start
 from experiments.frame.command import KEEP_PROGRAMS, Command, main
-from experiments.frame.console import listed, say
 from experiments.frame.flags import Given
+from experiments.text.prompts import say_unknown
 from lmseq.config.knobs import MOST_DRAWS, at_least, knob
 from lmseq.data.corpora import read_text
 from lmseq.files import to_json
@@ -48,9 +48,7 @@ def read_tokens(run: Any, options: CalibrateOptions) -> np.ndarray:
 
     if options.file:
         text = read_text(Path(options.file))
-        unknown = run.vocab.unknown(text)
-        if unknown:
-            say(f"scored as {run.vocab.token_strings([0])[0]}: {listed(unknown)}")
+        say_unknown(run.vocab, text)
         return run.vocab.encode(text, name=options.file)
     if run.config is None or isinstance(run.config, MixtureConfig):
         raise ValueError(f"{options.run} has no validation text of its own: expected --file=TEXT")

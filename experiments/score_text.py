@@ -21,9 +21,9 @@ import numpy as np
 
 from experiments.frame import start
 from experiments.frame.command import KEEP_PROGRAMS, Command, main
-from experiments.frame.console import listed, say
+from experiments.frame.console import say
 from experiments.frame.flags import Given
-from experiments.text.prompts import encode_prompt
+from experiments.text.prompts import encode_prompt, say_unknown
 from lmseq.config.knobs import MOST_UNITS, at_least, knob
 from lmseq.data.corpora import read_text
 from lmseq.data.tokens import normalize_text, split_words
@@ -104,9 +104,7 @@ def score(run: Any, text: str, options: ScoreOptions) -> dict[str, Any]:
         for token, log_prob in zip(run.vocab.token_strings(ids), log_probs, strict=True):
             print(f"{log_prob:10.4f}  {token}")
     nll = -float(log_probs.sum(dtype=np.float64))
-    unknown = run.vocab.unknown(text)
-    if unknown:
-        say(f"scored as {run.vocab.token_strings([0])[0]}: {listed(unknown)}")
+    say_unknown(run.vocab, text)
     return {
         "text": text if len(text) <= 60 else text[:57] + "...",
         "log_likelihood": -nll,
@@ -143,9 +141,7 @@ def log_likelihoods(run: Any, options: ScoreOptions, texts: Sequence[str]) -> li
 
     context, before = read_context(run, options)
     streams = [encode(run, text, options) for text in texts]
-    unknown = dict.fromkeys(symbol for text in texts for symbol in run.vocab.unknown(text))
-    if unknown:
-        say(f"scored as {run.vocab.token_strings([0])[0]}: {listed(tuple(unknown))}")
+    say_unknown(run.vocab, *texts)
     if is_of_words(run):
         lines = runs.score_lines(run, *(context + text for text in texts)).log_probs
         ends = np.cumsum([before.size + ids.size for ids in streams])

@@ -73,31 +73,16 @@ def ptb_small() -> dict[str, Any]:
     fourth on. A step takes 52 ms on two cores.
     """
     epoch = 2323  # windows of 20 rows
-    return {
-        "corpus": "ptb",
-        "level": "word",
-        "model": "lstm",
-        "num_layers": 2,
-        "hidden_size": 200,
-        "embedding_size": 200,
-        "init_range": 0.1,
-        "batch_size": 20,
-        "num_steps": 20,
-        "optimizer": "sgd",
-        "learning_rate": 20.0,
+    return _zaremba(200, 0.1, 20, epoch) | {
         "clip_norm": 0.25,
-        "schedule": "staircase",
-        "warmup_steps": 0,
         "decay_begin": 3 * epoch,
-        "decay_steps": epoch,
         "num_train_steps": 13 * epoch,
-        "eval_every": epoch,
         "checkpoint_every": 13 * epoch,
     }
 
 
-def _zaremba(hidden_size: int, init_range: float, dropout: float) -> dict[str, Any]:
-    """What the two larger models of Zaremba et al. (2014) share."""
+def _zaremba(hidden_size: int, init_range: float, num_steps: int, epoch: int) -> dict[str, Any]:
+    """What the models of Zaremba et al. (2014) share; epoch: windows of num_steps words in 20 rows."""
     return {
         "corpus": "ptb",
         "level": "word",
@@ -106,16 +91,14 @@ def _zaremba(hidden_size: int, init_range: float, dropout: float) -> dict[str, A
         "hidden_size": hidden_size,
         "embedding_size": hidden_size,
         "init_range": init_range,
-        "input_dropout": dropout,
-        "dropout": dropout,
         "batch_size": 20,
-        "num_steps": 35,
+        "num_steps": num_steps,
         "optimizer": "sgd",
-        "learning_rate": 35.0,  # theirs is 1, of a sum over 35 words; ours is a mean
+        "learning_rate": float(num_steps),  # theirs is 1, of a sum over the words of a window; ours is a mean
         "schedule": "staircase",
         "warmup_steps": 0,
-        "eval_every": ZAREMBA_EPOCH,
-        "decay_steps": ZAREMBA_EPOCH,
+        "eval_every": epoch,
+        "decay_steps": epoch,
     }
 
 
@@ -130,7 +113,9 @@ def ptb_medium() -> dict[str, Any]:
     Test perplexity 82.70 is published; nobody has run it here to its end. A hundred of its 51,792 steps take
     about 60 s on two CPU cores that have other work.
     """
-    return _zaremba(650, 0.05, 0.5) | {
+    return _zaremba(650, 0.05, 35, ZAREMBA_EPOCH) | {
+        "input_dropout": 0.5,
+        "dropout": 0.5,
         "clip_norm": 5.0 / 35,
         "decay_begin": 5 * ZAREMBA_EPOCH,
         "decay_factor": 1 / 1.2,
@@ -147,7 +132,9 @@ def ptb_large() -> dict[str, Any]:
     Test perplexity 78.40 is published; nobody has run it here to its end. The first two of its 73,040 steps
     were there after 123 s on two CPU cores that had other work.
     """
-    return _zaremba(1500, 0.04, 0.65) | {
+    return _zaremba(1500, 0.04, 35, ZAREMBA_EPOCH) | {
+        "input_dropout": 0.65,
+        "dropout": 0.65,
         "clip_norm": 10.0 / 35,
         "decay_begin": 13 * ZAREMBA_EPOCH,
         "decay_factor": 1 / 1.15,

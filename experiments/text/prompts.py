@@ -4,8 +4,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments.frame.console import listed
+from experiments.frame.console import listed, say
 from lmseq.data.tokens import normalize_text
+
+
+def say_unknown(vocab: Any, *texts: str) -> None:
+    """A line that names what texts have and the vocabulary lacks; none where there is nothing."""
+    unknown = dict.fromkeys(symbol for text in texts for symbol in vocab.unknown(text))
+    if unknown:
+        say(f"scored as {vocab.token_strings([0])[0]}: {listed(tuple(unknown))}")
 
 
 def encode_prompt(vocab: Any, prompt: str, name: str = "the prompt") -> np.ndarray:
