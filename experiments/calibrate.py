@@ -92,10 +92,12 @@ def act(options: CalibrateOptions, given: Given) -> None:
     num_origins = options.num_origins
     if "num_origins" not in given.names:  # as many as there is room for
         num_origins = max(2, min(num_origins, len(tokens) // options.num_tokens - 1))
-    model, lengths = (run.model, run.params, tokens), (num_origins, options.num_tokens)
+    model, sizes = (
+        (run.model, run.params, tokens),
+        {"num_origins": num_origins, "num_tokens": options.num_tokens},
+    )
     every, likeliest = reliability.reliability(*model)
-    key, sizes = jax.random.key(options.seed), dict(zip(("num_origins", "num_tokens"), lengths, strict=True))
-    drawn = reliability.continuations(key, *model, **sizes)
+    drawn = reliability.continuations(jax.random.key(options.seed), *model, **sizes)
     ends, entropy = by_length(drawn.entropy)
     loss = by_length(drawn.loss)[1]
     print_table(every, ends, entropy, loss)
