@@ -26,6 +26,7 @@ from experiments.ablation.space import draw, read_space
 from experiments.claims.catalogue import CLAIMS
 from experiments.frame.experiment import Experiment, Longer, flag_names
 from experiments.frame.processes import Processes
+from experiments.frame.profile import ProfileOptions
 from lmseq.config import knobs
 from lmseq.config.knobs import knob
 from lmseq.config.language_model import CourseConfig
@@ -45,6 +46,7 @@ TOGETHER = (train_lm.EXPERIMENT, predict_series.EXPERIMENT)  # whose cells can b
 APART = ("host_devices", "shard", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
 APART += ("plateau_patience", "average", "random_windows")
 APART += (*Processes.__dataclass_fields__, *Longer.__dataclass_fields__, *CourseConfig.__dataclass_fields__)
+APART += tuple(ProfileOptions.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
