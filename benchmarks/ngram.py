@@ -1,4 +1,4 @@
-"""Count models beside the field's reference tool and nltk: estimating, reading and writing, scoring.
+"""Count models beside the field's reference tool and nltk: estimating, reading, writing, scoring, sampling.
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.ngram --words=1000000
@@ -45,6 +45,8 @@ VOCABULARY, FAVOURITES, STREAMS, TOLERANCE = 50_000, 40, 10_000, 2e-6
 MOST_EXCHANGED = 10_000_000  # n-grams: a longer ARPA file takes minutes to read and write
 HELD_OUT = 100_000  # words of the text that is scored
 NLTK_WORDS = 60
+SAMPLED_STREAMS = (1, 16, 256, 1024)
+SAMPLED = {"entries": 50_000, "whole": 5_000}  # tokens of all streams together, in one call
 
 
 def zipf(rng: np.random.Generator, size: Any, most: int) -> np.ndarray:
@@ -219,6 +221,38 @@ def scoring(folder: Path) -> dict[str, Any]:
     return {"tokens_per_second": speeds, "log10_total": log10}
 
 
+def sampling(folder: Path) -> dict[str, Any]:
+    """Tokens a second of streams drawn entry by entry, and from whole distributions, once compiled."""
+    import jax
+    import jax.numpy as jnp
+
+    from lmseq.generation import prepare_draws, sample
+    from lmseq.runs import load_run
+    from lmseq.sampling import Decoding
+
+    run, start, how = load_run(folder / "run0"), jnp.zeros(0, jnp.int32), Decoding()
+    seconds, tables = timed(lambda: prepare_draws(run.model, run.params, how))
+    speeds: dict[str, dict[str, float]] = {"entries": {}, "whole": {}}
+
+    def draw(given: Any, streams: int, num_tokens: int, seed: int) -> tuple[float, np.ndarray]:
+        args = jax.random.key(seed), run.model, run.params, given, start, streams, num_tokens, how, ()
+        return timed(lambda: np.asarray(sample(*args).log_probs))
+
+    for streams in SAMPLED_STREAMS:
+        likely, common = [], max(1, SAMPLED["whole"] // streams)
+        for name, given in (("entries", tables), ("whole", None)):
+            num_tokens = max(1, SAMPLED[name] // streams)
+            calls = [draw(given, streams, num_tokens, seed) for seed in range(flags.FLAGS.rounds + 1)]
+            spent = statistics.median(taken for taken, _ in calls[1:])
+            speeds[name][str(streams)] = streams * num_tokens / spent
+            likely.append(np.concatenate([drawn[:, :common].ravel() for _, drawn in calls]))
+            say(f"{streams:5} streams, {name:<10}{speeds[name][str(streams)]:>14,.0f} tokens/s")
+        bound = 5.0 * math.hypot(*(each.std() / each.size**0.5 for each in likely))
+        if not abs(likely[0].mean() - likely[1].mean()) <= bound:
+            raise ArithmeticError(f"expected samples as likely as {likely[1].mean()}, got {likely[0].mean()}")
+    return {"tokens_per_second": speeds, "seconds_to_prepare": seconds}
+
+
 def theirs_by_query(folder: Path, expected: float, predicted: int) -> dict[str, float]:
     """Words as text, by one thread of `query`, its loading (of an empty text) taken off."""
     query, build = which("query"), which("build_binary")
@@ -311,6 +345,7 @@ def main() -> int:
             if sum(found["estimate"]["num_ngrams"]) <= MOST_EXCHANGED:
                 found["exchange"] = exchange(folder)
             found["scoring"] = scoring(folder)
+            found["sampling"] = sampling(folder)
     found = {"ratios": ratios_of(found), **found}
     publish(found, flags.FLAGS.output)
     return 0
