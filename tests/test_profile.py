@@ -15,7 +15,9 @@ from lmseq.models.build import build_model
 from lmseq.training.job import Batches, Job
 from tests.scripts import refusal
 
-TRAIN = TrainConfig(num_train_steps=12, warmup_steps=2, steps_per_dispatch=3, checkpoint_every=6, eval_every=6)
+TRAIN = TrainConfig(
+    num_train_steps=12, warmup_steps=2, steps_per_dispatch=3, checkpoint_every=6, eval_every=6
+)
 
 
 @pytest.fixture(scope="module")
@@ -80,5 +82,7 @@ def test_steps_that_are_none_are_refused(text):
 def test_scripts_refuse_what_cannot_be_traced(script, flags, told, tmp_path, scripts):
     text = tmp_path / "text.txt"
     text.write_text("to be or not to be " * 100, encoding="utf-8")
-    _, last = refusal(scripts.attempt(script, f"--workdir={tmp_path / 'run'}", *flags.format(text=text).split()))
+    _, last = refusal(
+        scripts.attempt(script, f"--workdir={tmp_path / 'run'}", *flags.format(text=text).split())
+    )
     assert told in last

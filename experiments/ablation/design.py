@@ -70,6 +70,11 @@ class SweepConfig:
         "of --search: lengths that trials are compared at; more of them cost less, and drop trials sooner; "
         "0: 3, or 2 where these leave one trial",
     )
+    rounds: int = knob(
+        0,
+        "of --search: the first round draws half of the trials from all of the space, the others share the "
+        "rest, each around the best so far; 1: all from all of the space; 0: 3, or 1 of few trials",
+    )
     fixed: str = knob("", "flags of every cell: 'corpus=tiny_shakespeare num_train_steps=500'")
     first_seed: int = knob(
         0, "the seeds are first_seed ... first_seed + seeds - 1; of --search, those of the best are the next"
@@ -116,8 +121,8 @@ class Design(NamedTuple):
         return [Cell(f"{number}-{told}-seed={seed}", setting, self.fixed | setting, seed) for seed in seeds]
 
     def facts(self) -> dict[str, Any]:
-        """What an ablation's folder was begun with."""
-        settings = {"fixed": self.fixed, "settings": self.settings}
+        """What an ablation's folder was begun with; what a search draws follows from its config."""
+        settings = {"fixed": self.fixed} | ({} if self.config.search else {"settings": self.settings})
         return {"experiment": self.config.experiment, **settings, "seeds": list(self.seeds)}
 
 
@@ -186,7 +191,10 @@ def _check_ways(config: SweepConfig) -> None:
     if config.separate and config.search:
         raise ValueError("--search trains its trials together: leave --separate out")
     knobs.check_idle(
-        *((config, name, bool(config.search.strip()), "--search") for name in ("trials", "halving", "rungs"))
+        *(
+            (config, name, bool(config.search.strip()), "--search")
+            for name in ("trials", "halving", "rungs", "rounds")
+        )
     )
 
 
