@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from lmseq.config.knobs import MOST_DRAWS, at_least
-from lmseq.contract import Drawable, Model, gather_log_probs, repeat_carry
+from lmseq.contract import Drawable, Model, gather_log_probs, num_symbols, repeat_carry
 from lmseq.sampling import Decoding, check_decoding, choose, without
 from lmseq.types import Carry, Element, Params, PRNGKey, Tokens
 
@@ -37,12 +37,16 @@ def check_lengths(num_samples: int, num_tokens: int) -> None:
     at_least(1, 100 * MOST_DRAWS, num_tokens=num_tokens)
 
 
+MANY = 1000  # symbols
+
+
 def prepare_draws(model: Model, params: Params, decoding: Decoding) -> Any:
     """What `contract.Drawable.draw` looks up; None where tokens are drawn from whole distributions.
 
-    So they are with any other temperature or truncation than none, and of all models but a `Drawable`.
+    So they are with any other temperature or truncation than none, of all models but a `Drawable`, and of
+    fewer than MANY symbols, whose distributions take less time than to look a draw up.
     """
-    is_whole = decoding != Decoding() or not isinstance(model, Drawable)
+    is_whole = decoding != Decoding() or not isinstance(model, Drawable) or num_symbols(model, params) < MANY
     return None if is_whole else model.prepare_draws(params)
 
 
@@ -97,10 +101,11 @@ def sample_streams(
     """Draw S continuations of N tokens of a prompt (T,), T >= 0, in one jitted scan.
 
     Token t + 1 is drawn by `sampling.choose` from the model's distribution after token t; by a
-    `contract.Drawable`, such as counts, itself, if its temperature is 1 and nothing is truncated. The same
-    key gives the same tokens on the same device, and in the two ways different ones. never: tokens that are
-    not drawn where anything else is possible, such as `Vocab.unknown_ids`; in the first way, samples in which
-    none of them would have been are the same. Raises ValueError for a decoding or counts out of range.
+    `contract.Drawable` of MANY symbols, such as counts of words, itself, if the temperature is 1 and nothing
+    is truncated. The same key gives the same tokens on the same device, and in the two ways different ones.
+    never: tokens that are not drawn where anything else is possible, such as `Vocab.unknown_ids`; in the
+    first way, samples in which none of them would have been are the same. Raises ValueError for a decoding or
+    counts out of range.
     """
     check_decoding(decoding)
     check_lengths(num_samples, num_tokens)

@@ -136,9 +136,11 @@ def test_rows_side_by_side_are_rows_one_by_one(monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
-def test_streams_are_drawn_so_and_only_where_nothing_is_truncated():
+def test_streams_are_drawn_so_of_many_symbols_where_nothing_is_truncated(monkeypatch):
     model, params = made("order 2, <unk> is a word's too")
     given = {"num_samples": 40, "num_tokens": 30}
+    assert generation.prepare_draws(model, params, Decoding()) is None
+    monkeypatch.setattr(generation, "MANY", 2)
     one, again, other, whole = (
         generation.sample_streams(jax.random.key(seed), model, params, NOTHING, **given, decoding=decoding)
         for seed, decoding in ((0, Decoding()), (0, Decoding()), (1, Decoding()), (0, Decoding(top_k=3)))
