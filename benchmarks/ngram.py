@@ -179,9 +179,9 @@ def scoring(folder: Path) -> dict[str, Any]:
     rounds = flags.FLAGS.rounds
     tables, more = load_tables(folder / "run0" / "tables.npz")
     vocab = json.loads((folder / "run0" / "vocab.json").read_text())["tokens"]
-    words = [word.encode() for word in spell_words(vocab, more["word_of"], tables.vocab_size)]
+    words = spell_words(vocab, more["word_of"], tables.vocab_size)
     text = (folder / "valid.txt").read_bytes()
-    stream = look_up([text], words)
+    stream = look_up([text], [word.encode() for word in words])
     predicted = int((stream != BOS_ID).sum())
     score_words(tables, stream)
     speeds: dict[str, float] = {}
@@ -212,11 +212,56 @@ def scoring(folder: Path) -> dict[str, Any]:
     if abs(on_device - total) > 1e-5 * abs(total):
         raise ArithmeticError(f"expected the same score on device and host, got {on_device} and {total}")
     log10 = total / math.log(10.0)
-    speeds |= theirs_by_query(folder, log10, predicted) | theirs_by_package(folder, log10, text)
+    speeds |= theirs_by_query(folder, log10, predicted)
+    works = by_routines(tables, words, text.decode(), total) | theirs_by_package(folder, log10, text)
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):  # in turns, as the machine may be busy
+        for name, work in works.items():
+            taken[name].append(timed(work)[0])
+    speeds |= {name: predicted / statistics.median(seconds) for name, seconds in taken.items()}
     speeds |= by_nltk(folder)
     for name, speed in speeds.items():
         say(f"{name:<24}{speed:>14,.0f} tokens/s")
     return {"tokens_per_second": speeds, "log10_total": log10}
+
+
+def by_routines(tables: Any, words: list[str], text: str, expected: float) -> dict[str, Any]:
+    """The compiled routines, from text: one sentence a call, and one word a call as a decoder asks."""
+    from lmseq.ngram import native
+    from lmseq.ngram.counts import EOS_ID
+    from lmseq.ngram.queries import make_queries
+
+    if not compile_routines(native):
+        return {}
+    queries, lines = make_queries(tables, words, "native"), text.splitlines()
+    total = sum(queries.score(line) for line in lines)
+    if abs(total - expected) > 1e-9 * abs(expected):
+        raise ArithmeticError(f"expected the score {expected} from compiled routines, got {total}")
+    ids = [[*queries.encode(line).tolist(), EOS_ID] for line in lines]
+
+    def word_by_word() -> None:
+        for sentence in ids:
+            state = queries.begin
+            for word in sentence:
+                state, _ = queries.extend(state, word)
+
+    return {
+        "native_one_sentence": lambda: [queries.score(line) for line in lines],
+        "native_one_word": word_by_word,
+    }
+
+
+def compile_routines(native: Any) -> bool:
+    """Whether the compiled routines are there, or could be made."""
+    from lmseq.compiled import native_folder
+
+    try:
+        if not native.find():
+            say("compiling the routines on count models")
+            native.load(native.LIBRARY.compile(native_folder()))
+    except (ValueError, OSError) as error:
+        say(f"without compiled routines: {error}")
+    return native.is_loaded()
 
 
 def theirs_by_query(folder: Path, expected: float, predicted: int) -> dict[str, float]:
@@ -237,22 +282,34 @@ def theirs_by_query(folder: Path, expected: float, predicted: int) -> dict[str, 
     return {"query_text": predicted / statistics.median(seconds)}
 
 
-def theirs_by_package(folder: Path, expected: float, text: bytes) -> dict[str, float]:
+def theirs_by_package(folder: Path, expected: float, text: bytes) -> dict[str, Any]:
     """One sentence at a time through the package that queries from Python."""
     try:
         import kenlm
     except ImportError:
         return {}
-    path = folder / "theirs.bin"
+    path = next((folder / name for name in ("theirs.bin", "theirs.arpa") if (folder / name).exists()), None)
+    path = path or folder / "ours.arpa"  # without their programs their package reads what we wrote
     if not path.exists():
         return {}
     model, lines = kenlm.Model(str(path)), text.decode().splitlines()
     total = sum(model.score(line) for line in lines)
     if abs(total - expected) > 1e-5 * abs(expected):
         raise ArithmeticError(f"expected the package's score {total}, got {expected}")
-    number = sum(len(line.split()) + 1 for line in lines)
-    spent = [timed(lambda: [model.score(line) for line in lines])[0] for _ in range(flags.FLAGS.rounds)]
-    return {"kenlm_one_sentence": number / statistics.median(spent)}
+
+    def word_by_word() -> None:
+        for line in lines:
+            state = kenlm.State()
+            model.BeginSentenceWrite(state)
+            for word in [*line.split(), "</s>"]:
+                longer = kenlm.State()
+                model.BaseScore(state, word, longer)
+                state = longer
+
+    return {
+        "kenlm_one_sentence": lambda: [model.score(line) for line in lines],
+        "kenlm_one_word": word_by_word,
+    }
 
 
 def by_nltk(folder: Path) -> dict[str, float]:
@@ -284,10 +341,12 @@ def ratios_of(found: dict[str, Any]) -> dict[str, float]:
     for ours, theirs in (
         ("device_bulk", "query_text"),
         ("numpy_one_sentence", "kenlm_one_sentence"),
+        ("native_one_sentence", "kenlm_one_sentence"),
+        ("native_one_word", "kenlm_one_word"),
         ("numpy_one_sentence", "nltk"),
         ("device_bulk", "nltk"),
     ):
-        if theirs in speeds:
+        if ours in speeds and theirs in speeds:
             ratios[f"{ours}_to_{theirs}"] = speeds[ours] / speeds[theirs]
     return ratios
 

@@ -1,0 +1,2 @@
+// The library of lmseq/ngram/native.py.
+#include "queries.cc"

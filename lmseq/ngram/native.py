@@ -1,0 +1,107 @@
+"""The routines of `cpp/` on count models: compiled once for a processor, then called with arrays and bytes.
+
+Optional: everything runs without them. `LIBRARY.compile` needs a C++ compiler; `load` makes what it left
+known for the rest of the process. What they give equals what NumPy gives beside them, to the last bit.
+"""
+
+import ctypes
+from collections.abc import Sequence
+from contextlib import suppress
+from ctypes import POINTER, c_bool, c_char_p, c_double, c_int32, c_int64, c_void_p
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmseq.compiled import Library, native_folder, open_library
+from lmseq.ngram.backoff import BackoffTables, OrderTable, check_shapes
+from lmseq.ngram.counts import FIRST_WORD_ID
+
+LIBRARY = Library("counts", Path(__file__).with_name("cpp"), "counts.cc")
+MOST_ORDER = 64  # as in cpp/tables.h
+_MODEL = [c_int32, *[POINTER(c_void_p)] * 4, c_void_p, c_double, c_bool, c_int32, c_char_p, c_void_p]
+_MODEL += [c_int64, c_int32]
+# Results and arguments. Addresses of arrays are passed as numbers, which takes a tenth of the time.
+SIGNATURES = {
+    "lmseq_model": (c_void_p, _MODEL),
+    "lmseq_free": (None, [c_void_p]),
+    "lmseq_score": (c_double, [c_void_p, c_char_p, c_int64]),
+    "lmseq_words": (c_int64, [c_void_p, c_char_p, c_int64, c_void_p]),
+    "lmseq_stream": (c_bool, [c_void_p, c_void_p, c_int64, c_void_p]),
+    "lmseq_extend": (c_double, [c_void_p, c_char_p, c_int32, c_void_p]),
+    "lmseq_extend_all": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
+}
+
+
+class _Loaded:
+    """The library, for the whole process."""
+
+    library: ctypes.CDLL | None = None
+
+
+def load(path: Path) -> None:
+    """Make a compiled library known; a second time does nothing. Raises OSError for a damaged one."""
+    if _Loaded.library is not None:
+        return
+    library = open_library(path, tuple(SIGNATURES))
+    for name, (result, arguments) in SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    _Loaded.library = library
+
+
+def is_loaded() -> bool:
+    """Whether there is a library."""
+    return _Loaded.library is not None
+
+
+def find() -> bool:
+    """Load what `make native` left in the user's cache folder, if it did; whether there is a library now."""
+    with suppress(OSError):  # there is none, or it is damaged: NumPy does the same
+        load(LIBRARY.path(native_folder()))
+    return is_loaded()
+
+
+def library() -> ctypes.CDLL:
+    """The library; ValueError where there is none."""
+    if _Loaded.library is None:
+        raise ValueError(
+            "expected the compiled routines of count models, they are not there: `make native` compiles "
+            "them, native.find() loads them"
+        )
+    return _Loaded.library
+
+
+def open_model(tables: BackoffTables, words: Sequence[bytes], number: int) -> tuple[int, Any]:
+    """The address of a model as cpp/queries.h has it, and what must stay as long as it does.
+
+    words: those of ids 3, 4, ..., empty where there is none. number: of the model, which its states carry.
+    Raises ValueError for tables whose arrays do not fit together, or of more than 64 orders.
+    """
+    check_shapes(tables)
+    kinds = OrderTable(np.int32, np.int32, np.float64, np.float64)
+    columns = [
+        [np.ascontiguousarray(array, kind) for array in arrays]
+        for kind, arrays in zip(kinds, zip(*tables.orders, strict=True), strict=True)
+    ]
+    pointers = [(c_void_p * tables.order)(*(array.ctypes.data for array in column)) for column in columns]
+    sizes = np.array(tables.num_ngrams, np.int64)
+    offsets = np.append(0, np.cumsum([len(word) for word in words], dtype=np.int64))
+    model = library().lmseq_model(
+        tables.order,
+        *pointers,
+        sizes.ctypes.data,
+        tables.log_unseen,
+        tables.fallback == "unigram",
+        number,
+        b"".join(words),
+        offsets.ctypes.data,
+        len(words),
+        FIRST_WORD_ID,
+    )
+    if not model:
+        raise ValueError(
+            f"expected a model of at most {MOST_ORDER} orders that fits into memory, "
+            f"got one of {tables.order}"
+        )
+    return model, columns
