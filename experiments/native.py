@@ -82,7 +82,7 @@ def act(options: NativeOptions, given: Given) -> int:
     folder = native_folder()
     for library, module in ((native.LIBRARY, native), (counts.LIBRARY, counts)):
         if not module.is_loaded():  # there is none yet, or it is damaged
-            say(f"compiling {library.main} (about ten seconds)")
+            say(f"compiling {library.name} (about ten seconds)")
             module.load(library.compile(folder, options.compiler or None))
         say(f"{library.path(folder)}")
     found = {"library": str(native.LIBRARY.path(folder)), "counts_library": str(counts.LIBRARY.path(folder))}

@@ -6,6 +6,7 @@ one that is cut.
 
 import ctypes
 import hashlib
+import os
 import platform
 import shutil
 import subprocess
@@ -25,6 +26,11 @@ def native_folder() -> Path:
     return cache_folder() / "native"
 
 
+def num_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def find_compiler() -> str:
     """The first of `COMPILERS` on the PATH; ValueError where there is none."""
     found = next(filter(None, map(shutil.which, COMPILERS)), None)
@@ -35,17 +41,20 @@ def find_compiler() -> str:
 
 @dataclass(frozen=True)
 class Library:
-    """A library of one source file and the headers beside it.
+    """A library of all the source files and headers in a folder.
 
-    sources: their folder. main: the file. headers: a folder of other people's headers. versions: of what
-    else the compiled code belongs to.
+    headers: a folder of other people's headers. versions: of what else the compiled code belongs to.
     """
 
     name: str
-    sources: Path
-    main: str
+    folder: Path
     headers: str = ""
     versions: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> list[Path]:
+        """The files that are compiled."""
+        return sorted(self.folder.glob("*.cc"))
 
     def path(self, folder: Path) -> Path:
         """Where under a folder the library of these sources and this processor stands, or would."""
@@ -57,7 +66,7 @@ class Library:
                 for line in information.read_text().splitlines()
                 if line.startswith(("flags", "Features"))
             ][:1]
-        files = sorted((*self.sources.glob("*.h"), self.sources / self.main))
+        files = sorted((*self.folder.glob("*.h"), *self.sources))
         made_of = [*(path.read_text() for path in files), *self.versions, *OPTIONS, *processor]
         digest = hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()
         return folder / f"{self.name}-{digest[:16]}.so"
@@ -72,14 +81,14 @@ class Library:
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / path.name
             headers = ("-isystem", self.headers) if self.headers else ()
-            command = [compiler, *OPTIONS, *headers, str(self.sources / self.main), "-o", str(made)]
+            command = [compiler, *OPTIONS, *headers, *map(str, self.sources), "-o", str(made)]
             try:
                 found = subprocess.run(command, capture_output=True, text=True, errors="replace")
             except OSError as error:
                 raise ValueError(f"expected a C++ compiler, cannot run {compiler}: {error}") from error
             if found.returncode or not made.exists():
                 words = " ".join(found.stderr.split())[:500] or "it says nothing, and left no library"
-                raise ValueError(f"{compiler} could not compile {self.sources.name}/{self.main}: {words}")
+                raise ValueError(f"{compiler} could not compile {self.name}: {words}")
             content = made.read_bytes()
         with replacing(path, "wb") as file:
             file.write(content + hashlib.sha256(content).digest())

@@ -73,6 +73,8 @@ FLOORS = (
         "lmseq/ngram/interpolation.py",
         "lmseq/ngram/smoothing.py",
         "lmseq/ngram/arpa_lines.py",
+        "lmseq/ngram/arpa_routines.py",
+        "lmseq/ngram/arpa_sections.py",
         "lmseq/ngram/arpa.py",
         "lmseq/ngram/storage.py",
     ),

@@ -15,12 +15,12 @@ SOURCE = 'extern "C" int lmseq_seven() { return 7; }'
 def small(tmp_path) -> Library:
     (tmp_path / "cpp").mkdir()
     (tmp_path / "cpp" / "small.cc").write_text(SOURCE)
-    return Library("small", tmp_path / "cpp", "small.cc")
+    return Library("small", tmp_path / "cpp")
 
 
 def test_compiling_needs_a_compiler(small, tmp_path, monkeypatch):
     folder = tmp_path / "made"
-    with pytest.raises(ValueError, match=r"false could not compile cpp/small.cc"):
+    with pytest.raises(ValueError, match=r"false could not compile small: "):
         small.compile(folder, "false")
     with pytest.raises(ValueError, match="cannot run no_such_compiler"):
         small.compile(folder, "no_such_compiler")
@@ -37,13 +37,13 @@ def test_a_library_belongs_to_sources_and_processor(small, tmp_path, monkeypatch
     assert path == small.path(tmp_path) and path.parent == tmp_path and path.name.startswith("small-")
     for changed in (
         lambda: monkeypatch.setattr(compiled.platform, "machine", lambda: "another"),
-        lambda: (small.sources / "small.cc").write_text(SOURCE + "\n"),
-        lambda: (small.sources / "a.h").write_text(""),
+        lambda: (small.folder / "small.cc").write_text(SOURCE + "\n"),
+        lambda: (small.folder / "a.h").write_text(""),
     ):
         changed()
         assert small.path(tmp_path) != path
         path = small.path(tmp_path)
-    assert Library("small", small.sources, "small.cc", versions=("1",)).path(tmp_path) != path
+    assert Library("small", small.folder, versions=("1",)).path(tmp_path) != path
 
 
 def test_a_whole_library_is_opened_and_no_other(small, tmp_path):

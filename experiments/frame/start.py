@@ -30,11 +30,6 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def num_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # With the scheduler that this turns off, XLA of jax 0.10 waits for ever in training steps of two wide
 # recurrent layers on a CPU; steps are as fast without it.
 XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"

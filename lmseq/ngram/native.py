@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from lmseq.compiled import Library, native_folder, open_library
 from lmseq.ngram.backoff import BackoffTables, OrderTable, check_shapes
 from lmseq.ngram.counts import FIRST_WORD_ID
 
-LIBRARY = Library("counts", Path(__file__).with_name("cpp"), "counts.cc")
+LIBRARY = Library("counts", Path(__file__).with_name("cpp"))
 MOST_ORDER = 64  # as in cpp/tables.h
 _MODEL = [c_int32, *[POINTER(c_void_p)] * 4, c_void_p, c_double, c_bool, c_int32, c_char_p, c_void_p]
 _MODEL += [c_int64, c_int32]
+_READ = [c_void_p, c_void_p, c_int64, c_int32, c_bool, c_int64, *[c_void_p] * 3, POINTER(c_int64)]
+_WRITE = [c_int32, *[POINTER(c_void_p)] * 2, c_void_p, c_char_p, c_void_p, c_int64, c_int64]
+_WRITE += [*[c_void_p] * 3, c_int64]
 # Results and arguments. Addresses of arrays are passed as numbers, which takes a tenth of the time.
 SIGNATURES = {
     "lmseq_model": (c_void_p, _MODEL),
@@ -30,6 +34,12 @@ SIGNATURES = {
     "lmseq_stream": (c_bool, [c_void_p, c_void_p, c_int64, c_void_p]),
     "lmseq_extend": (c_double, [c_void_p, c_char_p, c_int32, c_void_p]),
     "lmseq_extend_all": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
+    "lmseq_vocabulary": (c_void_p, [c_char_p, c_void_p, c_int64]),
+    "lmseq_free_vocabulary": (None, [c_void_p]),
+    "lmseq_read_lines": (c_int64, _READ),
+    "lmseq_prefix_ranks": (c_int64, [c_int32, *[POINTER(c_void_p)] * 2, *[c_void_p] * 2, c_int64, c_void_p]),
+    "lmseq_sort": (c_bool, [c_void_p, c_int64, c_void_p]),
+    "lmseq_write_lines": (c_int64, _WRITE),
 }
 
 
@@ -72,6 +82,22 @@ def library() -> ctypes.CDLL:
     return _Loaded.library
 
 
+def addresses(orders: Sequence[OrderTable]) -> tuple[list[Any], Int64[np.ndarray, "order"], Any]:
+    """Addresses of the arrays of each field, order by order; entries of each order; the arrays themselves."""
+    kinds = OrderTable(np.int32, np.int32, np.float64, np.float64)
+    columns = [
+        [np.ascontiguousarray(array, kind) for array in arrays]
+        for kind, arrays in zip(kinds, zip(*orders, strict=True), strict=True)
+    ]
+    pointers = [(c_void_p * len(orders))(*(array.ctypes.data for array in column)) for column in columns]
+    return pointers, np.array([len(table.word) for table in orders], np.int64), columns
+
+
+def offsets_of(words: Sequence[bytes]) -> Int64[np.ndarray, "_"]:
+    """Where each word begins among all of them, and where the last one ends."""
+    return np.append(0, np.cumsum([len(word) for word in words], dtype=np.int64))
+
+
 def open_model(tables: BackoffTables, words: Sequence[bytes], number: int) -> tuple[int, Any]:
     """The address of a model as cpp/queries.h has it, and what must stay as long as it does.
 
@@ -79,14 +105,8 @@ def open_model(tables: BackoffTables, words: Sequence[bytes], number: int) -> tu
     Raises ValueError for tables whose arrays do not fit together, or of more than 64 orders.
     """
     check_shapes(tables)
-    kinds = OrderTable(np.int32, np.int32, np.float64, np.float64)
-    columns = [
-        [np.ascontiguousarray(array, kind) for array in arrays]
-        for kind, arrays in zip(kinds, zip(*tables.orders, strict=True), strict=True)
-    ]
-    pointers = [(c_void_p * tables.order)(*(array.ctypes.data for array in column)) for column in columns]
-    sizes = np.array(tables.num_ngrams, np.int64)
-    offsets = np.append(0, np.cumsum([len(word) for word in words], dtype=np.int64))
+    pointers, sizes, kept = addresses(tables.orders)
+    offsets = offsets_of(words)
     model = library().lmseq_model(
         tables.order,
         *pointers,
@@ -104,4 +124,4 @@ def open_model(tables: BackoffTables, words: Sequence[bytes], number: int) -> tu
             f"expected a model of at most {MOST_ORDER} orders that fits into memory, "
             f"got one of {tables.order}"
         )
-    return model, columns
+    return model, kept

@@ -6,7 +6,6 @@ known to JAX, for the rest of the process. The functions below equal the scans o
 """
 
 import ctypes
-import os
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,12 @@ import jax.numpy as jnp
 import jaxlib
 from jaxtyping import Array
 
-from lmseq.compiled import Library, open_library
+from lmseq.compiled import Library, num_cores, open_library
 from lmseq.layers import Precision
 from lmseq.recurrence.cells import CELLS
 from lmseq.recurrence.cells.cell import Cell, Deltas, GateSteps, LayerState, LayerStates, Recurrent, Steps
 
-LIBRARY = Library(
-    "recurrence", Path(__file__).with_name("cpp"), "cells.cc", jax.ffi.include_dir(), (jaxlib.__version__,)
-)
+LIBRARY = Library("recurrence", Path(__file__).with_name("cpp"), jax.ffi.include_dir(), (jaxlib.__version__,))
 
 
 class _Loaded:
@@ -54,8 +51,7 @@ def is_loaded(precision: Precision = "float32") -> bool:
 @cache
 def _num_threads() -> int:
     """The cores that this process may use, shared out over JAX's devices."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // jax.local_device_count(), 1)
+    return max(num_cores() // jax.local_device_count(), 1)
 
 
 def _call(name: str, precision: Precision, shapes: list[tuple[int, ...]], *arrays: Array) -> list[Array]:

@@ -1,2 +1,0 @@
-// The library of lmseq/ngram/native.py.
-#include "queries.cc"
