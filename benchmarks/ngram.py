@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.measure import hardware, publish, run_process, timed
+from benchmarks.measure import hardware, in_turns, publish, run_process, timed
 from experiments.frame.command import main_with_flags
 from experiments.frame.console import say
 from experiments.frame.start import prepare_jax
@@ -138,6 +138,7 @@ def estimate(folder: Path, lmplz: str | None) -> dict[str, Any]:
 def exchange(folder: Path) -> dict[str, Any]:
     """Seconds to write our ARPA file and to read the tool's, and that both say the same to 2e-6 in log10."""
     from lmseq.data.tokens import Vocab
+    from lmseq.ngram import native
     from lmseq.ngram.arpa import LN10, read_arpa, write_arpa
     from lmseq.ngram.spelling import spell_symbols
     from lmseq.ngram.storage import load_tables
@@ -147,10 +148,17 @@ def exchange(folder: Path) -> dict[str, Any]:
     vocab = Vocab.from_json((folder / "run0" / "vocab.json").read_text())
     seconds["load_tables"], (tables, more) = timed(lambda: load_tables(folder / "run0" / "tables.npz"))
     words = spell_words(spell_symbols(vocab), more["word_of"], tables.vocab_size)
-    seconds["write_arpa"], _ = timed(lambda: write_arpa(folder / "ours.arpa", tables, words))
+    seconds["write_arpa"], _ = timed(lambda: write_arpa(folder / "ours.arpa", tables, words, backend="numpy"))
     theirs = folder / "theirs.arpa"
     source = theirs if theirs.exists() else folder / "ours.arpa"
-    seconds["read_arpa"], read = timed(lambda: read_arpa(source))
+    seconds["read_arpa"], read = timed(lambda: read_arpa(source, backend="numpy"))
+    works: dict[str, Any] = {}
+    if compile_routines(native):
+        works["native_write_arpa"] = lambda: write_arpa(folder / "ours.arpa", tables, words, backend="native")
+        works["native_read_arpa"] = lambda: read_arpa(source, backend="native")
+    if kenlm := their_package():
+        works["theirs_read_arpa"] = lambda: kenlm.Model(str(source))
+    seconds |= in_turns(works, flags.FLAGS.rounds)
     largest = 0.0
     for one, other in zip(tables.orders, read.tables.orders, strict=True):
         if read.words != words or not np.array_equal(one.word, other.word):
@@ -214,15 +222,20 @@ def scoring(folder: Path) -> dict[str, Any]:
     log10 = total / math.log(10.0)
     speeds |= theirs_by_query(folder, log10, predicted)
     works = by_routines(tables, words, text.decode(), total) | theirs_by_package(folder, log10, text)
-    taken: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds):  # in turns, as the machine may be busy
-        for name, work in works.items():
-            taken[name].append(timed(work)[0])
-    speeds |= {name: predicted / statistics.median(seconds) for name, seconds in taken.items()}
+    speeds |= {name: predicted / seconds for name, seconds in in_turns(works, flags.FLAGS.rounds).items()}
     speeds |= by_nltk(folder)
     for name, speed in speeds.items():
         say(f"{name:<24}{speed:>14,.0f} tokens/s")
     return {"tokens_per_second": speeds, "log10_total": log10}
+
+
+def their_package() -> Any:
+    """The package kenlm, or None."""
+    try:
+        import kenlm
+    except ImportError:
+        return None
+    return kenlm
 
 
 def by_routines(tables: Any, words: list[str], text: str, expected: float) -> dict[str, Any]:
@@ -284,13 +297,10 @@ def theirs_by_query(folder: Path, expected: float, predicted: int) -> dict[str, 
 
 def theirs_by_package(folder: Path, expected: float, text: bytes) -> dict[str, Any]:
     """One sentence at a time through the package that queries from Python."""
-    try:
-        import kenlm
-    except ImportError:
-        return {}
+    kenlm = their_package()
     path = next((folder / name for name in ("theirs.bin", "theirs.arpa") if (folder / name).exists()), None)
     path = path or folder / "ours.arpa"  # without their programs their package reads what we wrote
-    if not path.exists():
+    if kenlm is None or not path.exists():
         return {}
     model, lines = kenlm.Model(str(path)), text.decode().splitlines()
     total = sum(model.score(line) for line in lines)
@@ -337,6 +347,9 @@ def ratios_of(found: dict[str, Any]) -> dict[str, float]:
         ratios["estimate"] = seconds["theirs"] / seconds["ours"]
         ratios["text_to_tables"] = seconds["theirs"] / seconds["to_tables"]
         ratios["memory"] = peak["ours"] / peak["theirs"]
+    exchanged = found.get("exchange", {}).get("seconds", {})
+    if {"native_read_arpa", "theirs_read_arpa"} <= exchanged.keys():
+        ratios["native_read_arpa"] = exchanged["theirs_read_arpa"] / exchanged["native_read_arpa"]
     speeds = found.get("scoring", {}).get("tokens_per_second", {})
     for ours, theirs in (
         ("device_bulk", "query_text"),

@@ -43,13 +43,15 @@ def find_compiler() -> str:
 class Library:
     """A library of all the source files and headers in a folder.
 
-    headers: a folder of other people's headers. versions: of what else the compiled code belongs to.
+    headers: a folder of other people's headers. versions: of what else the compiled code belongs to. options:
+    of the compiler.
     """
 
     name: str
     folder: Path
     headers: str = ""
     versions: tuple[str, ...] = ()
+    options: tuple[str, ...] = OPTIONS
 
     @property
     def sources(self) -> list[Path]:
@@ -67,7 +69,7 @@ class Library:
                 if line.startswith(("flags", "Features"))
             ][:1]
         files = sorted((*self.folder.glob("*.h"), *self.sources))
-        made_of = [*(path.read_text() for path in files), *self.versions, *OPTIONS, *processor]
+        made_of = [*(path.read_text() for path in files), *self.versions, *self.options, *processor]
         digest = hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()
         return folder / f"{self.name}-{digest[:16]}.so"
 
@@ -81,7 +83,7 @@ class Library:
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / path.name
             headers = ("-isystem", self.headers) if self.headers else ()
-            command = [compiler, *OPTIONS, *headers, *map(str, self.sources), "-o", str(made)]
+            command = [compiler, *self.options, *headers, *map(str, self.sources), "-o", str(made)]
             try:
                 found = subprocess.run(command, capture_output=True, text=True, errors="replace")
             except OSError as error:

@@ -127,7 +127,10 @@ class _Spelling:
         """Of consecutive entries of order n."""
         entries, columns = np.arange(part.start, part.stop), []
         for table in reversed(self.tables.orders[:n]):
-            columns.append(self.names[table.word[entries]])
+            words = table.word[entries]
+            if len(words) and not 0 <= words.min() <= words.max() < len(self.names):
+                raise ValueError("the tables are damaged, they have what is no word: make them again")
+            columns.append(self.names[words])
             entries = np.searchsorted(table.first, entries, side="right") - 1
         return list(map(" ".join, zip(*reversed(columns), strict=True)))
 

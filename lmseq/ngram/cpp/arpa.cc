@@ -85,7 +85,7 @@ Word next_field(const char*& place, const char* end) {
   return word;
 }
 
-// Words of entries of one order: where each prefix ends is known from the entry before.
+// The entries that an entry's prefixes are, order by order, and then those of the next entry.
 struct Path {
   const Order* orders;
   int order;
@@ -174,8 +174,8 @@ int64_t lmseq_read_lines(const Words* words, const char* text, int64_t size, int
   return place - text;
 }
 
-// Ranks of the first n - 1 of each n words, in tables of orders 1 ... n - 1; the number of the first line that
-// has none, or how many lines there are.
+// Ranks of the first n - 1 of each n words, in tables of orders 1 ... n - 1; gives the number of the first
+// line that has none, or how many lines there are.
 int64_t lmseq_prefix_ranks(int32_t n, const int32_t* const* first, const int32_t* const* word,
                            const int64_t* sizes, const int32_t* ids, int64_t lines, int64_t* ranks) {
   constexpr int64_t block = 64;
@@ -214,7 +214,8 @@ bool lmseq_sort(const int64_t* keys, int64_t size, int64_t* order) {
       items[i] = {static_cast<uint64_t>(keys[i]), i};
       most |= items[i].key;
     }
-    for (int shift = 0; shift < std::bit_width(most); shift += BITS) {
+    const int bits = std::bit_width(most);
+    for (int shift = 0; shift < bits; shift += BITS) {
       std::vector<int64_t> starts((1 << BITS) + 1);
       const auto digit = [=](const Item& item) { return item.key >> shift & ((1 << BITS) - 1); };
       for (const Item& item : items) ++starts[digit(item) + 1];
@@ -231,9 +232,10 @@ bool lmseq_sort(const int64_t* keys, int64_t size, int64_t* order) {
 
 // Lines of the entries start ... stop - 1 of order n, with names by number, and the numbers to write of them.
 // Returns the bytes written, or -1 where they are more than there is room for.
-int64_t lmseq_write_lines(int32_t n, const int32_t* const* first, const int32_t* const* word, const int64_t* sizes,
-                          const char* names, const int64_t* offsets, int64_t start, int64_t stop,
-                          const double* log_prob, const double* log_backoff, char* text, int64_t room) {
+int64_t lmseq_write_lines(int32_t n, const int32_t* const* first, const int32_t* const* word,
+                          const int64_t* sizes, const char* names, const int64_t* offsets, int64_t start,
+                          int64_t stop, const double* log_prob, const double* log_backoff, char* text,
+                          int64_t room) {
   if (n < 1 || n > MOST_ORDER || std::count(sizes, sizes + n, 0)) return -1;
   std::array<Order, MOST_ORDER> orders;
   for (int i = 0; i < n; ++i) orders[i] = {first[i], word[i], nullptr, nullptr, sizes[i]};

@@ -1,6 +1,8 @@
 // What lmseq/ngram/native.py calls. What is wrong with an argument is told by a NaN or a negative number.
 
+#include <algorithm>
 #include <bit>
+#include <cstring>
 #include <limits>
 #include <new>
 
@@ -148,7 +150,8 @@ bool lmseq_stream(const Model* model, const int32_t* words, int64_t size, double
   ranks.forget();
   for (int64_t i = 0; i < size; i += BLOCK) {
     const int count = static_cast<int>(std::min<int64_t>(BLOCK, size - i));
-    if (!std::all_of(words + i, words + i + count, [=](int32_t id) { return is_word(*model, id); })) return false;
+    const auto known = [=](int32_t id) { return is_word(*model, id); };
+    if (!std::all_of(words + i, words + i + count, known)) return false;
     ranks.score(words + i, count, log_probs + i);
   }
   return true;

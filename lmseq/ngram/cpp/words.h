@@ -21,7 +21,7 @@ class Words {
  public:
   static constexpr int32_t NONE = INT32_MIN;
 
-  // offsets: size + 1 places in text; the word i has the number first + i. Of words alike the last one counts.
+  // offsets: size + 1 places in text; word i has the number first + i. Of words alike the last one counts.
   Words(const char* text, const int64_t* offsets, int64_t size, int32_t first)
       : text_(text, text + offsets[size]) {
     uint64_t slots = 16;
