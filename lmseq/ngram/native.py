@@ -5,7 +5,7 @@ known for the rest of the process. What they give equals what NumPy gives beside
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from ctypes import POINTER, c_bool, c_char_p, c_double, c_int32, c_int64, c_void_p
 from pathlib import Path
@@ -29,10 +29,8 @@ _WRITE += [*[c_void_p] * 3, c_int64]
 SIGNATURES = {
     "lmseq_model": (c_void_p, _MODEL),
     "lmseq_free": (None, [c_void_p]),
-    "lmseq_score": (c_double, [c_void_p, c_char_p, c_int64]),
     "lmseq_words": (c_int64, [c_void_p, c_char_p, c_int64, c_void_p]),
     "lmseq_stream": (c_bool, [c_void_p, c_void_p, c_int64, c_void_p]),
-    "lmseq_extend": (c_double, [c_void_p, c_char_p, c_int32, c_void_p]),
     "lmseq_extend_all": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
     "lmseq_vocabulary": (c_void_p, [c_char_p, c_void_p, c_int64]),
     "lmseq_free_vocabulary": (None, [c_void_p]),
@@ -41,6 +39,11 @@ SIGNATURES = {
     "lmseq_sort": (c_bool, [c_void_p, c_int64, c_void_p]),
     "lmseq_write_lines": (c_int64, _WRITE),
 }
+
+
+# What cpp/functions.cc calls of Python's stable ABI, in its order.
+PYTHON = """PyUnicode_AsUTF8AndSize PyBytes_AsStringAndSize PyLong_AsLongLong PyLong_AsVoidPtr PyErr_Clear
+PyFloat_FromDouble PyBytes_FromStringAndSize PyTuple_Pack PyCFunction_NewEx Py_DecRef""".split()
 
 
 class _Loaded:
@@ -53,7 +56,7 @@ def load(path: Path) -> None:
     """Make a compiled library known; a second time does nothing. Raises OSError for a damaged one."""
     if _Loaded.library is not None:
         return
-    library = open_library(path, tuple(SIGNATURES))
+    library = open_library(path, (*SIGNATURES, "lmseq_function"))
     for name, (result, arguments) in SIGNATURES.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -80,6 +83,20 @@ def library() -> ctypes.CDLL:
             "them, native.find() loads them"
         )
     return _Loaded.library
+
+
+def functions_of(model: int) -> tuple[Callable[[str], float], Callable[[bytes, int], Any]]:
+    """`score` and `extend` of a model, by its address, as functions that are called like Python's own.
+
+    A foreign call takes longer than a short sentence. They give a NaN for what is wrong: a word kept for
+    ends, a state of another model, what is no word's id.
+    """
+    # A handle that keeps Python's lock: they make Python's objects.
+    make = ctypes.PyDLL(library()._name).lmseq_function
+    make.restype, make.argtypes = ctypes.py_object, [c_void_p, ctypes.py_object, c_int32]
+    calls = [ctypes.cast(getattr(ctypes.pythonapi, name), c_void_p).value for name in PYTHON]
+    python = (c_void_p * len(calls))(*calls)
+    return make(python, model, 0), make(python, model, 1)
 
 
 def addresses(orders: Sequence[OrderTable]) -> tuple[list[Any], Int64[np.ndarray, "order"], Any]:

@@ -13,7 +13,6 @@ them are equal.
 which are to be loaded first (`native.find`). Log-probabilities are in nats.
 """
 
-import ctypes
 import weakref
 import zlib
 from collections.abc import Sequence
@@ -185,10 +184,7 @@ class NativeQueries(Queries):
         written = [word.encode() for word in words]
         self._model, self._kept = native.open_model(self.tables, written, self._number)
         weakref.finalize(self, self._library.lmseq_free, self._model)
-        self._score, self._extend = self._library.lmseq_score, self._library.lmseq_extend
-        # Called once for a word, where each look at an attribute counts.
-        self._size, self._vocab_size = 4 * self.tables.order, self.tables.vocab_size
-        self._state_of = ctypes.c_char * self._size
+        self._score, self._extend = native.functions_of(self._model)
 
     def encode(self, line: str) -> Int32[np.ndarray, "words"]:
         """As `Queries` has it."""
@@ -201,8 +197,7 @@ class NativeQueries(Queries):
 
     def score(self, line: str) -> float:
         """As `Queries` has it."""
-        data = line.encode()
-        found = self._score(self._model, data, len(data))
+        found = self._score(line)
         return found if found == found else super().score(line)
 
     def score_stream(self, stream: Int[np.ndarray, "time"]) -> Float[np.ndarray, "time"]:
@@ -214,14 +209,8 @@ class NativeQueries(Queries):
 
     def extend(self, state: State, word: int | str) -> tuple[State, float]:
         """As `Queries` has it."""
-        if isinstance(word, str):
-            word = self.word_id(word)
-        if len(state) == self._size and 0 <= word < self._vocab_size:
-            found = self._state_of()
-            log_prob = self._extend(self._model, state, word, found)
-            if log_prob == log_prob:
-                return found.raw, log_prob
-        return super().extend(state, word)
+        found = self._extend(state, self.word_id(word) if isinstance(word, str) else word)
+        return found if isinstance(found, tuple) else super().extend(state, word)
 
     def extend_all(
         self, states: Int32[np.ndarray, "batch order"], words: Int[np.ndarray, "batch"]
