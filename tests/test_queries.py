@@ -1,5 +1,6 @@
 """Questions to count models: compiled routines give what NumPy gives, and states what whole texts give."""
 
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmseq.ngram import native, queries, smoothing
+from lmseq.ngram import arpa_lines, arpa_routines, native, queries, smoothing
 from lmseq.ngram.backoff import BackoffTables, score_words
 from lmseq.ngram.counts import BOS_ID, EOS_ID, FIRST_WORD_ID, UNK_ID, count_ngrams
 from lmseq.ngram.queries import NativeQueries, Queries, make_queries
 from lmseq.ngram.words import look_up
+from tests import sanitize
 from tests.ngrams import V, marked, sentences
 
 WORDS = ["a", "the_longest_word_of_all", "é"]
@@ -194,3 +196,18 @@ def test_more_orders_than_the_routines_take(compiled_counts):
     assert type(make_queries(tables, WORDS)) is Queries
     with pytest.raises(ValueError, match="at most 64 orders"):
         NativeQueries(tables, WORDS)
+
+
+def test_what_make_sanitize_does(compiled_counts, tmp_path, monkeypatch):
+    """A little of it, without the sanitizers: damage ends in an answer or in one line."""
+    for module, name in ((arpa_lines, "BLOCK"), (arpa_routines, "LEAST_PIECE")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # which it changes
+    answered = 0
+    for seed in range(60):
+        sanitize.try_file(tmp_path, np.random.default_rng([seed, 0]), compare=True)
+        rng = np.random.default_rng([seed, 1])
+        tables, words = sanitize.small_model(rng, 1 + seed % 5)
+        with suppress(ValueError), np.errstate(all="ignore"):
+            sanitize.try_tables(tables, words, tmp_path, rng)
+            answered += 1
+    assert 0 < answered < 60
