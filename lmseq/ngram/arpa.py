@@ -232,10 +232,11 @@ def _sizes(reader: ArpaLines) -> tuple[list[int], str]:
 def _tables(
     sections: list[Section], vocab_size: int, reader: ArpaLines, routines: Routines | None
 ) -> BackoffTables:
-    """The trie of what was read."""
+    """The trie of what was read; the sections are taken out of their list."""
     bits = max(1, vocab_size - 1).bit_length()
     orders, keys = [], [np.arange(vocab_size)]
-    for n, section in enumerate(sections, start=1):
+    while sections:
+        n, section = len(orders) + 1, sections.pop(0)  # so that each is let go when it is done
         ranks = routines.prefix_ranks(orders, section.ids) if routines and n > 2 else None
         if ranks is None:
             ranks = section.ids[:, 0].astype(np.int64)
@@ -264,7 +265,7 @@ def _tables(
             counts = np.bincount(key >> bits, minlength=below)
             first = np.append(0, np.cumsum(counts)).astype(np.int32)
             keys.append(key)
-        if n == len(sections):
+        if not sections:
             log_backoff = np.zeros(0)
         orders.append(OrderTable(first, word, log_prob, log_backoff))
     return BackoffTables(tuple(orders))
