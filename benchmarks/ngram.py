@@ -1,4 +1,4 @@
-"""Count models beside the field's reference tool and nltk: estimating, reading and writing, scoring.
+"""Count models beside the field's reference tool and nltk: estimating, reading, writing, scoring, sampling.
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.ngram --words=1000000
@@ -26,6 +26,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.measure import hardware, in_turns, publish, run_process, timed
+from benchmarks.ngram_queries import by_routines, compile_routines, their_package, theirs_by_package
 from experiments.frame.command import main_with_flags
 from experiments.frame.console import say
 from experiments.frame.start import prepare_jax
@@ -45,6 +46,8 @@ VOCABULARY, FAVOURITES, STREAMS, TOLERANCE = 50_000, 40, 10_000, 2e-6
 MOST_EXCHANGED = 10_000_000  # n-grams: a longer ARPA file takes minutes to read and write
 HELD_OUT = 100_000  # words of the text that is scored
 NLTK_WORDS = 60
+SAMPLED_STREAMS = (1, 16, 256, 1024)
+SAMPLED = {"entries": 50_000, "whole": 5_000}  # tokens of all streams together, in one call
 
 
 def zipf(rng: np.random.Generator, size: Any, most: int) -> np.ndarray:
@@ -229,52 +232,36 @@ def scoring(folder: Path) -> dict[str, Any]:
     return {"tokens_per_second": speeds, "log10_total": log10}
 
 
-def their_package() -> Any:
-    """The package kenlm, or None."""
-    try:
-        import kenlm
-    except ImportError:
-        return None
-    return kenlm
+def sampling(folder: Path) -> dict[str, Any]:
+    """Tokens a second of streams drawn entry by entry, and from whole distributions, once compiled."""
+    import jax
+    import jax.numpy as jnp
 
+    from lmseq.generation import prepare_draws, sample
+    from lmseq.runs import load_run
+    from lmseq.sampling import Decoding
 
-def by_routines(tables: Any, words: list[str], text: str, expected: float) -> dict[str, Any]:
-    """The compiled routines, from text: one sentence a call, and one word a call as a decoder asks."""
-    from lmseq.ngram import native
-    from lmseq.ngram.counts import EOS_ID
-    from lmseq.ngram.queries import make_queries
+    run, start, how = load_run(folder / "run0"), jnp.zeros(0, jnp.int32), Decoding()
+    seconds, tables = timed(lambda: prepare_draws(run.model, run.params, how))
+    speeds: dict[str, dict[str, float]] = {"entries": {}, "whole": {}}
 
-    if not compile_routines(native):
-        return {}
-    queries, lines = make_queries(tables, words, "native"), text.splitlines()
-    total = sum(queries.score(line) for line in lines)
-    if abs(total - expected) > 1e-9 * abs(expected):
-        raise ArithmeticError(f"expected the score {expected} from compiled routines, got {total}")
-    ids = [[*queries.encode(line).tolist(), EOS_ID] for line in lines]
+    def draw(given: Any, streams: int, num_tokens: int, seed: int) -> tuple[float, np.ndarray]:
+        args = jax.random.key(seed), run.model, run.params, given, start, streams, num_tokens, how, ()
+        return timed(lambda: np.asarray(sample(*args).log_probs))
 
-    def word_by_word() -> None:
-        for sentence in ids:
-            state = queries.begin
-            for word in sentence:
-                state, _ = queries.extend(state, word)
-
-    return {
-        "native_one_sentence": lambda: [queries.score(line) for line in lines],
-        "native_one_word": word_by_word,
-    }
-
-
-def compile_routines(native: Any) -> bool:
-    """Whether the compiled routines are there, or could be made."""
-    from lmseq.compiled import native_folder
-
-    try:
-        if not native.find():
-            say("compiling the routines on count models")
-            native.load(native.LIBRARY.compile(native_folder()))
-    except (ValueError, OSError) as error:
-        say(f"without compiled routines: {error}")
-    return native.is_loaded()
+    for streams in SAMPLED_STREAMS:
+        likely, common = [], max(1, SAMPLED["whole"] // streams)
+        for name, given in (("entries", tables), ("whole", None)):
+            num_tokens = max(1, SAMPLED[name] // streams)
+            calls = [draw(given, streams, num_tokens, seed) for seed in range(flags.FLAGS.rounds + 1)]
+            spent = statistics.median(taken for taken, _ in calls[1:])
+            speeds[name][str(streams)] = streams * num_tokens / spent
+            likely.append(np.concatenate([drawn[:, :common].ravel() for _, drawn in calls]))
+            say(f"{streams:5} streams, {name:<10}{speeds[name][str(streams)]:>14,.0f} tokens/s")
+        bound = 5.0 * math.hypot(*(each.std() / each.size**0.5 for each in likely))
+        if not abs(likely[0].mean() - likely[1].mean()) <= bound:
+            raise ArithmeticError(f"expected samples as likely as {likely[1].mean()}, got {likely[0].mean()}")
+    return {"tokens_per_second": speeds, "seconds_to_prepare": seconds}
 
 
 def theirs_by_query(folder: Path, expected: float, predicted: int) -> dict[str, float]:
@@ -293,33 +280,6 @@ def theirs_by_query(folder: Path, expected: float, predicted: int) -> dict[str, 
     if abs(perplexity / ours - 1) > 1e-5:
         raise ArithmeticError(f"expected the tool's perplexity {perplexity}, got {ours}")
     return {"query_text": predicted / statistics.median(seconds)}
-
-
-def theirs_by_package(folder: Path, expected: float, text: bytes) -> dict[str, Any]:
-    """One sentence at a time through the package that queries from Python."""
-    kenlm = their_package()
-    path = next((folder / name for name in ("theirs.bin", "theirs.arpa") if (folder / name).exists()), None)
-    path = path or folder / "ours.arpa"  # without their programs their package reads what we wrote
-    if kenlm is None or not path.exists():
-        return {}
-    model, lines = kenlm.Model(str(path)), text.decode().splitlines()
-    total = sum(model.score(line) for line in lines)
-    if abs(total - expected) > 1e-5 * abs(expected):
-        raise ArithmeticError(f"expected the package's score {total}, got {expected}")
-
-    def word_by_word() -> None:
-        for line in lines:
-            state = kenlm.State()
-            model.BeginSentenceWrite(state)
-            for word in [*line.split(), "</s>"]:
-                longer = kenlm.State()
-                model.BaseScore(state, word, longer)
-                state = longer
-
-    return {
-        "kenlm_one_sentence": lambda: [model.score(line) for line in lines],
-        "kenlm_one_word": word_by_word,
-    }
 
 
 def by_nltk(folder: Path) -> dict[str, float]:
@@ -383,6 +343,7 @@ def main() -> int:
             if sum(found["estimate"]["num_ngrams"]) <= MOST_EXCHANGED:
                 found["exchange"] = exchange(folder)
             found["scoring"] = scoring(folder)
+            found["sampling"] = sampling(folder)
     found = {"ratios": ratios_of(found), **found}
     publish(found, flags.FLAGS.output)
     return 0

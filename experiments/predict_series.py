@@ -21,6 +21,7 @@ from typing import Any
 
 from experiments.frame import presets
 from experiments.frame.experiment import Call, Experiment, main
+from experiments.frame.profile import ProfileOptions, read_steps
 from lmseq.config import knobs, series
 from lmseq.config.training import lengthened
 
@@ -52,14 +53,25 @@ def prepare(call: Call) -> Any:
     """The series and the model, checked for fit."""
     from experiments.series import stages
 
+    _traced(call)
     return stages.prepare(call.config)
+
+
+def _traced(call: Call) -> range:
+    """The steps to trace; ValueError for any of a model that has no steps."""
+    if call.options.profile_steps and not series.trains(call.config):
+        raise ValueError(
+            f"expected --profile_steps of a model that is trained in steps, {call.config.model.model} is "
+            "fitted at once: leave it out"
+        )
+    return read_steps(call.options, call.config.train)
 
 
 def run(call: Call, workdir: Path, prepared: Any) -> dict[str, Any]:
     """Fit or train, forecast from everywhere, draw, sum up."""
     from experiments.series import stages
 
-    return stages.run(workdir, prepared)
+    return stages.run(workdir, prepared, _traced(call))
 
 
 EXPERIMENT = Experiment(
@@ -69,6 +81,7 @@ EXPERIMENT = Experiment(
     presets=presets.PREDICT_SERIES,
     implied=implied,
     check=series.check,
+    options=ProfileOptions,
     of_length=of_length,
     prepare=prepare,
     facts=lambda prepared: prepared.series.facts(),

@@ -146,11 +146,11 @@ def print_samples(run: Any, prompt: np.ndarray, samples: Any, stops: tuple[str, 
 def ask(run: Any, options: SampleOptions, decoding: Any, context: np.ndarray) -> dict[str, Any]:
     """Answer prompts until there are no more; the figures of all."""
     from experiments.text.asking import Answering, converse
-    from lmseq.generation import check_lengths
+    from lmseq.generation import check_lengths, prepare_draws
 
     check_lengths(1, options.num_tokens)
-    never = left_out(run.vocab, options)
-    asked = Answering(run, decoding, never, options.num_tokens, options.stop, options.seed)
+    never, tables = left_out(run.vocab, options), prepare_draws(run.model, run.params, decoding)
+    asked = Answering(run, decoding, never, options.num_tokens, options.stop, options.seed, tables)
     return converse(asked, partial(encode_prompt, run.vocab), context)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments.frame import presets
 from experiments.frame.experiment import Call, Experiment, main
+from experiments.frame.profile import ProfileOptions, read_steps
 from lmseq.config import language_model
 
 
@@ -29,7 +30,9 @@ def prepare(call: Call) -> Any:
     """The text and the model, checked for fit."""
     from experiments.text import stages
 
-    return stages.load(call.config, call.given, call.workdir)
+    prepared = stages.load(call.config, call.given, call.workdir)
+    read_steps(call.options, prepared.config.train)
+    return prepared
 
 
 def facts(prepared: Any) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def run(call: Call, workdir: Path, prepared: Any) -> dict[str, Any]:
     """Train, evaluate, draw, sum up."""
     from experiments.text import stages
 
-    return stages.run(workdir, prepared)
+    return stages.run(workdir, prepared, read_steps(call.options, prepared.config.train))
 
 
 EXPERIMENT = Experiment(
@@ -56,6 +59,7 @@ EXPERIMENT = Experiment(
     prepare=prepare,
     facts=facts,
     settled=lambda config, prepared: prepared.config,
+    options=ProfileOptions,
     of_length=language_model.of_length,
     facts_file="corpus.json",
     run=run,

@@ -6,7 +6,7 @@ and sampling are written over this contract once and serve every model.
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +89,29 @@ class Model(Protocol):
         """As `unroll`, keeping only log P(targets[b, t] | xs[b, :t + 1]), (B, T) in nats.
 
         Of values P is a density, in their own units.
+        """
+        ...
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A model of tokens that can draw the next one without its whole distribution, as counts can.
+
+    Draws follow `readout`, to a bound that the model states. Generation asks for them at temperature 1 and
+    without truncation, unless `prepare_draws` gives None; else it draws from `readout`.
+    """
+
+    def prepare_draws(self, params: Params) -> Any:
+        """What `draw` looks up beside the parameters, a pytree made once on the host."""
+        ...
+
+    def draw(
+        self, params: Params, tables: Any, carry: Carry, key: PRNGKey, never: tuple[int, ...] = ()
+    ) -> tuple[Carry, Int[Array, "batch"], Float[Array, "batch"]]:
+        """The carry after a token drawn for each row, the tokens, int32 (B,), and their ln p, float32 (B,).
+
+        ln p is the model's own, that of `token_log_probs`. never: tokens that do not come where anything else
+        can: the others' distribution is then given that none of them comes.
         """
         ...
 

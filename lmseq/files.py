@@ -185,6 +185,15 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is damaged ({error}): restore it, or choose another folder") from None
 
 
+@contextmanager
+def named(folder: Path) -> Iterator[None]:
+    """A ValueError of what is read inside says in which folder it lies."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file of a run; ValueError, naming it, for a damaged one."""
     try:

@@ -1,17 +1,17 @@
 """Generation: warm up on a prompt, then sample many streams at once, or search with a beam."""
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from lmseq.config.knobs import MOST_DRAWS, at_least
-from lmseq.contract import Model, gather_log_probs, repeat_carry
+from lmseq.contract import Drawable, Model, gather_log_probs, repeat_carry
 from lmseq.sampling import Decoding, check_decoding, choose, without
-from lmseq.types import Carry, Params, PRNGKey, Tokens
+from lmseq.types import Carry, Element, Params, PRNGKey, Tokens
 
 
 class Samples(NamedTuple):
@@ -37,26 +37,49 @@ def check_lengths(num_samples: int, num_tokens: int) -> None:
     at_least(1, 100 * MOST_DRAWS, num_tokens=num_tokens)
 
 
-def draw_uniforms(
-    key: PRNGKey, num_tokens: int, num_samples: int, never: tuple[int, ...] = ()
-) -> tuple[Float[Array, "time sample 1"], ...]:
-    """The random numbers of S continuations of N tokens, as `sampling.choose` takes them."""
+def prepare_draws(model: Model, params: Params, decoding: Decoding) -> Any:
+    """What `contract.Drawable.draw` looks up; None where tokens are drawn from whole distributions.
+
+    So they are with any other temperature or truncation than none, and of all models but a `Drawable`.
+    """
+    is_whole = decoding != Decoding() or not isinstance(model, Drawable)
+    return None if is_whole else model.prepare_draws(params)
+
+
+# Of each token of S continuations: the numbers of [0, 1) that `sampling.choose` takes, or a key.
+Chances = tuple[Float[Array, "time sample 1"], ...] | Key[Array, "time"]
+
+
+def draw_chances(
+    key: PRNGKey, num_tokens: int, num_samples: int, never: tuple[int, ...] = (), tables: Any = None
+) -> Chances:
+    """The random numbers of S continuations of N tokens; tables: what `prepare_draws` gave."""
+    if tables is not None:
+        return jax.random.split(key, num_tokens)
+    # All at once, before the loop: many small draws inside cost as much as a small model.
     keys = [key, jax.random.fold_in(key, 1)] if never else [key]
     return tuple(jax.random.uniform(each, (num_tokens, num_samples, 1)) for each in keys)
 
 
-@partial(jax.jit, static_argnums=(1, 4, 5, 6, 7))
-def sample(key, model, params, prompt, num_samples, num_tokens, decoding, never):
-    """The program of `sample_streams`, with its arguments."""
+def _draw_next(model, params, tables, carry, chances, decoding, never) -> tuple[Carry, Element, Array]:
+    """The carry after one token more of each row, the tokens, and their log-probabilities."""
+    if tables is not None:
+        return model.draw(params, tables, carry, chances, never)
+    log_probs = model.readout(params, carry)
+    tokens = choose(chances, log_probs, decoding, never)
+    return model.update(params, carry, tokens), tokens, gather_log_probs(log_probs, tokens)
 
-    def step(carry, uniforms):
-        log_probs = model.readout(params, carry)
-        tokens = choose(uniforms, log_probs, decoding, never)
-        return model.update(params, carry, tokens), (tokens, gather_log_probs(log_probs, tokens))
+
+@partial(jax.jit, static_argnums=(1, 5, 6, 7, 8))
+def sample(key, model, params, tables, prompt, num_samples, num_tokens, decoding, never):
+    """The program of `sample_streams`, with its arguments, and what `prepare_draws` gave."""
+
+    def step(carry, chances):
+        carry, *drawn = _draw_next(model, params, tables, carry, chances, decoding, never)
+        return carry, drawn
 
     carry = repeat_carry(warm_up(model, params, prompt), num_samples)
-    # All random numbers at once, before the loop: many small draws inside cost as much as a small model.
-    _, drawn = lax.scan(step, carry, draw_uniforms(key, num_tokens, num_samples, never))
+    _, drawn = lax.scan(step, carry, draw_chances(key, num_tokens, num_samples, never, tables))
     return Samples(drawn[0].T, drawn[1].T)
 
 
@@ -73,15 +96,17 @@ def sample_streams(
 ) -> Samples:
     """Draw S continuations of N tokens of a prompt (T,), T >= 0, in one jitted scan.
 
-    Token t + 1 is drawn by `sampling.choose` from the model's distribution after token t. never: tokens that
-    are not drawn where anything else is possible, such as `Vocab.unknown_ids`; where none of them would have
-    been, the samples are the same. The same key gives the same tokens on the same device. Raises ValueError
-    for a decoding or counts out of range.
+    Token t + 1 is drawn by `sampling.choose` from the model's distribution after token t; by a
+    `contract.Drawable`, such as counts, itself, if its temperature is 1 and nothing is truncated. The same
+    key gives the same tokens on the same device, and in the two ways different ones. never: tokens that are
+    not drawn where anything else is possible, such as `Vocab.unknown_ids`; in the first way, samples in which
+    none of them would have been are the same. Raises ValueError for a decoding or counts out of range.
     """
     check_decoding(decoding)
     check_lengths(num_samples, num_tokens)
     prompt = jnp.asarray(prompt, jnp.int32)
-    return sample(key, model, params, prompt, num_samples, num_tokens, decoding, never)
+    tables = prepare_draws(model, params, decoding)
+    return sample(key, model, params, tables, prompt, num_samples, num_tokens, decoding, never)
 
 
 PIECE = 1024  # the most tokens that one call of `draw_piece` draws, or `read_piece` reads
@@ -98,12 +123,13 @@ class Piece(NamedTuple):
     log_probs: Float[Array, "time"]
 
 
-@partial(jax.jit, static_argnums=(0, 6, 7))
+@partial(jax.jit, static_argnums=(0, 7, 8))
 def draw_piece(
     model: Model,
     params: Params,
+    tables: Any,
     carry: Carry,
-    uniforms: tuple[Float[Array, "time 1 1"], ...],
+    chances: Chances,
     begin: Int[ArrayLike, ""],
     number: Int[ArrayLike, ""],
     decoding: Decoding = Decoding(),
@@ -111,16 +137,16 @@ def draw_piece(
 ) -> Piece:
     """Tokens begin ... begin + number - 1 of a continuation, number <= PIECE, after a carry of batch 1.
 
-    With `draw_uniforms(key, num_tokens, 1, never)` the pieces of a stream, one after the other, are what
-    `sample_streams` draws with that key. Where a piece ends is no part of the program: one serves all.
+    With tables of `prepare_draws` and `draw_chances(key, num_tokens, 1, never, tables)` the pieces of a
+    stream, one after the other, are what `sample_streams` draws with that key. Where a piece ends is no part
+    of the program: one serves all.
     """
 
     def step(i, state):
         carry, tokens, log_probs = state
-        predicted = model.readout(params, carry)
-        token = choose([each[begin + i] for each in uniforms], predicted, decoding, never)
-        log_probs = log_probs.at[i].set(gather_log_probs(predicted, token)[0])
-        return model.update(params, carry, token), tokens.at[i].set(token[0]), log_probs
+        chance = jax.tree.map(lambda each: each[begin + i], chances)
+        carry, token, log_prob = _draw_next(model, params, tables, carry, chance, decoding, never)
+        return carry, tokens.at[i].set(token[0]), log_probs.at[i].set(log_prob[0])
 
     nothing = jnp.zeros(PIECE, jnp.int32), jnp.zeros(PIECE)
     return Piece(*lax.fori_loop(0, number, step, (carry, *nothing)))

@@ -19,7 +19,7 @@ from lmseq.config.mixture import MixtureConfig
 from lmseq.contract import Model
 from lmseq.data.marks import KEPT, UNK
 from lmseq.data.tokens import EOS, Vocab, normalize_text
-from lmseq.files import read_json, read_text, replacing, split_run
+from lmseq.files import named, read_json, read_text, replacing, split_run
 from lmseq.models.build import build_model
 from lmseq.models.dynamic import with_rates
 from lmseq.models.following import with_share
@@ -100,8 +100,9 @@ def _neural_run(path: Path, which: str, backend: Backend) -> Run:
                 f"expected a language model in {path}, but it has no {name}{_held(path)}: train one, or name "
                 "another"
             )
-    config = check(from_json(read_text(path / config_file), LanguageModelConfig, "train_lm"))
-    vocab = Vocab.from_json(read_text(path / "vocab.json"))
+    with named(path):
+        config = check(from_json(read_text(path / config_file), LanguageModelConfig, "train_lm"))
+        vocab = Vocab.from_json(read_text(path / "vocab.json"))
     # The loops that it was trained by may not be there, and make no difference.
     model = build_model(replace(config.model, backend=backend), len(vocab))
     params, step = checkpoint.load_params(path, model, which)
@@ -154,8 +155,9 @@ def _tables_run(path: Path) -> Run:
             raise ValueError(
                 f"expected {name} beside {path / TABLES}: restore it, or estimate the model again"
             )
-    config = from_json(read_text(path / "config.json"), NgramConfig, "train_ngram")
-    vocab = Vocab.from_json(read_text(path / "vocab.json"))
+    with named(path):
+        config = from_json(read_text(path / "config.json"), NgramConfig, "train_ngram")
+        vocab = Vocab.from_json(read_text(path / "vocab.json"))
     tables, more = load_tables(path / TABLES)
     word_of = more.get("word_of")
     if (
@@ -212,7 +214,8 @@ def _mixture_run(path: Path, backend: Backend) -> Run:
 
     They are named as seen from the mixture's folder, so that all can be moved together.
     """
-    config = from_json(read_text(path / "config.json"), MixtureConfig, "mix_models")
+    with named(path):
+        config = from_json(read_text(path / "config.json"), MixtureConfig, "mix_models")
     try:
         fitted = read_json(path / MIXTURE)
         places = [(place["path"], place["params_digest"]) for place in fitted["runs"]]

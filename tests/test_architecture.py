@@ -127,6 +127,7 @@ FLOORS = (
         "lmseq/models/direct_map.py",
         "lmseq/models/linear.py",
         "lmseq/models/baselines.py",
+        "lmseq/models/ngram_draws.py",
         "lmseq/models/ngram.py",
         "lmseq/models/ngram_alternatives.py",
         "lmseq/models/dynamic.py",

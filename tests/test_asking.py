@@ -32,7 +32,8 @@ PROMPT = np.array([1, 0, 2], np.int32)
 def asked(kind="gru", num_tokens=40, stops=(), vocab=None, decoding=Decoding(), never=()):
     vocab = vocab or Vocab("char", tokens=("<unk>", "a", "b"))
     model, params = small(kind, len(vocab))
-    return Answering(Run(None, vocab, model, params), decoding, never, num_tokens, stops, seed=3)
+    tables = generation.prepare_draws(model, params, decoding)
+    return Answering(Run(None, vocab, model, params), decoding, never, num_tokens, stops, 3, tables)
 
 
 def begin(asking: Answering, prompt=PROMPT):

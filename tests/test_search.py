@@ -78,6 +78,39 @@ def test_all_of_a_small_space_can_be_drawn_and_not_more():
         space.draw(asked, 7, 0)
 
 
+@pytest.mark.parametrize(
+    "asked, share", [("1e-4..1e-1:log", 0.3), ("0..0.6", 0.9), ("8..128:log", 0.5), ("1..30", 0.7)]
+)
+def test_a_share_is_where_a_number_was_drawn(asked, share):
+    name = "hidden_size" if asked[0] in "18" and "e" not in asked else "learning_rate"
+    (each,) = space_of(f"{name}={asked}").values()
+    value = each.draw(share)
+    assert each.draw(each.share(float(value))) == value
+    assert each.share(float(value)) == pytest.approx(share, abs=0.03 if name == "hidden_size" else 1e-3)
+
+
+def test_draws_near_a_setting_lie_about_it_and_at_the_ends():
+    asked = space_of("learning_rate=1e-4..1e-1:log dropout=0..0.6 num_layers=1..3 model=gru,lstm")
+    center = {"learning_rate": "0.01", "dropout": "0.03", "num_layers": "2", "model": "lstm"}
+    found = space.draw_near(asked, center, [center], [], 400, [0, 1])
+    assert len({tuple(each.items()) for each in [center, *found]}) == 401
+    assert {each["model"] for each in found} == {"lstm"}
+    # Phi(-0.05 / 0.2) of the draws fall below the range of dropout: its end stands for them.
+    at_end = np.mean([float(each["dropout"]) == 0 for each in found])
+    assert at_end == pytest.approx(0.40, abs=0.07)
+    logs = np.log10([float(each["learning_rate"]) for each in found])
+    assert logs.mean() == pytest.approx(-2, abs=0.1) and logs.std() == pytest.approx(0.6, abs=0.08)
+    assert found == space.draw_near(asked, center, [center], [], 400, [0, 1])
+    assert found != space.draw_near(asked, center, [center], [], 400, [0, 2])
+
+
+def test_where_few_are_left_near_a_setting_the_pool_gives_the_rest():
+    asked = space_of("num_layers=1..3 model=gru,lstm")
+    everything = space.draw(asked, 6, 0)
+    found = space.draw_near(asked, everything[0], everything[:2], everything, 4, [0])
+    assert sorted(map(str, [*everything[:2], *found])) == sorted(map(str, everything))
+
+
 def test_a_path_is_a_choice():
     assert space_of("corpus=../a.txt,../b.txt")["corpus"].values == ("../a.txt", "../b.txt")
 
@@ -138,6 +171,39 @@ def test_rungs_grow_and_trials_fall(trials, factor, steps, dispatch):
     assert 1 <= period <= dispatch and all(rung.steps % period == 0 for rung in rungs[:-1])
 
 
+def test_rounds_share_the_trials():
+    found = halving.rounds_of(64, 4, 0, 0, 2400, 50)
+    first = [Rung(32, 150, 0), Rung(8, 600, 0), Rung(2, 2400, 0)]
+    later = [[Rung(16, 600, number), Rung(4, 2400, number)] for number in (1, 2)]
+    assert found == [*first, *later[0], *later[1]]
+    spent = 32 * 150 + 8 * 450 + 2 * 1800 + 2 * (16 * 600 + 4 * 1800)
+    assert halving.cost(found) == spent < 64 * 2400 / 3
+    assert [halving.trials_of_round(found, number) for number in range(3)] == [
+        range(32),
+        range(32, 48),
+        range(48, 64),
+    ]
+
+
+@pytest.mark.parametrize("trials", [8, 13, 64])
+@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("rounds", [0, 1, 2, 3])
+def test_each_round_ends_with_whole_trainings(trials, factor, rounds):
+    found = halving.rounds_of(trials, factor, 0, rounds, 1000, 50)
+    assert halving.num_trials(found) == trials
+    ends = [rung for number, rung in enumerate(found) if halving.ends_round(found, number)]
+    assert {rung.steps for rung in ends} == {1000} and [rung.round for rung in ends] == list(range(len(ends)))
+    assert rounds in (0, len(ends)) and min(rung.trials for rung in found) >= 1
+    for before, after in pairwise(found):
+        assert before.round != after.round or (before.trials >= after.trials and before.steps < after.steps)
+
+
+@pytest.mark.parametrize("rounds", [-1, 6])
+def test_rounds_that_cannot_be_are_refused(rounds):
+    with pytest.raises(ValueError, match=f"rounds from 1 to 5, .* of 16 trials, or 0, got {rounds}"):
+        halving.rounds_of(16, 4, 0, rounds, 1000, 50)
+
+
 @pytest.mark.parametrize(
     "asked, message",
     [
@@ -161,16 +227,18 @@ def test_the_best_are_those_of_least_loss():
 # A search, in this process
 
 
-def searched(text, workdir, search=RATES, trials=8, factor=2, fixed=TEXT):
+def searched(text, workdir, search=RATES, trials=8, factor=2, fixed=TEXT, rounds=1):
     """A search of few steps, not yet run."""
-    asked = SweepConfig(search=search, trials=trials, halving=factor, fixed=f"corpus={text} {fixed}")
+    fixed = f"corpus={text} {fixed}"
+    asked = SweepConfig(search=search, trials=trials, halving=factor, fixed=fixed, rounds=rounds)
     design = read_design(asked)
     workdir.mkdir(exist_ok=True)
     return searching.open_search(design, read_trials(design), workdir)
 
 
-def run(search, progress=lambda: None):
-    return searching.run(search, progress)
+def run(search, progress=lambda search: None):
+    """The best trial of a search that is run."""
+    return searching.run(search, progress).best()
 
 
 class Done(NamedTuple):
@@ -200,7 +268,7 @@ def done(text, tmp_path_factory):
     search = searched(text, workdir)
     assert len(search.records) == 1
 
-    def copy():
+    def copy(search):
         if search.records[-1]["rung"] == 1:
             shutil.copytree(workdir, before)
 
@@ -274,7 +342,7 @@ def test_a_trial_that_diverges_is_dropped_and_other_kinds_have_programs_of_their
     winner, settings = run(search), search.design.settings
     assert settings[winner]["learning_rate"] == "1e-2"
     assert [len(record["trials"]) for record in search.records if not record["rung"]] == [2, 2]
-    assert [trial for trial, loss in search.losses(0).items() if loss is None] == [
+    assert sorted(trial for trial, loss in search.losses(0).items() if loss is None) == [
         trial for trial, setting in enumerate(settings) if setting["learning_rate"] == "1e30"
     ]
     rows = found_trials.ranked(found_trials.trial_rows(search.design, search.records))
@@ -287,6 +355,68 @@ def test_where_none_is_finite_it_is_said(text, tmp_path):
     search = searched(text, tmp_path / "none", "learning_rate=1e30,1e31", trials=2)
     with pytest.raises(ValueError, match="finite validation loss"):
         run(search)
+
+
+@pytest.fixture(scope="module")
+def in_rounds(text, tmp_path_factory):
+    """A search in three rounds, done at once, and a copy of its folder when the second had begun."""
+    search, folders = searched(text, tmp_path_factory.mktemp("rounds") / "run", rounds=3), []
+
+    def copy(search):
+        folders.append(search.workdir.with_name(f"after{len(search.records)}"))
+        shutil.copytree(search.workdir, folders[-1])
+
+    return searching.run(search, copy), folders
+
+
+def test_later_rounds_are_drawn_around_the_best_so_far(in_rounds):
+    search, _ = in_rounds
+    rungs = [Rung(4, 5, 0), Rung(2, 10, 0), Rung(1, 20, 0)]
+    assert search.trials.rungs == rungs + [
+        Rung(n, steps, i) for i in (1, 2) for n, steps in ((2, 10), (1, 20))
+    ]
+    assert [record["begin"] for record in search.records] == [0, 5, 10, 0, 10, 0, 10]
+    assert found_trials.spent(search.records) == halving.cost(search.trials.rungs)
+    finals = search.losses(2) | search.losses(4) | search.losses(6)
+    assert search.best() == min(finals, key=finals.__getitem__)
+    asked, before = space_of(RATES), [search.losses(2), search.losses(2) | search.losses(4)]
+    for number, losses in enumerate(before, 1):
+        mine = halving.trials_of_round(search.trials.rungs, number)
+        known, center = search.design.settings[: mine.start], min(losses, key=losses.__getitem__)
+        drawn = space.draw_near(asked, known[center], known, [], len(mine), [0, number])
+        assert search.design.settings[mine.start : mine.stop] == drawn
+    assert sorted(search.losses(3)) == [4, 5] and sorted(search.losses(5)) == [6, 7]
+
+
+def test_a_search_in_rounds_goes_on_to_the_same_end(in_rounds, text, tmp_path):
+    """Stopped within the second round."""
+    whole, folders = in_rounds
+    shutil.copytree(folders[3], tmp_path / "run")
+    search = searching.run(searched(text, tmp_path / "run", rounds=3), lambda search: None)
+    assert search.design.settings == whole.design.settings
+    for one, other in zip(search.records, whole.records, strict=True):
+        assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_what_is_known_of_later_rounds_goes_where_a_line_of_an_earlier_one_was_lost(
+    in_rounds, text, tmp_path
+):
+    _, folders = in_rounds
+    shutil.copytree(folders[4], tmp_path / "run")
+    path = tmp_path / "run" / records.RUNGS
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:2] + lines[3:]), encoding="utf-8")
+    search = searched(text, tmp_path / "run", rounds=3)
+    assert [record["rung"] for record in search.records] == [0, 1]
+
+
+def test_the_table_of_a_search_in_rounds_has_all_trials(in_rounds, tmp_path):
+    search, _ = in_rounds
+    found_trials.write(tmp_path, search.design, search.trials, search.records)
+    assert len(rows_of(tmp_path / "trials.csv")) == 8
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| 3     | 7    | 1 of 1 | 20      |" in text and "of 8 full trainings" in text
+    is_drawn_on(tmp_path / "search.png")
 
 
 def test_a_series_is_searched_by_its_validation_part(tmp_path):
@@ -384,6 +514,11 @@ BAD = [
     ("--search=dropout=0.5..1.5", "expected dropout"),
     ("--search=learning_rate=0.1..0.2 --fixed=learning_rate=1", "both fixed and varied"),
     ("--search=seed=1..5", "--first_seed"),
+    ("--search=learning_rate=0.1..0.2 --rounds=-1", "rounds from 1 to 17"),
+    ("--search=learning_rate=0.1..0.2 --trials=16 --rounds=6", "rounds from 1 to 5"),
+    ("--search=model=gru,lstm --trials=2 --halving=2 --rounds=2", "has no LOW..HIGH"),
+    ("--search=dropout=0..1", "dropout=1"),
+    ("--sweep=learning_rate=0.1,0.2 --rounds=2", "read by --search"),
 ]
 
 
@@ -398,7 +533,7 @@ def test_a_dry_run_says_what_a_search_costs(scripts, tmp_path):
     flags = [f"--search={RATES}", "--fixed=num_train_steps=1600", "--dry_run"]
     done = scripts.attempt("ablate", *flags, f"--workdir={tmp_path / 'new'}")
     assert done.returncode == 0 and not (tmp_path / "new").exists()
-    assert "16,000 of 102,400 steps, 15.6 %" in done.stdout and "20,800, 20.3 %" in done.stdout
+    assert "30,400 of 102,400 steps, 29.7 %" in done.stdout and "35,200, 34.4 %" in done.stdout
 
 
 def test_a_search_of_blanks_is_no_sweep(tmp_path, scripts):

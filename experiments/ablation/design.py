@@ -26,6 +26,7 @@ from experiments.ablation.space import draw, read_space
 from experiments.claims.catalogue import CLAIMS
 from experiments.frame.experiment import Experiment, Longer, flag_names
 from experiments.frame.processes import Processes
+from experiments.frame.profile import ProfileOptions
 from lmseq.config import knobs
 from lmseq.config.knobs import knob
 from lmseq.config.language_model import CourseConfig
@@ -45,6 +46,7 @@ TOGETHER = (train_lm.EXPERIMENT, predict_series.EXPERIMENT)  # whose cells can b
 APART = ("host_devices", "shard", "checkpoint_every", "keep_checkpoints", "eval_every", "target_loss")
 APART += ("plateau_patience", "average", "random_windows")
 APART += (*Processes.__dataclass_fields__, *Longer.__dataclass_fields__, *CourseConfig.__dataclass_fields__)
+APART += tuple(ProfileOptions.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class SweepConfig:
         0,
         "of --search: lengths that trials are compared at; more of them cost less, and drop trials sooner; "
         "0: 3, or 2 where these leave one trial",
+    )
+    rounds: int = knob(
+        0,
+        "of --search: the first round draws half of the trials from all of the space, the others share the "
+        "rest, each around the best so far; 1: all from all of the space; 0: 3, or 1 of few trials",
     )
     fixed: str = knob("", "flags of every cell: 'corpus=tiny_shakespeare num_train_steps=500'")
     first_seed: int = knob(
@@ -114,8 +121,8 @@ class Design(NamedTuple):
         return [Cell(f"{number}-{told}-seed={seed}", setting, self.fixed | setting, seed) for seed in seeds]
 
     def facts(self) -> dict[str, Any]:
-        """What an ablation's folder was begun with."""
-        settings = {"fixed": self.fixed, "settings": self.settings}
+        """What an ablation's folder was begun with; what a search draws follows from its config."""
+        settings = {"fixed": self.fixed} | ({} if self.config.search else {"settings": self.settings})
         return {"experiment": self.config.experiment, **settings, "seeds": list(self.seeds)}
 
 
@@ -184,7 +191,10 @@ def _check_ways(config: SweepConfig) -> None:
     if config.separate and config.search:
         raise ValueError("--search trains its trials together: leave --separate out")
     knobs.check_idle(
-        *((config, name, bool(config.search.strip()), "--search") for name in ("trials", "halving", "rungs"))
+        *(
+            (config, name, bool(config.search.strip()), "--search")
+            for name in ("trials", "halving", "rungs", "rounds")
+        )
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.ablation import tables
 from experiments.ablation.design import Design
-from experiments.ablation.halving import best, cost
+from experiments.ablation.halving import best, cost, lengths_of, num_trials
 from experiments.ablation.settings import read_value
 from experiments.ablation.tables import Row, told
 from experiments.ablation.trials import Trials
@@ -40,7 +40,7 @@ def ranked(rows: Sequence[Row]) -> list[Row]:
 
     def key(row: Row) -> tuple[int, float, int]:
         loss = row["valid_loss"]
-        return -row["rung"], math.inf if loss is None else loss, row["trial"]
+        return -row["steps"], math.inf if loss is None else loss, row["trial"]
 
     return sorted(rows, key=key)
 
@@ -52,21 +52,29 @@ def spent(records: Sequence[Record]) -> int:
 
 def full_cost(trials: Trials) -> int:
     """Steps of all trials in full."""
-    return len(trials.cells) * trials.rungs[-1].steps
+    return num_trials(trials.rungs) * trials.rungs[-1].steps
 
 
 def rung_table(trials: Trials, records: Sequence[Record]) -> str:
     """The rungs: how many trials, to which step, their losses, and what that took."""
-    body = []
+    body, rounds = [], trials.rungs[-1].round > 0
     for number, rung in enumerate(trials.rungs):
         mine = [record for record in records if record["rung"] == number]
         losses = [loss for record in mine for loss in record["losses"]]
         known = [loss for loss in losses if loss is not None]
         shown = [f"{min(known):.4f}", f"{statistics.median(known):.4f}"] if known else ["-", "-"]
         seconds = sum(record["seconds"] for record in mine)
-        line = [number + 1, f"{len(losses)} of {rung.trials}", rung.steps, *shown, len(losses) - len(known)]
+        line = [
+            *[rung.round + 1] * rounds,
+            number + 1,
+            f"{len(losses)} of {rung.trials}",
+            rung.steps,
+            *shown,
+            len(losses) - len(known),
+        ]
         body.append([*map(str, line), f"{spent(mine):,}", f"{seconds:.1f}"])
     head = ["rung", "trials", "to step", "best valid_loss", "median", "diverged", "steps", "seconds"]
+    head = ["round"] * rounds + head
     return tables.grid(head, body)
 
 
@@ -75,10 +83,10 @@ def markdown(design: Design, trials: Trials, records: Sequence[Record]) -> str:
     steps, whole = spent(records), full_cost(trials)
     seconds = sum(record["seconds"] for record in records)
     text = rung_table(trials, records) + (
-        f"\n{steps:,} of {whole:,} steps of {len(trials.cells)} full trainings, "
+        f"\n{steps:,} of {whole:,} steps of {num_trials(trials.rungs)} full trainings, "
         f"{100 * steps / whole:.1f} %, in {seconds:.1f} s\n\n"
     )
-    lengths = [rung.steps for rung in trials.rungs]
+    lengths = lengths_of(trials.rungs)
     body = []
     for row in ranked(trial_rows(design, records))[:SHOWN]:
         losses = [row.get(f"valid_loss_at_{length}") for length in lengths]
@@ -100,9 +108,9 @@ def write(workdir: Path, design: Design, trials: Trials, records: Sequence[Recor
 def _by_rung(trials: Trials, rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
     """The trials that a rung was the last of, with a name and a style; those without a loss left out."""
     found = []
-    for number, rung in enumerate(trials.rungs):
-        mine = [row for row in rows if row["rung"] == number and row["valid_loss"] is not None]
-        name = f"ended at step {rung.steps} ({len(mine)})"
+    for number, steps in enumerate(lengths_of(trials.rungs)):
+        mine = [row for row in rows if row["steps"] == steps and row["valid_loss"] is not None]
+        name = f"ended at step {steps} ({len(mine)})"
         if mine:
             found.append((name, STYLES[number % len(STYLES)], mine))
     return found
@@ -114,13 +122,14 @@ def rungs_panel(trials: Trials, rows: Sequence[Row]) -> Panel:
     for name, style, mine in _by_rung(trials, rows):
         x, y = [], []
         for row in mine:
-            for rung in trials.rungs[: row["rung"] + 1]:
-                x.append(float(rung.steps))
-                y.append(row[f"valid_loss_at_{rung.steps}"])
+            for steps in lengths_of(trials.rungs):
+                if f"valid_loss_at_{steps}" in row:
+                    x.append(float(steps))
+                    y.append(row[f"valid_loss_at_{steps}"])
             x.append(math.nan)
             y.append(math.nan)
         curves.append(Curve(name, x, y, style=style))
-    places = [float(rung.steps) for rung in trials.rungs]
+    places = [float(steps) for steps in lengths_of(trials.rungs)]
     return Panel("trials, rung by rung", "step", "valid_loss", curves, log="xy", places=places)
 
 
@@ -158,7 +167,7 @@ def summary(
     last = {
         trial: loss
         for record in records
-        if record["rung"] == len(trials.rungs) - 1
+        if record["steps"] == trials.rungs[-1].steps
         for trial, loss in zip(record["trials"], record["losses"], strict=True)
     }
     winner, steps, whole = best(last, 1)[0], spent(records), full_cost(trials)
@@ -168,7 +177,7 @@ def summary(
     for name in (name for name in metrics if name in tables.numeric_columns(found)):
         values |= flat(name, estimate(tables.samples(found.rows, name)))
     return {
-        "num_trials": len(trials.cells),
+        "num_trials": num_trials(trials.rungs),
         "num_diverged": sum(loss is None for record in records for loss in record["losses"]),
         "best_trial": winner,
         "best_trial_loss": last[winner],
@@ -186,9 +195,12 @@ def plan(design: Design, trials: Trials) -> str:
     """What a search would do, as text."""
     whole, fresh = full_cost(trials), len(design.seeds) * trials.rungs[-1].steps
     steps = cost(trials.rungs)
-    body = [[str(n + 1), str(rung.trials), str(rung.steps)] for n, rung in enumerate(trials.rungs)]
-    return tables.grid(["rung", "trials", "to step"], body) + (
-        f"{len(trials.cells)} trials of {design.experiment.name}: {steps:,} of {whole:,} steps, "
+    body = [
+        list(map(str, (rung.round + 1, number + 1, rung.trials, rung.steps)))
+        for number, rung in enumerate(trials.rungs)
+    ]
+    return tables.grid(["round", "rung", "trials", "to step"], body) + (
+        f"{num_trials(trials.rungs)} trials of {design.experiment.name}: {steps:,} of {whole:,} steps, "
         f"{100 * steps / whole:.1f} %; with {len(design.seeds)} fresh seeds of the best "
         f"{steps + fresh:,}, {100 * (steps + fresh) / whole:.1f} %"
     )

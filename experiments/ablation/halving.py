@@ -9,13 +9,72 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 USUAL_RUNGS = 3  # the first at a sixteenth of the steps, where a quarter goes on
+USUAL_ROUNDS = 3
 
 
 class Rung(NamedTuple):
-    """How many trials are trained to how many steps, counted from their beginning."""
+    """How many trials of a round are trained to how many steps, counted from their beginning."""
 
     trials: int
     steps: int
+    round: int = 0
+
+
+def rounds_of(
+    trials: int, halving: int, num_rungs: int, num_rounds: int, num_train_steps: int, dispatch: int
+) -> list[Rung]:
+    """The rungs of a search, round after round; num_rounds: 0 for USUAL_ROUNDS, or one of few trials.
+
+    The first round has half of the trials, or all where it is the only one; the others share the rest. It has
+    the rungs of `rungs_of`; the others begin at the second of these, as what is near the best differs too
+    little to be told apart sooner. Of n trials max(1, floor(n / halving^i)) are trained to a round's rung
+    i = 0, 1, .... Raises ValueError for what `rungs_of` refuses, and for more rounds than half of the trials
+    can be shared by.
+    """
+    rungs = rungs_of(trials, halving, num_rungs, num_train_steps, dispatch)
+    if num_rounds == 0:
+        num_rounds = USUAL_ROUNDS if trials >= 4 * halving else 1
+    if num_rounds == 1:
+        return rungs
+    later = trials // (2 * max(1, num_rounds - 1))
+    if num_rounds < 0 or later < 2:
+        raise ValueError(
+            f"expected rounds from 1 to {trials // 4 + 1}, where each has at least two of {trials} trials, "
+            f"or 0, got {num_rounds}"
+        )
+    found = []
+    for number in range(num_rounds):
+        lengths = [rung.steps for rung in rungs[min(number, 1) :]]
+        mine = later if number else trials - later * (num_rounds - 1)
+        found += [Rung(max(1, mine // halving**i), steps, number) for i, steps in enumerate(lengths)]
+    return found
+
+
+def ends_round(rungs: Sequence[Rung], number: int) -> bool:
+    """Whether a rung is the last of its round."""
+    return number + 1 == len(rungs) or rungs[number + 1].round != rungs[number].round
+
+
+def _sizes(rungs: Sequence[Rung]) -> list[int]:
+    """The trials of each round."""
+    return [rung.trials for i, rung in enumerate(rungs) if i == 0 or ends_round(rungs, i - 1)]
+
+
+def num_trials(rungs: Sequence[Rung]) -> int:
+    """The trials of all rounds."""
+    return sum(_sizes(rungs))
+
+
+def trials_of_round(rungs: Sequence[Rung], number: int) -> range:
+    """The trials of a round, counted through the search."""
+    sizes = _sizes(rungs)
+    first = sum(sizes[:number])
+    return range(first, first + sizes[number])
+
+
+def lengths_of(rungs: Sequence[Rung]) -> list[int]:
+    """The steps that trials are compared at, least first."""
+    return sorted({rung.steps for rung in rungs})
 
 
 def rungs_of(trials: int, halving: int, num_rungs: int, num_train_steps: int, dispatch: int) -> list[Rung]:
@@ -55,14 +114,14 @@ def rungs_of(trials: int, halving: int, num_rungs: int, num_train_steps: int, di
 
 
 def period_of(rungs: Sequence[Rung], dispatch: int) -> int:
-    """Steps of a dispatch, at most so many, that divide the lengths of all rungs but the last."""
+    """Steps of a dispatch, at most so many, that divide the lengths of all rungs but each round's last."""
     return rungs[0].steps // math.ceil(rungs[0].steps / dispatch)
 
 
 def cost(rungs: Sequence[Rung]) -> int:
     """Steps that are trained in all, where every trial goes on from where it was."""
-    before = [0, *(rung.steps for rung in rungs)]
-    return sum(rung.trials * (rung.steps - begin) for rung, begin in zip(rungs, before, strict=False))
+    begins = [0, *(0 if ends_round(rungs, i) else rung.steps for i, rung in enumerate(rungs))]
+    return sum(rung.trials * (rung.steps - begin) for rung, begin in zip(rungs, begins, strict=False))
 
 
 def best(losses: Mapping[int, float | None], count: int) -> list[int]:

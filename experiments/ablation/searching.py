@@ -1,4 +1,4 @@
-"""A search: the rungs of successive halving, one after the other, what is done kept in a ledger.
+"""A search: rounds of successive halving, one after the other, what is done kept in a ledger.
 
 A trial is trained on the schedule of all its steps, and stops at a rung. It goes on from its state there, so
 that it equals, bit for bit, a training of its settings that never stopped.
@@ -16,10 +16,10 @@ import jax
 
 from experiments.ablation import together
 from experiments.ablation.design import Design
-from experiments.ablation.halving import best, period_of
+from experiments.ablation.halving import best, ends_round, period_of, trials_of_round
 from experiments.ablation.records import RUNGS, note, open_ledger, read_rungs
 from experiments.ablation.settings import label
-from experiments.ablation.trials import Trials, keep_only, load_state, save_state, state_path
+from experiments.ablation.trials import Trials, keep_only, load_state, save_state, state_path, with_round
 from experiments.frame.console import say
 from lmseq.training import ensemble
 from lmseq.training.loop import boundaries
@@ -50,18 +50,41 @@ class Search(NamedTuple):
             for trial, loss in zip(record["trials"], record["losses"], strict=True)
         }
 
+    def begins_round(self, number: int) -> bool:
+        """Whether a rung is the first of its round."""
+        return not number or ends_round(self.trials.rungs, number - 1)
+
     def alive(self, number: int) -> list[int]:
-        """The trials of a rung, in order. Raises ValueError where none is left."""
-        if not number:
-            return list(range(len(self.trials.cells)))
-        found = best(self.losses(number - 1), self.trials.rungs[number].trials)
+        """The trials of a rung, in order; none where none is left."""
+        rung = self.trials.rungs[number]
+        if self.begins_round(number):
+            return list(trials_of_round(self.trials.rungs, rung.round))
+        return sorted(best(self.losses(number - 1), rung.trials))
+
+    def best(self) -> int:
+        """The best of the trials that were trained in full. Raises ValueError where none was."""
+        rungs = self.trials.rungs
+        losses = [self.losses(number) for number in range(len(rungs)) if ends_round(rungs, number)]
+        found = best({trial: loss for each in losses for trial, loss in each.items()}, 1)
         if not found:
             raise ValueError(NONE_LEFT)
-        return sorted(found)
+        return found[0]
+
+    def is_known_before(self, number: int) -> bool:
+        """Whether all losses of the rounds before one are known."""
+        before = [i for i, rung in enumerate(self.trials.rungs) if rung.round < number]
+        return all(set(self.alive(i)) <= set(self.losses(i)) for i in before)
+
+    def with_round(self, number: int) -> "Search":
+        """The same with the trials of a round, where those before are done."""
+        if not number:
+            return self
+        design, trials = with_round(self.design, self.trials, number, self.best())
+        return self._replace(design=design, trials=trials)
 
 
-def run(search: Search, progress: Callable[[], None]) -> int:
-    """Train what is missing, rung by rung, noting each program's trials; returns the best trial.
+def run(search: Search, progress: Callable[[Search], None]) -> Search:
+    """Train what is missing, rung by rung, noting each program's trials; the search with all its trials.
 
     progress is called after each rung. Raises ValueError where no trial has a finite loss.
     """
@@ -70,6 +93,7 @@ def run(search: Search, progress: Callable[[], None]) -> int:
         say(f"{plural(done, 'program')} of the search done already")
     with open_ledger(search.workdir / RUNGS, search.records) as ledger:
         for number, rung in enumerate(rungs):
+            search = search.with_round(rung.round)
             alive = search.alive(number)
             for part in parts_of(search.trials, alive):
                 missing = [trial for trial in part if trial not in search.losses(number)]
@@ -77,14 +101,12 @@ def run(search: Search, progress: Callable[[], None]) -> int:
                     note(ledger, record)
                     search.records.append(record)
                     _prune(search, number, alive)
-            progress()
+            progress(search)
             told = f"{plural(len(alive), 'trial')} to step {rung.steps}{_told(search, number)}"
             say(f"rung {number + 1}/{len(rungs)}: {told}")
-    found = best(search.losses(len(rungs) - 1), 1)
-    if not found:
-        raise ValueError(NONE_LEFT)
+    search.best()
     shutil.rmtree(search.workdir / STATES, ignore_errors=True)
-    return found[0]
+    return search
 
 
 def plural(number: int, noun: str) -> str:
@@ -99,8 +121,15 @@ def _told(search: Search, number: int) -> str:
 
 
 def open_search(design: Design, trials: Trials, workdir: Path) -> Search:
-    """A search with what its folder knows of it."""
-    return Search(design, trials, workdir, read_rungs(workdir))
+    """A search with what its folder knows of it, with the trials of the rounds that have begun."""
+    search = Search(design, trials, workdir, [])
+    for record in read_rungs(workdir):
+        number = record["rung"]
+        if number >= len(trials.rungs) or not search.is_known_before(trials.rungs[number].round):
+            break  # a line before was lost: what the round began with is to be found anew
+        search = search.with_round(trials.rungs[number].round)
+        search.records.append(record)
+    return search
 
 
 def parts_of(trials: Trials, alive: Sequence[int]) -> list[list[int]]:
@@ -144,7 +173,7 @@ def _train_part(search: Search, number: int, part: list[int]) -> Record:
     configs = [search.trials.configs[trial] for trial in part]
     with together.quietly():
         work = together.work_of(together.Group([search.trials.cells[trial] for trial in part], configs))
-    begin = _states_before(search, number, part, work)
+    begin = None if search.begins_round(number) else _states_before(search, number, part, work)
     first = search.trials.rungs[number - 1].steps if begin else 0
     diverged: dict[int, int] = {}
 
@@ -175,15 +204,13 @@ def _train_part(search: Search, number: int, part: list[int]) -> Record:
 def _may_go_on(search: Search, number: int, losses: dict[int, float | None]) -> set[int]:
     """The trials, of those whose loss at a rung is known, that may go on to the next."""
     rungs = search.trials.rungs
-    return set(best(losses, rungs[number + 1].trials)) if number + 1 < len(rungs) else set()
+    return set() if ends_round(rungs, number) else set(best(losses, rungs[number + 1].trials))
 
 
 def _states_before(
     search: Search, number: int, part: list[int], work: together.Work
 ) -> list[LoopState] | None:
-    """The states of trials at the rung before; None at the first one, and where one of them is lost."""
-    if not number:
-        return None
+    """The states of trials at the rung before; None where one of them is lost."""
     train, batch_size = search.trials.configs[part[0]].train, work.batches.batch_size
     init = partial(
         init_training, model=work.model, optimizer=optimizer_of(work.model, train), batch_size=batch_size
@@ -201,6 +228,6 @@ def _prune(search: Search, number: int, alive: Sequence[int]) -> None:
     """Remove the states that nothing goes on from."""
     losses, rungs = search.losses(number), search.trials.rungs
     needed = {(trial, rungs[number].steps) for trial in _may_go_on(search, number, losses)}
-    if number:
+    if not search.begins_round(number):
         needed |= {(trial, rungs[number - 1].steps) for trial in alive if trial not in losses}
     keep_only(search.workdir / STATES, needed)

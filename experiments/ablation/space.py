@@ -7,7 +7,7 @@ value of the one or two settings that matter.
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -18,6 +18,7 @@ from lmseq.config import knobs
 
 RANGE = re.compile(r"(?P<low>[^,]*?)\.\.(?P<high>[^,:]*)(?::(?P<scale>.*))?")
 DIGITS = 4  # significant ones of a number that is drawn: what is shown is what was trained with
+NEAR = 0.2  # of a range: the standard deviation of what is drawn around a value
 MOST_DRAWS = 1000  # for each trial, until one is drawn that is not there yet
 
 
@@ -40,6 +41,14 @@ class Range(NamedTuple):
             return str(min(math.floor(value), int(self.high)))
         rounded = float(f"{value:.{DIGITS}g}")
         return repr(min(max(rounded, self.low), self.high))
+
+    def share(self, value: float) -> float:
+        """Where in the range a number lies: what `draw` gives it for."""
+        top = self.high + self.is_whole
+        value += 0.5 * self.is_whole  # the middle of what it stands for
+        if self.is_log:
+            return math.log(value / self.low) / math.log(top / self.low)
+        return (value - self.low) / (top - self.low)
 
 
 class Choices(NamedTuple):
@@ -125,19 +134,18 @@ def _check_value(name: str, value: str, kind: Any) -> None:
         raise ValueError(f"expected {name} to be one of {', '.join(get_args(kind))}, got {value!r}")
     allowed = {int: (int,), float: (int, float), bool: (bool,)}.get(kind)
     if allowed and type(read_value(value)) not in allowed:
-        names = {int: "a whole number", float: "a number", bool: "true or false"}
-        raise ValueError(f"expected {name} to be {names[kind]}, got {value!r}")
+        raise ValueError(f"expected {name} to be {knobs.KINDS[kind]}, got {value!r}")
 
 
 def draw(space: Space, num_trials: int, seed: int) -> list[Setting]:
     """Different settings, the same for the same seed; of more trials, the first are those of fewer.
 
-    Raises ValueError where the space holds hardly as many.
+    Spread over the space as evenly as any number of them can be: Sobol's sequence, scrambled by the seed
+    (Owen 1998). Raises ValueError where the space holds hardly as many.
     """
-    rng, found = np.random.default_rng(seed), {}
-    for _ in range(MOST_DRAWS * num_trials):
-        shares = rng.random(len(space))
-        setting = {name: each.draw(share) for (name, each), share in zip(space.items(), shares, strict=True)}
+    found: dict[str, Setting] = {}
+    for shares in _spread(len(space), MOST_DRAWS * num_trials, seed):
+        setting = _setting_at(space, shares)
         found.setdefault(label(setting), setting)
         if len(found) == num_trials:
             return list(found.values())
@@ -145,3 +153,60 @@ def draw(space: Space, num_trials: int, seed: int) -> list[Setting]:
         f"expected at most {len(found)} trials, as many as there are different settings to draw, got "
         f"{num_trials}: lower --trials, or widen a range"
     )
+
+
+def _setting_at(space: Space, shares: Iterable[float]) -> Setting:
+    return {name: each.draw(share) for (name, each), share in zip(space.items(), shares, strict=True)}
+
+
+def _spread(num_settings: int, most: int, seed: int) -> Iterator[np.ndarray]:
+    """Points of the unit cube, at most so many."""
+    from scipy.stats import qmc
+
+    sobol = qmc.Sobol(num_settings, rng=np.random.default_rng(seed))
+    while sobol.num_generated < most:
+        # As many again: their number in all is a power of two then, which balances them.
+        yield from sobol.random_base2(max(6, sobol.num_generated.bit_length() - 1))
+
+
+def draw_near(
+    space: Space,
+    center: Setting,
+    others: Sequence[Setting],
+    pool: Sequence[Setting],
+    num: int,
+    seed: Sequence[int],
+) -> list[Setting]:
+    """So many settings around one, different from each other and from others.
+
+    Numbers lie about it as a normal law of standard deviation NEAR, of their range, has them; what falls
+    beyond an end of the range is that end. Choices are its own. Where that gives too few that are new, the
+    rest are taken from a pool.
+    """
+    rng, taken, found = np.random.default_rng(seed), {label(each) for each in others}, []
+
+    def add(setting: Setting) -> None:
+        if label(setting) not in taken:
+            taken.add(label(setting))
+            found.append(setting)
+
+    for _ in range(MOST_DRAWS):
+        setting = dict(center)
+        for name, each in space.items():
+            if isinstance(each, Range):
+                share = each.share(float(center[name])) + NEAR * rng.standard_normal()
+                setting[name] = each.draw(min(max(share, 0.0), 1.0))
+        add(setting)
+        if len(found) == num:
+            return found
+    for setting in pool:
+        if len(found) < num:
+            add(setting)
+    return found
+
+
+def ends(space: Space, setting: Setting) -> Iterator[Setting]:
+    """A setting with each number in turn at an end of its range: what trials near others can be drawn at."""
+    for name, each in space.items():
+        if isinstance(each, Range):
+            yield from (setting | {name: each.draw(share)} for share in (0.0, 1.0))

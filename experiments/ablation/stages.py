@@ -52,12 +52,13 @@ def run_search(workdir: Path, design: Design, call: Call) -> dict[str, Any]:
 
     search = searching.open_search(design, trials, workdir)
 
-    def write() -> None:
-        found_trials.write(workdir, design, trials, search.records)
+    def write(search: searching.Search) -> None:
+        found_trials.write(workdir, search.design, search.trials, search.records)
 
-    best = searching.run(search, write)
+    search = searching.run(search, write)
+    design, trials = search.design, search.trials
     told = found_trials.markdown(design, trials, search.records)
-    fresh = design._replace(settings=[design.settings[best]])
+    fresh = design._replace(settings=[design.settings[search.best()]])
 
     def write_fresh(done: dict[str, Any]) -> tuple[tables.Found, list[str], str]:
         found = tables.found_of(fresh, done)

@@ -7,6 +7,7 @@ from typing import Any
 from experiments.ablation import found_trials, records, tables
 from experiments.ablation.curves import panels_of
 from experiments.ablation.design import Design, SweepConfig, read_design
+from experiments.ablation.halving import lengths_of
 from experiments.ablation.tables import Found
 from experiments.ablation.trials import Trials, read_trials
 from experiments.web import document, runs
@@ -82,7 +83,7 @@ def data_of_search(
         for key in (fresh, f"{fresh}_low", f"{fresh}_high")
     }
     rows = [row | (of_best if row["trial"] == summary["best_trial"] else {}) for row in rows]
-    losses = [f"{metric}_at_{rung.steps}" for rung in trials.rungs]
+    losses = [f"{metric}_at_{steps}" for steps in lengths_of(trials.rungs)]
     columns = [{"name": "trial", "key": "trial", "isNumber": True}]
     columns += [{"name": each, "key": each} for each in design.names]
     columns += [{"name": each, "key": each, "isNumber": True} for each in losses]
@@ -109,7 +110,11 @@ def data_of_folder(folder: Path) -> dict[str, Any]:
     design = read_design(config)
     found = tables.found_of(design, records.read_ledger(folder))
     if config.search:
-        return data_of_search(folder.resolve().name, folder, design, read_trials(design), found, summary)
+        from experiments.ablation.searching import open_search  # imports JAX
+
+        search = open_search(design, read_trials(design), folder)
+        name = folder.resolve().name
+        return data_of_search(name, folder, search.design, search.trials, found, summary)
     metrics = tables.choose_metrics(found, "")
     panels = panels_of(found.rows, found.names, metrics)
     return data_of(folder.resolve().name, design, found, metrics, panels, summary)

@@ -11,8 +11,9 @@ import numpy as np
 from absl import flags
 
 from experiments.ablation.design import APART, TOGETHER, Cell, Design
-from experiments.ablation.halving import Rung, rungs_of
-from experiments.ablation.settings import label
+from experiments.ablation.halving import Rung, rounds_of, trials_of_round
+from experiments.ablation.settings import label, pairs_of
+from experiments.ablation.space import Range, Space, draw, draw_near, ends, read_space
 from experiments.frame.experiment import call_from_texts
 from lmseq.config.series import SeriesConfig, has_validation, trains
 from lmseq.files import replacing
@@ -22,7 +23,7 @@ LENGTHS = ("num_train_steps", "steps_per_dispatch")
 
 
 class Trials(NamedTuple):
-    """A cell for each trial, all of one seed, with its checked config; and the rungs."""
+    """A cell for each trial drawn so far, all of one seed, with its checked config; all rounds' rungs."""
 
     cells: list[Cell]
     configs: list[Any]
@@ -30,7 +31,10 @@ class Trials(NamedTuple):
 
 
 def read_trials(design: Design) -> Trials:
-    """The trials of a search. Raises ValueError for what cannot be searched, before anything is written."""
+    """The trials of a search's first round.
+
+    Raises ValueError for what cannot be searched, before anything is written.
+    """
     if design.experiment not in TOGETHER:
         names = " and ".join(each.name for each in TOGETHER)
         raise ValueError(
@@ -42,19 +46,55 @@ def read_trials(design: Design) -> Trials:
             raise ValueError(
                 f"--{name} is for runs of their own, and the trials of a search share programs: leave it out"
             )
-    cells = [
-        cell for n in range(len(design.settings)) for cell in design.cells_of(n, [design.config.first_seed])
-    ]
+    cells, asked = _cells_of(design, range(len(design.settings))), design.config
     configs = [_config_of(design, cell) for cell in cells]
     for name in LENGTHS:
         found = {getattr(each.train, name) for each in configs}
         if len(found) > 1:
             told = ", ".join(map(str, sorted(found)))
             raise ValueError(f"expected trials of one {name}, got {told}: give it in --fixed")
-    train = configs[0].train
-    sizes = design.config.trials, design.config.halving, design.config.rungs
-    rungs = rungs_of(*sizes, train.num_train_steps, train.steps_per_dispatch)
-    return Trials(cells, configs, rungs)
+    train, space = configs[0].train, _space_of(design)
+    has_ranges = any(isinstance(each, Range) for each in space.values())
+    if asked.rounds > 1 and not has_ranges:
+        raise ValueError(
+            f"--rounds draws numbers around the best, and {asked.search!r} has no LOW..HIGH: leave it out"
+        )
+    rungs = rounds_of(
+        asked.trials,
+        asked.halving,
+        asked.rungs,
+        asked.rounds if has_ranges else 1,
+        train.num_train_steps,
+        train.steps_per_dispatch,
+    )
+    first = trials_of_round(rungs, 0)
+    if rungs[-1].round:
+        for setting in ends(space, design.settings[0]):
+            _config_of(design, Cell("end", setting, design.fixed | setting, asked.first_seed))
+    return Trials(cells[: len(first)], configs[: len(first)], rungs)
+
+
+def _space_of(design: Design) -> Space:
+    return read_space(dict(pairs_of(design.config.search, "search")), design.experiment)
+
+
+def _cells_of(design: Design, numbers: Iterable[int]) -> list[Cell]:
+    return [cell for n in numbers for cell in design.cells_of(n, [design.config.first_seed])]
+
+
+def with_round(design: Design, trials: Trials, number: int, best: int) -> tuple[Design, Trials]:
+    """The same with the trials of a round, drawn around the best of those before, where it lacks them."""
+    mine = trials_of_round(trials.rungs, number)
+    if len(trials.cells) > mine.start:
+        return design, trials
+    known = design.settings[: mine.start]
+    space, seed = _space_of(design), design.config.first_seed
+    pool = draw(space, design.config.trials, seed)  # where few are left to draw near the best
+    drawn = draw_near(space, known[best], known, pool, len(mine), [seed, number])
+    design = design._replace(settings=[*known, *drawn, *design.settings[mine.stop :]])
+    cells = _cells_of(design, mine)
+    configs = [_config_of(design, cell) for cell in cells]
+    return design, trials._replace(cells=trials.cells + cells, configs=trials.configs + configs)
 
 
 def _config_of(design: Design, cell: Cell) -> Any:

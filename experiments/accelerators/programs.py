@@ -87,7 +87,7 @@ def lowered(config: LanguageModelConfig, model: Model, sizes: Sizes, mesh: Mesh)
         )
 
     def sample():
-        arguments = key, model, loop_state.state.params, array(1), *SAMPLED, Decoding(), ()
+        arguments = key, model, loop_state.state.params, None, array(1), *SAMPLED, Decoding(), ()
         return generation.sample.lower(*arguments)
 
     return {"train_step": train_step, "score": score, "sample": sample}

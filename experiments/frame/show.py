@@ -10,11 +10,12 @@ from tqdm import tqdm
 
 from experiments.frame.command import StoppedError
 from experiments.frame.console import say
+from experiments.frame.profile import Tracer
 from experiments.frame.start import seconds
 from lmseq.config.training import TrainConfig
 from lmseq.training.fit import Begun, Trained, train
 from lmseq.training.job import Job
-from lmseq.training.processes import share
+from lmseq.training.processes import is_first, share
 from lmseq.training.watch import Record
 
 
@@ -85,18 +86,29 @@ class Lines:
         )
 
 
-def run(job: Job, description: str, unit: str) -> Trained:
+def run(job: Job, description: str, unit: str, profile: range = range(0)) -> Trained:
     """Train from the newest checkpoint to the end, and show it; raises StoppedError when a signal ends it.
 
-    unit: what an element of the stream is called. Seconds count from the start of the process.
+    unit: what an element of the stream is called. profile: steps to trace, none where it is empty. Seconds
+    count from the start of the process.
     """
     job = job._replace(clock=seconds)
-    with closing(Signals()) as signals, closing(Lines(job.train, description, unit)) as lines:
+    with (
+        closing(Signals()) as signals,
+        closing(Lines(job.train, description, unit)) as lines,
+        closing(Tracer(profile if is_first() else range(0), job.workdir)) as tracer,
+    ):
+
+        def begin(begun: Begun) -> None:
+            lines.begin(begun)
+            tracer.begin(begun.step)
+
         trained = train(
             job,
-            on_begin=lines.begin,
+            on_begin=begin,
             on_dispatch=lines.dispatched,
             should_stop=lambda: signals.number is not None,
+            around=tracer.around,
         )
     # Also one that came while the last checkpoint was being written: what follows takes long.
     number = next((each for each in share(signals.number) if each), None)  # of whichever process got one

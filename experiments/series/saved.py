@@ -26,7 +26,7 @@ from lmseq.data.series import load_panel, read_names, standardised, with_season
 from lmseq.data.series import prepare as prepare_panel
 from lmseq.data.series_types import Series
 from lmseq.data.tables import is_number, quoted
-from lmseq.files import read_json, read_text
+from lmseq.files import named, read_json, read_text
 from lmseq.models.build import model_of
 from lmseq.recurrence.unrolled import Backend
 from lmseq.training.checkpoint import digest, load_params
@@ -85,7 +85,9 @@ def load(folder: Path, backend: Backend = "auto") -> Fitted:
 def _config_of(folder: Path) -> SeriesConfig:
     if not (folder / "config.json").is_file():
         raise ValueError(f"expected a run of predict_series in {folder}, but it has no config.json")
-    return series_config.check(from_json(read_text(folder / "config.json"), SeriesConfig, "predict_series"))
+    with named(folder):
+        config = from_json(read_text(folder / "config.json"), SeriesConfig, "predict_series")
+        return series_config.check(config)
 
 
 def run(workdir: Path, saved: Saved) -> dict[str, Any]:

@@ -51,11 +51,14 @@ def prepare(config: SeriesConfig) -> PreparedSeries:
     return PreparedSeries(config, series, model)
 
 
-def run(workdir: Path, prepared: PreparedSeries) -> dict[str, Any]:
-    """Fit or train, forecast, draw; the summary. Raises StoppedError when a signal stops the training."""
+def run(workdir: Path, prepared: PreparedSeries, profile: range = range(0)) -> dict[str, Any]:
+    """Fit or train, forecast, draw; the summary. Raises StoppedError when a signal stops the training.
+
+    profile: steps to trace.
+    """
     config, series, model = prepared
     key = jax.random.key(config.train.seed)
-    trained = train(workdir, prepared) if trains(config) else None
+    trained = train(workdir, prepared, profile) if trains(config) else None
     if not is_first():
         return {}
     if trained is None:
@@ -115,8 +118,8 @@ def chosen_params(workdir: Path, model: Model, trained: Trained) -> Params:
     return load_params(workdir, model, "best").params
 
 
-def train(workdir: Path, prepared: PreparedSeries) -> Trained:
-    """Train on segments of the training part."""
+def train(workdir: Path, prepared: PreparedSeries, profile: range = range(0)) -> Trained:
+    """Train on segments of the training part; profile: steps to trace."""
     config, series, model = prepared
     job = Job(
         model,
@@ -127,4 +130,4 @@ def train(workdir: Path, prepared: PreparedSeries) -> Trained:
         workdir,
         partial(evaluate, series, model, num_direct(config)),
     )
-    return show.run(job, f"{config.model.model}, {config.objective.objective}", "row")
+    return show.run(job, f"{config.model.model}, {config.objective.objective}", "row", profile)

@@ -32,6 +32,7 @@ class Answering(NamedTuple):
     num_tokens: int
     stops: tuple[str, ...]
     seed: int
+    tables: Any  # of `generation.prepare_draws`
 
 
 class Answer(NamedTuple):
@@ -112,12 +113,12 @@ def answer(
     """
     run = asked.run
     key = jax.random.key(asked.seed)
-    key = jax.random.fold_in(key, turn + 1) if turn else key  # 1 is `draw_uniforms`' own
-    uniforms = generation.draw_uniforms(key, asked.num_tokens, 1, asked.never)
+    key = jax.random.fold_in(key, turn + 1) if turn else key  # 1 is `draw_chances`' own
+    chances = generation.draw_chances(key, asked.num_tokens, 1, asked.never, asked.tables)
 
     def draw(carry: Carry, begin: int, number: int) -> generation.Piece:
-        how = asked.decoding, asked.never
-        return generation.draw_piece(run.model, run.params, carry, uniforms, begin, number, *how)
+        given = run.model, run.params, asked.tables, carry, chances
+        return generation.draw_piece(*given, begin, number, asked.decoding, asked.never)
 
     spelling, ending = Spelling(run.vocab, before), Ending(run.vocab, before, asked.stops)
     found, log_probs, number, first = [], [], 1, 0.0

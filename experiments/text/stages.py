@@ -60,8 +60,11 @@ def prepare(config: LanguageModelConfig, texts: Texts) -> PreparedText:
     return PreparedText(config, texts, model)
 
 
-def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
-    """Train and watch, evaluate, draw; the summary. Raises StoppedError when a signal stops the training."""
+def run(workdir: Path, prepared: PreparedText, profile: range = range(0)) -> dict[str, Any]:
+    """Train and watch, evaluate, draw; the summary. Raises StoppedError when a signal stops the training.
+
+    profile: steps to trace.
+    """
     config, texts, model, begins = prepared
     if is_first():
         write_text(workdir / "vocab.json", texts.vocab.to_json())
@@ -76,7 +79,7 @@ def run(workdir: Path, prepared: PreparedText) -> dict[str, Any]:
         workdir=workdir,
         evaluate=partial(evaluate.evaluate, prepared),
     )
-    trained = show.run(job, evaluate.describe(config.model), config.data.level)
+    trained = show.run(job, evaluate.describe(config.model), config.data.level, profile)
     if not is_first():
         return {}
     from experiments.text import report  # draws: slow to import, and not needed before

@@ -17,6 +17,9 @@ from lmseq import files
 Config = TypeVar("Config")  # a frozen dataclass of sections, each a frozen dataclass of knobs
 
 
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}  # of values, in words
+
+
 def knob(default: Any, meaning: str, *, is_path: bool = False, flag: str = "") -> Any:
     """A dataclass field with its default and the one line that says what it does.
 
@@ -77,7 +80,7 @@ def _typed(knob_field: dataclasses.Field, value: Any) -> Any:
     if kind is float and type(value) is int and abs(value) < 2**53:
         value = float(value)
     if type(value) is not kind:
-        raise ValueError(f"expected {knob_field.name} to be a {kind.__name__}, got {value!r}")
+        raise ValueError(f"expected {knob_field.name} to be {KINDS[kind]}, got {value!r}")
     return value
 
 

@@ -1,10 +1,12 @@
 """Count models under the contract: the carry is the ranks of the n-grams that the history ends with."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -12,11 +14,22 @@ from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Model, StepModel, check_key, unroll_by_carries
 from lmseq.data.texts import Texts
+from lmseq.models.ngram_draws import (
+    ROUNDS,
+    DrawTables,
+    Levels,
+    bisect,
+    draw_tables,
+    draw_words,
+    each_row,
+    take,
+)
 from lmseq.ngram.backoff import OUTSIDE, UNSEEN, BackoffTables, Fallback, OrderTable, find_ranks, score_words
 from lmseq.ngram.corpus import number_texts
 from lmseq.ngram.counts import BOS_ID, EOS_ID, UNK_ID, count_ngrams, longest_sentence
 from lmseq.ngram.smoothing import modified_kneser_ney
-from lmseq.types import Carry, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
+from lmseq.sampling import Decoding, choose
+from lmseq.types import Carry, Element, LogProbs, Params, PRNGKey, TokenBatch, TokenLogProbs
 
 Ranks = Int[Array, "*dims"]  # of an n-gram in its table, or UNSEEN, or OUTSIDE
 
@@ -90,12 +103,12 @@ class NgramModel(StepModel):
 
         The two differ where a sentence ends, and the carry begins anew.
         """
-        ends, found = words == EOS_ID, []
-        ranks = [jnp.where(ends, BOS_ID, words)]
+        found = []
+        ranks = [_begun(words, words, BOS_ID)]
         for n in range(2, len(self.most_children)):
             before = jnp.concatenate([carry[:, None, n - 2], ranks[-1][:, :-1]], axis=1)
             found.append(self._child(params, n, before, words))
-            ranks.append(jnp.where(ends, OUTSIDE, found[-1]))
+            ranks.append(_begun(words, found[-1], OUTSIDE))
         return jnp.stack(ranks, axis=-1)[..., : len(self.most_children) - 1], found
 
     def readout(self, params: NgramParams, carry: Carry) -> LogProbs:
@@ -146,11 +159,97 @@ class NgramModel(StepModel):
         log_probs = lax.cond(
             jnp.all(targets[:, :-1] == xs[:, 1:]), read_next, lambda: self._entry(params, carries, words)
         )
-        for word in self.also_unknown:
-            other = self._entry(params, carries, jnp.full_like(targets, word))
-            log_probs = jnp.where(targets == 0, jnp.logaddexp(log_probs, other), log_probs)
-        others = [self._entry(params, carries, jnp.full_like(targets, word)) for word in self.impossible]
-        return carries[:, -1], log_probs - self._log_possible(others)
+        return carries[:, -1], self._of_symbols(targets, log_probs, partial(self._entry, params, carries))
+
+    def prepare_draws(self, params: NgramParams) -> DrawTables | None:
+        """What `draw` looks up; None of a model that goes straight to unigrams, which is drawn from whole."""
+        if self.fallback != "shorter":
+            return None
+        return draw_tables(params.tables, params.word_of, self.also_unknown)
+
+    def draw(
+        self,
+        params: NgramParams,
+        tables: DrawTables,
+        carry: Carry,
+        key: PRNGKey,
+        never: tuple[int, ...] = (),
+    ) -> tuple[Carry, Element, Float[Array, "batch"]]:
+        """The carry after a symbol drawn for each row, the symbols, int32 (B,), and their ln p, float32 (B,).
+
+        By `draw_words`; where that gives none, as where only `never` can come, from whole distributions.
+        """
+        find, words_of = partial(self._children, params), [table.word for table in params.tables]
+        levels, most = self._levels(params, carry), max(self.most_children)
+        words, ranks = draw_words(key, tables, words_of, levels, carry, find, most, never)
+        symbols = jnp.where(words < 0, 0, take(tables.symbol_of, words))
+
+        def among_all() -> Element:
+            # Rounds fold in numbers below ROUNDS.
+            keys = jax.random.split(jax.random.fold_in(key, ROUNDS))
+            uniforms = [jax.random.uniform(each, (carry.shape[0], 1)) for each in keys]
+            others = choose(uniforms, self.readout(params, carry), Decoding(), never)
+            return jnp.where(words < 0, others, symbols)
+
+        symbols = lax.cond(jnp.any(words < 0), among_all, lambda: symbols)
+        spelled = take(params.word_of, symbols)  # another word than was drawn, where that was also unknown
+        ranks = lax.cond(jnp.all(spelled == words), lambda: ranks, lambda: find(carry, spelled))
+
+        after = [_begun(spelled, spelled, BOS_ID), *(_begun(spelled, each, OUTSIDE) for each in ranks.T)]
+
+        def entry(words: Ranks, ranks: Int[Array, "rows context"] | None = None) -> Float[Array, "rows"]:
+            known = find(carry, words) if ranks is None else ranks
+            return each_row(partial(self._score_one, params), words, *carry.T, *known.T)
+
+        log_probs = self._of_symbols(symbols, entry(spelled, ranks), entry)
+        return jnp.stack(after, axis=1)[:, : carry.shape[1]], symbols, log_probs
+
+    def _score_one(self, params: NgramParams, word: Ranks, *ranks: Ranks) -> Float[Array, ""]:
+        """`_entry` of one row, whose contexts come first, then the word's own ranks."""
+        length = len(ranks) // 2
+        return self._entry(params, jnp.stack([word, *ranks])[1 : length + 1], word, ranks[length:])
+
+    def _levels(self, params: NgramParams, carry: Int[Array, "batch context"]) -> Levels:
+        """The entries behind each context of each row, and the weights of the contexts above them."""
+        lows, highs, log_weights, begin = [], [], [jnp.zeros(len(carry))], 0
+        for table, context in zip(params.tables, [jnp.zeros(len(carry), jnp.int32), *carry.T], strict=True):
+            low, high = each_row(lambda c, t=table: (t.first[c], t.first[c + 1]), jnp.maximum(context, 0))
+            lows.append(begin + low)
+            highs.append(begin + jnp.where(context < 0, low, high))
+            begin += table.word.shape[0]
+        for table, context in zip(params.tables[-2::-1], carry.T[::-1], strict=True):
+            weight = each_row(partial(self._weight, table), context)
+            log_weights.append(log_weights[-1] + jnp.where(context == OUTSIDE, 0.0, weight))
+        return Levels(*(jnp.stack(each, axis=1) for each in (lows, highs, log_weights[::-1])))
+
+    def _children(
+        self, params: NgramParams, carry: Int[Array, "rows context"], words: Int[Array, "rows"]
+    ) -> Int[Array, "rows context"]:
+        """Ranks of words after the contexts of a few rows, in orders 2 ... N."""
+        orders = enumerate(carry.T, start=2)
+        ranks = [each_row(partial(self._child, params, n), context, words) for n, context in orders]
+        return jnp.stack([words, *ranks], axis=1)[:, 1:]
+
+    def _of_symbols(
+        self,
+        symbols: Int[Array, "*dims"],
+        log_probs: Float[Array, "*dims"],
+        entry: Callable[[Int[Array, "*dims"]], Float[Array, "*dims"]],
+    ) -> Float[Array, "*dims"]:
+        """ln p of symbols from that of the words that they are spelled as; entry gives that of others."""
+
+        def with_unknown() -> Float[Array, "*dims"]:
+            total = log_probs
+            for word in self.also_unknown:
+                other = entry(jnp.full_like(symbols, word))
+                total = jnp.where(symbols == 0, jnp.logaddexp(total, other), total)
+            return total
+
+        if self.also_unknown:
+            log_probs = lax.cond(jnp.any(symbols == 0), with_unknown, lambda: log_probs)
+        return log_probs - self._log_possible(
+            [entry(jnp.full_like(symbols, word)) for word in self.impossible]
+        )
 
     def _log_possible(self, log_probs: list[Float[Array, "*dims"]]) -> Float[Array, "*dims"]:
         """ln of what the impossible words leave."""
@@ -160,19 +259,9 @@ class NgramModel(StepModel):
     def _child(self, params: NgramParams, n: int, prefix: Ranks, word: Ranks) -> Ranks:
         """Rank in order n of a prefix with a word behind it, by bisection among the prefix's entries."""
         table = params.tables[n - 1]
-        low, high = table.first[jnp.maximum(prefix, 0)], table.first[jnp.maximum(prefix, 0) + 1]
-        high = jnp.where(prefix < 0, low, high)
-        end, last = high, table.word.shape[0] - 1
-
-        def halve(_, bounds):
-            low, high = bounds
-            middle = (low + high) // 2
-            less = table.word[jnp.minimum(middle, last)] < word
-            open_ = low < high
-            return jnp.where(open_ & less, middle + 1, low), jnp.where(open_ & ~less, middle, high)
-
-        steps = self.most_children[n - 1].bit_length()
-        low, _ = lax.fori_loop(0, steps, halve, (low, high))
+        low, end = table.first[jnp.maximum(prefix, 0)], table.first[jnp.maximum(prefix, 0) + 1]
+        end, last = jnp.where(prefix < 0, low, end), table.word.shape[0] - 1
+        low = bisect(table.word, 0, word, low, end, self.most_children[n - 1])
         found = (low < end) & (table.word[jnp.minimum(low, last)] == word)
         return jnp.where(found, low, jnp.where(prefix == OUTSIDE, OUTSIDE, UNSEEN))
 
@@ -228,10 +317,15 @@ class NgramModel(StepModel):
         return total[:, :num_words]
 
 
+def _begun(words: Ranks, ranks: Ranks, start: int) -> Ranks:
+    """Ranks, or what stands for them at a sentence's start where the word was its end."""
+    return jnp.where(words == EOS_ID, start, ranks)
+
+
 def put_tables(
     tables: BackoffTables, word_of: Int[np.ndarray, "vocab"], *, has_unknown: bool
 ) -> tuple[NgramModel, NgramParams]:
-    """Tables as a model of V symbols: symbol i stands for the word `word_of[i]` of theirs, int32 (V,).
+    """Tables as a model of V symbols: symbol i stands for their word `word_of[i]`, distinct, int32 (V,).
 
     has_unknown: symbol 0 is what is written for an unknown word, and stands for the tables' `<unk>` too.
     Words that no symbol stands for, such as `</s>` where no symbol ends a line, never come.

@@ -120,12 +120,14 @@ def train(
     on_begin: Callable[[Begun], None] | None = None,
     on_dispatch: Callable[[Record], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    around: loop.Around = lambda first, end: nullcontext(),
 ) -> Trained:
     """Train from the newest checkpoint to the end, or until should_stop() is true: then save, and return.
 
-    The job is not checked here: `check_job` does. on_begin is called before the first dispatch. Several
-    processes (`lmseq.training.processes`) do so together, stop where one of them should, and all return the
-    parameters in full; process 0 evaluates and writes.
+    The job is not checked here: `check_job` does. on_begin is called before the first dispatch, and
+    around(first, end) is the context of each, such as one that traces it. Several processes
+    (`lmseq.training.processes`) do so together, stop where one of them should, and all return the parameters
+    in full; process 0 evaluates and writes.
     """
     clock, mesh, keys = job.clock or _stopwatch(), make_mesh(), split_key(job.train.seed)
     init, dispatch = _programs(
@@ -156,7 +158,9 @@ def train(
             records.append(watcher.record(done))
             return _steered(job.train, done.loop_state, records[-1], shardings)
 
-        for done in loop.dispatches(job.train, plans, dispatch, mesh, loop_state, tokens, keys.train, settle):
+        for done in loop.dispatches(
+            job.train, plans, dispatch, mesh, loop_state, tokens, keys.train, settle, around
+        ):
             loop_state = done.loop_state
             folder.write(records[-1])
             if on_dispatch is not None:

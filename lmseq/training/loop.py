@@ -1,7 +1,7 @@
 """From a config and a step number to the next dispatches; the data position is the step itself."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -33,6 +33,9 @@ class Dispatched(NamedTuple):
 
 
 Settle = Callable[[Dispatched], LoopState]  # what is done with a dispatch before the next
+Around = Callable[
+    [int, int], AbstractContextManager
+]  # what the dispatch of steps first ... end - 1 is made in
 
 
 def boundaries(start: int, stop: int, *periods: int) -> Iterator[tuple[int, int]]:
@@ -45,6 +48,12 @@ def boundaries(start: int, stop: int, *periods: int) -> Iterator[tuple[int, int]
         end = min(stop, *(period * (start // period + 1) for period in periods))
         yield start, end
         start = end
+
+
+def cuts_of(train: TrainConfig, step: int) -> list[tuple[int, int]]:
+    """The dispatches of a training from a step on, as pairs (first, end): evaluations lie between them."""
+    periods = (train.steps_per_dispatch, train.eval_every, train.checkpoint_every)
+    return list(boundaries(step, train.num_train_steps, *periods))
 
 
 class PlanStream:
@@ -74,17 +83,21 @@ def advance(
     check: Callable[[StepMetrics, int], None],
     loop_state: LoopState,
     settle: Settle = lambda done: done.loop_state,
+    around: Around = lambda first, end: nullcontext(),
 ) -> Iterator[Dispatched]:
     """The loop of every training: dispatch each cut (first, end) on its batches, wait, check, and yield.
 
     batches_of: those of the steps first ... end - 1, on their devices. check: raises for metrics that are not
-    finite, given the step that they begin after. settle: gives the state to go on with, and to yield. Waits
-    for every dispatch: programs with collectives that queue up behind each other can deadlock on virtual
-    devices, and the caller wants its loss anyway. A yielded state is donated to the next dispatch.
+    finite, given the step that they begin after. settle: gives the state to go on with, and to yield. around:
+    the context of a dispatch and of waiting for it. Waits for every dispatch: programs with collectives that
+    queue up behind each other can deadlock on virtual devices, and the caller wants its loss anyway. A
+    yielded state is donated to the next dispatch.
     """
     for start, stop in cuts:
-        loop_state, metrics = dispatch(loop_state, batches_of(start, stop))
-        metrics = jax.device_get(jax.block_until_ready(metrics))
+        batches = batches_of(start, stop)
+        with around(start, stop):
+            loop_state, metrics = dispatch(loop_state, batches)
+            metrics = jax.device_get(jax.block_until_ready(metrics))
         check(metrics, start)
         done = Dispatched(stop, loop_state, metrics)
         loop_state = settle(done)
@@ -100,14 +113,14 @@ def dispatches(
     tokens: Stream | HostStream,
     key: PRNGKey,
     settle: Settle = lambda done: done.loop_state,
+    around: Around = lambda first, end: nullcontext(),
 ) -> Iterator[Dispatched]:
     """Train one model from the state's step to num_train_steps, yielding after each dispatch.
 
-    tokens: on the device, or on the host, from where a dispatch's windows are sent before it begins. settle:
-    as in `advance`. Raises NonFiniteLossError naming the step.
+    tokens: on the device, or on the host, from where a dispatch's windows are sent before it begins. settle,
+    around: as in `advance`. Raises NonFiniteLossError naming the step.
     """
-    periods = (train.steps_per_dispatch, train.eval_every, train.checkpoint_every)
-    cuts = list(boundaries(int(loop_state.state.step), train.num_train_steps, *periods))
+    cuts = cuts_of(train, int(loop_state.state.step))
     with closing(feed(cuts, plans.slice, mesh, tokens)) as fed:
         yield from advance(
             cuts,
@@ -116,6 +129,7 @@ def dispatches(
             _check_finite,
             loop_state,
             settle,
+            around,
         )
 
 
