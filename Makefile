@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q -q
 
 .DEFAULT_GOAL := help
-.PHONY: help demo native test test-all test-accelerators lint docs figures pictures clean
+.PHONY: help demo native sanitize test test-all test-accelerators lint docs figures pictures clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile
@@ -24,8 +24,11 @@ demo: ## train, score and sample a small language model (runs/demo)
 	print(f"environment: {where:<60}{sys.argv[1]:>6} s", flush=True)' $$(($$(date +%s) - start))
 	@.venv/bin/python -m experiments.train_lm --workdir=runs/demo
 
-native: .venv/.user ## compile the loops of recurrent layers for this processor (optional; needs a C++ compiler)
+native: .venv/.user ## compile loops and routines for this processor (optional; needs a C++ compiler)
 	@.venv/bin/python -m experiments.native
+
+sanitize: .venv/.dev ## send damaged files and tables through the compiled code, under sanitizers (15 minutes)
+	@.venv/bin/python -m tests.sanitize
 
 test: .venv/.dev ## run the tests (PYTEST_ARGS="-n 2")
 	.venv/bin/python -m pytest $(PYTEST_ARGS) tests

@@ -32,6 +32,15 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
+def in_turns(works: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Seconds of each work: medians of turns, as the machine may be busy for a while."""
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            taken[name].append(timed(work)[0])
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
+
+
 class Process(NamedTuple):
     """Of a finished process: wall seconds, processor seconds, its largest resident memory, what it printed.
 

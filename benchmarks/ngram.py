@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from benchmarks.measure import hardware, publish, run_process, timed
+from benchmarks.measure import hardware, in_turns, publish, run_process, timed
+from benchmarks.ngram_queries import by_routines, compile_routines, their_package, theirs_by_package
 from experiments.frame.command import main_with_flags
 from experiments.frame.console import say
 from experiments.frame.start import prepare_jax
@@ -140,6 +141,7 @@ def estimate(folder: Path, lmplz: str | None) -> dict[str, Any]:
 def exchange(folder: Path) -> dict[str, Any]:
     """Seconds to write our ARPA file and to read the tool's, and that both say the same to 2e-6 in log10."""
     from lmseq.data.tokens import Vocab
+    from lmseq.ngram import native
     from lmseq.ngram.arpa import LN10, read_arpa, write_arpa
     from lmseq.ngram.spelling import spell_symbols
     from lmseq.ngram.storage import load_tables
@@ -149,10 +151,17 @@ def exchange(folder: Path) -> dict[str, Any]:
     vocab = Vocab.from_json((folder / "run0" / "vocab.json").read_text())
     seconds["load_tables"], (tables, more) = timed(lambda: load_tables(folder / "run0" / "tables.npz"))
     words = spell_words(spell_symbols(vocab), more["word_of"], tables.vocab_size)
-    seconds["write_arpa"], _ = timed(lambda: write_arpa(folder / "ours.arpa", tables, words))
+    seconds["write_arpa"], _ = timed(lambda: write_arpa(folder / "ours.arpa", tables, words, backend="numpy"))
     theirs = folder / "theirs.arpa"
     source = theirs if theirs.exists() else folder / "ours.arpa"
-    seconds["read_arpa"], read = timed(lambda: read_arpa(source))
+    seconds["read_arpa"], read = timed(lambda: read_arpa(source, backend="numpy"))
+    works: dict[str, Any] = {}
+    if compile_routines(native):
+        works["native_write_arpa"] = lambda: write_arpa(folder / "ours.arpa", tables, words, backend="native")
+        works["native_read_arpa"] = lambda: read_arpa(source, backend="native")
+    if kenlm := their_package():
+        works["theirs_read_arpa"] = lambda: kenlm.Model(str(source))
+    seconds |= in_turns(works, flags.FLAGS.rounds)
     largest = 0.0
     for one, other in zip(tables.orders, read.tables.orders, strict=True):
         if read.words != words or not np.array_equal(one.word, other.word):
@@ -181,9 +190,9 @@ def scoring(folder: Path) -> dict[str, Any]:
     rounds = flags.FLAGS.rounds
     tables, more = load_tables(folder / "run0" / "tables.npz")
     vocab = json.loads((folder / "run0" / "vocab.json").read_text())["tokens"]
-    words = [word.encode() for word in spell_words(vocab, more["word_of"], tables.vocab_size)]
+    words = spell_words(vocab, more["word_of"], tables.vocab_size)
     text = (folder / "valid.txt").read_bytes()
-    stream = look_up([text], words)
+    stream = look_up([text], [word.encode() for word in words])
     predicted = int((stream != BOS_ID).sum())
     score_words(tables, stream)
     speeds: dict[str, float] = {}
@@ -214,7 +223,9 @@ def scoring(folder: Path) -> dict[str, Any]:
     if abs(on_device - total) > 1e-5 * abs(total):
         raise ArithmeticError(f"expected the same score on device and host, got {on_device} and {total}")
     log10 = total / math.log(10.0)
-    speeds |= theirs_by_query(folder, log10, predicted) | theirs_by_package(folder, log10, text)
+    speeds |= theirs_by_query(folder, log10, predicted)
+    works = by_routines(tables, words, text.decode(), total) | theirs_by_package(folder, log10, text)
+    speeds |= {name: predicted / seconds for name, seconds in in_turns(works, flags.FLAGS.rounds).items()}
     speeds |= by_nltk(folder)
     for name, speed in speeds.items():
         say(f"{name:<24}{speed:>14,.0f} tokens/s")
@@ -271,24 +282,6 @@ def theirs_by_query(folder: Path, expected: float, predicted: int) -> dict[str, 
     return {"query_text": predicted / statistics.median(seconds)}
 
 
-def theirs_by_package(folder: Path, expected: float, text: bytes) -> dict[str, float]:
-    """One sentence at a time through the package that queries from Python."""
-    try:
-        import kenlm
-    except ImportError:
-        return {}
-    path = folder / "theirs.bin"
-    if not path.exists():
-        return {}
-    model, lines = kenlm.Model(str(path)), text.decode().splitlines()
-    total = sum(model.score(line) for line in lines)
-    if abs(total - expected) > 1e-5 * abs(expected):
-        raise ArithmeticError(f"expected the package's score {total}, got {expected}")
-    number = sum(len(line.split()) + 1 for line in lines)
-    spent = [timed(lambda: [model.score(line) for line in lines])[0] for _ in range(flags.FLAGS.rounds)]
-    return {"kenlm_one_sentence": number / statistics.median(spent)}
-
-
 def by_nltk(folder: Path) -> dict[str, float]:
     """Interpolated Kneser-Ney of the same order, on a tenth of PTB at most, for a few words."""
     try:
@@ -314,14 +307,19 @@ def ratios_of(found: dict[str, Any]) -> dict[str, float]:
         ratios["estimate"] = seconds["theirs"] / seconds["ours"]
         ratios["text_to_tables"] = seconds["theirs"] / seconds["to_tables"]
         ratios["memory"] = peak["ours"] / peak["theirs"]
+    exchanged = found.get("exchange", {}).get("seconds", {})
+    if {"native_read_arpa", "theirs_read_arpa"} <= exchanged.keys():
+        ratios["native_read_arpa"] = exchanged["theirs_read_arpa"] / exchanged["native_read_arpa"]
     speeds = found.get("scoring", {}).get("tokens_per_second", {})
     for ours, theirs in (
         ("device_bulk", "query_text"),
         ("numpy_one_sentence", "kenlm_one_sentence"),
+        ("native_one_sentence", "kenlm_one_sentence"),
+        ("native_one_word", "kenlm_one_word"),
         ("numpy_one_sentence", "nltk"),
         ("device_bulk", "nltk"),
     ):
-        if theirs in speeds:
+        if ours in speeds and theirs in speeds:
             ratios[f"{ours}_to_{theirs}"] = speeds[ours] / speeds[theirs]
     return ratios
 

@@ -21,7 +21,8 @@ from benchmarks.measure import Steps, hardware, publish, versions
 from benchmarks.training_steps import CLIP_NORM, LEARNING_RATE, compare, dispatches
 from experiments.frame.command import main_with_flags
 from experiments.frame.console import say
-from experiments.frame.start import native_folder, prepare_jax
+from experiments.frame.start import prepare_jax
+from lmseq.compiled import native_folder
 
 
 class Work(NamedTuple):
@@ -215,9 +216,9 @@ def compile_loops() -> bool:
 
     folder = native_folder()
     try:
-        if not native.library_path(folder).exists():
+        if not native.LIBRARY.path(folder).exists():
             say("compiling the loops of recurrent layers")
-            native.compile_library(folder)
+            native.LIBRARY.compile(folder)
     except (ValueError, OSError) as error:
         say(f"without compiled loops: {error}")
         return False

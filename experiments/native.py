@@ -1,10 +1,11 @@
-"""Compile the loops of tanh RNN, GRU and LSTM layers for this machine's processor.
+"""Compile the loops of tanh RNN, GRU and LSTM layers, and routines on count models, for this processor.
 
     python -m experiments.native        (or: make native)
 
-Needs a C++ compiler. What it leaves in the user's cache folder is found by every later run on a CPU, unless
-it says --backend=scan. Then the loops are timed beside XLA's: a layer forward and backward, 256 units, 64
-steps of 32 rows. The last line is a JSON object with the library and `milliseconds`.
+Needs a C++ compiler. What it leaves in the user's cache folder is found by every later run on a CPU, as far
+as layers go unless it says --backend=scan. Then the loops are timed beside XLA's: a layer forward and
+backward, 256 units, 64 steps of 32 rows. The last line is a JSON object with the `library` of the loops, the
+`counts_library`, and `milliseconds`.
 """
 
 import statistics
@@ -16,14 +17,14 @@ from experiments.frame import start
 from experiments.frame.command import KEEP_PROGRAMS, Command, main
 from experiments.frame.console import say
 from experiments.frame.flags import Given
-from experiments.frame.start import native_folder, seconds
+from experiments.frame.start import seconds
 from lmseq.config.knobs import knob
 from lmseq.files import to_json
 
 
 @dataclass(frozen=True)
 class NativeOptions:
-    """How the loops are compiled."""
+    """How they are compiled."""
 
     compiler: str = knob("", "the C++ compiler to use; by default c++, g++ or clang++")
 
@@ -73,15 +74,19 @@ def timings() -> dict[str, float]:
 
 def act(options: NativeOptions, given: Given) -> int:
     """Compile, load, time."""
+    from lmseq.compiled import native_folder
+    from lmseq.ngram import native as counts
     from lmseq.recurrence import native
 
     start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
-    path = native.library_path(native_folder())
-    if not native.is_loaded():  # there is none yet, or it is damaged
-        say("compiling (about ten seconds)")
-        native.load(native.compile_library(path.parent, options.compiler or None))
-    say(f"{path}")
-    print(to_json({"library": str(path), "milliseconds": timings()}))
+    folder = native_folder()
+    for library, module in ((native.LIBRARY, native), (counts.LIBRARY, counts)):
+        if not module.is_loaded():  # there is none yet, or it is damaged
+            say(f"compiling {library.name} (about ten seconds)")
+            module.load(library.compile(folder, options.compiler or None))
+        say(f"{library.path(folder)}")
+    found = {"library": str(native.LIBRARY.path(folder)), "counts_library": str(counts.LIBRARY.path(folder))}
+    print(to_json(found | {"milliseconds": timings()}))
     return 0
 
 

@@ -26,6 +26,7 @@ import hypothesis
 import jax
 import pytest
 
+from lmseq.ngram import native
 from tests.browser import Browser, find_browser, opened_browser
 from tests.scripts import ForkedScripts, Scripts
 
@@ -82,6 +83,26 @@ def cache(tmp_path_factory) -> Path:
     path = folder / "compiled"
     path.mkdir(exist_ok=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def counts_library(cache) -> Path:
+    """The library of routines on count models, compiled once; without a compiler, the test is skipped."""
+    try:
+        path = native.LIBRARY.path(cache / "native")
+        return path if path.exists() else native.LIBRARY.compile(path.parent)
+    except ValueError as error:
+        if "found none" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.fixture(scope="module")
+def compiled_counts(counts_library) -> Iterator[Path]:
+    """The same, loaded for the tests of a file alone."""
+    native.load(counts_library)
+    yield counts_library
+    native._Loaded.library = None
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lmseq.ngram import native as counts
 from lmseq.recurrence import native, unrolled
 from lmseq.recurrence.cells import CELLS
 from lmseq.recurrence.cells.gru import GRU
@@ -39,7 +40,7 @@ SHAPES = [
 def library(tmp_path_factory):
     """A library of this processor's, known to JAX for these tests alone."""
     try:
-        path = native.compile_library(tmp_path_factory.mktemp("native"))
+        path = native.LIBRARY.compile(tmp_path_factory.mktemp("native"))
     except ValueError as error:
         if "found none" in str(error):
             pytest.skip(str(error))
@@ -257,19 +258,6 @@ def test_a_processor_without_bfloat16_says_so(library, monkeypatch):
     unrolled.check_backend("native", "float32")
 
 
-def test_compiling_needs_a_compiler(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="false could not compile"):
-        native.compile_library(tmp_path, "false")
-    with pytest.raises(ValueError, match="cannot run no_such_compiler"):
-        native.compile_library(tmp_path, "no_such_compiler")
-    with pytest.raises(ValueError, match="it says nothing, and left no library"):
-        native.compile_library(tmp_path, "true")
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match="found none"):
-        native.compile_library(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_damaged_library_is_refused(library, tmp_path, monkeypatch):
     monkeypatch.setattr(native._Loaded, "library", None)
     path = tmp_path / "damaged.so"
@@ -279,13 +267,6 @@ def test_a_damaged_library_is_refused(library, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="is damaged: compile it again"):
             native.load(path)
     assert not native.is_loaded()
-
-
-def test_the_library_belongs_to_source_and_processor(tmp_path, monkeypatch):
-    path = native.library_path(tmp_path)
-    assert path == native.library_path(tmp_path) and path.parent == tmp_path
-    monkeypatch.setattr(native.platform, "machine", lambda: "another")
-    assert path != native.library_path(tmp_path)
 
 
 @pytest.mark.slow
@@ -309,6 +290,7 @@ def test_scripts_train_by_what_make_native_leaves(library, tmp_path):
     shutil.copy(library, place)
     found = scripts.summary("native")
     assert found["library"] == str(place / library.name) and len(found["milliseconds"]) == 6
+    assert found["counts_library"] == str(counts.LIBRARY.path(place))
     native_run, auto_run, scan_run = trained("native"), trained("auto"), trained("scan")
     assert native_run == auto_run
     assert native_run[0] != scan_run[0] and abs(native_run[1] - scan_run[1]) < 1e-3

@@ -358,6 +358,9 @@ RATIOS = {
     "memory": "largest memory of text to ARPA file, ours divided by KenLM's",
     "device_bulk_to_query_text": "scoring a whole text, against KenLM's `query`",
     "numpy_one_sentence_to_kenlm_one_sentence": "scoring one sentence at a time, against its Python module",
+    "native_one_sentence_to_kenlm_one_sentence": "the same by compiled routines",
+    "native_one_word_to_kenlm_one_word": "extending a state by a word, against its Python module",
+    "native_read_arpa": "reading an ARPA file by compiled routines, against its Python module",
     "device_bulk_to_nltk": "scoring a whole text, against nltk",
 }
 
@@ -367,7 +370,9 @@ def ngram_table(found: dict[str, Any]) -> str:
     texts = ("ngram_ptb", "ngram_20m", "ngram_100m")
     rows = []
     for key, what in RATIOS.items():
-        ratios = (found[text]["ratios"].get(key) for text in texts)
+        ratios = [found[text]["ratios"].get(key) for text in texts]
+        if not any(ratios):
+            continue
         rows.append((what, *("" if ratio is None else f"{ratio:,.2f}" for ratio in ratios)))
     return table(("", "Penn Treebank", "20 M words", "100 M words"), rows)
 

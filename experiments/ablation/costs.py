@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from experiments.ablation import running, together
 from experiments.ablation.design import Cell, Design, label
 from experiments.ablation.tables import grid
-from experiments.frame.start import num_cores, prepare_jax
+from experiments.frame.start import prepare_jax
+from lmseq.compiled import num_cores
 from lmseq.models.interface import count_parameters
 
 FLOPS_A_TOKEN = 6  # and parameter: a product and a sum, forward once and backward twice (Kaplan et al. 2020)

@@ -15,8 +15,9 @@ from experiments.ablation.records import LEDGER, note, open_ledger, read_ledger,
 from experiments.frame.command import USER_ERRORS
 from experiments.frame.console import say
 from experiments.frame.processes import wait_for
-from experiments.frame.start import num_cores, prepare_jax
+from experiments.frame.start import prepare_jax
 from experiments.frame.workdir import finished_summary
+from lmseq.compiled import num_cores
 
 Record = dict[str, Any]
 BUSY = "another process is at work in"  # what a script says that finds its folder locked

@@ -11,7 +11,7 @@ from typing import Any
 
 from experiments.frame.console import say
 from experiments.frame.experiment import Call, Experiment
-from experiments.frame.start import num_cores
+from lmseq.compiled import num_cores
 from lmseq.training.metrics import read_records
 
 

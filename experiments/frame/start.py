@@ -30,11 +30,6 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def num_cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # With the scheduler that this turns off, XLA of jax 0.10 waits for ever in training steps of two wide
 # recurrent layers on a CPU; steps are as fast without it.
 XLA_FLAG = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
@@ -65,8 +60,8 @@ def prepare_jax(
     glibc gives blocks of tens of megabytes back to the system after every step and asks for them again;
     keeping them saves a quarter of a training step on a CPU. With `keep_programs`, compiled programs are
     kept where JAX_COMPILATION_CACHE_DIR says, or else in the user's cache folder, where compiled loops of
-    recurrent layers are looked for too. `connect` joins other processes of the run. Raises ValueError where
-    JAX finds no device of the kind asked for.
+    recurrent layers, and routines on counts, are looked for too. `connect` joins other processes of the run.
+    Raises ValueError where JAX finds no device of the kind asked for.
     """
     # The user's own come last, and win.
     os.environ["XLA_FLAGS"] = f"{XLA_FLAG} {os.environ.get('XLA_FLAGS', '')}".strip()
@@ -102,18 +97,16 @@ def prepare_jax(
         raise ValueError(
             f"JAX finds no device for JAX_PLATFORMS={asked}{why}: leave it out, or say cpu"
         ) from None
+    from lmseq.compiled import native_folder
+    from lmseq.ngram import native as counts
     from lmseq.recurrence import native
 
+    counts.find()
     with suppress(OSError):  # there is none, or it is damaged: XLA's loops do the same
-        native.load(native.library_path(native_folder()))
+        native.load(native.LIBRARY.path(native_folder()))
 
 
 def data_folders() -> tuple[Path | None, Path]:
     """Where corpora are looked for: LMSEQ_DATA_DIR, then the user's cache folder."""
     named = os.environ.get("LMSEQ_DATA_DIR")
     return (Path(from_home(named)) if named else None), cache_folder()
-
-
-def native_folder() -> Path:
-    """Where `make native` leaves what it compiles."""
-    return cache_folder() / "native"

@@ -23,6 +23,7 @@ class ArpaLines:
 
     def __init__(self, path: Path) -> None:
         self.path, self.number, self.buffer = path, 0, b""
+        self._ahead: bytes | Exception | None = None
         self.opened = path.open("rb")
         try:
             self.file = unpacked(self.opened)
@@ -50,12 +51,23 @@ class ArpaLines:
         self.buffer = self.buffer[found.end() + 1 :]
 
     def _read(self, size: int) -> bytes:
+        found, self._ahead = self._ahead if self._ahead is not None else self._attempt(size), None
+        if isinstance(found, Exception):
+            raise self.error(f"cannot be read further ({found})", self.number + 1) from None
+        return found
+
+    def _attempt(self, size: int) -> bytes | Exception:
         try:
             return self.file.read(size)
         except DAMAGE as error:
-            raise self.error(f"cannot be read further ({error})", self.number + 1) from None
+            return error
 
-    def _fill(self) -> None:
+    def read_ahead(self) -> None:
+        """Read on while others work on the buffer; what is wrong with it is told when it is due."""
+        if self._ahead is None:
+            self._ahead = self._attempt(BLOCK)
+
+    def fill(self) -> None:
         """Read on until there is at least one whole line, or the file ends."""
         while b"\n" not in self.buffer and (more := self._read(BLOCK)):
             self.buffer += more
@@ -65,7 +77,7 @@ class ArpaLines:
 
     def line(self) -> str:
         """The next one without blanks around it; ValueError at the end of the file, which is too early."""
-        self._fill()
+        self.fill()
         if not self.buffer:
             raise self.error("ends before \\end\\: it is truncated")
         line, _, self.buffer = self.buffer.partition(b"\n")
@@ -81,15 +93,19 @@ class ArpaLines:
     def skip_empty(self) -> None:
         """Go past lines with nothing but blanks in them."""
         while True:
-            self._fill()
+            self.fill()
             line, end, rest = self.buffer.partition(b"\n")
             if line.strip(BLANKS) or not end:
                 return
             self.buffer, self.number = rest, self.number + 1
 
+    def skip(self, size: int, lines: int) -> None:
+        """Go past so many bytes of the buffer, which are so many lines."""
+        self.buffer, self.number = self.buffer[size:], self.number + lines
+
     def block(self) -> bytes:
         """Some lines, none of them empty or beginning with a backslash; nothing where such a one is next."""
-        self._fill()
+        self.fill()
         end = self.buffer.rfind(b"\n") + 1 or len(self.buffer)
         if found := _BREAK.search(self.buffer, 0, end):
             end = found.start() + 1

@@ -10,7 +10,7 @@ each rank to that of a child, one order up. So a whole text is looked up one ord
 at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple
@@ -25,6 +25,9 @@ Fallback = Literal["shorter", "unigram"]
 # Instead of a rank:
 UNSEEN = -1  # of an n-gram that is not in the table
 OUTSIDE = -2  # of one that is longer than the sentence up to there
+Context = tuple[
+    Int[np.ndarray, "time"], Int[np.ndarray, "time"]
+]  # ranks of contexts, and of words behind them
 
 
 class OrderTable(NamedTuple):
@@ -92,6 +95,19 @@ class BackoffTables:
     def is_proper(self) -> bool:
         """Whether these are probabilities; the scores of stupid back-off are not."""
         return self.log_unseen == 0.0
+
+
+def check_shapes(tables: BackoffTables) -> None:
+    """ValueError unless the tables make a trie."""
+    below = 1
+    for n, table in enumerate(tables.orders, start=1):
+        size, last = len(table.word), n == tables.order
+        lengths = [len(array) for array in table]
+        if lengths != [below + 1, size, size, 0 if last else size] or table.first[-1] != size:
+            raise ValueError(f"the arrays of order {n} do not fit together")
+        below = size
+    if not tables.orders:
+        raise ValueError("no tables in it")
 
 
 def find_child(
@@ -175,14 +191,29 @@ def score_words(
         return np.zeros(0)
     ranks = find_ranks(tables, stream, known)
     words = ranks[0] if word is None else np.full(len(stream), word, np.int64)
+
+    def contexts() -> Iterator[Context]:
+        for n in range(2, tables.order + 1):
+            context = _before(ranks[n - 2])
+            yield context, ranks[n - 1] if word is None else find_child(tables, n, context, words)
+
+    return np.where(ranks[0] == BOS_ID, 0.0, back_off(tables, words, contexts()))
+
+
+def back_off(
+    tables: BackoffTables, words: Int[np.ndarray, "time"], contexts: Iterable[Context]
+) -> Float[np.ndarray, "time"]:
+    """ln p of words (T,), each after a context of its own, float64 (T,).
+
+    contexts: for n = 2 ... N, the rank of the context of n - 1 words, and that of the word behind it.
+    """
     unigram = total = tables.orders[0].log_prob[words]
-    for n in range(2, tables.order + 1):
-        table, below, context = tables.orders[n - 1], tables.orders[n - 2], _before(ranks[n - 2])
-        rank = ranks[n - 1] if word is None else find_child(tables, n, context, words)
+    for n, (context, rank) in enumerate(contexts, start=2):
+        table, below = tables.orders[n - 1], tables.orders[n - 2]
         weight = _at(below.log_backoff, context, tables.log_unseen)
         backed_off = weight + (total if tables.fallback == "shorter" else unigram)
         unfound = np.where(context == OUTSIDE, total, backed_off)
         total = _at(table.log_prob, rank, unfound)
         if tables.keys[n - 2] is None:  # large: what was looked at need not stay in memory
             release([*table, *below])
-    return np.where(ranks[0] == BOS_ID, 0.0, total)
+    return total

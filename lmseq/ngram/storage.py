@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lmseq.files import release, replacing
-from lmseq.ngram.backoff import BackoffTables, OrderTable
+from lmseq.ngram.backoff import BackoffTables, OrderTable, check_shapes
 
 FALLBACKS = ("shorter", "unigram")
 # What zipfile and NumPy raise for files that are not whole; RuntimeError for one that seems encrypted.
@@ -51,7 +51,7 @@ def load_tables(path: Path, *, verify: bool = True) -> tuple[BackoffTables, dict
             log_unseen=float(arrays.pop("log_unseen")),
             fallback=FALLBACKS[int(arrays.pop("fallback"))],
         )
-        _check_shapes(tables)
+        check_shapes(tables)
     except FileNotFoundError:
         raise ValueError(f"expected count tables in {path}, but there is no such file") from None
     except DAMAGE as error:
@@ -88,16 +88,3 @@ def _mapped(path: Path, verify: bool) -> dict[str, np.ndarray]:
                 array = np.memmap(path, dtype, "r", offset, shape)
             arrays[member.filename.removesuffix(".npy")] = array
     return arrays
-
-
-def _check_shapes(tables: BackoffTables) -> None:
-    """ValueError unless the tables make a trie."""
-    below = 1
-    for n, table in enumerate(tables.orders, start=1):
-        size, last = len(table.word), n == tables.order
-        lengths = [len(array) for array in table]
-        if lengths != [below + 1, size, size, 0 if last else size] or table.first[-1] != size:
-            raise ValueError(f"the arrays of order {n} do not fit together")
-        below = size
-    if not tables.orders:
-        raise ValueError("no tables in it")
