@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from lmseq.contract import Model, as_stream, is_in_order, log_prob, num_symbols
 from lmseq.data.partition import scoring as scoring_plan
 from lmseq.data.partition import take_batch
-from lmseq.strips import chain_strips, guess_last
+from lmseq.strips import carries_in_order, chain_strips, guess_last
 from lmseq.types import Elements, NllTotals, Params, Stream, TokenLogProbs, Tokens
 
 
@@ -92,8 +92,10 @@ def score_strips(model, params, tokens, starts, lengths, num_steps):
     def run(carry):
         return lax.scan(window, carry, (starts, lengths))
 
-    last_guess = guess_last(model, params, tokens, starts[0], num_steps * num_windows)
-    return first, chain_strips(run, blank, last_guess, num_strips)[1]
+    strips = model, params, tokens, starts[0], num_steps * num_windows
+    return first, chain_strips(
+        run, partial(carries_in_order, *strips), blank, guess_last(*strips), num_strips
+    )[1]
 
 
 def score_stream(

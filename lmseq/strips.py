@@ -3,13 +3,14 @@
 A stream is read by B strips in parallel. Strip r should begin with the carry that strip r - 1 ends
 with, which is not known yet: so all strips are run from a guess, each is handed its neighbour's last
 carry, and this is repeated until nothing changes. At that fixed point the strips chain into exactly
-the sequential pass; it is reached after at most B passes (after pass k the first k strips are exact).
-The first guess is what the end of the strip before leaves in a blank carry, so a model that forgets
-needs one pass or two.
+the sequential pass. The first guess is what the end of the strip before leaves in a blank carry, so a
+model that forgets needs one pass or two. One that does not, as a net that has hardly been trained, may
+need B of them (after pass k the first k strips are exact): where MOST_PASSES do not suffice, the strips
+are read one after the other.
 """
 
-import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,8 @@ LOSS_TOLERANCE = 1e-7
 # last carries and log-probabilities (..., batch, time) of all strips, from their first carries
 StripPass = Callable[[Carry], tuple[Carry, Float[Array, "*dims"]]]
 
+MOST_PASSES = 8  # to read the strips of a small net one by one takes as long as about five, on a CPU
+
 
 def _same_carry(left: Carry, right: Carry, tolerance: float) -> Bool[Array, ""]:
     """Whether two carries agree: integers exactly, reals to the tolerance (NaN equals NaN)."""
@@ -55,12 +58,13 @@ def _same_loss(old: Float[Array, "*dims"], new: Float[Array, "*dims"]) -> Bool[A
 
 
 def chain_strips(
-    run: StripPass, blank: Carry, last_guess: Carry, num_strips: int
+    run: StripPass, in_order: Callable[[], Carry], blank: Carry, last_guess: Carry, num_strips: int
 ) -> tuple[Carry, Float[Array, "*dims"]]:
     """First carries of B chained strips, and the log-probabilities that `run` gives from them; jittable.
 
     `run` reads every strip from a carry a row; strip 0 begins with the first row of `blank`, strip r
-    with the last carry of strip r - 1, for which `last_guess` is the first guess. At most B passes.
+    with the last carry of strip r - 1, for which `last_guess` is the first guess. `in_order` gives the
+    first carries by reading the strips one after the other, where MOST_PASSES do not suffice.
     """
 
     def hand_on(last: Carry) -> Carry:
@@ -75,11 +79,20 @@ def chain_strips(
         # The last possible pass ran from carries that are exact already, rounding or not.
         return handed_on, log_probs, done | (passes + 1 >= num_strips), passes + 1
 
+    def goes_on(state):
+        return ~state[2] & (state[3] < MOST_PASSES)
+
+    def one_by_one():
+        carries = in_order()
+        return carries, run(carries)[1]
+
     shape = jax.eval_shape(run, blank)[1]
     nothing = jnp.full(shape.shape, jnp.inf, shape.dtype)  # differs from any log-probability
     state = (hand_on(last_guess), nothing, jnp.array(False), jnp.array(0))
-    carries, log_probs, _, _ = lax.while_loop(lambda state: ~state[2], improve, state)
-    return carries, log_probs
+    carries, log_probs, done, _ = lax.while_loop(goes_on, improve, state)
+    if num_strips <= MOST_PASSES:
+        return carries, log_probs
+    return lax.cond(done, lambda: (carries, log_probs), one_by_one)
 
 
 def guess_last(
@@ -100,12 +113,11 @@ def strip_carries(
     Strip b + 1 must start where strip b ends, and strip 0 begins with nothing seen. Of a model that is
     `in_order` they are read one after the other.
     """
+    in_order = partial(carries_in_order, model, params, tokens, starts, strip_length)
     if is_in_order(model):
-        return _carries_in_order(model, params, tokens, starts, strip_length)
+        return in_order()
     num_strips = starts.shape[0]
-    # In windows, so that no array holds a distribution for every token: first what is over, then whole ones.
-    rest = strip_length % STRIP_WINDOW or min(STRIP_WINDOW, strip_length)
-    later = rest + STRIP_WINDOW * jnp.arange((strip_length - rest) // STRIP_WINDOW)
+    rest, later = _windows(strip_length)
     window_starts = starts[None] + later[:, None]
 
     def window(carry: Carry, starts: Int[Array, "batch"], num_steps: int):
@@ -119,22 +131,33 @@ def strip_carries(
         return carry, jnp.concatenate([first, others], axis=1)
 
     last_guess = guess_last(model, params, tokens, starts, strip_length)
-    return chain_strips(run, model.init_carry(params, num_strips), last_guess, num_strips)[0]
+    return chain_strips(run, in_order, model.init_carry(params, num_strips), last_guess, num_strips)[0]
 
 
-def _carries_in_order(
+def carries_in_order(
     model: Model, params: Params, tokens: Stream, starts: Int[Array, "batch"], strip_length: int
 ) -> Carry:
-    """`strip_carries` by one pass over the stream, in windows as long as divide a strip."""
-    size = math.gcd(strip_length, STRIP_WINDOW)
-    window_starts = starts[:, None] + size * jnp.arange(strip_length // size)[None]
+    """`strip_carries` by one pass over the stream."""
+    rest, later = _windows(strip_length)
 
-    def window(carry: Carry, start: Int[Array, ""]) -> tuple[Carry, None]:
-        batch = take_batch(tokens, start[None], jnp.full(1, size), size)
-        return model.token_log_probs(params, carry, batch.inputs, batch.targets)[0], None
+    def window(carry: Carry, start: Int[Array, ""], num_steps: int) -> Carry:
+        batch = take_batch(tokens, start[None], jnp.full(1, num_steps), num_steps)
+        return model.token_log_probs(params, carry, batch.inputs, batch.targets)[0]
 
-    def strip(carry: Carry, starts: Int[Array, "time"]) -> tuple[Carry, Carry]:
-        return lax.scan(window, carry, starts)[0], carry
+    def whole_window(carry: Carry, start: Int[Array, ""]) -> tuple[Carry, None]:
+        return window(carry, start, STRIP_WINDOW), None
 
-    before = lax.scan(strip, model.init_carry(params, 1), window_starts)[1]
+    def strip(carry: Carry, start: Int[Array, ""]) -> tuple[Carry, Carry]:
+        return lax.scan(whole_window, window(carry, start, rest), start + later)[0], carry
+
+    before = lax.scan(strip, model.init_carry(params, 1), starts)[1]
     return jax.tree.map(lambda leaf: leaf[:, 0], before)
+
+
+def _windows(strip_length: int) -> tuple[int, Int[Array, "window"]]:
+    """Tokens of the first window of a strip, and where the others begin, of STRIP_WINDOW tokens each.
+
+    In windows, so that no array holds a distribution for every token: first what is over, then whole ones.
+    """
+    rest = strip_length % STRIP_WINDOW or min(STRIP_WINDOW, strip_length)
+    return rest, rest + STRIP_WINDOW * jnp.arange((strip_length - rest) // STRIP_WINDOW)

@@ -26,6 +26,25 @@ def test_strips_begin_with_the_carry_of_the_sequential_pass(kind):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), carries, expected)
 
 
+@pytest.mark.parametrize("passes", [1, 3])
+def test_where_passes_do_not_suffice_strips_are_read_one_by_one(monkeypatch, passes):
+    """Of a model that never forgets, more strips than passes, and windows of which the last is cut."""
+    monkeypatch.setattr(strips, "MOST_PASSES", passes)
+    monkeypatch.setattr(strips, "WARM_UP_TOKENS", 1)
+    monkeypatch.setattr(strips, "STRIP_WINDOW", 4)
+    model = Counter(5)
+    params, tokens, starts = model.init(jax.random.key(1)), random_stream(80, 3, 5), jnp.arange(7) * 11
+    carries = strips.strip_carries(model, params, jnp.asarray(tokens), starts, 11)
+    assert carries.tolist() == [int(tokens[:start].sum()) % 5 for start in starts]
+    net, weights = small("lstm")
+    tokens = random_stream(91, seed=4)
+    expected = scoring.score_stream(net, weights, tokens, num_steps=90, batch_size=1)
+    jax.clear_caches()  # of programs with the usual number of passes
+    found = scoring.score_stream(net, weights, tokens, num_steps=4, batch_size=7)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-6)
+    jax.clear_caches()
+
+
 def test_the_guess_is_checked_not_trusted(monkeypatch):
     """With a warm-up of one token the first guess is wrong, and the score is not."""
     model, params = small("lstm")
