@@ -191,7 +191,7 @@ def test_transformations_of_a_program_keep_its_meaning(library, cell):
     jax.tree.map(np.testing.assert_array_equal, again, expected)
     twice = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), weights)
     many = jax.vmap(jax.grad(plain), (0, None, None))(twice, state, xs)
-    # The weights' gradients are products of XLA's, which processors without AVX-512 round otherwise in a batch.
+    # The weights' gradients are products of XLA's, rounded otherwise in a batch by some processors.
     near = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
     jax.tree.map(lambda leaf, one: near(leaf[0], one), many, expected)
     halved = jax.tree.map(lambda leaf: 0.5 * leaf, weights)
