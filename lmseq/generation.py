@@ -43,6 +43,8 @@ MANY = 1000  # symbols
 def prepare_draws(model: Model, params: Params, decoding: Decoding) -> Any:
     """What `contract.Drawable.draw` looks up; None where tokens are drawn from whole distributions.
 
+    Made on the host, and so not under `jit`.
+
     So they are with any other temperature or truncation than none, of all models but a `Drawable`, and of
     fewer than MANY symbols, whose distributions take less time than to look a draw up.
     """

@@ -40,7 +40,7 @@ def test_dispatches_that_hold_the_steps_are_traced_and_compute_the_same(job, tmp
     plain = show.run(job, "a model", "token")
     found = show.run(job._replace(workdir=tmp_path), "a model", "token", range(4, 7))
     assert traced(tmp_path) == [3, 6]
-    assert "steps 3 to 9 traced: " in capsys.readouterr().err
+    assert "steps 3:9 traced: " in capsys.readouterr().err
     for one, other in zip(jax.tree.leaves(plain.params), jax.tree.leaves(found.params), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -50,7 +50,15 @@ def test_a_training_that_stops_has_its_trace_as_far_as_it_came(job, tmp_path, ca
     with pytest.raises(KeyboardInterrupt):
         show.run(job._replace(workdir=tmp_path), "a model", "token", range(0, 12))
     assert traced(tmp_path) == [0]
-    assert "steps 0 to 3 traced: " in capsys.readouterr().err
+    assert "steps 0:3 traced: " in capsys.readouterr().err
+
+
+def test_a_trace_that_cannot_be_written_loses_no_training(job, tmp_path, capsys):
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "plugins").write_text("a file where the folder of traces goes")
+    found = show.run(job._replace(workdir=tmp_path), "a model", "token", range(4, 7))
+    assert not found.stopped and found.records[-1]["step"] == 12
+    assert "no trace of steps 3:9, which cannot be written: " in capsys.readouterr().err
 
 
 def test_steps_that_were_trained_before_are_named(job, tmp_path, capsys):

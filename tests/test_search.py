@@ -18,7 +18,7 @@ from experiments.ablation import found_trials, halving, records, searching, spac
 from experiments.ablation.design import SweepConfig, read_design
 from experiments.ablation.halving import Rung
 from experiments.ablation.settings import pairs_of
-from experiments.ablation.trials import load_state, read_trials, state_path
+from experiments.ablation.trials import load_state, read_trials, state_path, with_round
 from experiments.web import document
 from lmseq.training.fit import fit
 from tests.pictures import is_drawn_on
@@ -102,6 +102,38 @@ def test_draws_near_a_setting_lie_about_it_and_at_the_ends():
     assert logs.mean() == pytest.approx(-2, abs=0.1) and logs.std() == pytest.approx(0.6, abs=0.08)
     assert found == space.draw_near(asked, center, [center], [], 400, [0, 1])
     assert found != space.draw_near(asked, center, [center], [], 400, [0, 2])
+
+
+def test_what_is_no_run_is_not_drawn_near_a_setting():
+    asked = space_of("dropout=0..1")
+    found = space.draw_near(
+        asked, {"dropout": "0.99"}, [], [], 50, [0], lambda setting: setting["dropout"] != "1.0"
+    )
+    assert len(found) == 50 and {"dropout": "1.0"} not in found
+    assert {"dropout": "1.0"} in space.draw_near(asked, {"dropout": "0.99"}, [], [], 50, [0])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_round_leaves_out_ends_that_a_choice_cannot_have(text, seed):
+    """A warm-up of all steps is no run under the schedule cosine, and is one under a constant rate."""
+    fixed = f"corpus={text} model=rnn hidden_size=8 batch_size=8 num_steps=8 num_train_steps=19"
+    asked = "schedule=constant,cosine warmup_steps=0..19"
+    design = read_design(
+        SweepConfig(search=asked, trials=8, halving=2, fixed=fixed, rounds=3, first_seed=seed)
+    )
+    settings = [{"schedule": "cosine", "warmup_steps": str(steps)} for steps in range(18, 10, -1)]
+    design = design._replace(settings=settings)
+    design, trials = with_round(design, read_trials(design), 1, 0)
+    assert len(trials.cells) == len(trials.configs) == 6
+    assert {"schedule": "cosine", "warmup_steps": "19"} not in design.settings
+
+
+def test_a_ledger_of_other_settings_is_refused(in_rounds, text, tmp_path, monkeypatch):
+    _, folders = in_rounds
+    shutil.copytree(folders[4], tmp_path / "run")
+    monkeypatch.setattr(space, "NEAR", 0.3)
+    with pytest.raises(ValueError, match="other settings than are drawn here"):
+        searched(text, tmp_path / "run", rounds=3)
 
 
 def test_where_few_are_left_near_a_setting_the_pool_gives_the_rest():
@@ -517,7 +549,6 @@ BAD = [
     ("--search=learning_rate=0.1..0.2 --rounds=-1", "rounds from 1 to 17"),
     ("--search=learning_rate=0.1..0.2 --trials=16 --rounds=6", "rounds from 1 to 5"),
     ("--search=model=gru,lstm --trials=2 --halving=2 --rounds=2", "has no LOW..HIGH"),
-    ("--search=dropout=0..1", "dropout=1"),
     ("--sweep=learning_rate=0.1,0.2 --rounds=2", "read by --search"),
 ]
 

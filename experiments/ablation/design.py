@@ -73,7 +73,8 @@ class SweepConfig:
     rounds: int = knob(
         0,
         "of --search: the first round draws half of the trials from all of the space, the others share the "
-        "rest, each around the best so far; 1: all from all of the space; 0: 3, or 1 of few trials",
+        "rest, each around the best so far; 1: all from all of the space; 0: 3, or 1 of few trials, and of "
+        "lists alone",
     )
     fixed: str = knob("", "flags of every cell: 'corpus=tiny_shakespeare num_train_steps=500'")
     first_seed: int = knob(

@@ -44,7 +44,8 @@ def rounds_of(
         )
     found = []
     for number in range(num_rounds):
-        lengths = [rung.steps for rung in rungs[min(number, 1) :]]
+        # Where there are but two, the later rounds have both: at one length nothing would be halved.
+        lengths = [rung.steps for rung in rungs[min(number, 1, len(rungs) - 2) :]]
         mine = later if number else trials - later * (num_rounds - 1)
         found += [Rung(max(1, mine // halving**i), steps, number) for i, steps in enumerate(lengths)]
     return found

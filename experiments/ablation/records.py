@@ -34,7 +34,7 @@ def read_lines(path: Path, fields: set[str]) -> list[dict[str, Any]]:
 
 def read_rungs(workdir: Path) -> list[dict[str, Any]]:
     """What a search's ledger knows: a record for each program of each rung."""
-    fields = {"rung", "steps", "begin", "trials", "losses", "diverged", "seconds"}
+    fields = {"rung", "steps", "begin", "trials", "settings", "losses", "diverged", "seconds"}
     return read_lines(workdir / RUNGS, fields)
 
 

@@ -104,7 +104,7 @@ def run(search: Search, progress: Callable[[Search], None]) -> Search:
             progress(search)
             told = f"{plural(len(alive), 'trial')} to step {rung.steps}{_told(search, number)}"
             say(f"rung {number + 1}/{len(rungs)}: {told}")
-    search.best()
+    search.best()  # or an error, where none is left
     shutil.rmtree(search.workdir / STATES, ignore_errors=True)
     return search
 
@@ -128,6 +128,11 @@ def open_search(design: Design, trials: Trials, workdir: Path) -> Search:
         if number >= len(trials.rungs) or not search.is_known_before(trials.rungs[number].round):
             break  # a line before was lost: what the round began with is to be found anew
         search = search.with_round(trials.rungs[number].round)
+        if record["settings"] != [search.design.settings[trial] for trial in record["trials"]]:
+            raise ValueError(
+                f"{workdir / RUNGS} has other settings than are drawn here, by another version of lmseq or "
+                "of its libraries: go on with that one, or choose another workdir"
+            )
         search.records.append(record)
     return search
 
@@ -195,6 +200,7 @@ def _train_part(search: Search, number: int, part: list[int]) -> Record:
         "steps": steps,
         "begin": first,
         "trials": part,
+        "settings": [search.design.settings[trial] for trial in part],
         "losses": [losses[trial] for trial in part],
         "diverged": [diverged.get(place) for place in range(len(part))],
         "seconds": time.monotonic() - begun,

@@ -7,7 +7,7 @@ value of the one or two settings that matter.
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -31,7 +31,7 @@ class Range(NamedTuple):
     is_whole: bool
 
     def draw(self, share: float) -> str:
-        """The number that lies at a share, in [0, 1), of the range."""
+        """The number that lies at a share, in [0, 1], of the range."""
         top = self.high + self.is_whole  # a whole number stands for all up to the next
         if self.is_log:
             value = self.low * (top / self.low) ** share
@@ -140,7 +140,7 @@ def _check_value(name: str, value: str, kind: Any) -> None:
 def draw(space: Space, num_trials: int, seed: int) -> list[Setting]:
     """Different settings, the same for the same seed; of more trials, the first are those of fewer.
 
-    Spread over the space as evenly as any number of them can be: Sobol's sequence, scrambled by the seed
+    Spread evenly over the space: Sobol's sequence, scrambled by the seed
     (Owen 1998). Raises ValueError where the space holds hardly as many.
     """
     found: dict[str, Setting] = {}
@@ -160,7 +160,7 @@ def _setting_at(space: Space, shares: Iterable[float]) -> Setting:
 
 
 def _spread(num_settings: int, most: int, seed: int) -> Iterator[np.ndarray]:
-    """Points of the unit cube, at most so many."""
+    """Points of the unit cube, at most so many, up to a power of two."""
     from scipy.stats import qmc
 
     sobol = qmc.Sobol(num_settings, rng=np.random.default_rng(seed))
@@ -176,8 +176,9 @@ def draw_near(
     pool: Sequence[Setting],
     num: int,
     seed: Sequence[int],
+    is_run: Callable[[Setting], bool] = lambda setting: True,
 ) -> list[Setting]:
-    """So many settings around one, different from each other and from others.
+    """So many settings around one, different from each other and from others, for which is_run is true.
 
     Numbers lie about it as a normal law of standard deviation NEAR, of their range, has them; what falls
     beyond an end of the range is that end. Choices are its own. Where that gives too few that are new, the
@@ -188,9 +189,10 @@ def draw_near(
     def add(setting: Setting) -> None:
         if label(setting) not in taken:
             taken.add(label(setting))
-            found.append(setting)
+            if is_run(setting):
+                found.append(setting)
 
-    for _ in range(MOST_DRAWS):
+    for _ in range(MOST_DRAWS * num):
         setting = dict(center)
         for name, each in space.items():
             if isinstance(each, Range):
@@ -203,10 +205,3 @@ def draw_near(
         if len(found) < num:
             add(setting)
     return found
-
-
-def ends(space: Space, setting: Setting) -> Iterator[Setting]:
-    """A setting with each number in turn at an end of its range: what trials near others can be drawn at."""
-    for name, each in space.items():
-        if isinstance(each, Range):
-            yield from (setting | {name: each.draw(share)} for share in (0.0, 1.0))

@@ -80,5 +80,5 @@ def run_search(workdir: Path, design: Design, call: Call) -> dict[str, Any]:
     seconds = sum(record["seconds"] for record in done.values())
     summary = tables.summary(found, metrics, "least")
     summary |= found_trials.summary(design, trials, search.records, found, metrics, seconds)
-    sweep_page.write_search(workdir, design, trials, found, summary)
+    sweep_page.write_search(workdir, design, trials, search.records, found, summary)
     return summary

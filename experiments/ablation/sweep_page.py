@@ -62,21 +62,32 @@ def data_of(
 
 
 def write_search(
-    workdir: Path, design: Design, trials: Trials, found: Found, summary: dict[str, Any]
+    workdir: Path,
+    design: Design,
+    trials: Trials,
+    known: Sequence[dict[str, Any]],
+    found: Found,
+    summary: dict[str, Any],
 ) -> None:
     """Write page.html into the folder of a search; found: the fresh seeds of its best trial."""
     name = workdir.resolve().name
-    document.write_page(
-        workdir / document.PAGE, data_of_search(name, workdir, design, trials, found, summary)
-    )
+    document.write_page(workdir / document.PAGE, data_of_search(name, design, trials, known, found, summary))
 
 
 def data_of_search(
-    name: str, folder: Path, design: Design, trials: Trials, found: Found, summary: dict[str, Any]
+    name: str,
+    design: Design,
+    trials: Trials,
+    known: Sequence[dict[str, Any]],
+    found: Found,
+    summary: dict[str, Any],
 ) -> dict[str, Any]:
-    """The data of the page: a row a trial, its loss at each rung, and of the best from fresh seeds."""
+    """The data of the page: a row a trial, its loss at each rung, and of the best from fresh seeds.
+
+    known: the records of the search.
+    """
     fresh, metric = f"fresh {'seed' if len(found.rows) == 1 else 'seeds'}", "valid_loss"
-    rows = found_trials.ranked(found_trials.trial_rows(design, records.read_rungs(folder)))
+    rows = found_trials.ranked(found_trials.trial_rows(design, known))
     panels = [found_trials.rungs_panel(trials, rows)]
     of_best = {
         key: summary.get(f"{metric}{key.removeprefix(fresh)}")
@@ -114,7 +125,7 @@ def data_of_folder(folder: Path) -> dict[str, Any]:
 
         search = open_search(design, read_trials(design), folder)
         name = folder.resolve().name
-        return data_of_search(name, folder, search.design, search.trials, found, summary)
+        return data_of_search(name, search.design, search.trials, search.records, found, summary)
     metrics = tables.choose_metrics(found, "")
     panels = panels_of(found.rows, found.names, metrics)
     return data_of(folder.resolve().name, design, found, metrics, panels, summary)

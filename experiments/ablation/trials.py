@@ -12,8 +12,8 @@ from absl import flags
 
 from experiments.ablation.design import APART, TOGETHER, Cell, Design
 from experiments.ablation.halving import Rung, rounds_of, trials_of_round
-from experiments.ablation.settings import label, pairs_of
-from experiments.ablation.space import Range, Space, draw, draw_near, ends, read_space
+from experiments.ablation.settings import Setting, label, pairs_of
+from experiments.ablation.space import Range, Space, draw, draw_near, read_space
 from experiments.frame.experiment import call_from_texts
 from lmseq.config.series import SeriesConfig, has_validation, trains
 from lmseq.files import replacing
@@ -55,7 +55,7 @@ def read_trials(design: Design) -> Trials:
             raise ValueError(f"expected trials of one {name}, got {told}: give it in --fixed")
     train, space = configs[0].train, _space_of(design)
     has_ranges = any(isinstance(each, Range) for each in space.values())
-    if asked.rounds > 1 and not has_ranges:
+    if asked.rounds not in (0, 1) and not has_ranges:
         raise ValueError(
             f"--rounds draws numbers around the best, and {asked.search!r} has no LOW..HIGH: leave it out"
         )
@@ -68,9 +68,6 @@ def read_trials(design: Design) -> Trials:
         train.steps_per_dispatch,
     )
     first = trials_of_round(rungs, 0)
-    if rungs[-1].round:
-        for setting in ends(space, design.settings[0]):
-            _config_of(design, Cell("end", setting, design.fixed | setting, asked.first_seed))
     return Trials(cells[: len(first)], configs[: len(first)], rungs)
 
 
@@ -90,7 +87,15 @@ def with_round(design: Design, trials: Trials, number: int, best: int) -> tuple[
     known = design.settings[: mine.start]
     space, seed = _space_of(design), design.config.first_seed
     pool = draw(space, design.config.trials, seed)  # where few are left to draw near the best
-    drawn = draw_near(space, known[best], known, pool, len(mine), [seed, number])
+
+    def is_run(setting: Setting) -> bool:
+        try:
+            _config_of(design, Cell("near", setting, design.fixed | setting, seed))
+        except ValueError:  # such as an end of a range that some choice cannot have
+            return False
+        return True
+
+    drawn = draw_near(space, known[best], known, pool, len(mine), [seed, number], is_run)
     design = design._replace(settings=[*known, *drawn, *design.settings[mine.stop :]])
     cells = _cells_of(design, mine)
     configs = [_config_of(design, cell) for cell in cells]

@@ -82,6 +82,10 @@ class Tracer:
         if self._span is None:
             return
         (first, end), self._span = self._span, None
-        jax.profiler.stop_trace()
-        drawn = max((self._workdir / FOLDER).rglob(DRAWN), key=lambda path: path.stat().st_mtime)
-        say(f"steps {first} to {end} traced: {drawn}")
+        try:
+            jax.profiler.stop_trace()
+            drawn = max((self._workdir / FOLDER).rglob(DRAWN), key=lambda path: path.stat().st_mtime)
+        except (OSError, RuntimeError, ValueError) as error:  # no reason to lose a training
+            say(f"no trace of steps {first}:{end}, which cannot be written: {' '.join(str(error).split())}")
+        else:
+            say(f"steps {first}:{end} traced: {drawn}")

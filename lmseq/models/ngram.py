@@ -162,7 +162,7 @@ class NgramModel(StepModel):
         return carries[:, -1], self._of_symbols(targets, log_probs, partial(self._entry, params, carries))
 
     def prepare_draws(self, params: NgramParams) -> DrawTables | None:
-        """What `draw` looks up; None of a model that goes straight to unigrams, which is drawn from whole."""
+        """What `draw` looks up, made on the host; None where words fall back to unigrams at once."""
         if self.fallback != "shorter":
             return None
         return draw_tables(params.tables, params.word_of, self.also_unknown)

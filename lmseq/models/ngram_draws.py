@@ -52,17 +52,17 @@ class Levels(NamedTuple):
 def draw_tables(
     tables: Sequence[Any], word_of: Int[Array, "vocab"], also_unknown: Sequence[int]
 ) -> DrawTables | None:
-    """What draws look up, from `first` and `log_prob` of each order; None of 2^31 entries or more.
+    """What draws look up, from `first` and `log_prob` of each order; None of 2^31 - 1 entries or more.
 
-    Made on the host: each probability is rounded to half a unit. Where the entries of a context sum to more
-    than 1, which are no probabilities, the unit is as much larger.
+    Made on the host: each probability is rounded to float32, and to half a unit. Where the entries of a context
+    sum to more than 1, which are no probabilities, the unit is as much larger.
     """
-    if sum(len(table.word) for table in tables) >= UNIT:
+    if sum(len(table.word) for table in tables) >= UNIT - 1:
         return None
     probs, most = [np.exp(np.asarray(table.log_prob)) for table in tables], 1.0
     for table, each in zip(tables, probs, strict=True):
         sums = np.append(0.0, np.cumsum(each, dtype=np.float64))[np.asarray(table.first)]
-        most = max(most, float(np.diff(sums).max()))
+        most = max(most, float(np.diff(sums).max(initial=0.0)))
     units = [np.zeros(1, np.uint32), *(np.rint(each * (UNIT / most)).astype(np.uint32) for each in probs)]
     cumulative = np.cumsum(np.concatenate(units), dtype=np.uint32)
     symbol_of = np.full(len(probs[0]), -1, np.int32)
@@ -84,7 +84,7 @@ def bisect(
 
     def halve(_, bounds):
         low, high = bounds
-        middle = (low + high) // 2
+        middle = low + (high - low) // 2  # their sum may be more than an int32 holds
         less, is_open = values[jnp.minimum(middle, last)] - base < wanted, low < high
         return jnp.where(is_open & less, middle + 1, low), jnp.where(is_open & ~less, middle, high)
 
