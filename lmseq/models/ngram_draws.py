@@ -54,8 +54,8 @@ def draw_tables(
 ) -> DrawTables | None:
     """What draws look up, from `first` and `log_prob` of each order; None of 2^31 - 1 entries or more.
 
-    Made on the host: each probability is rounded to float32, and to half a unit. Where the entries of a context
-    sum to more than 1, which are no probabilities, the unit is as much larger.
+    Made on the host: each probability is rounded to float32, and to half a unit. Where the entries of a
+    context sum to more than 1, which are no probabilities, the unit is as much larger.
     """
     if sum(len(table.word) for table in tables) >= UNIT - 1:
         return None
