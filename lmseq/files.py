@@ -140,7 +140,10 @@ def from_home(path: str) -> str:
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON, in ASCII, as the standard has it (RFC 8259): what is infinite or no number becomes null."""
-    return json.dumps(finite(value), indent=indent, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:  # something is infinite or no number
+        return json.dumps(finite(value), indent=indent, allow_nan=False)
 
 
 def finite(value: Any) -> Any:

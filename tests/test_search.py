@@ -17,8 +17,9 @@ from experiments import train_lm
 from experiments.ablation import found_trials, halving, records, searching, space, sweep_page, together
 from experiments.ablation.design import SweepConfig, read_design
 from experiments.ablation.halving import Rung
+from experiments.ablation.search_state import Search, open_search
 from experiments.ablation.settings import pairs_of
-from experiments.ablation.trials import load_state, read_trials, state_path, with_round
+from experiments.ablation.trials import draw_round, load_state, read_trials, state_path
 from experiments.web import document
 from lmseq.training.fit import fit
 from tests.pictures import is_drawn_on
@@ -123,7 +124,7 @@ def test_a_round_leaves_out_ends_that_a_choice_cannot_have(text, seed):
     )
     settings = [{"schedule": "cosine", "warmup_steps": str(steps)} for steps in range(18, 10, -1)]
     design = design._replace(settings=settings)
-    design, trials = with_round(design, read_trials(design), 1, 0)
+    design, trials = draw_round(design, read_trials(design), 1, 0)
     assert len(trials.cells) == len(trials.configs) == 6
     assert {"schedule": "cosine", "warmup_steps": "19"} not in design.settings
 
@@ -265,7 +266,7 @@ def searched(text, workdir, search=RATES, trials=8, factor=2, fixed=TEXT, rounds
     asked = SweepConfig(search=search, trials=trials, halving=factor, fixed=fixed, rounds=rounds)
     design = read_design(asked)
     workdir.mkdir(exist_ok=True)
-    return searching.open_search(design, read_trials(design), workdir)
+    return open_search(design, read_trials(design), workdir)
 
 
 def run(search, progress=lambda search: None):
@@ -276,7 +277,7 @@ def run(search, progress=lambda search: None):
 class Done(NamedTuple):
     """A search that is done, its best trial, and its folder as it was before the last rung."""
 
-    search: searching.Search
+    search: Search
     winner: int
     before: Path
 
@@ -377,9 +378,9 @@ def test_a_trial_that_diverges_is_dropped_and_other_kinds_have_programs_of_their
     assert sorted(trial for trial, loss in search.losses(0).items() if loss is None) == [
         trial for trial, setting in enumerate(settings) if setting["learning_rate"] == "1e30"
     ]
-    rows = found_trials.ranked(found_trials.trial_rows(search.design, search.records))
+    rows = found_trials.ranked(found_trials.trial_rows(search))
     assert rows[0]["trial"] == winner and rows[-1]["valid_loss"] is None and rows[-1]["diverged_at"] <= 5
-    found_trials.write(search.workdir, search.design, search.trials, search.records)
+    found_trials.write(search)
     is_drawn_on(search.workdir / "search.png")
 
 
@@ -444,7 +445,7 @@ def test_what_is_known_of_later_rounds_goes_where_a_line_of_an_earlier_one_was_l
 
 def test_the_table_of_a_search_in_rounds_has_all_trials(in_rounds, tmp_path):
     search, _ = in_rounds
-    found_trials.write(tmp_path, search.design, search.trials, search.records)
+    found_trials.write(search._replace(workdir=tmp_path))
     assert len(rows_of(tmp_path / "trials.csv")) == 8
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "| 3     | 7    | 1 of 1 | 20      |" in text and "of 8 full trainings" in text
@@ -459,7 +460,7 @@ def test_a_series_is_searched_by_its_validation_part(tmp_path):
     asked = SweepConfig("predict_series", search=asked.search, trials=4, fixed=f"{fixed} valid_fraction=0.2")
     design = read_design(asked)
     tmp_path.joinpath("run").mkdir()
-    search = searching.open_search(design, read_trials(design), tmp_path / "run")
+    search = open_search(design, read_trials(design), tmp_path / "run")
     winner = run(search)
     assert search.losses(1)[winner] == min(search.losses(1).values())
 

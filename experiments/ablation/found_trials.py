@@ -3,12 +3,11 @@
 import math
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 from experiments.ablation import tables
 from experiments.ablation.design import Design
-from experiments.ablation.halving import best, cost, lengths_of, num_trials
+from experiments.ablation.halving import cost, lengths_of, num_trials
+from experiments.ablation.search_state import Record, Search
 from experiments.ablation.settings import read_value
 from experiments.ablation.tables import Row, told
 from experiments.ablation.trials import Trials
@@ -16,15 +15,14 @@ from experiments.frame.intervals import estimate, flat
 from lmseq import plotting
 from lmseq.plotting import Curve, Panel
 
-Record = dict[str, Any]
 SHOWN = 8  # trials in the table that is printed, the best first
 STYLES = ("o-", "s-", "^-", "D-", "v-", "P-", "X-", "*-")  # of trials by the rung that they reached
 
 
-def trial_rows(design: Design, records: Sequence[Record]) -> list[Row]:
+def trial_rows(search: Search) -> list[Row]:
     """A row for each trial that was begun: its setting, how far it got, its loss at each rung there."""
-    rows: dict[int, Row] = {}
-    for record in records:
+    design, rows = search.design, {}
+    for record in search.records:
         known = zip(record["trials"], record["losses"], record["diverged"], strict=True)
         for trial, loss, diverged in known:
             row = rows.setdefault(
@@ -78,8 +76,9 @@ def rung_table(trials: Trials, records: Sequence[Record]) -> str:
     return tables.grid(head, body)
 
 
-def markdown(design: Design, trials: Trials, records: Sequence[Record]) -> str:
+def markdown(search: Search) -> str:
     """The rungs, what was spent, and the best trials."""
+    design, trials, records = search.design, search.trials, search.records
     steps, whole = spent(records), full_cost(trials)
     seconds = sum(record["seconds"] for record in records)
     text = rung_table(trials, records) + (
@@ -88,18 +87,18 @@ def markdown(design: Design, trials: Trials, records: Sequence[Record]) -> str:
     )
     lengths = lengths_of(trials.rungs)
     body = []
-    for row in ranked(trial_rows(design, records))[:SHOWN]:
+    for row in ranked(trial_rows(search))[:SHOWN]:
         losses = [row.get(f"valid_loss_at_{length}") for length in lengths]
         shown = ["" if loss is None else f"{loss:.4f}" for loss in losses]
         body.append([str(row["trial"]), *(told(row[name]) for name in design.names), *shown])
     return text + tables.grid(["trial", *design.names, *(f"at {length}" for length in lengths)], body)
 
 
-def write(workdir: Path, design: Design, trials: Trials, records: Sequence[Record]) -> None:
+def write(search: Search) -> None:
     """trials.csv, table.md and search.png, each whole or not at all."""
-    rows = trial_rows(design, records)
+    design, trials, workdir, rows = search.design, search.trials, search.workdir, trial_rows(search)
     tables.write_csv(workdir / "trials.csv", ranked(rows))
-    tables.write_text(workdir / "table.md", markdown(design, trials, records))
+    tables.write_text(workdir / "table.md", markdown(search))
     panels = [rungs_panel(trials, rows), *(setting_panel(design, trials, rows, n) for n in design.names)]
     if any(len(curve.x) for panel in panels for curve in panel.curves):
         plotting.save_figure(plotting.draw_panels(panels), workdir / "search.png")
@@ -152,25 +151,13 @@ def _is_log(design: Design, name: str) -> bool:
     return part.endswith(":log")
 
 
-def summary(
-    design: Design,
-    trials: Trials,
-    records: Sequence[Record],
-    found: tables.Found,
-    metrics: Sequence[str],
-    seconds: float,
-) -> Row:
+def summary(search: Search, found: tables.Found, metrics: Sequence[str], seconds: float) -> Row:
     """A search in a flat object, beside what the best setting's fresh seeds gave (`tables.summary`).
 
     seconds: of the fresh trainings.
     """
-    last = {
-        trial: loss
-        for record in records
-        if record["steps"] == trials.rungs[-1].steps
-        for trial, loss in zip(record["trials"], record["losses"], strict=True)
-    }
-    winner, steps, whole = best(last, 1)[0], spent(records), full_cost(trials)
+    trials, records = search.trials, search.records
+    winner, steps, whole = search.best(), spent(records), full_cost(trials)
     searching = sum(record["seconds"] for record in records)
     with_fresh = steps + len(found.rows) * trials.rungs[-1].steps
     values = {}
@@ -180,7 +167,7 @@ def summary(
         "num_trials": num_trials(trials.rungs),
         "num_diverged": sum(loss is None for record in records for loss in record["losses"]),
         "best_trial": winner,
-        "best_trial_loss": last[winner],
+        "best_trial_loss": search.finals()[winner],
         **values,
         "steps": steps,
         "share_of_steps": steps / whole,

@@ -7,7 +7,7 @@ value of the one or two settings that matter.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -140,12 +140,12 @@ def _check_value(name: str, value: str, kind: Any) -> None:
 def draw(space: Space, num_trials: int, seed: int) -> list[Setting]:
     """Different settings, the same for the same seed; of more trials, the first are those of fewer.
 
-    Spread evenly over the space: Sobol's sequence, scrambled by the seed
-    (Owen 1998). Raises ValueError where the space holds hardly as many.
+    Spread evenly over the space: Sobol's sequence, scrambled by the seed (Owen 1998). Raises ValueError where
+    the space holds hardly as many.
     """
     found: dict[str, Setting] = {}
     for shares in _spread(len(space), MOST_DRAWS * num_trials, seed):
-        setting = _setting_at(space, shares)
+        setting = {name: each.draw(share) for (name, each), share in zip(space.items(), shares, strict=True)}
         found.setdefault(label(setting), setting)
         if len(found) == num_trials:
             return list(found.values())
@@ -153,10 +153,6 @@ def draw(space: Space, num_trials: int, seed: int) -> list[Setting]:
         f"expected at most {len(found)} trials, as many as there are different settings to draw, got "
         f"{num_trials}: lower --trials, or widen a range"
     )
-
-
-def _setting_at(space: Space, shares: Iterable[float]) -> Setting:
-    return {name: each.draw(share) for (name, each), share in zip(space.items(), shares, strict=True)}
 
 
 def _spread(num_settings: int, most: int, seed: int) -> Iterator[np.ndarray]:

@@ -6,6 +6,7 @@ from typing import Any
 from experiments.ablation import found_trials, running, sweep_page, tables
 from experiments.ablation.curves import panels_of
 from experiments.ablation.design import Design, find_setting
+from experiments.ablation.search_state import open_search
 from experiments.ablation.trials import read_trials
 from experiments.frame.console import say
 from experiments.frame.experiment import Call
@@ -50,15 +51,9 @@ def run_search(workdir: Path, design: Design, call: Call) -> dict[str, Any]:
     running.prepare_programs(call.keep_programs)
     from experiments.ablation import searching
 
-    search = searching.open_search(design, trials, workdir)
-
-    def write(search: searching.Search) -> None:
-        found_trials.write(workdir, search.design, search.trials, search.records)
-
-    search = searching.run(search, write)
-    design, trials = search.design, search.trials
-    told = found_trials.markdown(design, trials, search.records)
-    fresh = design._replace(settings=[design.settings[search.best()]])
+    search = searching.run(open_search(design, trials, workdir), found_trials.write)
+    told = found_trials.markdown(search)
+    fresh = search.design._replace(settings=[search.design.settings[search.best()]])
 
     def write_fresh(done: dict[str, Any]) -> tuple[tables.Found, list[str], str]:
         found = tables.found_of(fresh, done)
@@ -79,6 +74,6 @@ def run_search(workdir: Path, design: Design, call: Call) -> dict[str, Any]:
     say(text.rstrip())
     seconds = sum(record["seconds"] for record in done.values())
     summary = tables.summary(found, metrics, "least")
-    summary |= found_trials.summary(design, trials, search.records, found, metrics, seconds)
-    sweep_page.write_search(workdir, design, trials, search.records, found, summary)
+    summary |= found_trials.summary(search, found, metrics, seconds)
+    sweep_page.write_search(search, found, summary)
     return summary

@@ -8,8 +8,9 @@ from experiments.ablation import found_trials, records, tables
 from experiments.ablation.curves import panels_of
 from experiments.ablation.design import Design, SweepConfig, read_design
 from experiments.ablation.halving import lengths_of
+from experiments.ablation.search_state import Search, open_search
 from experiments.ablation.tables import Found
-from experiments.ablation.trials import Trials, read_trials
+from experiments.ablation.trials import read_trials
 from experiments.web import document, runs
 from experiments.web.charts import chart_of
 from lmseq.config import knobs
@@ -61,33 +62,16 @@ def data_of(
     }
 
 
-def write_search(
-    workdir: Path,
-    design: Design,
-    trials: Trials,
-    known: Sequence[dict[str, Any]],
-    found: Found,
-    summary: dict[str, Any],
-) -> None:
+def write_search(search: Search, found: Found, summary: dict[str, Any]) -> None:
     """Write page.html into the folder of a search; found: the fresh seeds of its best trial."""
-    name = workdir.resolve().name
-    document.write_page(workdir / document.PAGE, data_of_search(name, design, trials, known, found, summary))
+    document.write_page(search.workdir / document.PAGE, data_of_search(search, found, summary))
 
 
-def data_of_search(
-    name: str,
-    design: Design,
-    trials: Trials,
-    known: Sequence[dict[str, Any]],
-    found: Found,
-    summary: dict[str, Any],
-) -> dict[str, Any]:
-    """The data of the page: a row a trial, its loss at each rung, and of the best from fresh seeds.
-
-    known: the records of the search.
-    """
+def data_of_search(search: Search, found: Found, summary: dict[str, Any]) -> dict[str, Any]:
+    """The data of the page: a row a trial, its loss at each rung, and of the best from fresh seeds."""
+    design, trials, name = search.design, search.trials, search.workdir.resolve().name
     fresh, metric = f"fresh {'seed' if len(found.rows) == 1 else 'seeds'}", "valid_loss"
-    rows = found_trials.ranked(found_trials.trial_rows(design, known))
+    rows = found_trials.ranked(found_trials.trial_rows(search))
     panels = [found_trials.rungs_panel(trials, rows)]
     of_best = {
         key: summary.get(f"{metric}{key.removeprefix(fresh)}")
@@ -121,11 +105,7 @@ def data_of_folder(folder: Path) -> dict[str, Any]:
     design = read_design(config)
     found = tables.found_of(design, records.read_ledger(folder))
     if config.search:
-        from experiments.ablation.searching import open_search  # imports JAX
-
-        search = open_search(design, read_trials(design), folder)
-        name = folder.resolve().name
-        return data_of_search(name, search.design, search.trials, search.records, found, summary)
+        return data_of_search(open_search(design, read_trials(design), folder), found, summary)
     metrics = tables.choose_metrics(found, "")
     panels = panels_of(found.rows, found.names, metrics)
     return data_of(folder.resolve().name, design, found, metrics, panels, summary)

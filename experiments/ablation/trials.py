@@ -79,7 +79,7 @@ def _cells_of(design: Design, numbers: Iterable[int]) -> list[Cell]:
     return [cell for n in numbers for cell in design.cells_of(n, [design.config.first_seed])]
 
 
-def with_round(design: Design, trials: Trials, number: int, best: int) -> tuple[Design, Trials]:
+def draw_round(design: Design, trials: Trials, number: int, best: int) -> tuple[Design, Trials]:
     """The same with the trials of a round, drawn around the best of those before, where it lacks them."""
     mine = trials_of_round(trials.rungs, number)
     if len(trials.cells) > mine.start:

@@ -13,8 +13,8 @@ from pathlib import Path
 from experiments.frame.console import say
 from lmseq.config.knobs import knob
 from lmseq.config.training import TrainConfig
+from lmseq.training.metrics import TENSORBOARD
 
-FOLDER = "tensorboard"  # of a run, where its curves are: TensorBoard shows both
 DRAWN = "perfetto_trace.json.gz"
 FORM = re.compile(r"(\d+):(\d+)")
 
@@ -67,7 +67,7 @@ class Tracer:
         if self._span is None:
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # a thousand frames of Python for each operation
-            folder = self._workdir / FOLDER
+            folder = self._workdir / TENSORBOARD
             jax.profiler.start_trace(folder, create_perfetto_trace=True, profiler_options=options)
         self._span = (self._span[0] if self._span else first, end)
         with jax.profiler.StepTraceAnnotation("dispatch", step_num=first):
@@ -84,7 +84,7 @@ class Tracer:
         (first, end), self._span = self._span, None
         try:
             jax.profiler.stop_trace()
-            drawn = max((self._workdir / FOLDER).rglob(DRAWN), key=lambda path: path.stat().st_mtime)
+            drawn = max((self._workdir / TENSORBOARD).rglob(DRAWN), key=lambda path: path.stat().st_mtime)
         except (OSError, RuntimeError, ValueError) as error:  # no reason to lose a training
             say(f"no trace of steps {first}:{end}, which cannot be written: {' '.join(str(error).split())}")
         else:

@@ -97,13 +97,11 @@ def prepare_jax(
         raise ValueError(
             f"JAX finds no device for JAX_PLATFORMS={asked}{why}: leave it out, or say cpu"
         ) from None
-    from lmseq.compiled import native_folder
     from lmseq.ngram import native as counts
     from lmseq.recurrence import native
 
     counts.find()
-    with suppress(OSError):  # there is none, or it is damaged: XLA's loops do the same
-        native.load(native.LIBRARY.path(native_folder()))
+    native.find()
 
 
 def data_folders() -> tuple[Path | None, Path]:

@@ -88,9 +88,10 @@ def write_arpa(
         file.write(b"\\data\\\n")
         for n, size in enumerate(tables.num_ngrams, start=1):
             file.write(f"ngram {n}={size}\n".encode())
+        spelling, encoded = _Spelling(tables, names), [name.encode() for name in names]
         for n in range(1, tables.order + 1):
             file.write(f"\n\\{n}-grams:\n".encode())
-            for part, lines in _lines_of(tables, n, names, routines):
+            for part, lines in _lines_of(spelling, n, encoded, routines):
                 file.write(lines)
                 progress(part.stop - part.start)
         file.write(b"\n\\end\\\n")
@@ -103,17 +104,17 @@ def _routines(stack: ExitStack, backend: Backend) -> Routines | None:
 
 
 def _lines_of(
-    tables: BackoffTables, n: int, names: Sequence[str], routines: Routines | None
+    spelling: "_Spelling", n: int, encoded: Sequence[bytes], routines: Routines | None
 ) -> Iterator[tuple[slice, bytes]]:
-    """The lines of order n in UTF-8, part by part."""
-    table, spelled = tables.orders[n - 1], _Spelling(tables, names)
-    size, encoded = len(table.word), [name.encode() for name in names]
+    """The lines of order n in UTF-8, part by part; encoded: the words in it."""
+    orders = spelling.tables.orders[:n]
+    table, size = orders[-1], len(orders[-1].word)
     if routines is None:
         parts = ((slice(at, min(at + PART, size)), None) for at in range(0, size, PART))
     else:
-        parts = routines.write_lines(tables.orders[:n], encoded, partial(_numbers, table), size)
+        parts = routines.write_lines(orders, encoded, partial(_numbers, table), size)
     for part, lines in parts:
-        yield part, lines or "".join(_lines(table, part, spelled.of(n, part))).encode()
+        yield part, lines or "".join(_lines(table, part, spelling.of(n, part))).encode()
 
 
 class _Spelling:

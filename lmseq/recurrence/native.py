@@ -6,6 +6,7 @@ known to JAX, for the rest of the process. The functions below equal the scans o
 """
 
 import ctypes
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import jaxlib
 from jaxtyping import Array
 
-from lmseq.compiled import Library, num_cores, open_library
+from lmseq.compiled import Library, native_folder, num_cores, open_library
 from lmseq.layers import Precision
 from lmseq.recurrence.cells import CELLS
 from lmseq.recurrence.cells.cell import Cell, Deltas, GateSteps, LayerState, LayerStates, Recurrent, Steps
@@ -40,6 +41,12 @@ def load(path: Path) -> None:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
     library.lmseq_has_bfloat16.restype = ctypes.c_bool
     _Loaded.library = library
+
+
+def find() -> None:
+    """Load what `make native` left in the user's cache folder, if it did."""
+    with suppress(OSError):  # there is none, or it is damaged: XLA's loops do the same
+        load(LIBRARY.path(native_folder()))
 
 
 def is_loaded(precision: Precision = "float32") -> bool:

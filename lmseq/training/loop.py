@@ -33,9 +33,7 @@ class Dispatched(NamedTuple):
 
 
 Settle = Callable[[Dispatched], LoopState]  # what is done with a dispatch before the next
-Around = Callable[
-    [int, int], AbstractContextManager
-]  # what the dispatch of steps first ... end - 1 is made in
+Around = Callable[[int, int], AbstractContextManager]  # of the dispatch of steps first ... end - 1
 
 
 def boundaries(start: int, stop: int, *periods: int) -> Iterator[tuple[int, int]]:

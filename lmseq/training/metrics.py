@@ -7,6 +7,8 @@ from typing import Any
 
 from lmseq.files import to_json, write_text
 
+TENSORBOARD = "tensorboard"  # the folder of a run with what TensorBoard shows
+
 
 def read_records(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
     """The records of a JSON-lines file, up to `last_step` or the first line that is no record."""
@@ -40,7 +42,7 @@ class MetricsWriter:
         kept = read_records(self._path, last_step)
         write_text(self._path, "".join(to_json(record) + "\n" for record in kept))
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=last_step + 1)
+        self._board = SummaryWriter(str(workdir / TENSORBOARD), purge_step=last_step + 1)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One record: numbers and text; TensorBoard gets the numbers as scalars."""
