@@ -18,7 +18,7 @@ from jaxtyping import Array, Int, UInt32
 from lmseq.types import PRNGKey
 
 # What a noise is of, to fold into a key beside the numbers of layers, which are all smaller.
-EMBEDDING, INPUTS, WEIGHTS, CANDIDATES = range(1 << 20, (1 << 20) + 4)
+EMBEDDING, INPUTS, WEIGHTS, CANDIDATES, NGRAMS = range(1 << 20, (1 << 20) + 5)
 THREEFRY = random.threefry_prng_impl
 WHOLE = "threefry2x32"  # the kind of key whose draws can be made in shares: JAX's default
 

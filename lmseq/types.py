@@ -13,7 +13,8 @@ Models
     is over; `part` models of a mixture; `cached` C tokens of a cache; `segment` N tokens, of which a model
     that follows the text takes a step of gradient descent; `number` keys of the pieces of a window, or
     blocks of a long one, of `size` queries that see a `span` of tokens; `head` N of a mixer; `key`, `value`
-    rows and columns of a matrix state; `chunk` pieces of C steps.
+    rows and columns of a matrix state; `chunk` pieces of C steps; `joined` a hidden state with the vectors of
+    n-grams behind it.
 Training
     `level` quantiles of a prediction; `evaluation` the latest of a training. `steps` optimiser steps of a
     dispatch, or time steps of a forecast.

@@ -203,7 +203,7 @@ def test_what_does_not_go_together_is_one_line(run, scripts, flags, says):
     assert done.returncode == 2 and says in done.stderr and not done.stdout
 
 
-def wait_for(terminal: int, what: str, seconds: float = 60.0, must: bool = True) -> str:
+def wait_for(terminal: int, what: str, seconds: float = 240.0, must: bool = True) -> str:
     """What a terminal shows up to a text, or, where it need not come, until it is over."""
     shown, until = "", time.monotonic() + seconds
     while what not in shown and (must or time.monotonic() < until):
@@ -225,7 +225,7 @@ def test_a_terminal(run, processes):
         wait_for(ours, "> ")
         os.write(ours, b"the tide\n")
         wait_for(ours, "the tide\r\n")
-        assert select.select([ours], [], [], 30)[0], "something is shown long before the answer ends"
+        assert select.select([ours], [], [], 240)[0], "something is shown long before the answer ends"
         os.kill(done.pid, signal.SIGINT)
         wait_for(ours, "\r\n> ")
         os.write(ours, b"half a line")
@@ -236,7 +236,7 @@ def test_a_terminal(run, processes):
         while "}\r\n" not in shown:  # what is typed before the line editor is ready is lost
             os.write(ours, b"\x04")
             shown += wait_for(ours, "\n", seconds=2.0, must=False)
-        assert done.wait(30) == 0
+        assert done.wait(240) == 0
         summary = json.loads(shown.strip().splitlines()[-1])
         assert summary["num_turns"] == 1 and 0 < summary["num_tokens"] < 1_000_000
     finally:

@@ -167,7 +167,7 @@ def parts_of(config: Config, work: Work, numbers: Mapping[str, Number]) -> tuple
     """Model and objective with a member's numbers in place of the common ones."""
     model, objective = work.model, work.objective
     if "dropout" in numbers:
-        model = bind(model.module.clone(dropout=numbers["dropout"]))
+        model = bind(model.module.with_dropout(numbers["dropout"]))
     chosen = {name: numbers[name] for name in ("input_noise", "sampling_rate") if name in numbers}
     if chosen:
         objective = make_objective(replace(config, objective=replace(config.objective, **chosen)))

@@ -177,12 +177,12 @@ class Interrupts:
                 self._is_typing = self.came = False
                 yield line
             except KeyboardInterrupt:
+                self._is_typing = False  # so that a second one does not end the program
                 print()
             except EOFError:
+                self._is_typing = False
                 print()
                 return
-            finally:
-                self._is_typing = False
 
 
 def show_piece(text: str) -> None:

@@ -17,6 +17,7 @@ from lmseq.config.mixers import (
     layer_names,
     settled_stack,
 )
+from lmseq.config.ngram_features import NgramFeatureConfig, check_ngram_features, idle_ngram_features
 from lmseq.config.regularisation import (
     AS_DROPOUT,
     LossConfig,
@@ -42,7 +43,7 @@ ModelKind = Literal[CellKind, MixerKind, "stack", "mlp", "linear"]
 WINDOWED = ("mlp", "linear")
 # Settings of a model that its parameters do not depend on: how it is trained, and how it is computed.
 APART_FROM_PARAMETERS = ("dropout", "dropout_kind", "precision", "recompute_steps", "backend", "chunk")
-APART_FROM_PARAMETERS += ("init_range", *NoiseConfig.__dataclass_fields__)
+APART_FROM_PARAMETERS += ("init_range", "ngram_dropout", *NoiseConfig.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class DataConfig(TextConfig):
 
 
 @dataclass(frozen=True)
-class ModelConfig(NoiseConfig, MixerConfig):
+class ModelConfig(NgramFeatureConfig, NoiseConfig, MixerConfig):
     """The model under the contract."""
 
     model: ModelKind = knob(
@@ -212,6 +213,7 @@ def _check_ranges(config: LanguageModelConfig) -> None:
     below_one(**pick(model, "dropout"))
     check_regularisation(model, config.loss)
     check_mixers(model, model.model)
+    check_ngram_features(model)
 
 
 def _check_pairs(config: LanguageModelConfig) -> None:
@@ -258,6 +260,7 @@ def _check_idle(config: LanguageModelConfig) -> None:
             recurrent=recurrent,
             stack=stack,
         ),
+        *idle_ngram_features(model, not windowed),
         *idle_in_training(config.train),
         (config.course, "init_optimizer", bool(config.course.init_from), "init_from"),
     )

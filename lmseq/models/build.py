@@ -18,6 +18,7 @@ from lmseq.models.heads import SINGLE
 from lmseq.models.interface import BoundModel, SequenceModule, bind, bind_direct
 from lmseq.models.linear import DirectLinearMap, LinearMap, fit_least_squares, fit_map
 from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
+from lmseq.models.ngram_features import NgramFeatureModel
 from lmseq.models.normalised import DirectNormalised, Normalised
 from lmseq.models.recurrent import RecurrentLanguageModel
 from lmseq.models.recurrent_series import RecurrentSeriesModel, WindowedRecurrentSeriesModel
@@ -78,6 +79,9 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
             raise ValueError(
                 f"expected one of {', '.join(get_args(ModelKind))} as model, got {config.model!r}"
             )
+    if config.ngram_order:
+        sizes = config.ngram_order, config.ngram_rows, config.ngram_size, config.ngram_dropout
+        module = NgramFeatureModel(module, *sizes)
     return bind(module, config.init_range)
 
 

@@ -74,6 +74,10 @@ class SequenceModule(nn.Module):
         carry, predictions = self.unroll(carry, xs, training=training, key=key)
         return carry, log_prob(predictions, targets)
 
+    def with_dropout(self, rate: float | Float[Array, ""]) -> "SequenceModule":
+        """The same module whose layers' outputs are dropped at another rate, which may be traced."""
+        return self.clone(dropout=rate)
+
     def _unbound(self) -> "tuple[BoundModel, Params]":
         """This module and its parameters apart, as a JAX loop must not run through a live Flax module."""
         module, variables = self.unbind()

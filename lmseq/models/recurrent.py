@@ -289,18 +289,19 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
 
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Float[Array, "*dims vocab"]:
         """Log-softmax of an affine map."""
-        return jax.nn.log_softmax(affine(self._projected(hidden), self._output_kernel(), self.output_bias))
+        return jax.nn.log_softmax(affine(self.projected(hidden), *self.head()))
 
-    def _projected(
+    def projected(
         self, hidden: Float[Array, "*dims hidden"], precision: Precision = "float32"
     ) -> Float[Array, "*dims feature"]:
-        """As wide as the output kernel is high."""
+        """What the softmax's kernel multiplies, as wide as the kernel is high."""
         if not self.tie_embeddings or self.embedding_size == self._sizes()[-1]:
             return hidden
         return product(hidden, self.output_projection, precision)
 
-    def _output_kernel(self) -> Float[Array, "hidden vocab"]:
-        return self.embedding.T if self.tie_embeddings else self.output_kernel
+    def head(self) -> tuple[Float[Array, "feature vocab"], Float[Array, "vocab"]]:
+        """Kernel and bias of the softmax."""
+        return self.embedding.T if self.tie_embeddings else self.output_kernel, self.output_bias
 
     def token_log_probs(
         self,
@@ -324,9 +325,8 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         precision: Precision,
         key: PRNGKey | None,
     ) -> Float[Array, "*dims"]:
-        head = self._output_kernel(), self.output_bias
         how = precision, self.sampled_softmax, key
-        return target_log_probs(self._projected(outputs, precision), *head, targets, *how)
+        return target_log_probs(self.projected(outputs, precision), *self.head(), targets, *how)
 
     def token_trace(
         self, carry: Carry, xs: Elements, targets: Elements, *, key: PRNGKey | None = None
@@ -335,6 +335,5 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         carry, (raw, outputs) = self._outputs(carry, xs, True, key, with_raw=True)
         raw, outputs = batch_major((raw, outputs))
         log_probs = self._of_targets(outputs, targets, self._precision(True), key)
-        head = self._output_kernel(), self.output_bias
-        spread = mean_minus_target(self._projected(outputs), *head, targets)
+        spread = mean_minus_target(self.projected(outputs), *self.head(), targets)
         return carry, Trace(log_probs, outputs, raw, spread)

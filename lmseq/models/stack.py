@@ -203,12 +203,19 @@ class MixerLanguageModel(MixerStack, kw_only=True):
     def _embed(self, xs: Int[Array, "*dims"]) -> Float[Array, "*dims feature"]:
         return lookup(self.embedding, xs)
 
-    def _output_kernel(self) -> Float[Array, "feature vocab"]:
-        return self.embedding.T if self.tie_embeddings else self.output_kernel
+    def projected(
+        self, hidden: Float[Array, "*dims feature"], precision: Precision = "float32"
+    ) -> Float[Array, "*dims feature"]:
+        """What the softmax's kernel multiplies: the hidden state, in any precision."""
+        return hidden
+
+    def head(self) -> tuple[Float[Array, "feature vocab"], Float[Array, "vocab"]]:
+        """Kernel and bias of the softmax."""
+        return self.embedding.T if self.tie_embeddings else self.output_kernel, self.output_bias
 
     def _predict(self, hidden: Float[Array, "*dims feature"]) -> Float[Array, "*dims vocab"]:
         """Log-softmax of an affine map."""
-        return jax.nn.log_softmax(affine(hidden, self._output_kernel(), self.output_bias))
+        return jax.nn.log_softmax(affine(hidden, *self.head()))
 
     def token_log_probs(
         self,
@@ -222,16 +229,16 @@ class MixerLanguageModel(MixerStack, kw_only=True):
         """The targets' entries of `unroll`, whose derivative holds no second (B, T, V)."""
         carry, hidden = self.hidden_steps(carry, xs, training=training, key=key)
         how = (self.precision, self.sampled_softmax, key) if training else ("float32", 0, None)
-        return carry, target_log_probs(hidden, self._output_kernel(), self.output_bias, targets, *how)
+        return carry, target_log_probs(hidden, *self.head(), targets, *how)
 
     def token_trace(
         self, carry: StackCarry, xs: Elements, targets: Elements, *, key: PRNGKey | None = None
     ) -> tuple[StackCarry, Trace]:
         """As `token_log_probs` in training; nothing is dropped between hidden state and readout."""
         carry, hidden = self.hidden_steps(carry, xs, training=True, key=key)
-        head = self._output_kernel(), self.output_bias
-        log_probs = target_log_probs(hidden, *head, targets, self.precision, self.sampled_softmax, key)
-        return carry, Trace(log_probs, hidden, hidden, mean_minus_target(hidden, *head, targets))
+        how = self.precision, self.sampled_softmax, key
+        log_probs = target_log_probs(hidden, *self.head(), targets, *how)
+        return carry, Trace(log_probs, hidden, hidden, mean_minus_target(hidden, *self.head(), targets))
 
 
 class MixerSeriesModel(MixerStack, kw_only=True):
