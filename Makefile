@@ -22,7 +22,7 @@ demo: ## train, score and sample a small language model (runs/demo)
 	what = f"{n} {jax.default_backend().upper()} device" + "s" * (n > 1); \
 	where = f".venv (Python {platform.python_version()}, jax {jax.__version__}, {what})"; \
 	print(f"environment: {where:<60}{sys.argv[1]:>6} s", flush=True)' $$(($$(date +%s) - start))
-	@.venv/bin/python -m experiments.train_lm --workdir=runs/demo
+	@.venv/bin/python -m experiments.train_lm --preset=python_docs --workdir=runs/demo
 
 native: .venv/.user ## compile loops and routines for this processor (optional; needs a C++ compiler)
 	@.venv/bin/python -m experiments.native

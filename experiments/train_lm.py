@@ -1,6 +1,6 @@
 """Train a language model on a text; watch it, stop it, resume it; evaluate, sample, draw.
 
-    python -m experiments.train_lm --corpus=python_docs --workdir=runs/demo
+    python -m experiments.train_lm --preset=python_docs --workdir=runs/demo
 
 The same command continues an interrupted run, bit for bit, and reprints a finished one's summary. With
 --extend=STEPS beside, it goes on to so many steps in all, under schedules that have no end. --init_from=RUN

@@ -18,6 +18,7 @@ from lmseq.models.build import build_model
 from lmseq.models.ngram_features import context_rows
 from lmseq.noise import share_key
 from lmseq.scoring import score
+from lmseq.training.optimizer import _inner_matrices
 
 V, B, T = 7, 4, 9
 NETS = {
@@ -81,15 +82,15 @@ def test_the_formula_by_hand():
     hidden = interface.hidden_steps(net, net_params, net.init_carry(net_params, B), XS)
     for row, step in itertools.product(range(B), range(T)):
         context = [V] * 3 + np.asarray(XS)[row, : step + 1].tolist()
-        vectors = sum(np.asarray(params["rows"])[row_of(context[-n:], 30)] for n in (1, 2, 3))
+        vectors = sum(np.asarray(params["ngram_rows"])[row_of(context[-n:], 30)] for n in (1, 2, 3))
         logits = np.asarray(hidden)[row, step] @ net_params["output_kernel"] + net_params["output_bias"]
-        near(log_probs[row, step], jax.nn.log_softmax(logits + vectors @ np.asarray(params["kernel"])))
+        near(log_probs[row, step], jax.nn.log_softmax(logits + vectors @ np.asarray(params["ngram_kernel"])))
 
 
 def test_at_the_beginning_it_is_the_net():
     model = build_model(ModelConfig(hidden_size=6, **FEATURES), V)
     params, net = model.init(KEY), build_model(ModelConfig(hidden_size=6), V)
-    assert not params["rows"].any() and params["kernel"].any()
+    assert not params["ngram_rows"].any() and params["ngram_kernel"].any()
     both = (
         each.unroll(p, each.init_carry(p, B), XS)[1] for each, p in ((model, params), (net, params["net"]))
     )
@@ -125,7 +126,7 @@ def test_only_rows_that_were_met_learn():
     def loss(params):
         return model.token_log_probs(params, model.init_carry(params, B), XS, TARGETS, training=True)[1].sum()
 
-    slope = np.asarray(jax.grad(loss)(params)["rows"])
+    slope = np.asarray(jax.grad(loss)(params)["ngram_rows"])
     seen = [[V] * 3 + row for row in np.asarray(XS).tolist()]
     met = {row_of(row[end - n : end], 5000) for row in seen for end in range(4, T + 4) for n in (1, 2, 3)}
     assert set(np.flatnonzero(slope.any(axis=1))) == met
@@ -149,12 +150,12 @@ def test_whole_vectors_are_dropped_and_rows_apart_see_the_same():
     """With one vector of one number that reads as itself, logits say which contexts were kept."""
     model, params = made(ngram_rows=5000, ngram_size=1, ngram_dropout=0.25, init_range=1.0)
     params = jax.tree.map(jnp.zeros_like, params)
-    params["kernel"] = params["kernel"].at[0, 0].set(1.0)
+    params["ngram_kernel"] = params["ngram_kernel"].at[0, 0].set(1.0)
     xs = jnp.broadcast_to(jnp.arange(T) % 3, (200, T))
     seen = jnp.concatenate([jnp.full((3,), V), xs[0]])
     rows = jnp.stack([context_rows(seen[t + 1 : t + 4], 5000) for t in range(T)])
     # The vector of a context of n tokens is 100^(n - 1), whatever it is made of.
-    params["rows"] = params["rows"].at[rows].set(jnp.array([1.0, 100.0, 10000.0])[None, :, None])
+    params["ngram_rows"] = params["ngram_rows"].at[rows].set(jnp.array([1.0, 100.0, 10000.0])[None, :, None])
     carry = model.init_carry(params, 200)
     _, log_probs = model.unroll(params, carry, xs, training=True, key=KEY)
     kept = np.rint(np.asarray(log_probs[..., 0] - log_probs[..., 1]) * 0.75).astype(int)
@@ -212,3 +213,19 @@ def test_penalties_and_smoothing_go_with_it():
         model=ModelConfig(ngram_order=3), loss=LossConfig(label_smoothing=0.1, activation_penalty=1.0)
     )
     assert dataclasses.replace(check(config).model) == config.model
+
+
+@pytest.mark.parametrize(
+    "net, inner",
+    [
+        ("gru", {"recurrent_kernel_0"}),
+        (
+            "tied",
+            {f"{kind}_kernel_{i}" for kind in ("input", "recurrent") for i in (0, 1)} | {"output_projection"},
+        ),
+    ],
+)
+def test_muon_turns_the_matrices_inside_the_net_alone(net, inner):
+    found = _inner_matrices(made(net)[1])
+    paths = jax.tree_util.tree_leaves_with_path(found, is_leaf=lambda leaf: hasattr(leaf, "reduction_axis"))
+    assert {path[-1].key for path, leaf in paths if leaf is not None} == inner

@@ -29,7 +29,7 @@ PICTURES = ROOT / "docs" / "pictures"
 
 # In this order: some read the runs of those before.
 COMMANDS = {
-    "demo": "train_lm --workdir=runs/demo",
+    "demo": "train_lm --preset=python_docs --workdir=runs/demo",
     "score": 'score_text --run=runs/demo --text="the object" --text="object the"',
     "sample": 'sample_text --run=runs/demo --prompt="Class " --num_tokens=150 --temperature=0.6',
     "counts": "train_ngram --order=8 --discount_fallback --workdir=runs/counts",

@@ -3,6 +3,28 @@
 from typing import Any
 
 
+def python_docs() -> dict[str, Any]:
+    """A GRU with vectors of 6-grams: 1.165 nats a character, where counts have 1.213: 85 s; the demo.
+
+    python -m experiments.train_lm --preset=python_docs --workdir=runs/demo
+
+    Of the validation part. Without the vectors the same GRU has 1.297, in twice as many steps. They are decayed
+    and dropped a great deal: a text of so few characters is soon learned by heart. Settings were chosen on
+    the validation part; on the test part it has 1.010, where counts have 1.031.
+    """
+    return {
+        "corpus": "python_docs",
+        "ngram_order": 6,
+        "ngram_dropout": 0.4,
+        "optimizer": "adamw",
+        "weight_decay": 0.3,
+        "learning_rate": 1.2e-2,
+        "num_train_steps": 1500,
+        "eval_every": 250,
+        "checkpoint_every": 500,
+    }
+
+
 def shakespeare_cpu() -> dict[str, Any]:
     """A GRU of 0.8 M parameters: below 1.47 nats a character on the last tenth of tiny_shakespeare, 90 s.
 
@@ -229,6 +251,7 @@ def ptb() -> dict[str, Any]:
 
 
 TRAIN_LM = (
+    python_docs,
     shakespeare_cpu,
     shakespeare_attention,
     shakespeare_mix,

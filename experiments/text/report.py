@@ -198,7 +198,8 @@ def _print_table(
     if counts["loss"] < losses["valid_loss"]:
         say(
             f"the {counts['order']}-gram predicts this text better than the {prepared.config.model.model}: "
-            "train longer (--num_train_steps), or mix both (experiments.train_ngram, experiments.mix_models)"
+            "train longer (--num_train_steps), show it n-grams (--ngram_order), or mix both "
+            "(experiments.train_ngram, experiments.mix_models)"
         )
     if "valid_tokens_scored" in losses:
         say(

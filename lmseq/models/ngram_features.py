@@ -64,9 +64,9 @@ class NgramFeatureModel(HiddenModule):
     def setup(self) -> None:
         """Declare the parameters beside the net's."""
         vocab_size = self.net.vocab_size
-        self.rows = self.param("rows", nn.initializers.zeros, (self.num_rows, self.size))
+        self.rows = self.param("ngram_rows", nn.initializers.zeros, (self.num_rows, self.size))
         kernel = nn.initializers.lecun_normal()
-        self.kernel = self.param("kernel", kernel, (self.size, vocab_size))
+        self.kernel = self.param("ngram_kernel", kernel, (self.size, vocab_size))
 
     def init_carry(self, batch_size: int) -> NgramCarry:
         """The net's, and no token."""

@@ -18,8 +18,8 @@ from lmseq.types import Params
 
 Number = float | Float[Array, ""]
 ADAM_RMS = 0.2  # root mean square of Adam's updates at rate 1, to which Muon's are scaled (Liu et al. 2025)
-# By the last name in the tree: matrices whose rows are symbols or taps of a convolution.
-NOT_INNER = ("embedding", "output_kernel", "convolution")
+# By the last name in the tree: matrices whose rows or columns are symbols, contexts or taps of a convolution.
+NOT_INNER = ("embedding", "output_kernel", "ngram_rows", "ngram_kernel", "convolution")
 
 
 def make_schedule(config: TrainConfig, peak: Number | None = None) -> optax.Schedule:
@@ -147,7 +147,8 @@ def _inner_matrices(params: Params) -> PyTree:
     """How Muon reads each parameter: (inputs, outputs) of kernels inside a net; None where it does not."""
 
     # Without an embedding, the rows of a net's first kernel are symbols.
-    outer = NOT_INNER if "embedding" in params else (*NOT_INNER, "input_kernel_0")
+    embeds = any(path[-1].key == "embedding" for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    outer = NOT_INNER if embeds else (*NOT_INNER, "input_kernel_0")
 
     def of(path: tuple[Any, ...], leaf: Array | np.ndarray) -> optax.contrib.MuonDimensionNumbers | None:
         is_inner = leaf.ndim == 2 and min(leaf.shape) > 1 and path[-1].key not in outer
