@@ -8,8 +8,8 @@ def python_docs() -> dict[str, Any]:
 
     python -m experiments.train_lm --preset=python_docs --workdir=runs/demo
 
-    Of the validation part. Without the vectors the same GRU has 1.297, in twice as many steps. They are decayed
-    and dropped a great deal: a text of so few characters is soon learned by heart. Settings were chosen on
+    Of the validation part. Without the vectors the same GRU has 1.297, in twice as many steps. They decay and
+    are dropped a great deal: a text of so few characters is soon learned by heart. Settings were chosen on
     the validation part; on the test part it has 1.010, where counts have 1.031.
     """
     return {
