@@ -4,20 +4,20 @@ from typing import Any
 
 
 def python_docs() -> dict[str, Any]:
-    """A GRU with vectors of 6-grams: 1.165 nats a character, where counts have 1.213: 85 s; the demo.
+    """A GRU with vectors of 6-grams: 1.157 nats a character, where counts have 1.213: 90 s; the demo.
 
     python -m experiments.train_lm --preset=python_docs --workdir=runs/demo
 
     Of the validation part. Without the vectors the same GRU has 1.297, in twice as many steps. They decay and
     are dropped a great deal: a text of so few characters is soon learned by heart. Settings were chosen on
-    the validation part; on the test part it has 1.010, where counts have 1.031.
+    the validation part; on the test part it has 1.002, where counts have 1.030.
     """
     return {
         "corpus": "python_docs",
         "ngram_order": 6,
-        "ngram_dropout": 0.4,
+        "ngram_dropout": 0.3,
         "optimizer": "adamw",
-        "weight_decay": 0.3,
+        "weight_decay": 0.2,
         "learning_rate": 1.2e-2,
         "num_train_steps": 1500,
         "eval_every": 250,
