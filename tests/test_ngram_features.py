@@ -229,3 +229,8 @@ def test_muon_turns_the_matrices_inside_the_net_alone(net, inner):
     found = _inner_matrices(made(net)[1])
     paths = jax.tree_util.tree_leaves_with_path(found, is_leaf=lambda leaf: hasattr(leaf, "reduction_axis"))
     assert {path[-1].key for path, leaf in paths if leaf is not None} == inner
+
+
+def test_a_model_without_a_hidden_state_is_refused():
+    with pytest.raises(ValueError, match="needs a recurrent model or a stack, got model mlp"):
+        build_model(ModelConfig(model="mlp", ngram_order=3), V)

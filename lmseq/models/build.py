@@ -15,7 +15,7 @@ from lmseq.mixers.named import blocks_of
 from lmseq.models.averaged import Averaged, DirectAveraged
 from lmseq.models.baselines import Drift, Mean, Persistence, SeasonalNaive
 from lmseq.models.heads import SINGLE
-from lmseq.models.interface import BoundModel, SequenceModule, bind, bind_direct
+from lmseq.models.interface import BoundModel, HiddenModule, SequenceModule, bind, bind_direct
 from lmseq.models.linear import DirectLinearMap, LinearMap, fit_least_squares, fit_map
 from lmseq.models.mlp import MarkovLanguageModel, MarkovSeriesModel
 from lmseq.models.ngram_features import NgramFeatureModel
@@ -31,9 +31,20 @@ from lmseq.types import NO_COVARIATES, Covariates, Params
 def build_model(config: ModelConfig, vocab_size: int) -> Model:
     """The model that the config names, over a vocabulary of `vocab_size` symbols.
 
-    Raises ValueError for a kind that does not exist.
+    Raises ValueError for a kind that does not exist, and for an ngram_order of one without a hidden state.
     """
     _check_candidates(config, vocab_size)
+    module = _language_module(config, vocab_size)
+    if config.ngram_order:
+        if not isinstance(module, HiddenModule):
+            raise ValueError(f"ngram_order needs a recurrent model or a stack, got model {config.model}")
+        sizes = config.ngram_order, config.ngram_rows, config.ngram_size, config.ngram_dropout
+        module = NgramFeatureModel(module, *sizes)
+    return bind(module, config.init_range)
+
+
+def _language_module(config: ModelConfig, vocab_size: int) -> SequenceModule:
+    """The net itself; ValueError for a kind that does not exist."""
     common = {
         "sampled_softmax": config.sampled_softmax,
         "tie_embeddings": config.tie_embeddings,
@@ -46,7 +57,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
     }
     match config.model:
         case name if is_stack(config, name):
-            module = MixerLanguageModel(
+            return MixerLanguageModel(
                 vocab_size=vocab_size,
                 blocks=blocks_of(config, name, config.hidden_size, config.num_layers, config.backend),
                 hidden_size=config.hidden_size,
@@ -54,7 +65,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
             )
         case name if name in get_args(CellKind):
             output_dropout = None if config.output_dropout == AS_DROPOUT else config.output_dropout
-            module = RecurrentLanguageModel(
+            return RecurrentLanguageModel(
                 vocab_size=vocab_size,
                 cell=cell_named(name),
                 hidden_size=config.hidden_size,
@@ -67,7 +78,7 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
                 **common,
             )
         case "mlp" | "linear":
-            module = MarkovLanguageModel(
+            return MarkovLanguageModel(
                 vocab_size=vocab_size,
                 tau=config.tau,
                 hidden_size=config.hidden_size,
@@ -79,10 +90,6 @@ def build_model(config: ModelConfig, vocab_size: int) -> Model:
             raise ValueError(
                 f"expected one of {', '.join(get_args(ModelKind))} as model, got {config.model!r}"
             )
-    if config.ngram_order:
-        sizes = config.ngram_order, config.ngram_rows, config.ngram_size, config.ngram_dropout
-        module = NgramFeatureModel(module, *sizes)
-    return bind(module, config.init_range)
 
 
 def _check_candidates(config: ModelConfig, vocab_size: int) -> None:
