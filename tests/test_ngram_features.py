@@ -1,6 +1,5 @@
 """Vectors of n-grams beside a hidden state: their formula by hand, the contract, what is dropped."""
 
-import dataclasses
 import itertools
 
 import jax
@@ -11,14 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmseq.config.language_model import LanguageModelConfig, ModelConfig, check
-from lmseq.config.regularisation import LossConfig
+from lmseq.config.training import TrainConfig
 from lmseq.contract import gather_log_probs, scan_carries, scan_unroll
 from lmseq.models import interface
 from lmseq.models.build import build_model
+from lmseq.models.dynamic import Dynamic
+from lmseq.models.mixture import with_cache
 from lmseq.models.ngram_features import context_rows
 from lmseq.noise import share_key
+from lmseq.portable import portable
 from lmseq.scoring import score
-from lmseq.training.optimizer import _inner_matrices
+from lmseq.training.gradient import StepInfo
+from lmseq.training.optimizer import make_optimizer
+from lmseq.training.regularised import RegularisedLoss
+from lmseq.types import Batch
 
 V, B, T = 7, 4, 9
 NETS = {
@@ -198,6 +203,7 @@ def test_an_ablation_s_dropout_is_the_net_s():
         ({"ngram_order": 3, "ngram_rows": 0}, "ngram_rows"),
         ({"ngram_order": 3, "ngram_size": 0}, "ngram_size"),
         ({"ngram_order": 3, "ngram_dropout": 1.0}, "ngram_dropout"),
+        ({"ngram_order": 3, "ngram_rows": 2**26, "ngram_size": 2**12}, r"ngram_rows \* ngram_size"),
         ({"ngram_rows": 7}, "ngram_rows=7 does nothing here"),
         ({"ngram_dropout": 0.1}, "ngram_dropout=0.1 does nothing here"),
         ({"ngram_order": 3, "model": "mlp"}, "read by recurrent models and stacks only"),
@@ -208,27 +214,98 @@ def test_what_cannot_be_is_refused(settings, says):
         check(LanguageModelConfig(model=ModelConfig(**settings)))
 
 
-def test_penalties_and_smoothing_go_with_it():
-    config = LanguageModelConfig(
-        model=ModelConfig(ngram_order=3), loss=LossConfig(label_smoothing=0.1, activation_penalty=1.0)
+def test_penalties_and_smoothing_by_hand():
+    """Penalties are of the net's outputs; the smoothed target is that of the whole softmax."""
+    model, params = made()
+    carry = model.init_carry(params, B)
+    batch = Batch(XS, TARGETS, jnp.ones((B, T), bool))
+    loss = RegularisedLoss(activation_penalty=0.7, temporal_penalty=0.3, label_smoothing=0.2)
+    found = loss(model, params, carry, batch, StepInfo(0, KEY, jnp.array(False)))
+    whole = model.unroll(params, carry, XS)[1]
+    smoothed = -0.8 * gather_log_probs(whole, TARGETS) - 0.2 * whole.mean(axis=-1)
+    outputs = np.asarray(interface.hidden_steps(model, params, carry, XS))[..., :6]
+    penalties = 0.7 * (outputs**2).mean() + 0.3 * (np.diff(outputs, axis=1) ** 2).mean()
+    assert float(found.minimised.nll) == pytest.approx(float(smoothed.sum() + penalties * B * T), rel=1e-5)
+
+
+@pytest.mark.parametrize("net", ["gru", "tied"])
+@pytest.mark.parametrize("features", [FEATURES, {"ngram_order": 0, "ngram_rows": 65536, "ngram_size": 32}])
+def test_muon_turns_the_matrices_inside_the_net_alone(net, features):
+    """All others have Adam's first update, whose numbers are all of one size."""
+    model, params = made(net, **features)
+    optimizer = make_optimizer(TrainConfig(optimizer="muon", warmup_steps=0, clip_norm=0.0))
+    slopes = jax.grad(
+        lambda params: model.token_log_probs(params, model.init_carry(params, B), XS, TARGETS)[1].sum()
     )
-    assert dataclasses.replace(check(config).model) == config.model
+    updates, _ = jax.jit(optimizer.update)(slopes(params), optimizer.init(params), params)
+    inner = {"recurrent_kernel_0", "recurrent_kernel_1", "input_kernel_1", "output_projection"}
+    inner |= {"input_kernel_0"} if net == "tied" else set()
+    for path, update in jax.tree_util.tree_leaves_with_path(updates):
+        assert np.isfinite(update).all()
+        names = {each.key for each in path}
+        if update.ndim == 2:
+            sizes = np.abs(np.asarray(update)[np.asarray(update) != 0])
+            assert (sizes.max() > 1.1 * sizes.min()) == bool(names & inner), names
 
 
-@pytest.mark.parametrize(
-    "net, inner",
-    [
-        ("gru", {"recurrent_kernel_0"}),
-        (
-            "tied",
-            {f"{kind}_kernel_{i}" for kind in ("input", "recurrent") for i in (0, 1)} | {"output_projection"},
-        ),
-    ],
-)
-def test_muon_turns_the_matrices_inside_the_net_alone(net, inner):
-    found = _inner_matrices(made(net)[1])
-    paths = jax.tree_util.tree_leaves_with_path(found, is_leaf=lambda leaf: hasattr(leaf, "reduction_axis"))
-    assert {path[-1].key for path, leaf in paths if leaf is not None} == inner
+def test_a_traced_rate_is_a_rate():
+    """As searches over `dropout` give it, several at once."""
+    model, params = made(dropout=0.3)
+    carry = model.init_carry(params, B)
+
+    def run(rate):
+        other = interface.bind(model.module.with_dropout(rate))
+        return other.token_log_probs(params, carry, XS, TARGETS, training=True, key=KEY)[1]
+
+    found = jax.vmap(run)(jnp.array([0.3, 0.6]))
+    near(found[0], model.token_log_probs(params, carry, XS, TARGETS, training=True, key=KEY)[1])
+    near(
+        found[1], made(dropout=0.6)[0].token_log_probs(params, carry, XS, TARGETS, training=True, key=KEY)[1]
+    )
+
+
+def test_a_window_in_pieces_is_the_window():
+    """What is computed anew for the derivative is the same."""
+    whole, params = made(ngram_dropout=0.4)
+    pieces = made(ngram_dropout=0.4, recompute_steps=2)[0]
+
+    def slopes(model):
+        def loss(params):
+            start = model.init_carry(params, B)
+            return model.token_log_probs(params, start, XS, TARGETS, training=True, key=KEY)[1].sum()
+
+        return jax.value_and_grad(loss)(params)
+
+    near(slopes(pieces), slopes(whole))
+
+
+@pytest.mark.parametrize("net", ["gru", "stack"])
+def test_exported_programs_say_the_same(net):
+    model, params = made(net, backend="scan") if net == "gru" else made(net)
+    found = portable(model, params)
+    named = {name: jnp.asarray(each) for name, each in found.params.items()}
+    carry, ours = found.functions["init_carry"].call(named, XS[:, 0]), model.init_carry(params, B)
+    for step in range(4):
+        carry = found.functions["update"].call(named, carry, XS[:, step])
+        ours = model.update(params, ours, XS[:, step])
+        near(found.functions["readout"].call(named, carry), model.readout(params, ours), 1e-6)
+
+
+@pytest.mark.parametrize("around", ["dynamic", "cache"])
+def test_models_around_it_predict(around):
+    """All strings of two tokens sum to one, after some text."""
+    model, params = made()
+    if around == "dynamic":
+        other = Dynamic(model, 2)
+        given = other.init(KEY)._replace(model=params, rate=jnp.array(0.1))
+    else:
+        other, given = with_cache(model, params, 5, V, neural=True)
+    carry = other.unroll(given, other.init_carry(given, 1), XS[:1, :5])[0]
+    first = other.readout(given, carry)[0]
+    seconds = jnp.stack(
+        [other.readout(given, other.update(given, carry, jnp.array([x])))[0] for x in range(V)]
+    )
+    assert float(jnp.exp(first[:, None] + seconds).sum()) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_a_model_without_a_hidden_state_is_refused():

@@ -8,9 +8,10 @@ def python_docs() -> dict[str, Any]:
 
     python -m experiments.train_lm --preset=python_docs --workdir=runs/demo
 
-    Of the validation part. Without the vectors the same GRU has 1.297, in twice as many steps. They decay and
-    are dropped a great deal: a text of so few characters is soon learned by heart. Settings were chosen on
-    the validation part; on the test part it has 1.002, where counts have 1.030.
+    Of the validation part, on which settings were chosen; on the test part it has 1.002, where counts have
+    1.030. A GRU of the default settings, which have no vectors, has 1.30 after 3,000 steps. A text of so few
+    characters is soon learned by heart: weights decay, and vectors are dropped. Of its own continuations,
+    which are likelier to go astray, it has a higher loss far ahead than that GRU.
     """
     return {
         "corpus": "python_docs",

@@ -23,7 +23,7 @@ from experiments.text.evaluate import (
 )
 from experiments.text.suggest import suggest
 from lmseq import plotting, rollout, scoring
-from lmseq.config.language_model import check
+from lmseq.config.language_model import WINDOWED, check
 from lmseq.models.interface import count_parameters
 from lmseq.models.ngram import Counts, fit_counts
 from lmseq.ngram import smoothing
@@ -196,9 +196,11 @@ def _print_table(
     for name, loss, bits, size, spent in rows:
         say(f"{name:<{width}}{loss:>10.3f}{bits:>11.3f}{size:>12,}{spent:>9.1f}")
     if counts["loss"] < losses["valid_loss"]:
+        model = prepared.config.model
+        could_see = model.model not in WINDOWED and not model.ngram_order
         say(
-            f"the {counts['order']}-gram predicts this text better than the {prepared.config.model.model}: "
-            "train longer (--num_train_steps), show it n-grams (--ngram_order), or mix both "
+            f"the {counts['order']}-gram predicts this text better than the {model.model}: train longer "
+            f"(--num_train_steps), {'show it n-grams (--ngram_order), ' * could_see}or mix both "
             "(experiments.train_ngram, experiments.mix_models)"
         )
     if "valid_tokens_scored" in losses:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from lmseq.config.knobs import MOST_UNITS, Idle, at_least, below_one, knob, pick
 
 MOST_ROWS = 2**26
+MOST_NUMBERS = 2**32  # 16 GiB of them
 READERS = "models with an ngram_order"
 
 
@@ -19,7 +20,9 @@ class NgramFeatureConfig:
     )
     ngram_rows: int = knob(65536, "rows of the table of these vectors, which contexts share by hashing")
     ngram_size: int = knob(32, "numbers in each of these vectors")
-    ngram_dropout: float = knob(0.0, "rate at which each of these vectors is dropped in training")
+    ngram_dropout: float = knob(
+        0.0, "rate at which each of these vectors is dropped in training, anew at each step"
+    )
 
 
 def check_ngram_features(config: NgramFeatureConfig) -> None:
@@ -28,6 +31,7 @@ def check_ngram_features(config: NgramFeatureConfig) -> None:
         at_least(2, 64, **pick(config, "ngram_order"))
     at_least(1, MOST_ROWS, **pick(config, "ngram_rows"))
     at_least(1, MOST_UNITS, **pick(config, "ngram_size"))
+    at_least(1, MOST_NUMBERS, **{"ngram_rows * ngram_size": config.ngram_rows * config.ngram_size})
     below_one(**pick(config, "ngram_dropout"))
 
 

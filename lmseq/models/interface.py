@@ -75,7 +75,7 @@ class SequenceModule(nn.Module):
         return carry, log_prob(predictions, targets)
 
     def with_dropout(self, rate: float | Float[Array, ""]) -> "SequenceModule":
-        """The same module whose layers' outputs are dropped at another rate, which may be traced."""
+        """The same module with another rate as its `dropout`, which may be traced."""
         return self.clone(dropout=rate)
 
     def _unbound(self) -> "tuple[BoundModel, Params]":

@@ -29,8 +29,8 @@ class NgramCarry(NamedTuple):
 def context_rows(seen: Int[Array, "*dims context"], num_rows: int) -> Int[Array, "*dims context"]:
     """Rows of a table for the last one, two, ... and all tokens seen (..., N - 1), the newest last.
 
-    int32 in [0, num_rows), by a hash of 32 bits that mixes as MurmurHash3 does (Appleby 2011): contexts of
-    any length may share a row.
+    int32 in [0, num_rows), by a hash of 32 bits: MurmurHash3's finaliser (Appleby 2011) after each token.
+    Contexts of any length may share a row.
     """
     hashed, rows = jnp.zeros(seen.shape[:-1], jnp.uint32), []
     for age in range(1, seen.shape[-1] + 1):
@@ -49,10 +49,11 @@ class NgramFeatureModel(HiddenModule):
         g_t = sum over n = 1 ... N - 1 of E[row(x_{t-n+1} ... x_t)]
 
     The direct connections of Mikolov et al. (2011), whose maximum-entropy features of n-grams are trained
-    with a net; here a feature is a row of D numbers in place of one of V. Rows are shared by hashing, of
-    all orders in one table of R rows, which begin at zero: a context that training has not met adds nothing,
-    unless it shares its row. In training the vectors of whole contexts are dropped at a rate, each by itself:
-    so the net learns to do without the long ones, of which a text to come lacks most.
+    with a net; here a feature is a row of D numbers in place of one of V. Contexts of all lengths share one
+    table of R rows by hashing. Rows begin at zero, unless all parameters are drawn from `init_range`: of C
+    contexts met in training, one that was not met adds nothing where no other has its row, with probability
+    near exp(-C / R). In training the vectors of whole contexts are dropped at a rate, each at each step by
+    itself: so the net learns to do without the long ones, which a text to come lacks more often.
     """
 
     net: RecurrentLanguageModel | MixerLanguageModel

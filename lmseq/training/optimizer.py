@@ -146,8 +146,10 @@ def _scale_updates() -> optax.GradientTransformationExtraArgs:
 def _inner_matrices(params: Params) -> PyTree:
     """How Muon reads each parameter: (inputs, outputs) of kernels inside a net; None where it does not."""
 
-    # Without an embedding, the rows of a net's first kernel are symbols.
-    embeds = any(path[-1].key == "embedding" for path, _ in jax.tree_util.tree_leaves_with_path(params))
+    # Without an embedding, the rows of a net's first kernel are symbols. Optax asks again of trees that hold
+    # a mark without leaves in the place of what another part of it updates.
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+    embeds = any(path[-1].key == "embedding" for path, _ in leaves)
     outer = NOT_INNER if embeds else (*NOT_INNER, "input_kernel_0")
 
     def of(path: tuple[Any, ...], leaf: Array | np.ndarray) -> optax.contrib.MuonDimensionNumbers | None:
