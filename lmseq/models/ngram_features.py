@@ -153,8 +153,9 @@ class NgramFeatureModel(HiddenModule):
     ) -> Float[Array, "*dims size"]:
         """g: the sum of the contexts' vectors, of which a key drops some."""
         found = rows_of(self.rows, context_rows(seen, self.num_rows))
-        own = None if key is None else jax.random.fold_in(key, NGRAMS)
-        return jnp.sum(drop(found, self.dropout, own, (*found.shape[:-1], 1)), axis=-2)
+        if key is not None:
+            found = drop(found, self.dropout, jax.random.fold_in(key, NGRAMS), (*found.shape[:-1], 1))
+        return jnp.sum(found, axis=-2)
 
     def _features(
         self, hidden: Float[Array, "*dims joined"], training: bool = False
