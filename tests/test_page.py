@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -66,8 +67,10 @@ def compared(made, scripts):
     """The page of a net and of counts, and what its command printed."""
     out = made / "compare.html"
     flags = f"--runs={made / 'net'},{made / 'counts'}", f"--out={out}"
-    done = scripts.attempt("page", *flags)
-    assert done.returncode == 0, done.stderr
+    done = scripts.attempt("page", *flags)  # which also imports what pages are made with, and checks types
+    before = time.process_time()
+    assert scripts.attempt("page", *flags).returncode == done.returncode == 0, done.stderr
+    assert time.process_time() - before < 3
     assert "read again" not in done.stderr, "what a page of several runs shows is on the page of each"
     assert json.loads(done.stdout)["bytes"] == out.stat().st_size < document.MOST_BYTES
     return out

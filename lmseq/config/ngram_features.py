@@ -6,7 +6,6 @@ from lmseq.config.knobs import MOST_UNITS, Idle, at_least, below_one, knob, pick
 
 MOST_ROWS = 2**26
 MOST_NUMBERS = 2**32  # 16 GiB of them
-READERS = "models with an ngram_order"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,5 +39,5 @@ def idle_ngram_features(config: NgramFeatureConfig, has_hidden: bool) -> list[Id
     names = ("ngram_rows", "ngram_size", "ngram_dropout")
     return [
         (config, "ngram_order", has_hidden, "recurrent models and stacks"),
-        *((config, name, config.ngram_order > 0, READERS) for name in names),
+        *((config, name, config.ngram_order > 0, "models with an ngram_order") for name in names),
     ]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Predictions, check_key
-from lmseq.layers import affine, drop, mean_minus_target, rows_of
+from lmseq.layers import Precision, affine, drop, mean_minus_target, rows_of
 from lmseq.models.candidates import target_log_probs
 from lmseq.models.interface import HiddenModule, Trace
 from lmseq.models.noisy import Rate, any_dropout
@@ -158,12 +158,11 @@ class NgramFeatureModel(HiddenModule):
         return jnp.sum(found, axis=-2)
 
     def _features(
-        self, hidden: Float[Array, "*dims joined"], training: bool = False
+        self, hidden: Float[Array, "*dims joined"], precision: Precision = "float32"
     ) -> Float[Array, "*dims feature"]:
         """What the kernel of `_head` multiplies."""
         own, vectors = jnp.split(hidden, [hidden.shape[-1] - self.size], axis=-1)
-        projected = self.net.projected(own, self.net.precision if training else "float32")
-        return jnp.concatenate([projected, vectors], axis=-1)
+        return jnp.concatenate([self.net.projected(own, precision), vectors], axis=-1)
 
     def _head(self) -> tuple[Float[Array, "feature vocab"], Float[Array, "vocab"]]:
         """W and b."""
@@ -180,5 +179,6 @@ class NgramFeatureModel(HiddenModule):
         training: bool,
         key: PRNGKey | None,
     ) -> Float[Array, "*dims"]:
-        how = (self.net.precision, self.net.sampled_softmax, key) if training else ("float32", 0, None)
-        return target_log_probs(self._features(hidden, training), *self._head(), targets, *how)
+        precision = self.net.precision if training else "float32"
+        how = precision, self.net.sampled_softmax, key
+        return target_log_probs(self._features(hidden, precision), *self._head(), targets, *how)

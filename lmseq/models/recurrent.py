@@ -314,7 +314,7 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
     ) -> tuple[Carry, TokenLogProbs]:
         """The targets' entries of `unroll`, whose derivative holds no second (B, T, V)."""
         carry, outputs = self._outputs(carry, xs, training, key)
-        targets, key = jnp.swapaxes(targets, 0, 1), key if training else None
+        targets = jnp.swapaxes(targets, 0, 1)
         log_probs = self._of_targets(outputs, targets, self._precision(training), key)
         return carry, jnp.swapaxes(log_probs, 0, 1)
 

@@ -228,7 +228,7 @@ class MixerLanguageModel(MixerStack, kw_only=True):
     ) -> tuple[StackCarry, TokenLogProbs]:
         """The targets' entries of `unroll`, whose derivative holds no second (B, T, V)."""
         carry, hidden = self.hidden_steps(carry, xs, training=training, key=key)
-        how = (self.precision, self.sampled_softmax, key) if training else ("float32", 0, None)
+        how = self.precision if training else "float32", self.sampled_softmax, key
         return carry, target_log_probs(hidden, *self.head(), targets, *how)
 
     def token_trace(
