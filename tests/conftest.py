@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests import unoptimised
+
 # Before JAX is imported. Later flags win, so a device count of the caller's own gives way.
 XLA_FLAGS = ["--xla_force_host_platform_device_count=8"]
 # As experiments.frame.start.prepare_jax does: jax 0.10 waits for ever in some programs otherwise.
 XLA_FLAGS.append("--xla_cpu_enable_concurrency_optimized_scheduler=false")
-# Most of the tests' time is compilation, and this takes much of it away. What the fixture `processes` starts
-# is compiled as a user's programs are.
-XLA_FLAGS.append("--xla_backend_optimization_level=0")
+XLA_FLAGS += unoptimised.XLA_FLAGS  # what the fixture `processes` starts is compiled as a user's programs are
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread an operation
     XLA_FLAGS.append("--xla_cpu_multi_thread_eigen=false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -30,7 +30,7 @@ from experiments.claims import __main__ as claims_of
 from experiments.frame import start
 from experiments.frame.command import attempt_command
 from experiments.frame.experiment import attempt_experiment
-from tests import forked
+from tests import forked, unoptimised
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = (
@@ -141,7 +141,7 @@ class ForkedScripts(Scripts):
 
     def __init__(self, cache: Path) -> None:
         super().__init__(cache)
-        self.env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
+        self.env["XLA_FLAGS"] = " ".join(unoptimised.XLA_FLAGS)
         forked.start_server(self.env)
 
     def run(self, script: str, *flags: str) -> subprocess.CompletedProcess:

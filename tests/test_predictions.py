@@ -116,7 +116,7 @@ def test_quantiles_of_an_autoregression_cover_what_they_say():
     assert np.sqrt(np.mean((np.asarray(found.values[0, :, 0]) - expected) ** 2)) < 0.05
 
 
-@partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+@partial(jax.jit, static_argnums=0)
 def five_steps(model, params, xs):
     carry, predictions = model.unroll(params, model.init_carry(params, 1), xs)
     return rollout.rollout(model, params, carry, 5), predictions

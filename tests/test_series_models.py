@@ -85,8 +85,7 @@ def assert_close(actual, expected, atol: float = 2e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=atol), actual, expected)
 
 
-# Compiled quickly rather than well: it runs once a model.
-@partial(jax.jit, static_argnums=0, compiler_options={"xla_backend_optimization_level": 0})
+@partial(jax.jit, static_argnums=0)
 def figures(model, params, carry, xs, targets):
     """All that the contract relates, in one program: what is found, and what it must be."""
     end, whole = contract.scan_unroll(model, params, carry, xs)
