@@ -13,7 +13,8 @@ from tests import unoptimised
 XLA_FLAGS = ["--xla_force_host_platform_device_count=8"]
 # As experiments.frame.start.prepare_jax does: jax 0.10 waits for ever in some programs otherwise.
 XLA_FLAGS.append("--xla_cpu_enable_concurrency_optimized_scheduler=false")
-XLA_FLAGS += unoptimised.XLA_FLAGS  # what the fixture `processes` starts is compiled as a user's programs are
+# What the fixture `processes` starts is compiled as a user's programs are.
+XLA_FLAGS.append(unoptimised.XLA_FLAGS)
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread an operation
     XLA_FLAGS.append("--xla_cpu_multi_thread_eigen=false")
     os.environ.setdefault("OMP_NUM_THREADS", "1")

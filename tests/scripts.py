@@ -141,7 +141,7 @@ class ForkedScripts(Scripts):
 
     def __init__(self, cache: Path) -> None:
         super().__init__(cache)
-        self.env["XLA_FLAGS"] = " ".join(unoptimised.XLA_FLAGS)
+        self.env["XLA_FLAGS"] = unoptimised.XLA_FLAGS
         forked.start_server(self.env)
 
     def run(self, script: str, *flags: str) -> subprocess.CompletedProcess:
