@@ -1,16 +1,17 @@
-"""Compile the loops of tanh RNN, GRU and LSTM layers, and routines on count models, for this processor.
+"""Compile the loops of tanh RNN, GRU, LSTM and attention, and routines on count models, for this processor.
 
     python -m experiments.native        (or: make native)
 
 Needs a C++ compiler. What it leaves in the user's cache folder is found by every later run on a CPU, as far
-as layers go unless it says --backend=scan. Then the loops are timed beside XLA's: a layer forward and
-backward, 256 units, 64 steps of 32 rows. The last line is a JSON object with the `library` of the loops, the
-`counts_library`, and `milliseconds`.
+as layers go unless it says --backend=scan. Then the loops are timed beside XLA's, forward and backward, on 64
+steps of 32 rows: a layer of 256 units, and attention of 8 heads to 64 tokens. The last line is a JSON object
+with the `library` of the loops, the `counts_library`, and `milliseconds`.
 """
 
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from experiments.frame import start
@@ -29,7 +30,7 @@ class NativeOptions:
     compiler: str = knob("", "the C++ compiler to use; by default c++, g++ or clang++")
 
 
-HIDDEN, BATCH, STEPS, ROUNDS = 256, 32, 64, 9
+HIDDEN, HEADS, BATCH, STEPS, ROUNDS = 256, 8, 32, 64, 9
 
 
 def layer_gradient(cell: Any, backend: str) -> Callable[[], Any]:
@@ -53,13 +54,34 @@ def layer_gradient(cell: Any, backend: str) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(slopes(kernel, xs))
 
 
+def attention_gradient(backend: str) -> Callable[[], Any]:
+    """Attention forward and backward, compiled and run once."""
+    import jax
+    import jax.numpy as jnp
+
+    from lmseq.mixers.attention import empty_cache
+    from lmseq.mixers.compiled_attention import attend_by
+
+    cache = empty_cache(BATCH, STEPS, HEADS, HIDDEN // HEADS)
+    shape = (BATCH, STEPS, HEADS, HIDDEN // HEADS)
+    rows = [jax.random.normal(key, shape) for key in jax.random.split(jax.random.key(0), 3)]
+
+    def loss(*rows):
+        return jnp.sum(attend_by(backend, cache, *rows)[1] ** 2)
+
+    slopes = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    jax.block_until_ready(slopes(*rows))
+    return lambda: jax.block_until_ready(slopes(*rows))
+
+
 def timings() -> dict[str, float]:
-    """Milliseconds of each cell by each of the two, taking turns; medians."""
+    """Milliseconds of each cell, and of attention, by each of the two, taking turns; medians."""
     from lmseq.recurrence.cells import CELLS
 
+    kinds = {cell.name: partial(layer_gradient, cell) for cell in CELLS if cell.native is not None}
     found = {}
-    for cell in (cell for cell in CELLS if cell.native is not None):
-        works = {name: layer_gradient(cell, name) for name in ("scan", "native")}
+    for kind, gradient in (kinds | {"attention": attention_gradient}).items():
+        works = {name: gradient(name) for name in ("scan", "native")}
         taken: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(ROUNDS):
             for name, work in works.items():
@@ -67,8 +89,8 @@ def timings() -> dict[str, float]:
                 work()
                 taken[name].append(1e3 * (seconds() - begun))
         scan, native = (statistics.median(each) for each in taken.values())
-        say(f"{cell.name:<4} {native:6.1f} ms, {scan:.1f} ms by XLA's loops")
-        found |= {f"{cell.name}_native": native, f"{cell.name}_scan": scan}
+        say(f"{kind:<9} {native:6.1f} ms, {scan:.1f} ms by XLA's loops")
+        found |= {f"{kind}_native": native, f"{kind}_scan": scan}
     return found
 
 
@@ -82,7 +104,7 @@ def act(options: NativeOptions, given: Given) -> int:
     folder = native_folder()
     for library, module in ((native.LIBRARY, native), (counts.LIBRARY, counts)):
         if not module.is_loaded():  # there is none yet, or it is damaged
-            say(f"compiling {library.name} (about ten seconds)")
+            say(f"compiling {library.name} (some 15 seconds)")
             module.load(library.compile(folder, options.compiler or None))
         say(f"{library.path(folder)}")
     found = {"library": str(native.LIBRARY.path(folder)), "counts_library": str(counts.LIBRARY.path(folder))}

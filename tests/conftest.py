@@ -27,7 +27,9 @@ import hypothesis
 import jax
 import pytest
 
+from lmseq.compiled import Library
 from lmseq.ngram import native
+from lmseq.recurrence import native as loops
 from tests.browser import Browser, find_browser, opened_browser
 from tests.scripts import ForkedScripts, Scripts
 
@@ -86,16 +88,30 @@ def cache(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def counts_library(cache) -> Path:
-    """The library of routines on count models, compiled once; without a compiler, the test is skipped."""
+def compiled_once(library: Library, cache: Path) -> Path:
+    """The path of a library; without a compiler, the test is skipped."""
     try:
-        path = native.LIBRARY.path(cache / "native")
-        return path if path.exists() else native.LIBRARY.compile(path.parent)
+        path = library.path(cache / "native")
+        return path if path.exists() else library.compile(path.parent)
     except ValueError as error:
         if "found none" in str(error):
             pytest.skip(str(error))
         raise
+
+
+@pytest.fixture(scope="session")
+def counts_library(cache) -> Path:
+    """The library of routines on count models."""
+    return compiled_once(native.LIBRARY, cache)
+
+
+@pytest.fixture(scope="module")
+def compiled_loops(cache) -> Iterator[Path]:
+    """The library of loops of layers and of attention, known to JAX for the tests of a file alone."""
+    path = compiled_once(loops.LIBRARY, cache)
+    loops.load(path)
+    yield path
+    loops._Loaded.library = None
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,10 @@
 
 The libraries are compiled with the sanitizers into a temporary folder. A second process, with the sanitizer's
 own library in front of all others, sends so many mutated ARPA files and as many mutated tables through the
-routines on count models, each from a seed of its own, and small layers through the loops of recurrent cells.
-A ValueError is what a damaged file may end in; each tenth file is read by NumPy too, and must mean the same.
-Whatever a sanitizer finds ends the process, and its report names the line. Exit status 0: nothing was found.
+routines on count models, each from a seed of its own, and small layers through the loops of recurrent cells
+and of attention. A ValueError is what a damaged file may end in; each tenth file is read by NumPy too, and
+must mean the same. Whatever a sanitizer finds ends the process, and its report names the line. Exit status 0:
+nothing was found.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,7 +163,7 @@ def loops(path: Path) -> None:
     cells = [cell for cell in CELLS if cell.native is not None]
     for cell in cells:
         for threads, precision in ((1, "float32"), (3, precisions[-1])):
-            recurrence._num_threads = lambda threads=threads: threads
+            recurrence.num_threads = lambda threads=threads: threads
             for shape in SHAPES:
                 weights, state, xs = cell_inputs(cell, *shape)
 
@@ -169,8 +171,16 @@ def loops(path: Path) -> None:
                     return jnp.sum(unroll_layer(cell, weights, state, xs, precision, "native")[1] ** 2)
 
                 jax.block_until_ready(jax.jit(jax.value_and_grad(loss, (0, 1)))(weights, xs))
+    from lmseq.mixers.compiled_attention import attend_by
+    from tests.test_compiled_attention import CASES, drawn, slopes
+
+    for threads in (1, 3):
+        recurrence.num_threads = lambda threads=threads: threads
+        for sizes, filled in CASES:
+            jax.block_until_ready(slopes(partial(attend_by, "native"), *drawn(sizes, filled)))
     print(
-        f"loops of {', '.join(cell.name for cell in cells)}: {len(SHAPES)} shapes each, {precisions}",
+        f"loops of {', '.join(cell.name for cell in cells)}: {len(SHAPES)} shapes each, {precisions}; "
+        f"attention: {len(CASES)} shapes",
         flush=True,
     )
 

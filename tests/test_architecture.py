@@ -105,6 +105,7 @@ FLOORS = (
         "lmseq/mixers/attention.py",
         "lmseq/mixers/matrix_state.py",
         "lmseq/mixers/convolution.py",
+        "lmseq/mixers/compiled_attention.py",
         "lmseq/mixers/self_attention.py",
         "lmseq/mixers/matrix_mixer.py",
         "lmseq/mixers/cell_layer.py",

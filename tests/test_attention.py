@@ -131,7 +131,7 @@ def dense_of_one_head(queries, keys, values, window, first):
     return (weights / weights.sum(axis=1, keepdims=True)) @ values[0, :, 0]
 
 
-def largest_array(length: int, window: int) -> int:
+def largest_array(length: int, window: int, attend=attend) -> int:
     """Entries of the largest array that anything on the way to outputs and gradients is made of."""
 
     def loss(*parts):

@@ -36,22 +36,8 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    """A library of this processor's, known to JAX for these tests alone."""
-    try:
-        path = native.LIBRARY.compile(tmp_path_factory.mktemp("native"))
-    except ValueError as error:
-        if "found none" in str(error):
-            pytest.skip(str(error))
-        raise
-    native.load(path)
-    yield path
-    native._Loaded.library = None
-
-
 @pytest.fixture
-def half_precision(library):
+def half_precision(compiled_loops):
     if not native.is_loaded("bfloat16"):
         pytest.skip("this processor has no bfloat16 products")
 
@@ -96,7 +82,7 @@ def with_outputs(run):
 
 @every_loop
 @pytest.mark.parametrize("time, batch, hidden", SHAPES)
-def test_outputs_and_gradients_are_those_of_the_scan(library, cell, time, batch, hidden):
+def test_outputs_and_gradients_are_those_of_the_scan(compiled_loops, cell, time, batch, hidden):
     """Outputs twice: those of a forward pass alone are made by another loop."""
     *arguments, scale = draw(cell, time, batch, hidden, seed=time)
     with jax.enable_x64(True):
@@ -126,12 +112,12 @@ def test_bfloat16_products_are_those_of_the_scan(half_precision, cell, hidden):
 
 
 @every_loop
-def test_the_number_of_threads_changes_no_bit(library, cell, monkeypatch):
-    monkeypatch.setattr(native, "_num_threads", lambda: 1)
+def test_the_number_of_threads_changes_no_bit(compiled_loops, cell, monkeypatch):
+    monkeypatch.setattr(native, "num_threads", lambda: 1)
     *arguments, scale = draw(cell, 5, 64, 200)
     results = []
     for threads in (1, 2, 3, 8):
-        monkeypatch.setattr(native, "_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(native, "num_threads", lambda threads=threads: threads)
         slopes = jax.grad(partial(value, by(cell, "native"), scale), (0, 1, 2))(*arguments)
         results.append(jax.tree.map(np.asarray, (slopes, by(cell, "native")(*arguments))))
     for other in results[1:]:
@@ -139,7 +125,7 @@ def test_the_number_of_threads_changes_no_bit(library, cell, monkeypatch):
 
 
 @every_loop
-def test_a_row_is_the_same_in_any_batch(library, cell):
+def test_a_row_is_the_same_in_any_batch(compiled_loops, cell):
     weights, state, xs, _ = draw(cell, 4, 19, 40)
     run = by(cell, "native")
     whole = run(weights, state, xs)[1]
@@ -148,8 +134,8 @@ def test_a_row_is_the_same_in_any_batch(library, cell):
         np.testing.assert_array_equal(part, whole[:, :size])
 
 
-def test_programs_beside_each_other_do_not_wait_for_each_other(library, monkeypatch):
-    monkeypatch.setattr(native, "_num_threads", lambda: 3)
+def test_programs_beside_each_other_do_not_wait_for_each_other(compiled_loops, monkeypatch):
+    monkeypatch.setattr(native, "num_threads", lambda: 3)
     *arguments, scale = draw(LSTM, 20, 64, 128)
     slopes = jax.jit(jax.grad(partial(value, by(LSTM, "native"), scale), (0, 1, 2)))
     expected = jax.tree.map(np.asarray, slopes(*arguments))
@@ -171,7 +157,7 @@ def test_programs_beside_each_other_do_not_wait_for_each_other(library, monkeypa
 
 
 @every_loop
-def test_what_is_not_a_number_or_very_large_goes_through(library, cell):
+def test_what_is_not_a_number_or_very_large_goes_through(compiled_loops, cell):
     weights, state, xs, _ = draw(cell, 3, 4, 20)
     xs[1, 2] = np.nan
     xs[:, 3] = 1e30
@@ -182,7 +168,7 @@ def test_what_is_not_a_number_or_very_large_goes_through(library, cell):
 
 
 @every_loop
-def test_transformations_of_a_program_keep_its_meaning(library, cell):
+def test_transformations_of_a_program_keep_its_meaning(compiled_loops, cell):
     weights, state, xs, scale = draw(cell, 4, 6, 20)
     run = by(cell, "native")
     plain = partial(value, run, scale)
@@ -199,7 +185,7 @@ def test_transformations_of_a_program_keep_its_meaning(library, cell):
     jax.tree.map(lambda leaf, one: near(leaf[1], one), many, second)
 
 
-def test_no_steps_and_no_rows(library):
+def test_no_steps_and_no_rows(compiled_loops):
     weights, state, xs, _ = draw(LSTM, 3, 4, 8)
     last, outputs = by(LSTM, "native")(weights, state, xs[:0])
     assert outputs.shape == (0, 4, 8)
@@ -212,7 +198,7 @@ def calls(run, *arguments, **shardings):
     return "lmseq_lstm_forward" in jax.jit(run, **shardings).lower(*arguments).as_text()
 
 
-def test_auto_takes_them_where_a_program_has_its_device_to_itself(library, monkeypatch):
+def test_auto_takes_them_where_a_program_has_its_device_to_itself(compiled_loops, monkeypatch):
     *arguments, _ = draw(LSTM, 3, 8, 8)
     assert jax.device_count() > 1 and not calls(by(LSTM, "auto"), *arguments)
     mesh = make_mesh(jax.devices()[:2])
@@ -230,7 +216,7 @@ def test_auto_takes_them_where_a_program_has_its_device_to_itself(library, monke
         )
 
 
-def test_a_shared_batch_is_still_right(library):
+def test_a_shared_batch_is_still_right(compiled_loops):
     weights, state, xs, _ = draw(LSTM, 3, 8, 8)
     mesh = make_mesh(jax.devices()[:2])
     rows = NamedSharding(mesh, PartitionSpec(None, "batch"))
@@ -248,7 +234,7 @@ def test_without_a_library_they_are_not_taken(monkeypatch):
     assert "custom_call" not in jax.jit(by(GRU, "auto")).lower(*arguments).as_text()
 
 
-def test_a_processor_without_bfloat16_says_so(library, monkeypatch):
+def test_a_processor_without_bfloat16_says_so(compiled_loops, monkeypatch):
     class Older:
         @staticmethod
         def lmseq_has_bfloat16():
@@ -260,10 +246,10 @@ def test_a_processor_without_bfloat16_says_so(library, monkeypatch):
     unrolled.check_backend("native", "float32")
 
 
-def test_a_damaged_library_is_refused(library, tmp_path, monkeypatch):
+def test_a_damaged_library_is_refused(compiled_loops, tmp_path, monkeypatch):
     monkeypatch.setattr(native._Loaded, "library", None)
     path = tmp_path / "damaged.so"
-    whole = library.read_bytes()
+    whole = compiled_loops.read_bytes()
     for content in (b"", b"\x7fELF but no library", whole[:3000], whole[:-1], whole[:-32]):
         path.write_bytes(content)
         with pytest.raises(OSError, match="is damaged: compile it again"):
@@ -272,7 +258,7 @@ def test_a_damaged_library_is_refused(library, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_scripts_train_by_what_make_native_leaves(library, tmp_path):
+def test_scripts_train_by_what_make_native_leaves(compiled_loops, tmp_path):
     """The library in the cache folder is found, is named when it is missing, and is not needed to score."""
     scripts, text = Scripts(tmp_path / "cache"), tmp_path / "text.txt"
     text.write_text("a rose is a rose is a rose, said the reader; and so it is. " * 60)
@@ -289,9 +275,9 @@ def test_scripts_train_by_what_make_native_leaves(library, tmp_path):
 
     place = tmp_path / "cache" / "lmseq" / "native"
     place.mkdir(parents=True)
-    shutil.copy(library, place)
+    shutil.copy(compiled_loops, place)
     found = scripts.summary("native")
-    assert found["library"] == str(place / library.name) and len(found["milliseconds"]) == 6
+    assert found["library"] == str(place / compiled_loops.name) and len(found["milliseconds"]) == 8
     assert found["counts_library"] == str(counts.LIBRARY.path(place))
     native_run, auto_run, scan_run = trained("native"), trained("auto"), trained("scan")
     assert native_run == auto_run

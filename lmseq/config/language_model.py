@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Literal
 
-from lmseq.config.kinds import COMPILED, COMPILED_CELLS, CUDNN_CELLS, CellKind
+from lmseq.config.kinds import COMPILED, COMPILED_LAYERS, CUDNN_CELLS, CellKind
 from lmseq.config.knobs import MOST, MOST_DRAWS, MOST_UNITS, at_least, below_one, check_idle, knob, pick
 from lmseq.config.mixers import (
     STACK,
@@ -249,7 +249,7 @@ def _check_idle(config: LanguageModelConfig) -> None:
         (model, "dropout_kind", not windowed and drops, "a recurrent model's dropout"),
         (model, "precision", not windowed, "recurrent models and stacks"),
         (model, "recompute_steps", not windowed, "recurrent models and stacks"),
-        (model, "backend", any(name in COMPILED_CELLS for name in names), f"layers of {COMPILED}"),
+        (model, "backend", any(name in COMPILED_LAYERS for name in names), f"layers of {COMPILED}"),
         (config.data, "random_windows", config.data.partition == "sequential", "partition sequential"),
         *idle_mixers(model, model.model, names),
         *idle_regularisation(

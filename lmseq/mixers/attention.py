@@ -69,6 +69,11 @@ def attend(
     sequence is taken in blocks of at most W and BLOCK queries, each beside the keys that they can see: memory
     O(T W).
     """
+    return append(cache, keys, values), read_in_blocks(cache, queries, keys, values)
+
+
+def read_in_blocks(cache: Cache, queries: Array, keys: Array, values: Array) -> Array:
+    """What T tokens read (B, T, N, d), as `attend` says."""
     window, length = cache.keys.shape[1], queries.shape[1]
     number = -(-length // min(window, BLOCK))
     size = -(-length // number)
@@ -87,8 +92,7 @@ def attend(
         seen_values,
         _visible(cache, number, size, span),
     )
-    read = read.reshape(queries.shape[0], number * size, *queries.shape[2:])[:, :length]
-    return append(cache, keys, values), read
+    return read.reshape(queries.shape[0], number * size, *queries.shape[2:])[:, :length]
 
 
 def _beside_blocks(old: Array, new: Array, size: int) -> Array:

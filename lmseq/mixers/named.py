@@ -29,7 +29,7 @@ def mixer_named(name: str, config: MixerConfig, *, has_output: bool, backend: Ba
     if name in CELL_NAMES:
         return CellLayer(cell_named(name), has_output, backend)
     if name == "attention":
-        return SelfAttention(config.num_heads, config.window, config.num_key_heads)
+        return SelfAttention(config.num_heads, config.window, config.num_key_heads, backend)
     free = {"decay": config.decay, "delta_rule": config.delta_rule}
     settings = {"convolution": 0, **(free if name == "matrix" else PUBLISHED[name])}
     if config.convolution >= 0:

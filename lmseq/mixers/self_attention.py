@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from lmseq.config.mixers import check_key_heads
 from lmseq.layers import Precision, product
-from lmseq.mixers.attention import Cache, attend, empty_cache
+from lmseq.mixers.attention import Cache, empty_cache
+from lmseq.mixers.compiled_attention import attend_by
 from lmseq.mixers.mixer import Mixer, Row, Rows, Spread, check_heads, draw_kernel, in_heads, out_of_heads
+from lmseq.recurrence.unrolled import Backend
 from lmseq.types import Params, PRNGKey
 
 
@@ -16,12 +18,13 @@ from lmseq.types import Params, PRNGKey
 class SelfAttention(Mixer):
     """N heads of queries over the last W tokens (Vaswani et al. 2017), with rotary positions.
 
-    num_key_heads: of keys and values; 0 for as many as queries.
+    num_key_heads: of keys and values; 0 for as many as queries. backend: of `attend_by`.
     """
 
     num_heads: int
     window: int
     num_key_heads: int = 0
+    backend: Backend = "auto"
 
     @property
     def num_shared(self) -> int:
@@ -65,5 +68,5 @@ class SelfAttention(Mixer):
         parts = jnp.split(product(xs, params["input"], precision), [width, width + shared], axis=-1)
         numbers = (self.num_heads, self.num_shared, self.num_shared)
         queries, keys, values = (in_heads(part, number) for part, number in zip(parts, numbers, strict=True))
-        carry, read = attend(carry, queries, keys, values)
+        carry, read = attend_by(self.backend, carry, queries, keys, values)
         return carry, product(out_of_heads(read), params["output"], precision)

@@ -1,8 +1,9 @@
-"""The loops of `cpp/`: compiled once for a processor, then called from XLA's programs on a CPU.
+"""The loops of `cpp/`, of layers and of attention: compiled once, then called from XLA's programs on a CPU.
 
 Optional: everything runs without them. `LIBRARY.compile` needs a C++ compiler; `load` makes what it left
-known to JAX, for the rest of the process. The functions below equal the scans of
+known to JAX, for the rest of the process. `forward` and `deltas` equal the scans of
 `lmseq/recurrence/derivative.py`, whose formulas they follow, in float32. They are for cells with a `native`.
+What calls those of attention stands in `lmseq/mixers/compiled_attention.py`.
 """
 
 import ctypes
@@ -35,7 +36,7 @@ def load(path: Path) -> None:
     if _Loaded.library is not None:
         return
     cells = [cell.name for cell in CELLS if cell.native is not None]
-    names = tuple(f"lmseq_{cell}_{way}" for cell in cells for way in ("forward", "backward"))
+    names = tuple(f"lmseq_{kind}_{way}" for kind in (*cells, "attention") for way in ("forward", "backward"))
     library = open_library(path, names)
     for name in names:
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
@@ -55,8 +56,22 @@ def is_loaded(precision: Precision = "float32") -> bool:
     return library is not None and (precision != "bfloat16" or library.lmseq_has_bfloat16())
 
 
+def shared_axes() -> tuple[str, ...]:
+    """The axes of the mesh that what is traced is one device's part of; none of a program over all."""
+    return jax.sharding.get_abstract_mesh().manual_axes
+
+
+def suits(precision: Precision, *arrays: Array) -> bool:
+    """Whether compiled loops are loaded and can take these arrays: float32 ones of one device's program.
+
+    XLA cannot share the batch of such a call out.
+    """
+    alone = jax.device_count() == 1 or bool(shared_axes())
+    return is_loaded(precision) and alone and all(array.dtype == jnp.float32 for array in arrays)
+
+
 @cache
-def _num_threads() -> int:
+def num_threads() -> int:
     """The cores that this process may use, shared out over JAX's devices."""
     return max(num_cores() // jax.local_device_count(), 1)
 
@@ -64,7 +79,7 @@ def _num_threads() -> int:
 def _call(name: str, precision: Precision, shapes: list[tuple[int, ...]], *arrays: Array) -> list[Array]:
     results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
     call = jax.ffi.ffi_call(f"lmseq_{name}", results, vmap_method="sequential")
-    return call(*arrays, bfloat16=precision == "bfloat16", threads=_num_threads())
+    return call(*arrays, bfloat16=precision == "bfloat16", threads=num_threads())
 
 
 def forward(

@@ -7,7 +7,6 @@ below the first and once above the last.
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 
 from lmseq.layers import Precision
@@ -110,14 +109,9 @@ def takes_cudnn(cell: Cell, precision: Precision, backend: Backend) -> bool:
         check_backend(backend, precision)
         return True
     suits = backend == "auto" and cell.is_cudnn_lstm and precision != "bfloat16"
-    axes = _shared_axes()
+    axes = native.shared_axes()
     alone = jax.device_count() == 1 if not axes else "member" not in axes
     return suits and alone and cudnn.is_there()
-
-
-def _shared_axes() -> tuple[str, ...]:
-    """The axes of the mesh that what is traced is one device's part of; none of a program over all."""
-    return jax.sharding.get_abstract_mesh().manual_axes
 
 
 def _loop(cell: Cell, backend: Backend, xs: GateSteps, precision: Precision) -> derivative.Loop:
@@ -125,7 +119,5 @@ def _loop(cell: Cell, backend: Backend, xs: GateSteps, precision: Precision) -> 
     if backend == "native":
         check_backend(backend, precision)
     if backend in ("auto", "cudnn"):
-        alone = jax.device_count() == 1 or _shared_axes()
-        suits = cell.native is not None and xs.dtype == jnp.float32
-        backend = "native" if native.is_loaded(precision) and suits and alone else "scan"
+        backend = "native" if cell.native is not None and native.suits(precision, xs) else "scan"
     return backend if len(xs) else "scan"

@@ -228,7 +228,7 @@ void sweep(int threads, const Shape& shape, int depth, const float* weights, int
 // A core is worth its share of at least so many multiplications a step.
 constexpr double kWorthwhile = 1 << 19;
 
-int threads_for(const Shape& shape, int gates, int64_t most) {
+inline int threads_for(const Shape& shape, int gates, int64_t most) {
   const double work = static_cast<double>(shape.rows) * shape.units * shape.units * gates;
   return static_cast<int>(
       std::clamp(work / kWorthwhile, 1.0, static_cast<double>(std::max<int64_t>(most, 1))));
