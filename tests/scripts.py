@@ -37,6 +37,7 @@ SMALL = (
     "--hidden_size=16 --batch_size=4 --num_steps=16 --warmup_steps=10 --steps_per_dispatch=5 "
     "--horizon_origins=8 --horizon_samples=4"
 ).split()
+VECTORS = "--ngram_order=3 --ngram_rows=200 --ngram_size=4 --ngram_dropout=0.2".split()
 COMMANDS = {
     "score_text": score_text.COMMAND,
     "sample_text": sample_text.COMMAND,

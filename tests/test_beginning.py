@@ -25,10 +25,17 @@ from lmseq.training import checkpoint
 from lmseq.training.beginning import begun_with, init_state
 from lmseq.training.checkpoint import load_params, load_state, steps_kept
 from lmseq.training.optimizer import make_optimizer, make_schedule
-from tests.scripts import SMALL, Made, figures, records, refusal, summary_of
+from tests.scripts import SMALL, VECTORS, Made, figures, records, refusal, summary_of
 
 TEXT = "".join(topics.values())
-FLAGS = [*SMALL, "--batch_size=8", "--eval_every=20", "--checkpoint_every=20", "--schedule=constant"]
+FLAGS = [
+    *SMALL,
+    *VECTORS,
+    "--batch_size=8",
+    "--eval_every=20",
+    "--checkpoint_every=20",
+    "--schedule=constant",
+]
 MODEL = build_model(ModelConfig(model="gru", hidden_size=4), 7)
 TRAIN = TrainConfig(schedule="constant", num_train_steps=50, eval_every=20)
 

@@ -13,10 +13,10 @@ from pydoc_data.topics import topics
 import pytest
 
 from tests.forked import Forked
-from tests.scripts import SMALL, command, figures, records
+from tests.scripts import SMALL, VECTORS, command, figures, records
 
 NUM_KILLS = 20
-FLAGS = [*SMALL, "--num_train_steps=240", "--eval_every=40", "--checkpoint_every=10"]
+FLAGS = [*SMALL, *VECTORS, "--num_train_steps=240", "--eval_every=40", "--checkpoint_every=10"]
 LONG = [*FLAGS, "--num_train_steps=1000"]  # so that it has not ended before it is killed
 
 

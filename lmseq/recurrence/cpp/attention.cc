@@ -8,6 +8,7 @@
 // keys backward, so that nothing is summed by two threads.
 
 #include <algorithm>
+#include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -235,6 +236,21 @@ float weigh(float* row, float shift) {
   return sum;
 }
 
+// Tasks over the threads of the team. Each needs memory; what one throws in another thread would end the
+// process, and in this one leave the others with nothing to work on.
+template <class Task>
+void share_out(int64_t threads, int tasks, Task&& task) {
+  std::atomic<bool> has_memory{true};
+  Team::of_process().run(static_cast<int>(std::min<int64_t>(threads, tasks)), 1, tasks, [&](int, int i) {
+    try {
+      task(i);
+    } catch (const std::bad_alloc&) {
+      has_memory = false;
+    }
+  });
+  if (!has_memory) throw std::bad_alloc();
+}
+
 void attention_forward(int64_t threads, double theta, Floats all_queries, Floats new_keys, Floats new_values,
                        Floats cached_keys, Floats cached_values, Integers filled, Out read, Out normalizers) {
   const Sizes sizes = Sizes::of(all_queries, cached_keys);
@@ -242,7 +258,7 @@ void attention_forward(int64_t threads, double theta, Floats all_queries, Floats
   const int width = sizes.width, stride = sizes.padded_width();
   const float scale = 1.0f / std::sqrt(float(width));
 
-  const auto head_of_row = [&](int, int task) {
+  const auto head_of_row = [&](int task) {
     const int b = task / sizes.heads, head = task % sizes.heads;
     const Seen seen(sizes, b, head / (sizes.heads / sizes.shared), filled.typed_data()[b], turns, cached_keys,
                     cached_values, new_keys, new_values);
@@ -278,8 +294,7 @@ void attention_forward(int64_t threads, double theta, Floats all_queries, Floats
       }
     }
   };
-  Team::of_process().run(std::min<int>(threads, sizes.batch * sizes.heads), 1, sizes.batch * sizes.heads,
-                         head_of_row);
+  share_out(threads, sizes.batch * sizes.heads, head_of_row);
 }
 
 void attention_backward(int64_t threads, double theta, Floats all_queries, Floats new_keys, Floats new_values,
@@ -291,7 +306,7 @@ void attention_backward(int64_t threads, double theta, Floats all_queries, Float
   const int width = sizes.width, stride = sizes.padded_width(), group = sizes.heads / sizes.shared;
   const float scale = 1.0f / std::sqrt(float(width));
 
-  const auto head_of_row = [&](int, int task) {
+  const auto head_of_row = [&](int task) {
     const int b = task / sizes.shared, shared = task % sizes.shared;
     const Seen seen(sizes, b, shared, filled.typed_data()[b], turns, cached_keys, cached_values, new_keys,
                     new_values);
@@ -373,8 +388,7 @@ void attention_backward(int64_t threads, double theta, Floats all_queries, Float
       }
     }
   };
-  Team::of_process().run(std::min<int>(threads, sizes.batch * sizes.shared), 1, sizes.batch * sizes.shared,
-                         head_of_row);
+  share_out(threads, sizes.batch * sizes.shared, head_of_row);
 }
 
 template <auto function>
