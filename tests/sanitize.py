@@ -31,7 +31,7 @@ from lmseq.ngram.counts import FIRST_WORD_ID, count_ngrams, mark_sentences
 from lmseq.ngram.queries import NativeQueries
 
 GOLDEN = Path(__file__).parent / "golden" / "small.arpa"
-OPTIONS = "-std=c++20 -O1 -g -march=native -ffp-contract=fast -fPIC -shared -pthread -w".split()
+OPTIONS = "-std=c++20 -O1 -g -ffp-contract=fast -fPIC -shared -pthread -w".split()
 OPTIONS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 ODD = [
     b"\0",
@@ -212,6 +212,7 @@ def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__)
     flags.add_argument("--number", type=int, default=10_000)
     flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--march", default="native", help="a processor with other vectors, such as x86-64-v3")
     flags.add_argument("--libraries", nargs=2, type=Path, help="of the second process")
     given = flags.parse_args()
     if given.libraries:
@@ -227,7 +228,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         print("compiling with the sanitizers", flush=True)
         made = [
-            str(replace(library, options=tuple(OPTIONS)).compile(Path(folder), compiler))
+            str(replace(library, options=(*OPTIONS, f"-march={given.march}")).compile(Path(folder), compiler))
             for library in (native.LIBRARY, recurrence.LIBRARY)
         ]
         command = [sys.executable, "-m", "tests.sanitize", f"--seed={given.seed}", f"--number={given.number}"]

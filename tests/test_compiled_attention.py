@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
 
 from lmseq.config.language_model import ModelConfig
 from lmseq.mixers.attention import Cache, attend
 from lmseq.mixers.compiled_attention import attend_by
 from lmseq.models.build import build_model
 from lmseq.recurrence import native
+from lmseq.training.sharding import make_mesh
 from tests.test_attention import largest_array
 
 pytestmark = pytest.mark.usefixtures("compiled_loops")
@@ -109,9 +111,10 @@ def test_the_number_of_threads_changes_no_bit_and_a_row_is_the_same_in_any_batch
     np.testing.assert_array_equal(attend_by("native", *first)[1], results[0][0][:1])
 
 
-def test_what_is_not_a_number_reaches_those_who_see_it():
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FC00001, 0x7FC001FF, 0x7F800001])
+def test_a_key_that_is_not_a_number_reaches_those_who_see_it(bits):
     cache, queries, keys, values = drawn((1, 100, 30, 1, 1, 4), (0,))
-    keys = keys.at[0, 20].set(np.nan)
+    keys = keys.at[0, 20].set(np.array(bits, np.uint32).view(np.float32))
     read = attend_by("native", cache, queries, keys, values)[1][0, :, 0]
     assert np.isnan(read[20:50]).all()
     assert np.isfinite(read[:20]).all() and np.isfinite(read[50:]).all()
@@ -150,6 +153,39 @@ def test_auto_takes_it_for_many_tokens_where_a_program_has_its_device_to_itself(
     assert "lmseq_attention_backward" in program("auto", many)
     assert "lmseq_attention" not in program("scan", many) + program("auto", one)
     assert "lmseq_attention" not in program("auto", many, "cuda")
+
+
+def test_a_part_of_a_program_over_devices_takes_it_where_nothing_is_checked():
+    cache, *new = drawn((2, 4, 3, 1, 1, 2), (3, 0))
+    mesh, rows = make_mesh(jax.devices()[:2]), PartitionSpec("batch")
+    expected = attend(cache, *new)[1]
+    for checks in (False, True):
+        run = jax.jit(
+            jax.shard_map(
+                lambda *arrays: attend_by("auto", *arrays)[1],
+                mesh=mesh,
+                in_specs=rows,
+                out_specs=rows,
+                check_vma=checks,
+            )
+        )
+        assert ("lmseq_attention_forward" in run.lower(cache, *new).as_text()) != checks
+        np.testing.assert_allclose(run(cache, *new), expected, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ((1, 4, 3, 3, 2, 2), "expected heads of keys that divide those of queries"),
+        ((1, 4, 3, 1, 1, 3), "and an even number of features, got 1, 1 and 3"),
+    ],
+)
+def test_what_it_does_not_take(sizes, says):
+    with pytest.raises(ValueError, match=says):
+        attend_by("native", *drawn(sizes, (3,)))
+    with jax.enable_x64(True), pytest.raises(ValueError, match="are for float32, got float32, float64"):
+        cache, queries, *more = drawn((1, 4, 3, 1, 1, 2), (3,))
+        attend_by("native", cache, queries.astype(np.float64), *more)
 
 
 def test_no_array_grows_with_the_tokens_times_the_window(monkeypatch):

@@ -83,9 +83,9 @@ def shakespeare_attention() -> dict[str, Any]:
     The layers have the size of a much-used transformer's setting for such machines (nanoGPT), which needs two
     minutes to 1.88 on the last tenth. With the vectors that is passed in the second hundred of steps, after
     about 25 s of the 73 s that all takes on two cores whose float32 products reach 430 GFLOP/s, with the
-    compiled loops. Without vectors (--ngram_order=0) 600 steps end at 1.76. The carry goes on from window to window: each layer sees 63 characters before its own
-    wherever a window is cut, four layers 252, where that transformer reads 64 anew. Settings were chosen on
-    the tenth before the last one.
+    compiled loops. Without vectors (--ngram_order=0) 600 steps end at 1.76. The carry goes on from window to
+    window: each layer sees 63 characters before its own wherever a window is cut, four layers 252, where that
+    transformer reads 64 anew. Settings were chosen on the tenth before the last one.
     """
     return {
         "corpus": "tiny_shakespeare",

@@ -11,7 +11,9 @@ from experiments.frame import show
 from experiments.text import beginning, evaluate
 from experiments.text.evaluate import PreparedText
 from experiments.text.loading import load_texts
+from lmseq.config.kinds import COMPILED_CELLS
 from lmseq.config.language_model import LanguageModelConfig, of_epochs
+from lmseq.config.mixers import layer_names
 from lmseq.data.partition import check_stream
 from lmseq.data.texts import Texts
 from lmseq.files import write_text
@@ -30,7 +32,9 @@ def load(config: LanguageModelConfig, given: Set[str], workdir: Path | None = No
     workdir: the run's folder, which may hold it already. The config is that of `PreparedText` then: with the
     steps of its epochs.
     """
-    check_backend(config.model.backend, config.model.precision)
+    names = layer_names(config.model, config.model.model, config.model.num_layers)
+    has_cells = any(name in COMPILED_CELLS for name in names)  # attention's own loops are float32
+    check_backend(config.model.backend, config.model.precision if has_cells else "float32")
     check_batch(make_mesh(), config.data.batch_size, config.train.accumulate_steps)
     begins = beginning.beginning_of(config, workdir)
     texts = load_texts(config.data, given, None if begins is None else begins.vocab)

@@ -1,7 +1,7 @@
 """Attention by the compiled loops of `lmseq/recurrence/cpp/attention.cc`, where they are loaded.
 
 They equal `attend` in float32, keep no scores, and pass over what no query sees: of T tokens with a window of
-W their memory is O(T) instead of O(T W) (Dao et al. 2022), for any T and W.
+W their memory is O(T + W) instead of O(T W) (Dao et al. 2022). They have a derivative, but that has none.
 """
 
 import jax
@@ -23,15 +23,29 @@ def attend_by(
     backend: scan, XLA's; native, the compiled loops, which are for float32 on a CPU; auto (and cudnn, which
     has none), those where they are loaded, what is traced is one device's program, and there is more than one
     token to attend. A program for anything but a CPU has XLA's in their place. Raises ValueError for loops
-    that are not loaded.
+    that are not loaded, and for what they do not take.
     """
+    arrays = (*cache[:2], queries, keys, values)
     if backend == "native":
         check_backend(backend, "float32")
+        _check(arrays)
     elif backend != "scan" and queries.shape[1] > 1 and jax.default_backend() == "cpu":
-        backend = "native" if native.suits("float32", *cache[:2], queries, keys, values) else "scan"
+        backend = "native" if native.suits("float32", *arrays) else "scan"
     if backend != "native":
         return attend(cache, queries, keys, values)
     return append(cache, keys, values), _read(cache, queries, keys, values)
+
+
+def _check(arrays: tuple[Array, ...]) -> None:
+    _, _, queries, keys, _ = arrays
+    if any(array.dtype != jnp.float32 for array in arrays):
+        found = ", ".join(sorted({str(array.dtype) for array in arrays}))
+        raise ValueError(f"the compiled loops of attention are for float32, got {found}: choose backend scan")
+    if queries.shape[2] % keys.shape[2] or queries.shape[3] % 2:
+        raise ValueError(
+            f"expected heads of keys that divide those of queries, and an even number of features, got "
+            f"{keys.shape[2]}, {queries.shape[2]} and {queries.shape[3]}"
+        )
 
 
 @jax.custom_vjp

@@ -63,7 +63,7 @@ class SelfAttention(Mixer):
     def unroll(
         self, params: Params, carry: Cache, xs: Rows, precision: Precision = "float32"
     ) -> tuple[Cache, Rows]:
-        """All tokens at once, in blocks of at most W."""
+        """All tokens at once."""
         width, shared = params["output"].shape[0], self.num_shared * (xs.shape[-1] // self.num_heads)
         parts = jnp.split(product(xs, params["input"], precision), [width, width + shared], axis=-1)
         numbers = (self.num_heads, self.num_shared, self.num_shared)

@@ -64,10 +64,15 @@ def shared_axes() -> tuple[str, ...]:
 def suits(precision: Precision, *arrays: Array) -> bool:
     """Whether compiled loops are loaded and can take these arrays: float32 ones of one device's program.
 
-    XLA cannot share the batch of such a call out.
+    XLA cannot share the batch of such a call out, nor does `jax.shard_map` know what varies in it
+    (check_vma).
     """
     alone = jax.device_count() == 1 or bool(shared_axes())
-    return is_loaded(precision) and alone and all(array.dtype == jnp.float32 for array in arrays)
+    return is_loaded(precision) and alone and all(map(_fits, arrays))
+
+
+def _fits(array: Array) -> bool:
+    return array.dtype == jnp.float32 and not jax.typeof(array).manual_axis_type.varying
 
 
 @cache

@@ -236,12 +236,16 @@ float weigh(float* row, float shift) {
   return sum;
 }
 
-// Tasks over the threads of the team. Each needs memory; what one throws in another thread would end the
-// process, and in this one leave the others with nothing to work on.
+// Tasks over the threads of the team, one for each head of so many in a row of the batch. Each needs memory;
+// what one throws in another thread would end the process, and in this one leave the others with nothing to
+// work on.
 template <class Task>
-void share_out(int64_t threads, int tasks, Task&& task) {
+void share_out(int64_t threads, const Sizes& sizes, int heads, Task&& task) {
   std::atomic<bool> has_memory{true};
-  Team::of_process().run(static_cast<int>(std::min<int64_t>(threads, tasks)), 1, tasks, [&](int, int i) {
+  const int tasks = sizes.batch * heads;
+  const double work = double(sizes.batch) * sizes.heads * sizes.time * sizes.window * sizes.width;
+  const int most = static_cast<int>(std::clamp(work / kWorthwhile, 1.0, double(std::max(tasks, 1))));
+  Team::of_process().run(static_cast<int>(std::min<int64_t>(threads, most)), 1, tasks, [&](int, int i) {
     try {
       task(i);
     } catch (const std::bad_alloc&) {
@@ -294,7 +298,7 @@ void attention_forward(int64_t threads, double theta, Floats all_queries, Floats
       }
     }
   };
-  share_out(threads, sizes.batch * sizes.heads, head_of_row);
+  share_out(threads, sizes, sizes.heads, head_of_row);
 }
 
 void attention_backward(int64_t threads, double theta, Floats all_queries, Floats new_keys, Floats new_values,
@@ -323,7 +327,6 @@ void attention_backward(int64_t threads, double theta, Floats all_queries, Float
         d_keys(size_t(length) * stride), d_values(size_t(length) * stride);
     std::fill(d_keys.data(), d_keys.data() + size_t(length) * stride, 0.0f);
     std::fill(d_values.data(), d_values.data() + size_t(length) * stride, 0.0f);
-    std::vector<float> d_out(size_t(kRows) * width);
     float means[kRows], shifts[kRows];
 
     for (int head = shared * group; head < (shared + 1) * group; ++head) {
@@ -337,19 +340,20 @@ void attention_backward(int64_t threads, double theta, Floats all_queries, Float
           for (int i = 0; i < width; ++i) {
             const float slope = d_read.typed_data()[at + i];
             query_rows.at(row, i) = now[i];
-            d_rows.at(row, i) = d_out[row * width + i] = slope;
+            d_rows.at(row, i) = slope;
             means[row] += slope * read.typed_data()[at + i];
           }
           shifts[row] =
               normalizers.typed_data()[(size_t(b) * sizes.heads + head) * sizes.time + first + row];
         }
+        const LeftOperand d_out{d_read.typed_data() + sizes.query(b, first, head), sizes.heads * width, 1};
         std::fill(d_turned.data(), d_turned.data() + kRows * stride, 0.0f);
         queries.for_keys(sizes, seen.base, [&](int start) {
           score(sizes, queries, seen, turned.data(), start, scores.data());
           std::fill(slopes.data(), slopes.data() + queries.rows * kKeys, 0.0f);
           for (int p = 0; p < kColumns; ++p) {
-            add_product({d_out.data(), width, 1}, queries.rows, width,
-                        value_columns.panel(start / kPanel + p), slopes.data() + p * kPanel, kKeys);
+            add_product(d_out, queries.rows, width, value_columns.panel(start / kPanel + p),
+                        slopes.data() + p * kPanel, kKeys);
           }
           for (int row = 0; row < queries.rows; ++row) {
             float *weights = scores.data() + row * kKeys, *slope = slopes.data() + row * kKeys;
@@ -388,7 +392,7 @@ void attention_backward(int64_t threads, double theta, Floats all_queries, Float
       }
     }
   };
-  share_out(threads, sizes.batch * sizes.shared, head_of_row);
+  share_out(threads, sizes, sizes.shared, head_of_row);
 }
 
 template <auto function>

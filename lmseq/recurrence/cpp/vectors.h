@@ -74,7 +74,7 @@ inline Vector exp_of(Vector x) {
   power = power * rest * rest + rest + 1.0f;
   const Bits exponent = ((Bits)moved - 0x4B400000u) << 23;
   const Vector found = (Vector)((Bits)power + exponent);
-  return x < below ? Vector{} : found;
+  return x < below ? Vector{} : x == x ? found : x;
 }
 
 }  // namespace lmseq
