@@ -280,8 +280,8 @@ def shakespeare_mix() -> dict[str, Any]:
     python -m experiments.train_lm --preset=shakespeare_mix --workdir=runs/gru
 
     The settings of shakespeare_cpu, about 90 s: 1.432 nats alone, 1.414 when mixed by experiments.mix_models
-    with preset shakespeare_counts of train_ngram. The weight is fitted on the hundredth before the last tenth,
-    which neither was trained on.
+    with preset shakespeare_counts of train_ngram. The weight is fitted on the hundredth before the last
+    tenth, which neither was trained on.
     """
     return shakespeare_cpu() | {"valid_fraction": 0.01, "test_fraction": 0.1}
 
