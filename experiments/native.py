@@ -33,8 +33,17 @@ class NativeOptions:
 HIDDEN, HEADS, BATCH, STEPS, ROUNDS = 256, 8, 32, 64, 9
 
 
+def gradient(loss: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    """The gradient with respect to all arguments, compiled and run once."""
+    import jax
+
+    slopes = jax.jit(jax.grad(loss, argnums=tuple(range(len(arguments)))))
+    jax.block_until_ready(slopes(*arguments))
+    return lambda: jax.block_until_ready(slopes(*arguments))
+
+
 def layer_gradient(cell: Any, backend: str) -> Callable[[], Any]:
-    """One layer forward and backward, compiled and run once."""
+    """One layer forward and backward."""
     import jax
     import jax.numpy as jnp
 
@@ -49,13 +58,11 @@ def layer_gradient(cell: Any, backend: str) -> Callable[[], Any]:
     def loss(kernel, xs):
         return jnp.sum(unroll_layer(cell, Recurrent(kernel), state, xs, backend=backend)[1] ** 2)
 
-    slopes = jax.jit(jax.grad(loss, argnums=(0, 1)))
-    jax.block_until_ready(slopes(kernel, xs))
-    return lambda: jax.block_until_ready(slopes(kernel, xs))
+    return gradient(loss, kernel, xs)
 
 
 def attention_gradient(backend: str) -> Callable[[], Any]:
-    """Attention forward and backward, compiled and run once."""
+    """Attention forward and backward."""
     import jax
     import jax.numpy as jnp
 
@@ -69,9 +76,7 @@ def attention_gradient(backend: str) -> Callable[[], Any]:
     def loss(*rows):
         return jnp.sum(attend_by(backend, cache, *rows)[1] ** 2)
 
-    slopes = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-    jax.block_until_ready(slopes(*rows))
-    return lambda: jax.block_until_ready(slopes(*rows))
+    return gradient(loss, *rows)
 
 
 def timings() -> dict[str, float]:
@@ -80,8 +85,8 @@ def timings() -> dict[str, float]:
 
     kinds = {cell.name: partial(layer_gradient, cell) for cell in CELLS if cell.native is not None}
     found = {}
-    for kind, gradient in (kinds | {"attention": attention_gradient}).items():
-        works = {name: gradient(name) for name in ("scan", "native")}
+    for kind, make in (kinds | {"attention": attention_gradient}).items():
+        works = {name: make(name) for name in ("scan", "native")}
         taken: dict[str, list[float]] = {name: [] for name in works}
         for _ in range(ROUNDS):
             for name, work in works.items():

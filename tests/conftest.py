@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 
 from tests import unoptimised
 
@@ -99,6 +100,13 @@ def compiled_once(library: Library, cache: Path) -> Path:
         raise
 
 
+def loaded(module: ModuleType, path: Path) -> Iterator[Path]:
+    """The path of a library, which its module has loaded until this is asked to go on."""
+    module.load(path)
+    yield path
+    module._Loaded.library = None
+
+
 @pytest.fixture(scope="session")
 def counts_library(cache) -> Path:
     """The library of routines on count models."""
@@ -108,18 +116,13 @@ def counts_library(cache) -> Path:
 @pytest.fixture(scope="module")
 def compiled_loops(cache) -> Iterator[Path]:
     """The library of loops of layers and of attention, known to JAX for the tests of a file alone."""
-    path = compiled_once(loops.LIBRARY, cache)
-    loops.load(path)
-    yield path
-    loops._Loaded.library = None
+    yield from loaded(loops, compiled_once(loops.LIBRARY, cache))
 
 
 @pytest.fixture(scope="module")
 def compiled_counts(counts_library) -> Iterator[Path]:
     """The same, loaded for the tests of a file alone."""
-    native.load(counts_library)
-    yield counts_library
-    native._Loaded.library = None
+    yield from loaded(native, counts_library)
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@
 #include <cfloat>
 #include <cmath>
 #include <cstring>
-#include <exception>
 #include <new>
 #include <vector>
 
+#include "caught.h"
 #include "sweep.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -48,6 +48,7 @@ class Panels {
   const float* panel(int p, int row = 0) const {
     return items_.data() + (size_t(p) * rows_ + row) * kPanel;
   }
+  int rows() const { return rows_; }
   int number() const { return number_; }
 
  private:
@@ -92,6 +93,14 @@ void add_product(LeftOperand left, int rows, int depth, const float* panel, floa
       const LeftOperand here{left.items + row * left.down, left.down, left.along};
       add_tile<M>(here, depth, panel, out + row * stride, stride);
     });
+  }
+}
+
+// out (rows, kKeys) = left times the columns of a block of keys, which begins at `start`.
+void multiply_block(LeftOperand left, int rows, const Panels& right, int start, float* out) {
+  std::fill(out, out + rows * kKeys, 0.0f);
+  for (int p = 0; p < kColumns; ++p) {
+    add_product(left, rows, right.rows(), right.panel(start / kPanel + p), out + p * kPanel, kKeys);
   }
 }
 
@@ -204,11 +213,7 @@ struct Seen {
 // scores (rows, kKeys) of turned queries beside the block of keys that begins at `start`.
 void score(const Sizes& sizes, const Queries& queries, const Seen& seen, const float* turned, int start,
            float* scores) {
-  std::fill(scores, scores + queries.rows * kKeys, 0.0f);
-  for (int p = 0; p < kColumns; ++p) {
-    add_product({turned, sizes.width, 1}, queries.rows, sizes.width, seen.keys.panel(start / kPanel + p),
-                scores + p * kPanel, kKeys);
-  }
+  multiply_block({turned, sizes.width, 1}, queries.rows, seen.keys, start, scores);
   queries.hide(sizes, seen.base + start, scores);
 }
 
@@ -350,11 +355,7 @@ void attention_backward(int64_t threads, double theta, Floats all_queries, Float
         std::fill(d_turned.data(), d_turned.data() + kRows * stride, 0.0f);
         queries.for_keys(sizes, seen.base, [&](int start) {
           score(sizes, queries, seen, turned.data(), start, scores.data());
-          std::fill(slopes.data(), slopes.data() + queries.rows * kKeys, 0.0f);
-          for (int p = 0; p < kColumns; ++p) {
-            add_product(d_out, queries.rows, width, value_columns.panel(start / kPanel + p),
-                        slopes.data() + p * kPanel, kKeys);
-          }
+          multiply_block(d_out, queries.rows, value_columns, start, slopes.data());
           for (int row = 0; row < queries.rows; ++row) {
             float *weights = scores.data() + row * kKeys, *slope = slopes.data() + row * kKeys;
             weigh(weights, shifts[row]);
@@ -401,14 +402,7 @@ struct Caught;
 template <class... Arguments, void (*function)(Arguments...)>
 struct Caught<function> {
   static ffi::Error call(Arguments... arguments) {
-    try {
-      function(arguments...);
-    } catch (const std::bad_alloc&) {
-      return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for the keys that attention reads");
-    } catch (const std::exception& error) {
-      return ffi::Error(ffi::ErrorCode::kInternal, error.what());
-    }
-    return ffi::Error::Success();
+    return caught("the keys that attention reads", [&] { function(arguments...); });
   }
 };
 

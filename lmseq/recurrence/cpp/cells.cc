@@ -7,9 +7,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <exception>
-#include <new>
 
+#include "caught.h"
 #include "sweep.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -252,14 +251,7 @@ struct InFormat;
 template <class... Buffers, void (*single)(int64_t, Buffers...), void (*half)(int64_t, Buffers...)>
 struct InFormat<single, half> {
   static ffi::Error call(bool bfloat16, int64_t threads, Buffers... buffers) {
-    try {
-      (bfloat16 ? half : single)(threads, buffers...);
-    } catch (const std::bad_alloc&) {
-      return ffi::Error(ffi::ErrorCode::kResourceExhausted, "no memory for the packed recurrent weights");
-    } catch (const std::exception& error) {
-      return ffi::Error(ffi::ErrorCode::kInternal, error.what());
-    }
-    return ffi::Error::Success();
+    return caught("the packed recurrent weights", [&] { (bfloat16 ? half : single)(threads, buffers...); });
   }
 };
 
