@@ -212,13 +212,13 @@ BUILDERS = {"torch": torch_steps, "lmseq": lmseq_steps, "scan": scan_steps, "fla
 
 def compile_loops() -> bool:
     """Whether the compiled loops are there, or could be made."""
-    from lmseq.recurrence import native
+    from lmseq.recurrence import library
 
     folder = native_folder()
     try:
-        if not native.LIBRARY.path(folder).exists():
+        if not library.LIBRARY.path(folder).exists():
             say("compiling the loops of recurrent layers")
-            native.LIBRARY.compile(folder)
+            library.LIBRARY.compile(folder)
     except (ValueError, OSError) as error:
         say(f"without compiled loops: {error}")
         return False

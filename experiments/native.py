@@ -103,16 +103,16 @@ def act(options: NativeOptions, given: Given) -> int:
     """Compile, load, time."""
     from lmseq.compiled import native_folder
     from lmseq.ngram import native as counts
-    from lmseq.recurrence import native
+    from lmseq.recurrence import library as loops
 
     start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
     folder = native_folder()
-    for library, module in ((native.LIBRARY, native), (counts.LIBRARY, counts)):
+    for library, module in ((loops.LIBRARY, loops), (counts.LIBRARY, counts)):
         if not module.is_loaded():  # there is none yet, or it is damaged
             say(f"compiling {library.name} (some 15 seconds)")
             module.load(library.compile(folder, options.compiler or None))
         say(f"{library.path(folder)}")
-    found = {"library": str(native.LIBRARY.path(folder)), "counts_library": str(counts.LIBRARY.path(folder))}
+    found = {"library": str(loops.LIBRARY.path(folder)), "counts_library": str(counts.LIBRARY.path(folder))}
     print(to_json(found | {"milliseconds": timings()}))
     return 0
 

@@ -15,6 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lmseq.noise import by_rows
+from lmseq.recurrence import library
 from lmseq.types import PRNGKey
 
 SMALL_VOCABULARY = 512  # of which a lookup's gradient is a product
@@ -38,7 +39,14 @@ def product(
 
     The derivative's products are taken in the same precision; the kernel's stays in the kernel's type.
     """
-    return _product(x, kernel, precision)
+    return _product(x, kernel, precision, 0)
+
+
+def product_with_rows(
+    x: Float[Array, "*dims feature"], rows: Float[Array, "out feature"], precision: Precision = "float32"
+) -> Float[Array, "*dims out"]:
+    """x R^T, as `product`, for rows (O, D) that lie in memory one after the other."""
+    return _product(x, rows, precision, 1)
 
 
 def matmul_along(
@@ -55,22 +63,58 @@ def _matrix(x: Float[Array, "..."]) -> Float[Array, "rows feature"]:
     return x.reshape(-1, x.shape[-1])
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _product(x, kernel, precision):
-    return matmul_along(_matrix(x), kernel, 1, 0, precision).reshape(*x.shape[:-1], kernel.shape[-1])
+LEAST = 64  # rows, and columns of either factor, from which on the compiled product is worth its call
 
 
-def _product_forward(x, kernel, precision):
+def product_over_rows(
+    x: Float[Array, "_ feature"],
+    y: Float[Array, "rows out"],
+    precision: Precision,
+    before: Float[Array, "_ feature"] | None = None,
+) -> Float[Array, "feature out"]:
+    """sum_r x_r y_r^T = X^T Y, the gradient of a kernel, without a derivative of its own.
+
+    before: rows that stand before the first of x, of which as many of the last are left out then. In bfloat16
+    on a CPU it is compiled beforehand, where that is loaded: XLA takes a product that is contracted along
+    first axes in float32, of operands rounded to bfloat16.
+    """
+    if before is None:
+        before = jnp.zeros((0, x.shape[1]), x.dtype)
+
+    def by_xla(before: Array, x: Array, y: Array) -> Array:
+        if size := len(before):  # taken apart: putting them before the others would copy all of these
+            rest = matmul_along(x[: len(y) - size], y[size:], 0, 0, precision)
+            return matmul_along(before, y[:size], 0, 0, precision) + rest
+        # In this order XLA turns the cotangent: the other factor is often made anew where it is turned.
+        return matmul_along(y, x, 0, 0, precision).T
+
+    def compiled(*arrays: Array) -> Array:
+        return library.call("product_over_rows", [(x.shape[1], y.shape[1])], *arrays)[0]
+
+    is_large = min(*x.shape, *y.shape) >= LEAST
+    types = jnp.float32, jnp.bfloat16
+    if precision == "bfloat16" and is_large and library.suits(precision, before, x, y, types=types):
+        return lax.platform_dependent(before, x, y, cpu=compiled, default=by_xla)
+    return by_xla(before, x, y)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _product(x, kernel, precision, axis):
+    found = matmul_along(_matrix(x), kernel, 1, axis, precision)
+    return found.reshape(*x.shape[:-1], kernel.shape[1 - axis])
+
+
+def _product_forward(x, kernel, precision, axis):
     x, kernel = rounded(x, precision), rounded(kernel, precision)
-    return _product(x, kernel, precision), (x, kernel)
+    return _product(x, kernel, precision, axis), (x, kernel)
 
 
-def _product_backward(precision, residuals, cotangent):
+def _product_backward(precision, axis, residuals, cotangent):
     x, kernel = residuals
     cotangent = rounded(cotangent, precision)
-    slope = matmul_along(_matrix(cotangent), kernel, 1, 1, precision).reshape(x.shape)
-    # In this order XLA on a CPU turns the cotangent: the other factor is often made anew where it is turned.
-    return slope, matmul_along(_matrix(cotangent), _matrix(x), 0, 0, precision).T
+    slope = matmul_along(_matrix(cotangent), kernel, 1, 1 - axis, precision).reshape(x.shape)
+    factors = _matrix(x), _matrix(cotangent)
+    return slope, product_over_rows(*(factors[::-1] if axis else factors), precision)
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -218,7 +262,7 @@ def _softmax_backward(precision, residuals, cotangent):
         hit = targets[:, None] == jnp.arange(bias.size)[None]
         delta = (hit - jnp.exp(logits - normalizer[:, None])) * cotangent[:, None]
         delta_rows = matmul_along(delta, used, 1, 1, precision)
-        return delta_rows, matmul_along(rows, delta, 0, 0, precision), jnp.sum(delta, axis=0)
+        return delta_rows, product_over_rows(rows, delta, precision), jnp.sum(delta, axis=0)
 
     parts = rows, targets.reshape(-1), normalizer, cotangent.reshape(-1)
     if count == 1:

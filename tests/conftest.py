@@ -30,7 +30,7 @@ import pytest
 
 from lmseq.compiled import Library
 from lmseq.ngram import native
-from lmseq.recurrence import native as loops
+from lmseq.recurrence import library as loops
 from tests.browser import Browser, find_browser, opened_browser
 from tests.scripts import ForkedScripts, Scripts
 

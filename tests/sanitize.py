@@ -153,7 +153,7 @@ def loops(path: Path) -> None:
     import jax
     import jax.numpy as jnp
 
-    from lmseq.recurrence import native as recurrence
+    from lmseq.recurrence import library as recurrence
     from lmseq.recurrence.cells import CELLS
     from lmseq.recurrence.unrolled import unroll_layer
     from tests.oracles import cell_inputs
@@ -218,7 +218,7 @@ def main() -> int:
     if given.libraries:
         work(given.seed, given.number, *given.libraries)
         return 0
-    from lmseq.recurrence import native as recurrence
+    from lmseq.recurrence import library as recurrence
 
     compiler = compiled.find_compiler()
     runtime = [

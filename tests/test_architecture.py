@@ -88,6 +88,7 @@ FLOORS = (
         "lmseq/strips.py",
         "lmseq/scoring.py",
         "lmseq/alternatives.py",
+        "lmseq/recurrence/library.py",
         "lmseq/layers.py",
         "lmseq/recurrence/activations.py",
         "lmseq/recurrence/cells/cell.py",

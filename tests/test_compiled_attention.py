@@ -14,7 +14,7 @@ from lmseq.config.language_model import ModelConfig
 from lmseq.mixers.attention import Cache, attend
 from lmseq.mixers.compiled_attention import attend_by
 from lmseq.models.build import build_model
-from lmseq.recurrence import native
+from lmseq.recurrence import library
 from lmseq.training.sharding import make_mesh
 from tests.test_attention import largest_array
 
@@ -103,7 +103,7 @@ def test_the_number_of_threads_changes_no_bit_and_a_row_is_the_same_in_any_batch
     arguments = drawn(sizes, filled)
     results = []
     for threads in (1, 2, 3, 8):
-        monkeypatch.setattr(native, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(library, "num_threads", lambda threads=threads: threads)
         results.append(slopes(partial(attend_by, "native"), *arguments))
     for other in results[1:]:
         jax.tree.map(np.testing.assert_array_equal, results[0], other)
@@ -196,7 +196,7 @@ def test_no_array_grows_with_the_tokens_times_the_window(monkeypatch):
 
 
 def test_without_a_library_it_is_not_taken(monkeypatch):
-    monkeypatch.setattr(native._Loaded, "library", None)
+    monkeypatch.setattr(library._Loaded, "library", None)
     arguments = drawn((1, 4, 3, 1, 1, 2), (3,))
     with pytest.raises(ValueError, match="they are not there: `make native` compiles them"):
         attend_by("native", *arguments)

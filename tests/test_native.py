@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from lmseq.ngram import native as counts
-from lmseq.recurrence import native, unrolled
+from lmseq.recurrence import library, unrolled
 from lmseq.recurrence.cells import CELLS
 from lmseq.recurrence.cells.gru import GRU
 from lmseq.recurrence.cells.lstm import LSTM
@@ -38,7 +38,7 @@ SHAPES = [
 
 @pytest.fixture
 def half_precision(compiled_loops):
-    if not native.is_loaded("bfloat16"):
+    if not library.is_loaded("bfloat16"):
         pytest.skip("this processor has no bfloat16 products")
 
 
@@ -113,11 +113,11 @@ def test_bfloat16_products_are_those_of_the_scan(half_precision, cell, hidden):
 
 @every_loop
 def test_the_number_of_threads_changes_no_bit(compiled_loops, cell, monkeypatch):
-    monkeypatch.setattr(native, "num_threads", lambda: 1)
+    monkeypatch.setattr(library, "num_threads", lambda: 1)
     *arguments, scale = draw(cell, 5, 64, 200)
     results = []
     for threads in (1, 2, 3, 8):
-        monkeypatch.setattr(native, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(library, "num_threads", lambda threads=threads: threads)
         slopes = jax.grad(partial(value, by(cell, "native"), scale), (0, 1, 2))(*arguments)
         results.append(jax.tree.map(np.asarray, (slopes, by(cell, "native")(*arguments))))
     for other in results[1:]:
@@ -135,7 +135,7 @@ def test_a_row_is_the_same_in_any_batch(compiled_loops, cell):
 
 
 def test_programs_beside_each_other_do_not_wait_for_each_other(compiled_loops, monkeypatch):
-    monkeypatch.setattr(native, "num_threads", lambda: 3)
+    monkeypatch.setattr(library, "num_threads", lambda: 3)
     *arguments, scale = draw(LSTM, 20, 64, 128)
     slopes = jax.jit(jax.grad(partial(value, by(LSTM, "native"), scale), (0, 1, 2)))
     expected = jax.tree.map(np.asarray, slopes(*arguments))
@@ -226,7 +226,7 @@ def test_a_shared_batch_is_still_right(compiled_loops):
 
 
 def test_without_a_library_they_are_not_taken(monkeypatch):
-    monkeypatch.setattr(native._Loaded, "library", None)
+    monkeypatch.setattr(library._Loaded, "library", None)
     *arguments, _ = draw(GRU, 3, 4, 8)
     with pytest.raises(ValueError, match="they are not there: `make native` compiles them"):
         by(GRU, "native")(*arguments)
@@ -240,21 +240,21 @@ def test_a_processor_without_bfloat16_says_so(compiled_loops, monkeypatch):
         def lmseq_has_bfloat16():
             return False
 
-    monkeypatch.setattr(native._Loaded, "library", Older)
+    monkeypatch.setattr(library._Loaded, "library", Older)
     with pytest.raises(ValueError, match="this processor has no bfloat16 products"):
         unrolled.check_backend("native", "bfloat16")
     unrolled.check_backend("native", "float32")
 
 
 def test_a_damaged_library_is_refused(compiled_loops, tmp_path, monkeypatch):
-    monkeypatch.setattr(native._Loaded, "library", None)
+    monkeypatch.setattr(library._Loaded, "library", None)
     path = tmp_path / "damaged.so"
     whole = compiled_loops.read_bytes()
     for content in (b"", b"\x7fELF but no library", whole[:3000], whole[:-1], whole[:-32]):
         path.write_bytes(content)
         with pytest.raises(OSError, match="is damaged: compile it again"):
-            native.load(path)
-    assert not native.is_loaded()
+            library.load(path)
+    assert not library.is_loaded()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from lmseq.config.language_model import ModelConfig
 from lmseq.config.mixers import is_stack
 from lmseq.models.build import build_model
 from lmseq.models.interface import token_trace
+from lmseq.models.noisy import drop_weights
 from lmseq.noise import EMBEDDING, INPUTS, WEIGHTS, share_key
 from lmseq.recurrence.cells import cell_named
 from lmseq.recurrence.cells.cell import Recurrent
@@ -66,6 +67,13 @@ def mask(key, rate, shape):
     return jax.random.bernoulli(key, 1.0 - rate, shape) / (1.0 - rate)
 
 
+def weight_mask(key, rate, shape):
+    """Of 16 random bits an entry, by NumPy: the low half of a word, then the high one."""
+    words = np.asarray(jax.random.bits(key, ((int(np.prod(shape)) + 1) // 2,), jnp.uint32))
+    halves = np.stack([words & 0xFFFF, words >> 16], axis=1).reshape(-1)[: np.prod(shape)].reshape(shape)
+    return (halves < (1.0 - rate) * 65536) / (1.0 - rate)
+
+
 def near(left, right, tolerance=2e-5):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), left, right)
 
@@ -78,7 +86,7 @@ def test_recurrent_weights_are_dropped_once_a_window(cell, recompute_steps):
     dropped, key = dict(params), jax.random.fold_in(KEY, WEIGHTS)
     for layer in range(2):
         name = f"recurrent_kernel_{layer}"
-        kept = mask(jax.random.fold_in(key, layer), 0.5, params[name].shape)
+        kept = weight_mask(jax.random.fold_in(key, layer), 0.5, params[name].shape)
         dropped[name] = params[name] * kept
         assert 0 < (kept > 0).mean() < 1
     near(run(model, params), plain(model, dropped))
@@ -88,8 +96,21 @@ def test_the_gradient_passes_the_mask():
     model, params = made(num_layers=1, weight_drop=0.5)
     grads = jax.grad(lambda params: run(model, params)[1].sum())(params)["recurrent_kernel_0"]
     key = jax.random.fold_in(jax.random.fold_in(KEY, WEIGHTS), 0)
-    kept = mask(key, 0.5, grads.shape) > 0
+    kept = weight_mask(key, 0.5, grads.shape) > 0
     assert (np.asarray(grads != 0) == np.asarray(kept)).all()
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.73])
+def test_weights_are_dropped_at_the_rate_asked(rate):
+    """Of an odd number of weights too; and the mean stays."""
+    kernel = jnp.ones((501, 601))
+    dropped = np.asarray(drop_weights([Recurrent(kernel)], rate, KEY)[0].kernel, np.float64)
+    number, kept = kernel.size, (dropped != 0).sum()
+    assert abs(kept - number * (1 - rate)) < 4 * np.sqrt(number * rate * (1 - rate))
+    np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rate), rtol=1e-6)
+    halves = (dropped != 0).reshape(-1)[:-1].reshape(-1, 2)
+    together = (halves[:, 0] & halves[:, 1]).mean()  # neighbours share a word, and nothing else
+    assert abs(together - (1 - rate) ** 2) < 4 / np.sqrt(number / 2)
 
 
 @pytest.mark.parametrize(

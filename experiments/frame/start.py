@@ -98,10 +98,10 @@ def prepare_jax(
             f"JAX finds no device for JAX_PLATFORMS={asked}{why}: leave it out, or say cpu"
         ) from None
     from lmseq.ngram import native as counts
-    from lmseq.recurrence import native
+    from lmseq.recurrence import library
 
     counts.find()
-    native.find()
+    library.find()
 
 
 def data_folders() -> tuple[Path | None, Path]:

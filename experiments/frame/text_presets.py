@@ -186,9 +186,9 @@ def ptb_cpu() -> dict[str, Any]:
         "optimizer": "adamw",
         "weight_decay": 0.05,
         "learning_rate": 4e-3,
-        "num_train_steps": 20_000,
-        "eval_every": 2000,
-        "checkpoint_every": 4000,
+        "num_train_steps": 28_000,
+        "eval_every": 10_000,
+        "checkpoint_every": 5000,
         "horizon_origins": 1,
         "horizon_samples": 1,
     }

@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Array
 
 from lmseq.mixers.attention import THETA, Cache, append, attend, read_in_blocks
-from lmseq.recurrence import native
+from lmseq.recurrence import library
 from lmseq.recurrence.unrolled import Backend, check_backend
 
 
@@ -30,7 +30,7 @@ def attend_by(
         check_backend(backend, "float32")
         _check(arrays)
     elif backend != "scan" and queries.shape[1] > 1 and jax.default_backend() == "cpu":
-        backend = "native" if native.suits("float32", *arrays) else "scan"
+        backend = "native" if library.suits("float32", *arrays) else "scan"
     if backend != "native":
         return attend(cache, queries, keys, values)
     return append(cache, keys, values), _read(cache, queries, keys, values)
@@ -88,6 +88,4 @@ _read.defvjp(_forward, _backward)
 
 
 def _call(way: str, shapes: list[tuple[int, ...]], *arrays: Array) -> list[Array]:
-    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    call = jax.ffi.ffi_call(f"lmseq_attention_{way}", results, vmap_method="sequential")
-    return call(*arrays, threads=native.num_threads(), theta=np.float64(THETA))
+    return library.call(f"attention_{way}", shapes, *arrays, theta=np.float64(THETA))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lmseq.layers import Precision, product, softmax_log_probs
+from lmseq.layers import Precision, product_with_rows, softmax_log_probs
 from lmseq.noise import CANDIDATES, of_batch
 from lmseq.types import PRNGKey
 
@@ -50,9 +50,10 @@ def sampled_log_probs(
     average, and tends to it with the number of candidates.
     """
     ids, log_expected = candidates
-    at_target = jnp.sum(hidden * jnp.moveaxis(kernel[:, targets], 0, -1), axis=-1) + bias[targets]
+    words = kernel.T  # of a readout that is tied, the embedding: its rows are near each other in memory
+    at_target = jnp.sum(hidden * words[targets], axis=-1) + bias[targets]
     ones = (1,) * targets.ndim
-    others = product(hidden, kernel[:, ids], precision) + (bias[ids] - log_expected).reshape(*ones, -1)
+    others = product_with_rows(hidden, words[ids], precision) + (bias[ids] - log_expected).reshape(*ones, -1)
     others = jnp.where(targets[..., None] == ids.reshape(*ones, -1), -jnp.inf, others)
     return at_target - jnp.logaddexp(at_target, jax.nn.logsumexp(others, axis=-1))
 

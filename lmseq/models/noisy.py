@@ -7,6 +7,8 @@ the batch is shared out; what is drawn by step and row, from each piece's.
 from collections.abc import Callable, Sequence
 
 import jax
+import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from lmseq.layers import drop, has_dropout, rows_of
@@ -73,7 +75,8 @@ def drop_weights(
     """DropConnect on the kernels inside the loops of layers (Wan et al. 2013; Merity et al. 2018).
 
     U becomes U m / (1 - rate), m one mask for all rows and steps; biases stay. Without a key, or at a rate
-    that is the number 0, the weights as they are.
+    that is the number 0, the weights as they are. A weight is dropped with the rate as a multiple of 2^-16,
+    rounded down: a mask as large as the weights costs half as much to draw so.
     """
     if key is None or not has_dropout(rate):
         return weights
@@ -81,6 +84,16 @@ def drop_weights(
     return [
         layer
         if layer is None or layer.kernel is None
-        else layer._replace(kernel=drop(layer.kernel, rate, jax.random.fold_in(key, number)))
+        else layer._replace(kernel=_drop_entries(layer.kernel, rate, jax.random.fold_in(key, number)))
         for number, layer in enumerate(weights)
     ]
+
+
+def _drop_entries(
+    kernel: Float[Array, "hidden gates"], rate: Rate, key: PRNGKey
+) -> Float[Array, "hidden gates"]:
+    """Inverted dropout of each entry, of 16 random bits."""
+    words = jax.random.bits(key, (-(-kernel.size // 2),), jnp.uint32)
+    halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: kernel.size].reshape(kernel.shape)
+    kept = halves.astype(jnp.float32) < (1.0 - rate) * 2.0**16
+    return jnp.where(kept, kernel / (1.0 - rate), 0.0)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from lmseq.layers import Precision, matmul_along, rounded
+from lmseq.layers import Precision, matmul_along, product_over_rows, rounded
 from lmseq.recurrence import native
 from lmseq.recurrence.cells.cell import (
     Cell,
@@ -108,10 +108,7 @@ def _backward(cell, precision, loop, residuals, cotangents):
     d_bias = None
     if weights.bias is not None:
         d_bias = jnp.sum(deltas[:, :, -weights.bias.size :], axis=(0, 1))
-    # The first step apart: putting the initial state before the others would copy all of them.
-    d_kernel = matmul_along(first, deltas[0], 0, 0, precision) + matmul_along(
-        _matrix(hidden[:-1]), _matrix(deltas[1:]), 0, 0, precision
-    )
+    d_kernel = product_over_rows(_matrix(hidden), _matrix(deltas), precision, before=first)
     return Recurrent(d_kernel, d_bias), d_state, d_xs
 
 

@@ -10,7 +10,7 @@ import jax
 from jax import lax
 
 from lmseq.layers import Precision
-from lmseq.recurrence import cudnn, derivative, native
+from lmseq.recurrence import cudnn, derivative, library
 from lmseq.recurrence.cells.cell import (
     Cell,
     Gates,
@@ -55,7 +55,7 @@ def unroll_layer(
     program for anything but a CPU has XLA's in their place. Raises ValueError for native ones that are not
     loaded, or that the cell does not have.
 
-    auto is decided while JAX traces, by what is true of the process then: whether `native.load` was called
+    auto is decided while JAX traces, by what is true of the process then: whether `library.load` was called
     and how many devices there are. A program that was compiled before a change of these stays as it was.
     """
     if backend == "native" and cell.native is None:
@@ -86,8 +86,10 @@ def check_backend(backend: Backend, precision: Precision) -> None:
         raise ValueError(
             f"backend native is for a CPU, this is a {jax.default_backend()}: choose auto or scan"
         )
-    if backend == "native" and not native.is_loaded(precision):
-        reason = f"this processor has no {precision} products" if native.is_loaded() else "they are not there"
+    if backend == "native" and not library.is_loaded(precision):
+        reason = (
+            f"this processor has no {precision} products" if library.is_loaded() else "they are not there"
+        )
         raise ValueError(
             f"expected the compiled loops of backend native, {reason}: `make native` compiles them, "
             "and backend auto or scan does without"
@@ -109,7 +111,7 @@ def takes_cudnn(cell: Cell, precision: Precision, backend: Backend) -> bool:
         check_backend(backend, precision)
         return True
     suits = backend == "auto" and cell.is_cudnn_lstm and precision != "bfloat16"
-    axes = native.shared_axes()
+    axes = library.shared_axes()
     alone = jax.device_count() == 1 if not axes else "member" not in axes
     return suits and alone and cudnn.is_there()
 
@@ -119,5 +121,5 @@ def _loop(cell: Cell, backend: Backend, xs: GateSteps, precision: Precision) -> 
     if backend == "native":
         check_backend(backend, precision)
     if backend in ("auto", "cudnn"):
-        backend = "native" if cell.native is not None and native.suits(precision, xs) else "scan"
+        backend = "native" if cell.native is not None and library.suits(precision, xs) else "scan"
     return backend if len(xs) else "scan"

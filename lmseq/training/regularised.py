@@ -11,7 +11,7 @@ from lmseq.contract import Model, gather_log_probs
 from lmseq.models.interface import Trace, has_hidden, token_trace
 from lmseq.scoring import nll_totals
 from lmseq.training.gradient import Losses, Objective, StepInfo
-from lmseq.training.train_step import begin_windows, window_loss
+from lmseq.training.train_step import begin_windows, first_input_totals, window_loss
 from lmseq.types import Batch, Carry, Params
 
 
@@ -42,13 +42,15 @@ class RegularisedLoss:
         end, trace = token_trace(model, params, carry, batch.inputs, batch.targets, step.key)
         smoothed = nll_totals(trace.log_probs + self.label_smoothing * trace.spread, batch.mask)
 
-        first_mask = batch.mask[:, :1] & step.reset
-        log_probs = model.readout(params, initial)
-        first = gather_log_probs(log_probs, batch.inputs[:, 0])
-        first = first + self.label_smoothing * (jnp.mean(log_probs, axis=-1) - first)
-        minimised = jax.tree.map(jnp.add, smoothed, nll_totals(first[:, None], first_mask))
+        def first_log_probs(params: Params, initial: Carry) -> Float[Array, "batch"]:
+            log_probs = model.readout(params, initial)
+            first = gather_log_probs(log_probs, batch.inputs[:, 0])
+            return first + self.label_smoothing * (jnp.mean(log_probs, axis=-1) - first)
 
-        counts = jnp.sum(batch.mask, axis=1) + first_mask[:, 0]
+        first = first_input_totals(first_log_probs, params, initial, batch, step)
+        minimised = jax.tree.map(jnp.add, smoothed, first)
+
+        counts = jnp.sum(batch.mask, axis=1) + (batch.mask[:, 0] & step.reset)
         penalty = jnp.sum(counts * self._penalties(trace, batch.mask))
         return Losses(
             minimised._replace(nll=minimised.nll + penalty), end, nll_totals(trace.log_probs, batch.mask)

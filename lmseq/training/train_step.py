@@ -52,9 +52,32 @@ def window_loss(model: Model, params: Params, carry: Carry, batch: Batch, step: 
         params, carry, batch.inputs, batch.targets, training=True, key=step.key
     )
     totals = nll_totals(log_probs, batch.mask)
-    first = log_prob(model.readout(params, initial), batch.inputs[:, 0])
-    first_totals = nll_totals(first[:, None], batch.mask[:, :1] & step.reset)
+    first_totals = first_input_totals(partial(_first_log_probs, model, batch), params, initial, batch, step)
     return Losses(jax.tree.map(jnp.add, totals, first_totals), end, totals)
+
+
+def _first_log_probs(model: Model, batch: Batch, params: Params, initial: Carry) -> Float[Array, "batch"]:
+    return log_prob(model.readout(params, initial), batch.inputs[:, 0])
+
+
+def first_input_totals(
+    log_probs_of: Callable[[Params, Carry], Float[Array, "batch"]],
+    params: Params,
+    initial: Carry,
+    batch: Batch,
+    step: StepInfo,
+) -> NllTotals:
+    """The totals of the windows' first inputs, which the initial carry predicts, of a step that resets.
+
+    log_probs_of: their log-probabilities (B,), of parameters and initial carry. Of any other step the totals
+    are nothing, and these are not computed: of many words a readout takes a twentieth of the step.
+    """
+
+    def none(params: Params, initial: Carry) -> Float[Array, "batch"]:
+        return jnp.zeros_like(jax.eval_shape(log_probs_of, params, initial))
+
+    log_probs = lax.cond(step.reset, log_probs_of, none, params, initial)
+    return nll_totals(log_probs[:, None], batch.mask[:, :1] & step.reset)
 
 
 def train_step(

@@ -1,0 +1,113 @@
+"""X^T Y in bfloat16 by the compiled routine: against NumPy in float64, and where it is taken."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmseq.layers import LEAST, product, product_over_rows, product_with_rows
+from lmseq.recurrence import library
+
+HALF, SINGLE = jnp.bfloat16, jnp.float32
+# Rows before, rows, rows of Y, columns of X and of Y: whole tiles and panels, parts, one of everything, none.
+SHAPES = [
+    (0, 1120, 1120, 96, 128),
+    (32, 200, 200, 100, 65),
+    (3, 9, 10, 70, 200),
+    (0, 7, 7, 5, 9),
+    (2, 0, 1, 49, 64),
+    (0, 1, 1, 1, 1),
+    (0, 0, 0, 4, 5),
+    (1, 2100, 2049, 13, 17),
+]
+
+
+@pytest.fixture(autouse=True)
+def half_precision(compiled_loops, monkeypatch):
+    if not library.is_loaded("bfloat16"):
+        pytest.skip("this processor has no bfloat16 products")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+def draw(shape, kind, seed):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), kind)
+
+
+def compiled(before, x, y):
+    return library.call("product_over_rows", [(x.shape[1], y.shape[1])], before, x, y)[0]
+
+
+def exact(*arrays):
+    """Of operands rounded to bfloat16, in float64."""
+    before, x, y = (np.asarray(array.astype(HALF), np.float64) for array in arrays)
+    return np.concatenate([before, x])[: len(y)].T @ y
+
+
+@pytest.mark.parametrize("kinds", [(SINGLE, SINGLE), (HALF, SINGLE), (SINGLE, HALF), (HALF, HALF)])
+@pytest.mark.parametrize("num_before, rows, count, tall, wide", SHAPES)
+def test_it_is_the_product(num_before, rows, count, tall, wide, kinds):
+    arrays = (
+        draw((num_before, tall), kinds[0], 0),
+        draw((rows, tall), kinds[0], 1),
+        draw((count, wide), kinds[1], 2),
+    )
+    np.testing.assert_allclose(compiled(*arrays), exact(*arrays), rtol=0, atol=2e-6 * max(count, 1))
+
+
+def test_the_number_of_threads_changes_no_bit(monkeypatch):
+    arrays = draw((5, 200), SINGLE, 0), draw((1300, 200), SINGLE, 1), draw((1305, 300), SINGLE, 2)
+    found = []
+    for threads in (1, 2, 3, 9):
+        monkeypatch.setattr(library, "num_threads", lambda threads=threads: threads)
+        found.append(np.asarray(compiled(*arrays)))
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+
+
+def test_it_takes_what_is_not_a_number():
+    x = draw((66, 70), SINGLE, 0).at[3, 4].set(jnp.nan).at[5, 6].set(jnp.inf)
+    found = np.asarray(compiled(x[:0], x, jnp.ones((66, 64))))
+    assert np.isnan(found[4]).all() and np.isposinf(found[6]).all()
+    assert np.isfinite(np.delete(found, [4, 6], axis=0)).all()
+
+
+def test_what_does_not_fit_is_refused():
+    x, y = draw((4, 5), SINGLE, 0), draw((6, 3), SINGLE, 1)
+    for arrays in ((x[:0], x, y), (x[:0, :3], x, y[:4]), (x[:0].astype(HALF), x, y[:4])):
+        with pytest.raises(Exception, match="expected rows of X for all of Y"):
+            jax.block_until_ready(compiled(*arrays))
+
+
+@pytest.mark.parametrize("apply", [product, product_with_rows])
+def test_derivatives_of_products_take_it(apply):
+    """Where rows and columns are many; else, and in float32, XLA's."""
+    size = LEAST
+
+    def slopes(precision, x, kernel):
+        return jax.grad(lambda *both: jnp.sum(jnp.sin(apply(*both, precision))), (0, 1))(x, kernel)
+
+    x, kernel = draw((3, size, size), SINGLE, 0), draw((size, size), SINGLE, 1)
+    program = jax.jit(partial(slopes, "bfloat16"))
+    assert "lmseq_product_over_rows" in program.lower(x, kernel).as_text()
+    few = x[:1, : size - 1]
+    assert "lmseq_product_over_rows" not in program.lower(few, kernel).as_text()
+    assert "lmseq_product_over_rows" not in jax.jit(partial(slopes, "float32")).lower(x, kernel).as_text()
+    for found, expected in zip(program(x, kernel), slopes("float32", x, kernel), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=0.03 * np.abs(expected).max())
+
+
+def test_by_xla_and_compiled_are_the_same_product(monkeypatch):
+    x, y, before = draw((300, 80), SINGLE, 0), draw((310, 90), SINGLE, 1), draw((20, 80), SINGLE, 2)
+    ours = product_over_rows(x, y, "bfloat16", before)
+    monkeypatch.setattr(library._Loaded, "library", None)
+    np.testing.assert_allclose(ours, product_over_rows(x, y, "bfloat16", before), rtol=0, atol=1e-4)
+
+
+def test_members_of_an_ensemble_have_their_own():
+    x, y = draw((3, 70, 80), SINGLE, 0), draw((3, 70, 90), SINGLE, 1)
+    together = jax.vmap(partial(product_over_rows, precision="bfloat16"))(x, y)
+    for number in range(3):
+        alone = product_over_rows(x[number], y[number], "bfloat16")
+        np.testing.assert_array_equal(together[number], alone)
