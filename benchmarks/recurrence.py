@@ -3,25 +3,30 @@
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.recurrence
 
-A step is forward, backward, clipping by global norm and an update of SGD, of an embedding, one or two
+A step is forward, backward, clipping by global norm and an update of SGD, of an embedding, one or more
 recurrent layers and a softmax, in float32 unless `bf16` is said. All sides begin with the same weights and
-must report the same losses over the first steps. Each runs in a process of its own with all cores; they take
-turns, and a turn begins when the machine is idle. A ratio is PyTorch's time divided by ours, in the same
-type; `scan` is PyTorch's time divided by ours without compiled loops (which are compiled first, where there
-is a C++ compiler), `flax` that by Flax's layers under autodiff. With a GPU all run there, PyTorch through
-cuDNN. The last line is a JSON object with `ratios`.
+must report the same losses over the first steps, with dropout nearly so. Each runs in a process of its own
+with all cores, and keeps the memory that it frees; they take turns, and a turn begins when the machine is
+idle. A ratio is PyTorch's time divided by ours, in the same type; `scan` is PyTorch's time divided by ours
+without compiled loops (which are compiled first, where there is a C++ compiler), `flax` that by Flax's layers
+under autodiff, both in six of the rows, `half` our own time in float32 divided by that in bfloat16. With a
+GPU all run there, PyTorch through cuDNN. `peaks` are products of matrices of 2,048 x 2,048 on each side, in
+GFLOP/s; `peak_share` is the products of a step in the time of the step, as a part of our own peak. The last
+line is a JSON object with `ratios`, `peaks` and `peak_share`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
-from benchmarks.measure import Steps, hardware, publish, versions
+from benchmarks.measure import Steps, apart, hardware, publish, timed, versions
 from benchmarks.training_steps import CLIP_NORM, LEARNING_RATE, compare, dispatches
 from experiments.frame.command import main_with_flags
 from experiments.frame.console import say
-from experiments.frame.start import prepare_jax
+from experiments.frame.start import keep_pages, prepare_jax
 from lmseq.compiled import native_folder
 
 
@@ -34,6 +39,7 @@ class Work(NamedTuple):
     num_layers: int
     batch_size: int
     num_steps: int
+    dropout: float = 0.0  # of what each layer reads, and of what the softmax reads
 
 
 WORKS = {
@@ -43,7 +49,15 @@ WORKS = {
     "lstm_char_large": Work("lstm", 65, 512, 2, 64, 64),
     "lstm_ptb_small": Work("lstm", 10_000, 200, 2, 20, 20),
     "lstm_ptb_medium": Work("lstm", 10_000, 650, 2, 20, 35),
+    "lstm_ptb_dropout": Work("lstm", 10_000, 650, 2, 20, 35, 0.5),
+    "lstm_one_row": Work("lstm", 65, 256, 1, 1, 1000),
+    "gru_one_row": Work("gru", 65, 256, 1, 1, 1000),
+    "lstm_four_rows": Work("lstm", 65, 512, 1, 4, 250),
+    "lstm_many_rows": Work("lstm", 65, 256, 1, 256, 64),
+    "lstm_wide": Work("lstm", 65, 1024, 1, 32, 64),
+    "lstm_deep": Work("lstm", 65, 1150, 3, 20, 70),
 }
+ALL_SIDES = tuple(WORKS)[:6]  # the rows in which XLA's loops and Flax's layers stand too
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 flags.DEFINE_string("works", ",".join(WORKS), "which rows of the table")
@@ -124,6 +138,8 @@ def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") ->
         hidden_size=work.hidden_size,
         num_layers=work.num_layers,
         embedding_size=work.hidden_size,
+        input_dropout=work.dropout,
+        dropout=work.dropout,
         precision=precision,
         backend=backend,
     )
@@ -132,7 +148,7 @@ def lmseq_steps(work: Work, precision: str, seed: int, backend: str = "auto") ->
 
 
 def flax_steps(work: Work, precision: str, seed: int) -> Steps:
-    """Flax's `nn.RNN`, in the training step that lmseq's models are trained by."""
+    """Flax's `nn.RNN`, in the training step that lmseq's models are trained by; it has no dropout."""
     prepare_jax()
     import jax
 
@@ -146,6 +162,7 @@ def flax_steps(work: Work, precision: str, seed: int) -> Steps:
 
 def torch_steps(work: Work, precision: str, seed: int) -> Steps:
     """PyTorch's modules, eager; bfloat16 by autocast, weights in float32."""
+    keep_pages()
     import contextlib
 
     import torch
@@ -153,7 +170,8 @@ def torch_steps(work: Work, precision: str, seed: int) -> Steps:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     layer_class = {"rnn": torch.nn.RNN, "gru": torch.nn.GRU, "lstm": torch.nn.LSTM}[work.cell]
     embedding = torch.nn.Embedding(work.vocab_size, work.hidden_size)
-    layers = layer_class(work.hidden_size, work.hidden_size, work.num_layers)
+    between = work.dropout if work.num_layers > 1 else 0.0
+    layers = layer_class(work.hidden_size, work.hidden_size, work.num_layers, dropout=between)
     readout = torch.nn.Linear(work.hidden_size, work.vocab_size)
     set_torch_weights(work, embedding, layers, readout, draw_weights(work, seed))
     modules = torch.nn.ModuleList([embedding, layers, readout]).to(device)
@@ -163,11 +181,14 @@ def torch_steps(work: Work, precision: str, seed: int) -> Steps:
         torch.autocast(device, dtype=torch.bfloat16) if precision == "bfloat16" else contextlib.nullcontext()
     )
 
+    def drop(x: Any) -> Any:
+        return torch.nn.functional.dropout(x, work.dropout) if work.dropout else x
+
     def one_step() -> list[float]:
         optimizer.zero_grad(set_to_none=True)
         with autocast:
-            outputs, _ = layers(embedding(tokens[:-1]))
-            logits = readout(outputs)
+            outputs, _ = layers(drop(embedding(tokens[:-1])))
+            logits = readout(drop(outputs))
         loss = torch.nn.functional.cross_entropy(
             logits.float().reshape(-1, work.vocab_size), tokens[1:].reshape(-1)
         )
@@ -210,6 +231,54 @@ def scan_steps(work: Work, precision: str, seed: int) -> Steps:
 BUILDERS = {"torch": torch_steps, "lmseq": lmseq_steps, "scan": scan_steps, "flax": flax_steps}
 
 
+PEAK_SIZE, PEAK_ROUNDS = 2048, 15
+
+
+def _peak(multiply: Callable[[], Any]) -> float:
+    multiply()
+    return 2e-9 * PEAK_SIZE**3 / min(timed(multiply)[0] for _ in range(PEAK_ROUNDS))
+
+
+def lmseq_peaks() -> dict[str, float]:
+    """GFLOP/s of products in float32 and in bfloat16, as XLA has them, at their best."""
+    prepare_jax()
+    import jax
+    import jax.numpy as jnp
+
+    from lmseq.layers import product
+
+    x = jnp.ones((PEAK_SIZE, PEAK_SIZE))
+    products = {kind: jax.jit(partial(product, precision=kind)) for kind in ("float32", "bfloat16")}
+    operands = {"float32": x, "bfloat16": x.astype(jnp.bfloat16)}
+    return {
+        kind: _peak(partial(_multiply, products[kind], operands[kind])) for kind in ("float32", "bfloat16")
+    }
+
+
+def _multiply(product: Any, x: Any) -> None:
+    product(x, x).block_until_ready()
+
+
+def torch_peaks() -> dict[str, float]:
+    """The same of PyTorch."""
+    keep_pages()
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    found = {}
+    for kind in ("float32", "bfloat16"):
+        x = torch.ones((PEAK_SIZE, PEAK_SIZE), dtype=getattr(torch, kind), device=device)
+        found[kind] = _peak(lambda x=x: (x @ x)[0, 0].item())
+    return found
+
+
+def num_operations(work: Work) -> float:
+    """Floating-point operations of the products of a step: forward, and twice as many for the gradients."""
+    rows, width = work.batch_size * work.num_steps, work.hidden_size
+    layer = 2 * width * GATES[work.cell] * width  # of inputs and of states
+    return 3 * 2.0 * rows * (work.num_layers * layer + width * work.vocab_size)
+
+
 def compile_loops() -> bool:
     """Whether the compiled loops are there, or could be made."""
     from lmseq.recurrence import library
@@ -242,17 +311,32 @@ def main() -> int:
         sides += [("flax", "float32")] * flags.FLAGS.flax
         sides += ([("torch", "bfloat16")] * torch + [("lmseq", "bfloat16")]) * flags.FLAGS.bf16
     turns = (flags.FLAGS.seed, 1 if quick else rounds, 0.3 if quick else seconds)
-    rows = {name: compare(name, WORKS[name], BUILDERS, sides, *turns) for name in names}
+    rows = {}
+    for name in names:
+        without = set() if name in ALL_SIDES else {"flax", "scan"}
+        rows[name] = compare(
+            name, WORKS[name], BUILDERS, [side for side in sides if side[0] not in without], *turns
+        )
+    peaks = {"lmseq": apart(lmseq_peaks)} | ({"torch": apart(torch_peaks)} if torch else {})
+    for side, kinds in peaks.items():
+        say(f"{side}: products at {', '.join(f'{peak:.0f} GFLOP/s in {k}' for k, peak in kinds.items())}")
     ratios: dict[str, float] = {}
-    for name, row in rows.items() if torch else ():
+    shares: dict[str, float] = {}
+    for name, row in rows.items():
         medians = {label: values[0] for label, values in row["milliseconds"].items()}
-        ratios[name] = medians["torch"] / medians["lmseq"]
-        for side in {"scan", "flax"} & medians.keys():
+        for kind, end in (("float32", ""), ("bfloat16", "_bf16")):
+            if f"lmseq{end}" in medians:
+                speed = 1e-6 * num_operations(WORKS[name]) / medians[f"lmseq{end}"]
+                shares[f"{name}{end}"] = speed / peaks["lmseq"][kind]
+            if torch and f"lmseq{end}" in medians:
+                ratios[f"{name}{end}"] = medians[f"torch{end}"] / medians[f"lmseq{end}"]
+        for side in ({"scan", "flax"} & medians.keys()) if torch else ():
             ratios[f"{name}_{side}"] = medians["torch"] / medians[side]
         if "lmseq_bf16" in medians:
-            ratios[f"{name}_bf16"] = medians["torch_bf16"] / medians["lmseq_bf16"]
+            ratios[f"{name}_half"] = medians["lmseq"] / medians["lmseq_bf16"]
     found = {"hardware": hardware(), "versions": versions("jax", "jaxlib", "flax", "torch")}
-    publish(found | {"compiled_loops": compiled, "ratios": ratios, "rows": rows}, flags.FLAGS.output)
+    figures = {"ratios": ratios, "peaks": peaks, "peak_share": shares}
+    publish(found | {"compiled_loops": compiled} | figures | {"rows": rows}, flags.FLAGS.output)
     return 0
 
 

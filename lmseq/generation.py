@@ -10,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, Key
 
 from lmseq.config.knobs import MOST_DRAWS, at_least
 from lmseq.contract import Drawable, Model, gather_log_probs, num_symbols, repeat_carry
+from lmseq.programs import program
 from lmseq.sampling import Decoding, check_decoding, choose, without
 from lmseq.types import Carry, Element, Params, PRNGKey, Tokens
 
@@ -76,7 +77,7 @@ def _draw_next(model, params, tables, carry, chances, decoding, never) -> tuple[
     return model.update(params, carry, tokens), tokens, gather_log_probs(log_probs, tokens)
 
 
-@partial(jax.jit, static_argnums=(1, 5, 6, 7, 8))
+@program(static_argnums=(1, 5, 6, 7, 8))
 def sample(key, model, params, tables, prompt, num_samples, num_tokens, decoding, never):
     """The program of `sample_streams`, with its arguments, and what `prepare_draws` gave."""
 

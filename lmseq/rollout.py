@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from lmseq.contract import Model, gather_log_probs, predict_directly, repeat_carry, with_covariates
 from lmseq.predictions import point
+from lmseq.programs import program
 from lmseq.sampling import draw, invert
 from lmseq.strips import strip_carries
 from lmseq.types import Carry, LogProbs, OfValues, Params, PRNGKey, Tokens
@@ -297,7 +298,7 @@ def origins_at_once(model: Model, params: Params, num_samples: int) -> int:
     return max(1, LARGEST // max(1, num_samples * numbers))
 
 
-@partial(jax.jit, static_argnums=(1, 4, 5, 6, 7))
+@program(static_argnums=(1, 4, 5, 6, 7))
 def _rollouts(key, model, params, tokens, num_origins, num_samples, max_horizon, block):
     """Log-probabilities of the targets in each continuation, (num_origins, num_samples, max_horizon)."""
     spacing = (tokens.shape[0] - max_horizon) // num_origins

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int
 from lmseq.contract import Model, as_stream, is_in_order, log_prob, num_symbols
 from lmseq.data.partition import scoring as scoring_plan
 from lmseq.data.partition import take_batch
+from lmseq.programs import program
 from lmseq.strips import carries_in_order, chain_strips, guess_last
 from lmseq.types import Elements, NllTotals, Params, Stream, TokenLogProbs, Tokens
 
@@ -73,7 +74,7 @@ def loss_figures(nll: float, num_tokens: int, num_chars: int | None = None) -> d
     return figures
 
 
-@partial(jax.jit, static_argnums=(0, 5))
+@program(static_argnums=(0, 5))
 def score_strips(model, params, tokens, starts, lengths, num_steps):
     """The program of `score_stream`: log-probabilities of the first token, and of every target of a plan.
 

@@ -182,6 +182,13 @@ WORK = {
     "lstm_char_large": "LSTM, 65 symbols, 2 layers of 512",
     "lstm_ptb_small": "LSTM, 10,000 words, 2 layers of 200",
     "lstm_ptb_medium": "LSTM, 10,000 words, 2 layers of 650",
+    "lstm_ptb_dropout": "the same with dropout of 0.5",
+    "lstm_one_row": "LSTM, 65 symbols, 256 units, one row of 1,000 steps",
+    "gru_one_row": "GRU, the same",
+    "lstm_four_rows": "LSTM, 65 symbols, 512 units, 4 rows of 250 steps",
+    "lstm_many_rows": "LSTM, 65 symbols, 256 units, 256 rows",
+    "lstm_wide": "LSTM, 65 symbols, 1,024 units",
+    "lstm_deep": "LSTM, 65 symbols, 3 layers of 1,150, 20 rows of 70 steps",
 }
 
 
@@ -202,17 +209,31 @@ def training_table(found: dict[str, Any]) -> str:
         row = found["recurrence"]["rows"][name]
         tokens = row["work"]["batch_size"] * row["work"]["num_steps"]
         speed = 1000 * tokens / statistics.median(row["milliseconds"]["lmseq"])
-        compared = (ratios[name + end] for end in ("", "_bf16", "_scan", "_flax"))
-        rows.append((what, f"{speed / 1000:.0f}k", *(f"{ratio:.2f}" for ratio in compared)))
+        compared = [ratios.get(name + end) for end in ("", "_bf16", "_half")]
+        compared.append(found["recurrence"]["peak_share"][name])
+        compared += [ratios.get(name + end) for end in ("_scan", "_flax")]
+        cells = ("" if ratio is None else f"{ratio:.2f}" for ratio in compared)
+        rows.append((what, f"{speed / 1000:.0f}k", *cells))
     header = (
         "work",
         "tokens/s",
         "against PyTorch",
         "bfloat16",
+        "bfloat16 against float32",
+        "share of peak",
         "without compiled loops",
         "Flax's layers against PyTorch",
     )
     return table(header, rows)
+
+
+def product_peaks(found: dict[str, Any]) -> str:
+    """GFLOP/s of products on either side."""
+    sides = found["recurrence"]["peaks"]
+    return "; ".join(
+        f"{name} {sides[side]['float32']:.0f} in float32 and {sides[side]['bfloat16']:.0f} in bfloat16"
+        for side, name in (("lmseq", "XLA"), ("torch", "PyTorch"))
+    )
 
 
 def ensembles_table(found: dict[str, Any]) -> str:
@@ -393,6 +414,7 @@ BLOCKS: tuple[Callable[[dict[str, Any]], str], ...] = (
     slowest_ratio,
     fastest_ratio,
     training_table,
+    product_peaks,
     ensembles_table,
     ensembles_processes,
     sampling_table,

@@ -52,25 +52,33 @@ MEANING = {
 }
 
 
-def prepare_jax(
-    host_devices: int = 1, keep_programs: bool = False, connect: Callable[[], None] | None = None
-) -> None:
-    """What must stand before JAX's first use: its meaning, virtual CPU devices, memory and programs kept.
+def keep_pages() -> None:
+    """Keep memory that was freed for what is asked for next.
 
     glibc gives blocks of tens of megabytes back to the system after every step and asks for them again;
-    keeping them saves a quarter of a training step on a CPU. With `keep_programs`, compiled programs are
-    kept where JAX_COMPILATION_CACHE_DIR says, or else in the user's cache folder, where compiled loops of
-    recurrent layers, and routines on counts, are looked for too. `connect` joins other processes of the run.
-    Raises ValueError where JAX finds no device of the kind asked for.
+    keeping them saves a quarter of a training step on a CPU.
     """
-    # The user's own come last, and win.
-    os.environ["XLA_FLAGS"] = f"{XLA_FLAG} {os.environ.get('XLA_FLAGS', '')}".strip()
     libc_name = ctypes.util.find_library("c")
     mallopt = getattr(ctypes.CDLL(libc_name), "mallopt", None) if libc_name else None
     if mallopt is not None:
         trim_threshold, mmap_threshold = -1, -3
         mallopt(mmap_threshold, 1 << 30)
         mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def prepare_jax(
+    host_devices: int = 1, keep_programs: bool = False, connect: Callable[[], None] | None = None
+) -> None:
+    """What must stand before JAX's first use: its meaning, virtual CPU devices, memory and programs kept.
+
+    With `keep_programs`, compiled programs are kept where JAX_COMPILATION_CACHE_DIR says, or else in the
+    user's cache folder, where compiled loops of recurrent layers, and routines on counts, are looked for too.
+    `connect` joins other processes of the run. Raises ValueError where JAX finds no device of the kind asked
+    for.
+    """
+    # The user's own come last, and win.
+    os.environ["XLA_FLAGS"] = f"{XLA_FLAG} {os.environ.get('XLA_FLAGS', '')}".strip()
+    keep_pages()
     import jax
 
     for name, value in MEANING.items():
@@ -97,11 +105,14 @@ def prepare_jax(
         raise ValueError(
             f"JAX finds no device for JAX_PLATFORMS={asked}{why}: leave it out, or say cpu"
         ) from None
+    from lmseq import programs
     from lmseq.ngram import native as counts
     from lmseq.recurrence import library
 
     counts.find()
     library.find()
+    kept = jax.config.jax_compilation_cache_dir if keep_programs else None
+    programs.keep_in(None if kept is None or "://" in kept else Path(kept))
 
 
 def data_folders() -> tuple[Path | None, Path]:

@@ -72,6 +72,11 @@ def _fits(array: Array, types: tuple[type, ...]) -> bool:
     return array.dtype in types and not jax.typeof(array).manual_axis_type.varying
 
 
+def identity() -> tuple[str, int, bool, bool]:
+    """What a program with the library's functions depends on: its file, threads, what is loaded."""
+    return LIBRARY.path(Path()).name, num_threads(), is_loaded(), is_loaded("bfloat16")
+
+
 @cache
 def num_threads() -> int:
     """The cores that this process may use, shared out over JAX's devices."""

@@ -24,6 +24,7 @@ from lmseq.contract import Model
 from lmseq.data.partition import Plan
 from lmseq.files import locked
 from lmseq.models.interface import count_parameters
+from lmseq.programs import Program
 from lmseq.training import ensemble, loop, processes
 from lmseq.training.checkpoint import Progress
 from lmseq.training.feeding import as_elements, put_stream
@@ -310,8 +311,7 @@ def _programs(
 
     # What does not fit one device is spread from the first.
     placed = training_sharding(mesh, jax.eval_shape(init, jax.random.key(0)), config.shard)
-    init = jax.jit(init, out_shardings=placed if config.shard == "params" else None)
-    parts, shard = config.accumulate_steps, config.shard
-    return init, make_dispatch(
-        model, optimizer, num_steps, objective, num_parts=parts, mesh=mesh, shard=shard, lengths=lengths
-    )
+    made_of = model, config, sizes, objective
+    init = Program(init, made_of=made_of, out_shardings=placed if config.shard == "params" else None)
+    how = {"num_parts": config.accumulate_steps, "mesh": mesh, "shard": config.shard, "lengths": lengths}
+    return init, make_dispatch(model, optimizer, num_steps, objective, **how, made_of=made_of)

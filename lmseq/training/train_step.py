@@ -1,6 +1,6 @@
 """The jitted step: several optimiser steps in one dispatch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from lmseq.config.training import Shard
 from lmseq.contract import Model, log_prob
 from lmseq.data.partition import Plan
+from lmseq.programs import Program
 from lmseq.scoring import nll_totals
 from lmseq.training.gradient import Gradient, Losses, Objective, StepInfo, by_length, make_gradient
 from lmseq.training.sharding import training_sharding
@@ -118,13 +119,15 @@ def make_dispatch(
     mesh: Mesh | None = None,
     shard: Shard = "batch",
     lengths: tuple[int, ...] = (),
+    made_of: Hashable = None,
 ) -> Dispatch:
     """A jitted scan of `train_step` over the rows of a plan; the training state is donated.
 
     Python is out of the way for as many steps as the plan has. One program is compiled for each number
     of rows it is given. The rest is as in `make_gradient`: on a mesh the state is to be placed by
     `training_sharding` with the same `shard`, and stays so. lengths: those that windows of random length
-    have, increasing, with num_steps as their base (`partition.window_lengths`).
+    have, increasing, with num_steps as their base (`partition.window_lengths`). made_of: what gives model,
+    optimiser and all else in full, for the program to be kept (`lmseq.programs`); None where it is not.
     """
     make = partial(make_gradient, model, objective, num_parts=num_parts, mesh=mesh, shard=shard)
     gradient = by_length(make, lengths) if lengths else make(num_steps)
@@ -140,7 +143,9 @@ def make_dispatch(
 
         return lax.scan(step, loop_state, plan)
 
-    return jax.jit(dispatch, donate_argnums=0)
+    if made_of is None:
+        return jax.jit(dispatch, donate_argnums=0)
+    return Program(dispatch, made_of=made_of, donate_argnums=0)
 
 
 def first_non_finite(metrics: StepMetrics, first_step: int) -> int | None:

@@ -225,11 +225,14 @@ void sweep(int threads, const Shape& shape, int depth, const float* weights, int
   });
 }
 
-// A core is worth its share of at least so many multiplications a step.
+// A core is worth its share of at least so many multiplications a step. Of fewer rows than kFewRows a step
+// takes as long as of so many: the weights come from a cache that is not the nearest.
 constexpr double kWorthwhile = 1 << 19;
+constexpr int kFewRows = 6;
 
 inline int threads_for(const Shape& shape, int gates, int64_t most) {
-  const double work = static_cast<double>(shape.rows) * shape.units * shape.units * gates;
+  const double work =
+      static_cast<double>(std::max(shape.rows, kFewRows)) * shape.units * shape.units * gates;
   return static_cast<int>(
       std::clamp(work / kWorthwhile, 1.0, static_cast<double>(std::max<int64_t>(most, 1))));
 }

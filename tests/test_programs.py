@@ -1,0 +1,141 @@
+"""Programs kept on disk: found again by what they are made of, and never where that is not known in full."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmseq import programs, scoring
+from lmseq.config.language_model import ModelConfig
+from lmseq.models.build import build_model
+from lmseq.programs import Program
+
+MODEL = build_model(ModelConfig(model="gru", hidden_size=8), 5)
+TOKENS = jnp.arange(40) % 5
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    programs.keep_in(tmp_path)
+    yield tmp_path
+    programs.keep_in(None)
+
+
+def scores(num_steps=7):
+    """What a new process would make: nothing is in memory."""
+    found = Program(scoring.score_strips.__wrapped__, static_argnums=(0, 5))
+    starts, lengths = jnp.array([[0], [7]]), jnp.full((2, 1), 7)
+    return found, (MODEL, MODEL.init(jax.random.key(0)), TOKENS, starts, lengths, num_steps)
+
+
+class Jitted:
+    """Stands for what `jax.jit` returned, and is not to be traced."""
+
+    def lower(self, *_):
+        raise AssertionError("it is traced anew")
+
+    __call__ = lower
+
+
+def read(found, arguments):
+    found._jit = Jitted()
+    return found(*arguments)
+
+
+def test_a_program_is_found_again(folder):
+    found, arguments = scores()
+    expected = found._jit(*arguments)
+    made = found(*arguments)
+    (path,) = folder.iterdir()
+    assert path.suffix == ".program"
+    again = read(*scores())
+    for each in (made, again):
+        jax.tree.map(np.testing.assert_array_equal, each, expected)
+    assert list(folder.iterdir()) == [path]
+
+
+def test_what_it_is_made_of_names_it(folder, monkeypatch):
+    """Static arguments, shapes, settings of JAX, the source, the loops: one of them other, another program."""
+    found, arguments = scores()
+    found(*arguments)
+    found(*arguments[:2], TOKENS[:39], *arguments[3:])
+    found(*arguments[:-1], 6)
+    wider = build_model(ModelConfig(model="gru", hidden_size=9), 5)
+    found(wider, wider.init(jax.random.key(0)), *arguments[2:])
+    assert len(list(folder.iterdir())) == 4
+    monkeypatch.setattr(programs, "_source", lambda: b"changed")
+    with pytest.raises(AssertionError, match="traced anew"):
+        read(*scores())
+    monkeypatch.undo()
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    read(*scores())
+    with jax.debug_nans(True), pytest.raises(AssertionError, match="traced anew"):
+        read(*scores())
+    monkeypatch.setattr(programs.library, "num_threads", lambda: 77)
+    with pytest.raises(AssertionError, match="traced anew"):
+        read(*scores())
+
+
+@pytest.mark.parametrize("damage", [lambda b: b"", lambda b: b[:-1], lambda b: b[:40] + b"x" + b[41:]])
+def test_a_damaged_file_is_made_anew(folder, damage):
+    found, arguments = scores()
+    expected = found(*arguments)
+    (path,) = folder.iterdir()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    jax.tree.map(np.testing.assert_array_equal, scores()[0](*arguments), expected)
+    read(*scores())
+
+
+def double(x):
+    return 2 * x
+
+
+@dataclass(frozen=True)
+class Scale:
+    by: float
+
+
+def test_functions_and_classes_without_a_version_are_not_kept(folder):
+    """A notebook's function may be another one tomorrow under the same name."""
+    made_here = Program(double)
+    inside = Program(scoring.score_strips.__wrapped__, static_argnums=(0, 5), made_of=partial(double, 1))
+    of_a_class = Program(scoring.score_strips.__wrapped__, static_argnums=(0, 5), made_of=Scale(2.0))
+    assert made_here(jnp.ones(3)).tolist() == [2.0] * 3
+    for found in (inside, of_a_class):
+        found(*scores()[1])
+    assert not list(folder.iterdir())
+
+
+def test_equal_models_have_one_name(folder):
+    build_model(ModelConfig(model="lstm", hidden_size=3), 4)  # Flax numbers its modules
+    twin = build_model(ModelConfig(model="gru", hidden_size=8), 5)
+    assert programs._pickled(MODEL) == programs._pickled(twin)
+    assert programs._pickled(MODEL) != programs._pickled(
+        build_model(ModelConfig(model="lstm", hidden_size=8), 5)
+    )
+
+
+def test_inside_another_program_and_of_several_devices_it_is_jits(folder, monkeypatch):
+    found, arguments = scores()
+    inner = partial(found, MODEL)
+
+    def outer(*given):
+        return inner(*given, 7)
+
+    traced = jax.jit(outer)(*arguments[1:-1])
+    jax.tree.map(np.testing.assert_array_equal, traced, found._jit(*arguments))
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    found(*arguments)
+    assert not list(folder.iterdir())
+
+
+def test_without_a_place_to_write_to_it_works(folder, monkeypatch):
+    programs.keep_in(folder / "absent")
+    found, arguments = scores()
+    jax.tree.map(np.testing.assert_array_equal, found(*arguments), found._jit(*arguments))
+    assert not (folder / "absent").exists()
