@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from scipy import stats
+from scipy import special  # scipy.stats is slow to import
 
 from lmseq.errors import ErrorCurve, growth_phase, log_size
 from lmseq.files import replacing
@@ -194,7 +194,7 @@ def horizon_panel(log_probs: Float[np.ndarray, "origin horizon"], unigram_loss: 
     losses, bounds, band = -log_probs.mean(axis=0, dtype=np.float64), (None, None), ""
     if num_origins > 1:
         error = log_probs.std(axis=0, ddof=1, dtype=np.float64) / np.sqrt(num_origins)
-        reach = stats.t.ppf(0.975, num_origins - 1) * error
+        reach = special.stdtrit(num_origins - 1, 0.975) * error
         bounds, band = (
             (losses - reach, losses + reach),
             f"95 % interval of the mean over {num_origins} origins",

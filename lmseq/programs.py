@@ -8,11 +8,11 @@ it in full: where every function and class among them is of this package or of o
 
 import hashlib
 import io
-import os
 import pickle
 import platform
-from collections.abc import Callable, Hashable
-from contextlib import suppress
+import re
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from functools import cache, update_wrapper
 from importlib import metadata
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import serialize_executable
 
 from lmseq.files import replacing
@@ -37,6 +38,10 @@ VERSIONED = {
     "builtins",
     "functools",
 }
+APART = {"xla_llvm_disable_expensive_passes": False}  # the default, but another name among JAX's
+CALL = re.compile(r"custom_call @([\w.]+)")
+LAPACK = "lapack_"
+KNOWN_CALLS = (LAPACK, "lmseq_")  # functions outside a program that are there when it is read
 SOURCE = Path(__file__).parent
 DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -45,11 +50,15 @@ class _Kept:
     """Where programs are kept, for the whole process; None where they are not."""
 
     folder: Path | None = None
+    flags: str = ""
 
 
-def keep_in(folder: Path | None) -> None:
-    """Keep the programs of this process in a folder, from now on; None for nowhere."""
-    _Kept.folder = folder
+def keep_in(folder: Path | None, flags: str = "") -> None:
+    """Keep the programs of this process in a folder, from now on; None for nowhere.
+
+    flags: what the process's environment says to XLA.
+    """
+    _Kept.folder, _Kept.flags = folder, flags
 
 
 class Program:
@@ -99,9 +108,13 @@ class Program:
         path = self._path(static, structure, kinds)
         if path is not None and (kept := _read(path, structure)) is not None:
             return kept
-        compiled = self._jit.lower(*arguments).compile()
-        if path is not None:
-            _write(path, compiled)
+        lowered = self._jit.lower(*arguments)
+        calls = None if path is None else set(CALL.findall(lowered.as_text()))
+        if calls is None or not all(name.startswith(KNOWN_CALLS) for name in calls):
+            return lowered.compile()
+        with _apart_from_jax():
+            compiled = lowered.compile(compiler_options=APART)
+        _write(path, compiled, any(name.startswith(LAPACK) for name in calls))
         return compiled
 
     def _path(self, static: tuple[Any, ...], structure: Any, kinds: tuple[Any, ...]) -> Path | None:
@@ -122,6 +135,22 @@ def program(**options: Any) -> Callable[[Callable[..., Any]], Program]:
     return lambda function: Program(function, **options)
 
 
+@contextmanager
+def _apart_from_jax() -> Iterator[None]:
+    """What is compiled is neither looked for among the programs that JAX keeps, nor put there.
+
+    Of a program for a CPU, XLA can write the code once: what JAX has written, or read, lacks functions when
+    it is written again.
+    """
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, 1e9)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)
+
+
 def _read(path: Path, structure: Any) -> Callable[..., Any] | None:
     """A kept program; None where there is none, or it cannot be used."""
     try:
@@ -129,7 +158,9 @@ def _read(path: Path, structure: Any) -> Callable[..., Any] | None:
         payload, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
         if hashlib.sha256(payload).digest() != digest:
             return None
-        executable, out = pickle.loads(payload)
+        executable, out, has_lapack = pickle.loads(payload)
+        if has_lapack:
+            _find_lapack()
         given = jax.tree.unflatten(structure, range(structure.num_leaves))
         trees = jax.tree.structure((tuple(given), {})), jax.tree.structure(out)
         devices = jax.devices()[:1]  # and not all, where there are more by now
@@ -138,11 +169,17 @@ def _read(path: Path, structure: Any) -> Callable[..., Any] | None:
         return None
 
 
-def _write(path: Path, compiled: Any) -> None:
+@cache
+def _find_lapack() -> None:
+    """JAX looks for LAPACK's functions when it lowers a program with one: of one that is read, never."""
+    jax.jit(jnp.linalg.qr).lower(jax.ShapeDtypeStruct((1, 1), jnp.float32))
+
+
+def _write(path: Path, compiled: Any, has_lapack: bool) -> None:
     """Keep a program; without a place to write to, or of a device that cannot give it away, nothing."""
     with suppress(OSError, ValueError, TypeError, NotImplementedError, jax.errors.JaxRuntimeError):
         executable, _, out = serialize_executable.serialize(compiled)
-        payload = pickle.dumps((executable, jax.tree.unflatten(out, range(out.num_leaves))))
+        payload = pickle.dumps((executable, jax.tree.unflatten(out, range(out.num_leaves)), has_lapack))
         with replacing(path, "wb") as file:
             file.write(payload + hashlib.sha256(payload).digest())
 
@@ -197,6 +234,5 @@ def _surroundings() -> tuple[bytes, ...]:
     settings = {
         name: value for name, value in jax.config.values.items() if "cache" not in name and "dump" not in name
     }
-    flags = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
     machine = device.platform, device.device_kind, device.client.platform_version, library.identity()
-    return _source(), repr(sorted(settings.items(), key=str)).encode(), repr((flags, machine)).encode()
+    return _source(), repr(sorted(settings.items(), key=str)).encode(), repr((_Kept.flags, machine)).encode()

@@ -26,6 +26,7 @@ Points = Float[Array | np.ndarray, "origin horizon feature"]
 Ahead = Float[Array | np.ndarray, "origin horizon covariate"]  # of an origin's newest element and the next
 BLOCK = 4096  # origins rolled out together: their carries and predictions stay in the cache
 LARGEST = 1 << 24  # numbers that carries and predictions of one call of a program hold
+NEAR = 1 << 18  # of these, as many as a CPU has near it
 
 
 # Values
@@ -288,14 +289,18 @@ def _log_probs_ahead(
 
 
 def origins_at_once(model: Model, params: Params, num_samples: int) -> int:
-    """How many origins of S samples hold at most LARGEST numbers in carries and predictions; at least 1."""
+    """How many origins of S samples hold at most so many numbers in carries and predictions; at least 1.
+
+    LARGEST, or, on a CPU, NEAR.
+    """
 
     def row(params: Params) -> tuple[Carry, LogProbs]:
         carry = model.init_carry(params, 1)
         return carry, model.readout(params, carry)
 
     numbers = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(row, params)))
-    return max(1, LARGEST // max(1, num_samples * numbers))
+    most = NEAR if jax.default_backend() == "cpu" else LARGEST
+    return max(1, most // max(1, num_samples * numbers))
 
 
 @program(static_argnums=(1, 4, 5, 6, 7))
@@ -359,8 +364,8 @@ def k_step_log_probs(
     P averages the next-token distributions at step k over S continuations of k - 1 tokens drawn from
     the model (`log_mean_prob`); what is left of the bias makes the logarithm a little too low where S
     is small: report S with it. Origins are spread evenly over the stream (T,); with all samples they are
-    rolled out in one program after an exact warm-up, `block` at a time: by default as many as hold LARGEST
-    numbers. The block changes no draw.
+    rolled out in one program after an exact warm-up, `block` at a time: by default `origins_at_once`. The
+    block changes no draw.
 
     Raises ValueError unless T >= num_origins + max_horizon.
     """

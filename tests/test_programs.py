@@ -59,7 +59,7 @@ def test_a_program_is_found_again(folder):
 
 
 def test_what_it_is_made_of_names_it(folder, monkeypatch):
-    """Static arguments, shapes, settings of JAX, the source, the loops: one of them other, another program."""
+    """Static arguments, shapes, settings of JAX, source, loops: one of them other, another program."""
     found, arguments = scores()
     found(*arguments)
     found(*arguments[:2], TOKENS[:39], *arguments[3:])

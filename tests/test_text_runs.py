@@ -170,7 +170,7 @@ def test_cells_of_an_ablation_have_the_figures_of_a_run(concluded, prepared, par
 
 
 def test_one_token_has_no_horizon(prepared, params):
-    found = report.k_step_log_probs(cut_to(prepared, "valid", 1), params, 1.0, jax.random.key(0))
+    found = report.k_step_log_probs(cut_to(prepared, "valid", 1), params, jax.random.key(0))
     assert found.shape == (0, 0)
 
 

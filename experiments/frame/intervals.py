@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special  # scipy.stats is slow to import
 
 
 class Interval(NamedTuple):
@@ -24,7 +24,7 @@ def interval(samples: Sequence[float]) -> Interval:
     if len(samples) < 2:
         raise ValueError(f"expected at least two seeds for an interval, got {len(samples)}")
     mean, error = float(np.mean(samples)), standard_error(samples)
-    half = error * float(stats.t.ppf(0.975, len(samples) - 1))
+    half = error * float(special.stdtrit(len(samples) - 1, 0.975))
     return Interval(mean, mean - half, mean + half)
 
 
@@ -33,7 +33,7 @@ def standard_error(samples: Sequence[float]) -> float:
     if len(samples) < 2:
         return math.nan
     with np.errstate(invalid="ignore", over="ignore"):
-        return float(stats.sem(samples))
+        return float(np.std(samples, ddof=1)) / math.sqrt(len(samples))
 
 
 def estimate(samples: Sequence[float]) -> Interval:
@@ -46,7 +46,7 @@ def estimate(samples: Sequence[float]) -> Interval:
 
 def proportion(successes: float, number: int) -> Interval:
     """A share of successes among `number` >= 1 trials, and its 95 % score interval (Wilson 1927)."""
-    share, z = successes / number, float(stats.norm.ppf(0.975))
+    share, z = successes / number, float(special.ndtri(0.975))
     shrunk = (successes + z**2 / 2) / (number + z**2)
     half = z * math.sqrt(share * (1 - share) / number + z**2 / (4 * number**2)) / (1 + z**2 / number)
     return Interval(share, max(0.0, shrunk - half), min(1.0, shrunk + half))

@@ -112,7 +112,8 @@ def prepare_jax(
     counts.find()
     library.find()
     kept = jax.config.jax_compilation_cache_dir if keep_programs else None
-    programs.keep_in(None if kept is None or "://" in kept else Path(kept))
+    flags = " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
+    programs.keep_in(None if kept is None or "://" in kept else Path(kept), flags)
 
 
 def data_folders() -> tuple[Path | None, Path]:

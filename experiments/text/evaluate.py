@@ -13,6 +13,7 @@ from lmseq.config.language_model import LanguageModelConfig, ModelConfig
 from lmseq.config.mixers import layer_names
 from lmseq.contract import Model
 from lmseq.data.texts import Texts
+from lmseq.models.ngram import Counts
 from lmseq.recurrence.unrolled import Backend
 from lmseq.runs import Run
 from lmseq.sampling import Decoding
@@ -31,6 +32,13 @@ class PreparedText(NamedTuple):
     texts: Texts
     model: Model
     beginning: Beginning | None = None
+
+
+class CountsBeside(NamedTuple):
+    """A count model that a trained one is compared with, and the seconds that it took to make."""
+
+    counts: Counts
+    seconds: float
 
 
 def split_figures(prepared: PreparedText, params: Params, split: str) -> dict[str, float | None]:

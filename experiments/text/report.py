@@ -2,6 +2,7 @@
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from experiments.text import pages
 from experiments.text.evaluate import (
     FIGURES,
     SAMPLE,
+    CountsBeside,
     PreparedText,
     figures_of,
     sample_text,
@@ -37,14 +39,25 @@ HORIZONS = (1, 4, 16, 64)
 MOST_ORDER = 8  # of the count models tried
 
 
-def conclude(prepared: PreparedText, workdir: Path, trained: Trained) -> dict[str, Any]:
-    """Score the final parameters, print, draw, and return the summary."""
+def fit_best(prepared: PreparedText) -> CountsBeside:
+    """The best count model of the training text's latest tokens."""
+    start, most = time.monotonic(), prepared.config.report.count_tokens
+    return CountsBeside(fit_counts(prepared.texts, MOST_ORDER, most_tokens=most), time.monotonic() - start)
+
+
+def conclude(
+    prepared: PreparedText, workdir: Path, trained: Trained, counted: CountsBeside | None = None
+) -> dict[str, Any]:
+    """Score the final parameters, print, draw, and return the summary. counted: what `fit_best` gave."""
     params, progress, config = trained.params, trained.progress, prepared.config
-    unigram, (counts, fitted) = unigram_figures(prepared), best_counts(prepared)
-    losses = valid_figures(prepared, trained) | split_figures(prepared, params, "test")
-    _print_table(prepared, params, unigram, counts, losses, progress.seconds)
     horizon_key, sample_key = jax.random.split(split_key(config.train.seed).after)
-    horizon = k_step_log_probs(prepared, params, unigram["loss"], horizon_key)
+    with ThreadPoolExecutor(1) as beside:  # neither keeps all cores busy
+        ahead = beside.submit(k_step_log_probs, prepared, params, horizon_key)
+        unigram, (counts, fitted) = unigram_figures(prepared), best_counts(prepared, counted)
+        losses = valid_figures(prepared, trained) | split_figures(prepared, params, "test")
+        _print_table(prepared, params, unigram, counts, losses, progress.seconds)
+        horizon = ahead.result()
+    _print_horizon(prepared, horizon, unigram["loss"])
     say(f"sample (temperature {SAMPLE.temperature}): {sample_text(prepared, params, sample_key, 400)}")
     _draw(prepared, workdir, unigram["loss"], horizon)
     summary = {
@@ -88,7 +101,8 @@ def figures(prepared: PreparedText, params: Params) -> dict[str, Any]:
     """What of the summary the parameters and the seed fix, without counts and pictures."""
     unigram, losses = unigram_figures(prepared)["loss"], split_losses(prepared, params)
     horizon_key, _ = jax.random.split(split_key(prepared.config.train.seed).after)
-    horizon = k_step_log_probs(prepared, params, unigram, horizon_key)
+    horizon = k_step_log_probs(prepared, params, horizon_key)
+    _print_horizon(prepared, horizon, unigram)
     return fixed_figures(prepared, params, losses, unigram, horizon)
 
 
@@ -141,15 +155,13 @@ def unigram_figures(prepared: PreparedText) -> dict[str, float]:
     return figures_of(prepared, "valid", part, log_probs)
 
 
-def best_counts(prepared: PreparedText) -> tuple[dict[str, Any], Counts]:
+def best_counts(prepared: PreparedText, counted: CountsBeside | None = None) -> tuple[dict[str, Any], Counts]:
     """Figures of the best count model of the training text's latest tokens, on what the model is scored on.
 
     The tokens that it is made of are named where they are not all. Beside them stands the model itself.
     """
-    start, most = time.monotonic(), prepared.config.report.count_tokens
-    best = fit_counts(prepared.texts, MOST_ORDER, most_tokens=most)
-    part = scored_part(prepared, "valid")
-    seconds = time.monotonic() - start
+    best, seconds = counted or fit_best(prepared)
+    part, most = scored_part(prepared, "valid"), prepared.config.report.count_tokens
     # Scored under the contract, as everything else: the same tokens, no end that has to be predicted.
     log_probs = scoring.score_stream(best.model, best.params, part.tokens)
     figures = figures_of(prepared, "valid", part, log_probs)
@@ -210,7 +222,7 @@ def _print_table(
         )
 
 
-def k_step_log_probs(prepared: PreparedText, params: Params, unigram_loss: float, key: PRNGKey) -> np.ndarray:
+def k_step_log_probs(prepared: PreparedText, params: Params, key: PRNGKey) -> np.ndarray:
     """By origin and k = 1 ..., on the validation text, as far ahead as it allows; (0, 0) of one token.
 
     Of a text with more tokens than are scored, on its beginning.
@@ -220,7 +232,7 @@ def k_step_log_probs(prepared: PreparedText, params: Params, unigram_loss: float
     longest = min(max(HORIZONS), valid.size // 2)
     if not longest:
         return np.zeros((0, 0))
-    log_probs = rollout.k_step_log_probs(
+    return rollout.k_step_log_probs(
         key,
         prepared.model,
         params,
@@ -229,12 +241,15 @@ def k_step_log_probs(prepared: PreparedText, params: Params, unigram_loss: float
         num_origins=min(settings.horizon_origins, valid.size - longest),
         num_samples=settings.horizon_samples,
     )
-    shown = "   ".join(f"{k}: {_loss_at(log_probs, k):.2f}" for k in HORIZONS if k <= longest)
-    say(
-        f"k steps ahead:  {shown}   (unigram {unigram_loss:.2f}; "
-        f"{settings.horizon_samples} samples an origin)"
-    )
-    return log_probs
+
+
+def _print_horizon(prepared: PreparedText, log_probs: np.ndarray, unigram_loss: float) -> None:
+    """The losses some steps ahead, where the text is long enough."""
+    if not log_probs.size:
+        return
+    shown = "   ".join(f"{k}: {_loss_at(log_probs, k):.2f}" for k in HORIZONS if k <= log_probs.shape[1])
+    number = prepared.config.report.horizon_samples
+    say(f"k steps ahead:  {shown}   (unigram {unigram_loss:.2f}; {number} samples an origin)")
 
 
 def _loss_at(log_probs: np.ndarray, k: int) -> float | None:

@@ -1,6 +1,7 @@
 """The stages of a language model's run: text and model, training, and what is made of them."""
 
 from collections.abc import Set
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import jax
 
 from experiments.frame import show
 from experiments.text import beginning, evaluate
-from experiments.text.evaluate import PreparedText
+from experiments.text.evaluate import CountsBeside, PreparedText
 from experiments.text.loading import load_texts
 from lmseq.config.kinds import COMPILED_CELLS
 from lmseq.config.language_model import LanguageModelConfig, of_epochs
@@ -83,12 +84,21 @@ def run(workdir: Path, prepared: PreparedText, profile: range = range(0)) -> dic
         workdir=workdir,
         evaluate=partial(evaluate.evaluate, prepared),
     )
-    trained = show.run(job, evaluate.describe(config.model), config.data.level, profile)
-    if not is_first():
+    with ThreadPoolExecutor(1) as beside:
+        counted = beside.submit(_count, prepared) if is_first() else None
+        trained = show.run(job, evaluate.describe(config.model), config.data.level, profile)
+    if counted is None:
         return {}
+    from experiments.text import report
+
+    return report.conclude(prepared, workdir, trained, counted.result())
+
+
+def _count(prepared: PreparedText) -> CountsBeside:
+    """The count model that stands beside the trained one, made while the device trains."""
     from experiments.text import report  # draws: slow to import, and not needed before
 
-    return report.conclude(prepared, workdir, trained)
+    return report.fit_best(prepared)
 
 
 def batches_of(config: LanguageModelConfig) -> Batches:
