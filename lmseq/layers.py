@@ -91,7 +91,7 @@ def product_over_rows(
     def compiled(*arrays: Array) -> Array:
         return library.call("product_over_rows", [(x.shape[1], y.shape[1])], *arrays)[0]
 
-    is_large = min(*x.shape, *y.shape) >= LEAST
+    is_large = min(*x.shape, *y.shape) >= LEAST and before.dtype == x.dtype
     types = jnp.float32, jnp.bfloat16
     if precision == "bfloat16" and is_large and library.suits(precision, before, x, y, types=types):
         return lax.platform_dependent(before, x, y, cpu=compiled, default=by_xla)

@@ -11,8 +11,10 @@ import io
 import pickle
 import platform
 import re
-from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+import threading
+import time
+from collections.abc import Callable, Hashable
+from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from functools import cache, update_wrapper
 from importlib import metadata
@@ -26,39 +28,53 @@ from jax.experimental import serialize_executable
 from lmseq.files import replacing
 from lmseq.recurrence import library
 
-VERSIONED = {
-    "lmseq",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "numpy",
-    "jaxtyping",
-    "ml_dtypes",
-    "builtins",
-    "functools",
-}
-APART = {"xla_llvm_disable_expensive_passes": False}  # the default, but another name among JAX's
-CALL = re.compile(r"custom_call @([\w.]+)")
+PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy", "jaxtyping", "ml_dtypes"
+VERSIONED = {"lmseq", "builtins", "functools", *PACKAGES}
+ANOTHER_NAME = "xla_llvm_disable_expensive_passes"  # an option that is false anyhow: see `_write_apart`
+CALL = re.compile(r'custom_call @"?([\w.]+)|call_target_name = "([\w.]+)"')
 LAPACK = "lapack_"
 KNOWN_CALLS = (LAPACK, "lmseq_")  # functions outside a program that are there when it is read
 SOURCE = Path(__file__).parent
 DIGEST_BYTES = hashlib.sha256().digest_size
+MOST_FOUND = 64  # programs that one `Program` has at hand
+MOST_DAYS = 30  # that a file stays without being read
+
+
+def _source() -> bytes:
+    """A digest of this package, and of what it stands on."""
+    found = hashlib.sha256(repr([(name, metadata.version(name)) for name in PACKAGES]).encode())
+    found.update(platform.python_version().encode())
+    for path in sorted(SOURCE.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.digest()
 
 
 class _Kept:
-    """Where programs are kept, for the whole process; None where they are not."""
+    """Where programs are kept, for the whole process; None where they are not.
+
+    source: when it was said where. A process whose source has changed since keeps nothing.
+    """
 
     folder: Path | None = None
     flags: str = ""
+    source: bytes = b""
+    lock = threading.Lock()
 
 
 def keep_in(folder: Path | None, flags: str = "") -> None:
     """Keep the programs of this process in a folder, from now on; None for nowhere.
 
-    flags: what the process's environment says to XLA.
+    flags: what the process's environment says to XLA. Programs that nobody has read for MOST_DAYS go.
     """
     _Kept.folder, _Kept.flags = folder, flags
+    if folder is None:
+        return
+    _Kept.source = _source()
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob("*.program"):
+            if time.time() - path.stat().st_mtime > MOST_DAYS * 24 * 3600:
+                path.unlink()
 
 
 class Program:
@@ -89,43 +105,50 @@ class Program:
 
     def __call__(self, *arguments: Any) -> Any:
         """As of what `jax.jit` returns."""
-        if _Kept.folder is None or jax.device_count() != 1:
+        if _Kept.folder is None or jax.device_count() != 1 or jax.default_backend() != "cpu":
             return self._jit(*arguments)
         static = tuple(arguments[number] for number in self._static)
         given = [each for number, each in enumerate(arguments) if number not in self._static]
         leaves, structure = jax.tree.flatten(given)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return self._jit(*arguments)
-        place = static, structure, tuple(map(jax.typeof, leaves))
-        if place not in self._found:
-            self._found[place] = self._find(arguments, *place)
-        return self._found[place](*given)
+        place = static, structure, tuple(map(jax.typeof, leaves)), _settings()
+        found = self._found.get(place)
+        if found is None:
+            if len(self._found) == MOST_FOUND:
+                self._found.clear()
+            found = self._found[place] = self._find(arguments, *place)
+        return found(*given)
 
     def _find(
-        self, arguments: tuple[Any, ...], static: tuple[Any, ...], structure: Any, kinds: tuple[Any, ...]
+        self, arguments: tuple[Any, ...], static: Any, structure: Any, kinds: Any, settings: Any
     ) -> Callable[..., Any]:
         """The compiled program, read or made."""
-        path = self._path(static, structure, kinds)
+        path = self._path(static, structure, kinds, settings)
         if path is not None and (kept := _read(path, structure)) is not None:
             return kept
         lowered = self._jit.lower(*arguments)
-        calls = None if path is None else set(CALL.findall(lowered.as_text()))
-        if calls is None or not all(name.startswith(KNOWN_CALLS) for name in calls):
-            return lowered.compile()
-        with _apart_from_jax():
-            compiled = lowered.compile(compiler_options=APART)
-        _write(path, compiled, any(name.startswith(LAPACK) for name in calls))
-        return compiled
+        if path is not None:
+            text = lowered.as_text()
+            calls = ["".join(found) for found in CALL.findall(text)]
+            if all(name.startswith(KNOWN_CALLS) for name in calls) and len(calls) == text.count(
+                "custom_call"
+            ):
+                return _write_apart(path, lowered, any(name.startswith(LAPACK) for name in calls))
+        return lowered.compile()
 
-    def _path(self, static: tuple[Any, ...], structure: Any, kinds: tuple[Any, ...]) -> Path | None:
+    def _path(self, static: Any, structure: Any, kinds: Any, settings: Any) -> Path | None:
         """The file of a program; None where what it is made of has no full name."""
-        if not _is_versioned(self._made_of[0]):
+        if not _is_versioned(self._made_of[0]) or ANOTHER_NAME in _Kept.flags:
             return None
         try:
             made_of = _pickled((self._made_of, static, sorted(self._options.items())))
-        except (_UnversionedError, pickle.PicklingError, AttributeError, TypeError):
+        except Exception:  # what cannot be written, or may change without notice
             return None
-        parts = *_surroundings(), made_of, str(structure).encode(), repr(kinds).encode()
+        device = jax.devices()[0]
+        machine = device.platform, device.device_kind, device.client.platform_version, library.identity()
+        parts = [_Kept.source, made_of]
+        parts += [repr(each).encode() for each in (structure, kinds, settings, _Kept.flags, machine)]
         name = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
         return _Kept.folder / f"{name[:32]}.program"
 
@@ -135,20 +158,28 @@ def program(**options: Any) -> Callable[[Callable[..., Any]], Program]:
     return lambda function: Program(function, **options)
 
 
-@contextmanager
-def _apart_from_jax() -> Iterator[None]:
-    """What is compiled is neither looked for among the programs that JAX keeps, nor put there.
+def _settings() -> tuple[Any, ...]:
+    """What this process says of all programs: settings of JAX, and whether compiled loops are there."""
+    values = [(name, str(value)) for name, value in jax.config.values.items() if "cache" not in name]
+    return (*values, library.is_loaded())
 
-    Of a program for a CPU, XLA can write the code once: what JAX has written, or read, lacks functions when
-    it is written again.
+
+def _write_apart(path: Path, lowered: Any, has_lapack: bool) -> Any:
+    """Compile a program, and keep it here and not where JAX keeps its own.
+
+    XLA can write the code of a program for a CPU once: what JAX has written, or read, lacks functions when it
+    is written again. So JAX writes none meanwhile; and finds none, under a name that it never wrote.
     """
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = jax.config.values[name]
-    jax.config.update(name, 1e9)
-    try:
-        yield
-    finally:
-        jax.config.update(name, before)
+    writes = "jax_persistent_cache_min_compile_time_secs"
+    with _Kept.lock:
+        before = jax.config.values[writes]
+        jax.config.update(writes, 1e9)
+        try:
+            compiled = lowered.compile(compiler_options={ANOTHER_NAME: False})
+            _write(path, compiled, has_lapack)
+        finally:
+            jax.config.update(writes, before)
+    return compiled
 
 
 def _read(path: Path, structure: Any) -> Callable[..., Any] | None:
@@ -158,6 +189,7 @@ def _read(path: Path, structure: Any) -> Callable[..., Any] | None:
         payload, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
         if hashlib.sha256(payload).digest() != digest:
             return None
+        path.touch()
         executable, out, has_lapack = pickle.loads(payload)
         if has_lapack:
             _find_lapack()
@@ -176,8 +208,10 @@ def _find_lapack() -> None:
 
 
 def _write(path: Path, compiled: Any, has_lapack: bool) -> None:
-    """Keep a program; without a place to write to, or of a device that cannot give it away, nothing."""
-    with suppress(OSError, ValueError, TypeError, NotImplementedError, jax.errors.JaxRuntimeError):
+    """Keep a program, as far as that can be done: what cannot be kept is made anew by who needs it."""
+    with suppress(Exception):
+        if _source() != _Kept.source:
+            return
         executable, _, out = serialize_executable.serialize(compiled)
         payload = pickle.dumps((executable, jax.tree.unflatten(out, range(out.num_leaves)), has_lapack))
         with replacing(path, "wb") as file:
@@ -215,24 +249,3 @@ def _pickled(found: Any) -> bytes:
     with io.BytesIO() as file:
         _Pickler(file, pickle.HIGHEST_PROTOCOL).dump(found)
         return file.getvalue()
-
-
-@cache
-def _source() -> bytes:
-    """Of this package and of what it stands on."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    found = hashlib.sha256(repr([(name, metadata.version(name)) for name in packages]).encode())
-    found.update(platform.python_version().encode())
-    for path in sorted(SOURCE.rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.digest()
-
-
-def _surroundings() -> tuple[bytes, ...]:
-    """What else a program depends on: settings of JAX and of XLA, the device, compiled loops."""
-    device = jax.devices()[0]
-    settings = {
-        name: value for name, value in jax.config.values.items() if "cache" not in name and "dump" not in name
-    }
-    machine = device.platform, device.device_kind, device.client.platform_version, library.identity()
-    return _source(), repr(sorted(settings.items(), key=str)).encode(), repr((_Kept.flags, machine)).encode()

@@ -25,8 +25,8 @@ Values = Float[Array | np.ndarray, "time input"]  # with what stands behind them
 Points = Float[Array | np.ndarray, "origin horizon feature"]
 Ahead = Float[Array | np.ndarray, "origin horizon covariate"]  # of an origin's newest element and the next
 BLOCK = 4096  # origins rolled out together: their carries and predictions stay in the cache
-LARGEST = 1 << 24  # numbers that carries and predictions of one call of a program hold
-NEAR = 1 << 18  # of these, as many as a CPU has near it
+LARGEST = 1 << 24  # numbers that carries and predictions of one call of a program hold at most
+NEAR = 1 << 18  # the same on a CPU, whose caches hold so many
 
 
 # Values

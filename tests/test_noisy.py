@@ -71,7 +71,8 @@ def weight_mask(key, rate, shape):
     """Of 16 random bits an entry, by NumPy: the low half of a word, then the high one."""
     words = np.asarray(jax.random.bits(key, ((int(np.prod(shape)) + 1) // 2,), jnp.uint32))
     halves = np.stack([words & 0xFFFF, words >> 16], axis=1).reshape(-1)[: np.prod(shape)].reshape(shape)
-    return (halves < (1.0 - rate) * 65536) / (1.0 - rate)
+    kept = np.ceil((1.0 - rate) * 65536)
+    return (halves < kept) * (65536 / kept)
 
 
 def near(left, right, tolerance=2e-5):
@@ -100,14 +101,16 @@ def test_the_gradient_passes_the_mask():
     assert (np.asarray(grads != 0) == np.asarray(kept)).all()
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.73])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.73, 0.999])
 def test_weights_are_dropped_at_the_rate_asked(rate):
     """Of an odd number of weights too; and the mean stays."""
     kernel = jnp.ones((501, 601))
     dropped = np.asarray(drop_weights([Recurrent(kernel)], rate, KEY)[0].kernel, np.float64)
     number, kept = kernel.size, (dropped != 0).sum()
     assert abs(kept - number * (1 - rate)) < 4 * np.sqrt(number * rate * (1 - rate))
-    np.testing.assert_allclose(dropped[dropped != 0], 1 / (1 - rate), rtol=1e-6)
+    scale = dropped[dropped != 0]
+    np.testing.assert_allclose(scale, 65536 / np.ceil((1 - rate) * 65536), rtol=1e-6)
+    assert abs(dropped.mean() - 1) < 4 * np.sqrt(rate / (1 - rate) / number)
     halves = (dropped != 0).reshape(-1)[:-1].reshape(-1, 2)
     together = (halves[:, 0] & halves[:, 1]).mean()  # neighbours share a word, and nothing else
     assert abs(together - (1 - rate) ** 2) < 4 / np.sqrt(number / 2)

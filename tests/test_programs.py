@@ -1,5 +1,9 @@
 """Programs kept on disk: found again by what they are made of, and never where that is not known in full."""
 
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +16,7 @@ from lmseq import programs, scoring
 from lmseq.config.language_model import ModelConfig
 from lmseq.models.build import build_model
 from lmseq.programs import Program
+from tests.scripts import SMALL
 
 MODEL = build_model(ModelConfig(model="gru", hidden_size=8), 5)
 TOKENS = jnp.arange(40) % 5
@@ -67,7 +72,7 @@ def test_what_it_is_made_of_names_it(folder, monkeypatch):
     wider = build_model(ModelConfig(model="gru", hidden_size=9), 5)
     found(wider, wider.init(jax.random.key(0)), *arguments[2:])
     assert len(list(folder.iterdir())) == 4
-    monkeypatch.setattr(programs, "_source", lambda: b"changed")
+    monkeypatch.setattr(programs._Kept, "source", b"changed")
     with pytest.raises(AssertionError, match="traced anew"):
         read(*scores())
     monkeypatch.undo()
@@ -135,7 +140,55 @@ def test_inside_another_program_and_of_several_devices_it_is_jits(folder, monkey
 
 
 def test_without_a_place_to_write_to_it_works(folder, monkeypatch):
-    programs.keep_in(folder / "absent")
+    (folder / "file").touch()
+    programs.keep_in(folder / "file" / "absent")
     found, arguments = scores()
     jax.tree.map(np.testing.assert_array_equal, found(*arguments), found._jit(*arguments))
-    assert not (folder / "absent").exists()
+
+
+def test_settings_of_jax_are_heeded_within_a_process(folder):
+    found, arguments = scores()
+    found(*arguments)
+    with jax.default_matmul_precision("bfloat16"):
+        found(*arguments)
+    assert len(list(folder.iterdir())) == len(found._found) == 2
+
+
+def test_two_threads_keep_what_can_be_read(folder):
+    jobs = [scores(num_steps) for num_steps in (3, 4, 5, 6)]
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda job: job[0](*job[1]), jobs))
+    assert jax.config.jax_persistent_cache_min_compile_time_secs < 1e9
+    for num_steps, expected in zip((3, 4, 5, 6), made, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, read(*scores(num_steps)), expected)
+
+
+def test_a_source_that_changed_keeps_nothing(folder, monkeypatch):
+    monkeypatch.setattr(programs, "_source", lambda: b"changed since")
+    found, arguments = scores()
+    found(*arguments)
+    assert not list(folder.iterdir())
+
+
+def test_old_files_go(folder):
+    for name, days in (("old.program", 31), ("new.program", 29), ("old.other", 31)):
+        (folder / name).touch()
+        os.utime(folder / name, (time.time() - days * 86400,) * 2)
+    programs.keep_in(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["new.program", "old.other"]
+
+
+def test_what_one_process_kept_another_one_runs(processes, tmp_path):
+    """Of a training whose weights are drawn with LAPACK; JAX's own programs are kept beside."""
+    (tmp_path / "text").write_text("a rose is a rose is a rose.\n" * 100)
+    env = processes.env | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "kept")}
+    flags = [*SMALL, f"--corpus={tmp_path / 'text'}", "--model=gru", "--num_train_steps=15"]
+    found, kept = [], []
+    for name in ("first", "second"):
+        done = processes.run("train_lm", *flags, f"--workdir={tmp_path / name}", env=env)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        kept.append({path: path.read_bytes() for path in (tmp_path / "kept").glob("*.program")})
+    assert len(kept[0]) >= 5 and kept[0] == kept[1]
+    for name in ("params_digest", "valid_loss", "test_loss", "loss_at_4"):
+        assert found[0][name] == found[1][name]

@@ -111,9 +111,10 @@ def prepare_jax(
 
     counts.find()
     library.find()
-    kept = jax.config.jax_compilation_cache_dir if keep_programs else None
-    flags = " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
-    programs.keep_in(None if kept is None or "://" in kept else Path(kept), flags)
+    if keep_programs and jax.config.jax_enable_compilation_cache:
+        kept = jax.config.jax_compilation_cache_dir
+        flags = " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
+        programs.keep_in(Path(kept) if kept and "://" not in kept else None, flags)
 
 
 def data_folders() -> tuple[Path | None, Path]:

@@ -35,7 +35,7 @@ class PreparedText(NamedTuple):
 
 
 class CountsBeside(NamedTuple):
-    """A count model that a trained one is compared with, and the seconds that it took to make."""
+    """A count model that a trained one is compared with, and its seconds, beside the training."""
 
     counts: Counts
     seconds: float

@@ -84,14 +84,22 @@ def run(workdir: Path, prepared: PreparedText, profile: range = range(0)) -> dic
         workdir=workdir,
         evaluate=partial(evaluate.evaluate, prepared),
     )
-    with ThreadPoolExecutor(1) as beside:
-        counted = beside.submit(_count, prepared) if is_first() else None
+    with ThreadPoolExecutor(1) as beside:  # which is waited for, also where the training is stopped
+        counted = beside.submit(_count, prepared) if is_first() and _is_soon_counted(prepared) else None
         trained = show.run(job, evaluate.describe(config.model), config.data.level, profile)
-    if counted is None:
+    if not is_first():
         return {}
     from experiments.text import report
 
-    return report.conclude(prepared, workdir, trained, counted.result())
+    return report.conclude(prepared, workdir, trained, None if counted is None else counted.result())
+
+
+FEW_TOKENS = 2_000_000  # of which counts are made in seconds
+
+
+def _is_soon_counted(prepared: PreparedText) -> bool:
+    most = prepared.config.report.count_tokens
+    return min(most or FEW_TOKENS + 1, prepared.texts.ids["train"].size) <= FEW_TOKENS
 
 
 def _count(prepared: PreparedText) -> CountsBeside:

@@ -75,8 +75,8 @@ def drop_weights(
     """DropConnect on the kernels inside the loops of layers (Wan et al. 2013; Merity et al. 2018).
 
     U becomes U m / (1 - rate), m one mask for all rows and steps; biases stay. Without a key, or at a rate
-    that is the number 0, the weights as they are. A weight is dropped with the rate as a multiple of 2^-16,
-    rounded down: a mask as large as the weights costs half as much to draw so.
+    that is the number 0, the weights as they are. The rate is rounded down to a multiple of 2^-16, as a mask
+    as large as the weights costs half as much to draw so.
     """
     if key is None or not has_dropout(rate):
         return weights
@@ -95,5 +95,5 @@ def _drop_entries(
     """Inverted dropout of each entry, of 16 random bits."""
     words = jax.random.bits(key, (-(-kernel.size // 2),), jnp.uint32)
     halves = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: kernel.size].reshape(kernel.shape)
-    kept = halves.astype(jnp.float32) < (1.0 - rate) * 2.0**16
-    return jnp.where(kept, kernel / (1.0 - rate), 0.0)
+    number = jnp.ceil((1.0 - rate) * 2.0**16)  # of the 2^16 that a half may be, those that keep an entry
+    return jnp.where(halves.astype(jnp.float32) < number, kernel * (2.0**16 / number), 0.0)

@@ -107,7 +107,7 @@ void product_over_rows(int64_t threads, ffi::AnyBuffer before, ffi::AnyBuffer x,
   const int tall = left.width(), wide = static_cast<int>(y.dimensions()[1]);
   const int panels_x = (tall + kPanelX - 1) / kPanelX, panels_y = (wide + kPanelY - 1) / kPanelY;
   float* out = product->typed_data();
-  Block<uint32_t> xs(panels_x * pairs * kPanelX);
+  Block<uint32_t> xs(panels_x * pairs * kPanelX), ys(panels_y * pairs * kPanelY);
 
   const auto tile = [&](const uint32_t* panel, int p, int column, int64_t from, int64_t size) {
     const uint32_t* x = xs.data() + (column / kPanelX * pairs + from) * kPanelX + column % kPanelX;
@@ -140,13 +140,13 @@ void product_over_rows(int64_t threads, ffi::AnyBuffer before, ffi::AnyBuffer x,
       }
       return;
     }
-    Block<uint32_t> panel(pairs * kPanelY);
-    pack(panel.data(), right, count, p * kPanelY, kPanelY);
+    uint32_t* panel = ys.data() + p * pairs * kPanelY;
+    pack(panel, right, count, p * kPanelY, kPanelY);
     for (int q = 0; q < panels_x; ++q) {
       const int end = std::min(tall, (q + 1) * kPanelX);
       for (int64_t k = 0; k < std::max<int64_t>(pairs, 1); k += kPairs) {
         const int64_t size = std::min<int64_t>(kPairs, pairs - k);
-        for (int i = q * kPanelX; i < end; i += kTall) tile(panel.data(), p, i, k, size);
+        for (int i = q * kPanelX; i < end; i += kTall) tile(panel, p, i, k, size);
       }
     }
   };
