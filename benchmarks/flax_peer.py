@@ -29,8 +29,11 @@ class FlaxLanguageModel(SequenceModule):
         self.output = nn.Dense(self.vocab_size)
 
     def init_carry(self, batch_size: int) -> Any:
-        zeros = jnp.zeros((batch_size, self.hidden_size))
-        return tuple((zeros, zeros) if self.cell == "lstm" else zeros for _ in range(self.num_layers))
+        def zeros() -> jax.Array:  # new ones each time: a training step donates all that it carries
+            return jnp.zeros((batch_size, self.hidden_size))
+
+        is_lstm = self.cell == "lstm"
+        return tuple((zeros(), zeros()) if is_lstm else zeros() for _ in range(self.num_layers))
 
     def readout(self, carry: Any) -> jax.Array:
         last = carry[-1]
