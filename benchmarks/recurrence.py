@@ -273,10 +273,15 @@ def torch_peaks() -> dict[str, float]:
 
 
 def num_operations(work: Work) -> float:
-    """Floating-point operations of the products of a step: forward, and twice as many for the gradients."""
+    """Floating-point operations of the products of a step: forward, and twice as many for the gradients.
+
+    Of a vocabulary smaller than the batch, the first layer's inputs are as many as its words.
+    """
     rows, width = work.batch_size * work.num_steps, work.hidden_size
-    layer = 2 * width * GATES[work.cell] * width  # of inputs and of states
-    return 3 * 2.0 * rows * (work.num_layers * layer + width * work.vocab_size)
+    layer = width * GATES[work.cell] * width  # of inputs, or of states
+    first = min(rows, work.vocab_size) * layer
+    others = rows * ((2 * work.num_layers - 1) * layer + width * work.vocab_size)
+    return 3 * 2.0 * (first + others)
 
 
 def compile_loops() -> bool:
