@@ -247,16 +247,12 @@ def lmseq_peaks() -> dict[str, float]:
 
     from lmseq.layers import product
 
-    x = jnp.ones((PEAK_SIZE, PEAK_SIZE))
-    products = {kind: jax.jit(partial(product, precision=kind)) for kind in ("float32", "bfloat16")}
-    operands = {"float32": x, "bfloat16": x.astype(jnp.bfloat16)}
-    return {
-        kind: _peak(partial(_multiply, products[kind], operands[kind])) for kind in ("float32", "bfloat16")
-    }
-
-
-def _multiply(product: Any, x: Any) -> None:
-    product(x, x).block_until_ready()
+    found = {}
+    for kind in ("float32", "bfloat16"):
+        x = jnp.ones((PEAK_SIZE, PEAK_SIZE), kind)
+        multiply = jax.jit(partial(product, precision=kind))
+        found[kind] = _peak(lambda x=x, multiply=multiply: multiply(x, x).block_until_ready())
+    return found
 
 
 def torch_peaks() -> dict[str, float]:

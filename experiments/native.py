@@ -107,11 +107,11 @@ def act(options: NativeOptions, given: Given) -> int:
 
     start.prepare_jax(keep_programs=given.values[KEEP_PROGRAMS])
     folder = native_folder()
-    for library, module in ((loops.LIBRARY, loops), (counts.LIBRARY, counts)):
+    for module in (loops, counts):
         if not module.is_loaded():  # there is none yet, or it is damaged
-            say(f"compiling {library.name} (some 15 seconds)")
-            module.load(library.compile(folder, options.compiler or None))
-        say(f"{library.path(folder)}")
+            say(f"compiling {module.LIBRARY.name} (some 15 seconds)")
+            module.load(module.LIBRARY.compile(folder, options.compiler or None))
+        say(f"{module.LIBRARY.path(folder)}")
     found = {"library": str(loops.LIBRARY.path(folder)), "counts_library": str(counts.LIBRARY.path(folder))}
     print(to_json(found | {"milliseconds": timings()}))
     return 0

@@ -14,11 +14,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from lmseq.files import cache_folder, replacing
+from lmseq.files import cache_folder, replacing, sealed, unsealed
 
 OPTIONS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread", "-w")
 COMPILERS = ("c++", "g++", "clang++")
-DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def native_folder() -> Path:
@@ -93,15 +92,17 @@ class Library:
                 raise ValueError(f"{compiler} could not compile {self.name}: {words}")
             content = made.read_bytes()
         with replacing(path, "wb") as file:
-            file.write(content + hashlib.sha256(content).digest())
+            file.write(sealed(content))
         return path
 
 
 def open_library(path: Path, functions: tuple[str, ...]) -> ctypes.CDLL:
     """A compiled library; OSError for one that is not there, is damaged, or lacks a function."""
-    found = path.read_bytes()
-    if hashlib.sha256(found[:-DIGEST_BYTES]).digest() != found[-DIGEST_BYTES:]:
-        raise OSError(f"{path} is damaged: compile it again")
+    whole = path.read_bytes()
+    try:
+        unsealed(whole)
+    except ValueError:
+        raise OSError(f"{path} is damaged: compile it again") from None
     library = ctypes.CDLL(str(path))
     for name in functions:
         if not hasattr(library, name):

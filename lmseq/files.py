@@ -1,6 +1,7 @@
 """Files: written whole or not at all, and read with one line for what is damaged."""
 
 import glob
+import hashlib
 import json
 import math
 import mmap
@@ -35,6 +36,22 @@ def replacing(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def sealed(content: bytes) -> bytes:
+    """Content with its digest behind it, for a file that must not be used when it is cut or changed."""
+    return content + hashlib.sha256(content).digest()
+
+
+def unsealed(whole: bytes) -> bytes:
+    """The content of what `sealed` gave; ValueError where it does not have its digest."""
+    content = whole[:-DIGEST_BYTES]
+    if sealed(content) != whole:
+        raise ValueError("expected content and its digest behind it: the file is cut or was changed")
+    return content
 
 
 def check_new(path: Path) -> None:

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import serialize_executable
 
-from lmseq.files import replacing
+from lmseq.files import replacing, sealed, unsealed
 from lmseq.recurrence import library
 
 PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy", "jaxtyping", "ml_dtypes"
@@ -35,7 +35,6 @@ CALL = re.compile(r'custom_call @"?([\w.]+)|call_target_name = "([\w.]+)"')
 LAPACK = "lapack_"
 KNOWN_CALLS = (LAPACK, "lmseq_")  # functions outside a program that are there when it is read
 SOURCE = Path(__file__).parent
-DIGEST_BYTES = hashlib.sha256().digest_size
 MOST_FOUND = 64  # programs that one `Program` has at hand
 MOST_DAYS = 30  # that a file stays without being read
 
@@ -81,8 +80,8 @@ class Program:
     """`jax.jit` of a function, whose compiled programs are kept where `keep_in` said.
 
     static_argnums, donate_argnums, out_shardings: those of `jax.jit`; arguments are given by position.
-    made_of: what else the function depends on, as a closure does. In a program of several devices, or inside
-    another one, it is `jax.jit`'s.
+    made_of: what else the function depends on, as a closure does, which is not kept without. In a program of
+    several devices, or inside another one, it is `jax.jit`'s.
     """
 
     def __init__(
@@ -139,7 +138,9 @@ class Program:
 
     def _path(self, static: Any, structure: Any, kinds: Any, settings: Any) -> Path | None:
         """The file of a program; None where what it is made of has no full name."""
-        if not _is_versioned(self._made_of[0]) or ANOTHER_NAME in _Kept.flags:
+        module, function, beside = self._made_of
+        is_named = _is_versioned(module) and (beside is not None or "<locals>" not in function)
+        if not is_named or ANOTHER_NAME in _Kept.flags:
             return None
         try:
             made_of = _pickled((self._made_of, static, sorted(self._options.items())))
@@ -185,19 +186,15 @@ def _write_apart(path: Path, lowered: Any, has_lapack: bool) -> Any:
 def _read(path: Path, structure: Any) -> Callable[..., Any] | None:
     """A kept program; None where there is none, or it cannot be used."""
     try:
-        content = path.read_bytes()
-        payload, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-        if hashlib.sha256(payload).digest() != digest:
-            return None
+        executable, out, has_lapack = pickle.loads(unsealed(path.read_bytes()))
         path.touch()
-        executable, out, has_lapack = pickle.loads(payload)
         if has_lapack:
             _find_lapack()
         given = jax.tree.unflatten(structure, range(structure.num_leaves))
         trees = jax.tree.structure((tuple(given), {})), jax.tree.structure(out)
         devices = jax.devices()[:1]  # and not all, where there are more by now
         return serialize_executable.deserialize_and_load(executable, *trees, execution_devices=devices)
-    except Exception:  # of another version, or of another processor: it is made anew
+    except Exception:  # not there, damaged, or of another version: it is made anew
         return None
 
 
@@ -215,7 +212,7 @@ def _write(path: Path, compiled: Any, has_lapack: bool) -> None:
         executable, _, out = serialize_executable.serialize(compiled)
         payload = pickle.dumps((executable, jax.tree.unflatten(out, range(out.num_leaves)), has_lapack))
         with replacing(path, "wb") as file:
-            file.write(payload + hashlib.sha256(payload).digest())
+            file.write(sealed(payload))
 
 
 def _is_versioned(module: str | None) -> bool:

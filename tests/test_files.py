@@ -155,3 +155,13 @@ def test_json_is_written_in_one_place():
     files = {file for part in ("lmseq", "experiments", "benchmarks") for file in (root / part).rglob("*.py")}
     found = {str(file.relative_to(root)) for file in files if "json.dump" in file.read_text(encoding="utf-8")}
     assert found == {"lmseq/files.py"} | ELSEWHERE
+
+
+@pytest.mark.parametrize("content", [b"", b"x", bytes(range(256)) * 3])
+def test_what_is_sealed_is_read_whole_or_not_at_all(content):
+    whole = files.sealed(content)
+    assert files.unsealed(whole) == content
+    changed = bytes([whole[0] ^ 1]) + whole[1:]
+    for damaged in (b"", whole[:-1], whole[1:], whole + b"x", changed):
+        with pytest.raises(ValueError, match="is cut or was changed"):
+            files.unsealed(damaged)

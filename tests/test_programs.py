@@ -10,12 +10,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from lmseq import programs, scoring
 from lmseq.config.language_model import ModelConfig
 from lmseq.models.build import build_model
 from lmseq.programs import Program
+from lmseq.training.train_step import make_dispatch
 from tests.scripts import SMALL
 
 MODEL = build_model(ModelConfig(model="gru", hidden_size=8), 5)
@@ -111,6 +113,8 @@ def test_functions_and_classes_without_a_version_are_not_kept(folder):
     inside = Program(scoring.score_strips.__wrapped__, static_argnums=(0, 5), made_of=partial(double, 1))
     of_a_class = Program(scoring.score_strips.__wrapped__, static_argnums=(0, 5), made_of=Scale(2.0))
     assert made_here(jnp.ones(3)).tolist() == [2.0] * 3
+    closure = Program(make_dispatch(MODEL, optax.sgd(0.1), 7)._jit.__wrapped__)
+    assert closure._path((), None, (), ()) is None
     for found in (inside, of_a_class):
         found(*scores()[1])
     assert not list(folder.iterdir())

@@ -98,8 +98,8 @@ FEW_TOKENS = 2_000_000  # of which counts are made in seconds
 
 
 def _is_soon_counted(prepared: PreparedText) -> bool:
-    most = prepared.config.report.count_tokens
-    return min(most or FEW_TOKENS + 1, prepared.texts.ids["train"].size) <= FEW_TOKENS
+    most, size = prepared.config.report.count_tokens, prepared.texts.ids["train"].size
+    return min(most or size, size) <= FEW_TOKENS
 
 
 def _count(prepared: PreparedText) -> CountsBeside:

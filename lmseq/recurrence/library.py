@@ -72,9 +72,9 @@ def _fits(array: Array, types: tuple[type, ...]) -> bool:
     return array.dtype in types and not jax.typeof(array).manual_axis_type.varying
 
 
-def identity() -> tuple[str, int, bool, bool]:
-    """What a program with the library's functions depends on: its file, threads, what is loaded."""
-    return LIBRARY.path(Path()).name, num_threads(), is_loaded(), is_loaded("bfloat16")
+def identity() -> tuple[str, int]:
+    """What a program with the library's functions depends on: sources and processor, as a name; threads."""
+    return LIBRARY.path(Path()).name, num_threads()
 
 
 @cache

@@ -53,12 +53,12 @@ def window_loss(model: Model, params: Params, carry: Carry, batch: Batch, step: 
         params, carry, batch.inputs, batch.targets, training=True, key=step.key
     )
     totals = nll_totals(log_probs, batch.mask)
-    first_totals = first_input_totals(partial(_first_log_probs, model, batch), params, initial, batch, step)
+
+    def first_log_probs(params: Params, initial: Carry) -> Float[Array, "batch"]:
+        return log_prob(model.readout(params, initial), batch.inputs[:, 0])
+
+    first_totals = first_input_totals(first_log_probs, params, initial, batch, step)
     return Losses(jax.tree.map(jnp.add, totals, first_totals), end, totals)
-
-
-def _first_log_probs(model: Model, batch: Batch, params: Params, initial: Carry) -> Float[Array, "batch"]:
-    return log_prob(model.readout(params, initial), batch.inputs[:, 0])
 
 
 def first_input_totals(
@@ -143,8 +143,6 @@ def make_dispatch(
 
         return lax.scan(step, loop_state, plan)
 
-    if made_of is None:
-        return jax.jit(dispatch, donate_argnums=0)
     return Program(dispatch, made_of=made_of, donate_argnums=0)
 
 
