@@ -8,6 +8,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import time
 
 import jax
@@ -213,6 +214,49 @@ def wait_for(terminal: int, what: str, seconds: float = 240.0, must: bool = True
     return shown
 
 
+def end_input(terminal: int, what: str) -> str:
+    """Type Ctrl-D until a text is shown: what is typed before the line editor is ready is lost."""
+    shown, until = "", time.monotonic() + 240.0
+    while what not in shown:
+        assert time.monotonic() < until, shown
+        os.write(terminal, b"\x04")
+        shown += wait_for(terminal, "\n", seconds=2.0, must=False)
+    return shown
+
+
+OTHER_THREAD_GETS_IT = """
+import signal, threading, time
+from experiments.text.asking import Interrupts
+
+def interrupt():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+with Interrupts() as interrupts:
+    threading.Thread(target=interrupt).start()
+    print(list(interrupts.typed_lines()), "is all")
+"""
+
+
+def test_an_interrupt_that_does_not_wake_the_line_editor_is_seen(processes):
+    """No key is needed for it; one that comes just before the editor falls asleep is such a one too."""
+    ours, theirs = pty.openpty()
+    settings = {"env": processes.env | {"TERM": "dumb"}, "start_new_session": True}
+    whole = [sys.executable, "-c", OTHER_THREAD_GETS_IT]
+    done = subprocess.Popen(whole, stdin=theirs, stdout=theirs, stderr=theirs, **settings)
+    try:
+        os.close(theirs)
+        wait_for(ours, "> ")
+        wait_for(ours, "\r\n> ", seconds=20.0)
+        os.write(ours, b"a\n")
+        assert "['a'] is all" in end_input(ours, "is all")
+        assert done.wait(60) == 0
+    finally:
+        done.kill()
+        done.wait()
+        os.close(ours)
+
+
 def test_a_terminal(run, processes):
     """Ctrl-C ends an answer, the program goes on, and the end of the input ends it."""
     ours, theirs = pty.openpty()
@@ -232,10 +276,7 @@ def test_a_terminal(run, processes):
         wait_for(ours, "line")
         os.kill(done.pid, signal.SIGINT)
         wait_for(ours, "> ")
-        shown = ""
-        while "}\r\n" not in shown:  # what is typed before the line editor is ready is lost
-            os.write(ours, b"\x04")
-            shown += wait_for(ours, "\n", seconds=2.0, must=False)
+        shown = end_input(ours, "}\r\n")
         assert done.wait(240) == 0
         summary = json.loads(shown.strip().splitlines()[-1])
         assert summary["num_turns"] == 1 and 0 < summary["num_tokens"] < 1_000_000

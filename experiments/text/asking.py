@@ -4,7 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -172,9 +172,10 @@ class Interrupts:
             import_module("readline")
         while True:
             try:
-                self._is_typing = True
-                line = input("> ")
-                self._is_typing = self.came = False
+                with _awake():
+                    self._is_typing = True
+                    line = input("> ")
+                    self._is_typing = self.came = False
                 yield line
             except KeyboardInterrupt:
                 self._is_typing = False  # so that a second one does not end the program
@@ -183,6 +184,22 @@ class Interrupts:
                 self._is_typing = False
                 print()
                 return
+
+
+@contextmanager
+def _awake() -> Iterator[None]:
+    """Within it, the main thread is woken ten times a second, and runs the handlers of signals that came.
+
+    The line editor sleeps until a key or a signal comes. A signal that comes just before it falls asleep, or
+    that another thread receives, would wait for the next key.
+    """
+    before = signal.signal(signal.SIGALRM, lambda *signal_and_frame: None)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def show_piece(text: str) -> None:
