@@ -11,6 +11,7 @@ from jax.test_util import check_grads
 
 from lmseq.recurrence import derivative, unrolled
 from lmseq.recurrence.cells import CELLS
+from lmseq.recurrence.cells.cell import Inputs
 from lmseq.recurrence.cells.lstm import LSTM
 from tests.oracles import cell_inputs
 
@@ -137,6 +138,6 @@ def test_no_loop_accumulates_a_weight_gradient(cell):
 
 def test_the_forward_pass_alone_keeps_nothing():
     args = inputs(LSTM, 3, 9, 24, np.float32)
-    program = jax.jit(lambda *args: derivative.unroll(LSTM, "float32", "scan", *args)).lower(*args).as_text()
+    program = jax.jit(lambda weights, state, xs: derivative.unroll(LSTM, "float32", "scan", weights, state, Inputs(xs))).lower(*args).as_text()
     assert "9x3x96" in program  # the inputs
     assert program.count("dynamic_update_slice") == 1  # the outputs

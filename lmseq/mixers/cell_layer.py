@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lmseq.layers import Precision, affine, product
 from lmseq.mixers.mixer import Mixer, Row, Rows, Spread, draw_kernel
-from lmseq.recurrence.cells.cell import Cell, LayerState, Recurrent
+from lmseq.recurrence.cells.cell import Cell, Inputs, LayerState, Recurrent
 from lmseq.recurrence.initial import input_bias, recurrent_bias, recurrent_kernel
 from lmseq.recurrence.unrolled import Backend, unroll_layer
 from lmseq.types import Params, PRNGKey
@@ -59,7 +59,7 @@ class CellLayer(Mixer):
         self, params: Params, carry: LayerState, xs: Rows, precision: Precision = "float32"
     ) -> tuple[LayerState, Rows]:
         """All steps, time first inside."""
-        projected = affine(jnp.swapaxes(xs, 0, 1), params["input"], params["bias"], precision)
+        inputs = Inputs(product(jnp.swapaxes(xs, 0, 1), params["input"], precision), params["bias"])
         weights = self._weights(params)
-        carry, outputs = unroll_layer(self.cell, weights, carry, projected, precision, self.backend)
+        carry, outputs = unroll_layer(self.cell, weights, carry, inputs, precision, self.backend)
         return carry, self._outwards(params, jnp.swapaxes(outputs, 0, 1), precision)

@@ -14,7 +14,6 @@ from lmseq.layers import (
     SMALL_VOCABULARY,
     Precision,
     affine,
-    lookup,
     mean_minus_target,
     product,
 )
@@ -23,7 +22,7 @@ from lmseq.models.interface import HiddenModule, Trace
 from lmseq.models.noisy import Rate, Read, any_dropout, drop_steps, drop_weights, reader
 from lmseq.models.pieces import DropoutKind, in_pieces
 from lmseq.recurrence import cudnn
-from lmseq.recurrence.cells.cell import Cell, Recurrent
+from lmseq.recurrence.cells.cell import Cell, Inputs, Recurrent
 from lmseq.recurrence.initial import input_bias, recurrent_bias, recurrent_kernel
 from lmseq.recurrence.unrolled import Backend, scan_states, takes_cudnn, unroll_layer
 from lmseq.types import Element, Elements, Prediction, PRNGKey, TokenLogProbs
@@ -74,6 +73,10 @@ class RecurrentStack(HiddenModule):
     ) -> Float[Array, "*dims gates"]:
         """The first layer's projected inputs x W + b, (..., G * H)."""
         raise NotImplementedError
+
+    def _first_inputs(self, xs: Elements, precision: Precision) -> Inputs:
+        """The same of all steps (T, B), in parts."""
+        return Inputs(self._project_inputs(xs, precision))
 
     def _inputs(self, xs: Elements) -> Float[Array, "*dims feature"] | None:
         """What `_project_inputs` projects; None where it would be too wide."""
@@ -195,10 +198,11 @@ class RecurrentStack(HiddenModule):
                 state, raw = cudnn.unroll_layer(kernel, bias, weights, state, outputs, precision)
             else:
                 if outputs is None:
-                    below = self._project_inputs(xs, precision)
+                    inputs = self._first_inputs(xs, precision)
                 else:
-                    below = self._project(layer, outputs, precision)
-                state, raw = unroll_layer(self.cell, weights, state, below, precision, self.backend)
+                    kernel, bias = self.input_kernels[layer], self.input_biases[layer]
+                    inputs = Inputs(product(outputs, kernel, precision), bias)
+                state, raw = unroll_layer(self.cell, weights, state, inputs, precision, self.backend)
             outputs = self._drop(raw, layer, key)
             states.append(state)
         return tuple(states), (raw, outputs) if with_raw else outputs
@@ -262,15 +266,18 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
         self, xs: Int[Array, "*dims"], precision: Precision = "float32"
     ) -> Float[Array, "*dims gates"]:
         """The first layer's projected inputs x W + b for token ids (...): (..., G * H)."""
+        return self._first_inputs(xs, precision).steps()
+
+    def _first_inputs(self, xs: Int[Array, "*dims"], precision: Precision) -> Inputs:
         kernel, bias = self.input_kernels[0], self.input_biases[0]
         if not self.embedding_size:
-            return lookup(kernel + bias[None], xs)
+            return Inputs(kernel, bias, xs)
         number = xs.size if isinstance(xs.size, int) else 0  # not known in a program for any number of rows
         if self.vocab_size <= max(number, SMALL_VOCABULARY):
             # Projecting the whole table once is less work than projecting every token; of a small one even
             # for a single step, as XLA takes it out of a loop of steps.
-            return lookup(affine(self.embedding, kernel, bias, precision), xs)
-        return affine(self.embedding[xs], kernel, bias, precision)
+            return Inputs(product(self.embedding, kernel, precision), bias, xs)
+        return Inputs(product(self.embedding[xs], kernel, precision), bias)
 
     def _inputs(self, xs: Int[Array, "*dims"]) -> Float[Array, "*dims feature"] | None:
         if self.embedding_size:

@@ -13,9 +13,9 @@ from jax.experimental import rnn
 from jaxtyping import Array, Float
 
 from lmseq.contract import batch_major
-from lmseq.layers import Precision, affine
+from lmseq.layers import Precision, product
 from lmseq.recurrence import derivative
-from lmseq.recurrence.cells.cell import Recurrent
+from lmseq.recurrence.cells.cell import Inputs, Recurrent
 from lmseq.recurrence.cells.lstm import LSTM, LstmState
 
 CHECKED_TO = 1e-4  # of a small layer's outputs and gradients, against the scan's
@@ -66,8 +66,8 @@ def is_there() -> bool:
         return unroll_layer(kernel, bias, Recurrent(recurrent), state, xs, "float32")
 
     def by_scan(kernel, bias, recurrent, hidden, xs):
-        state, projected = LstmState(hidden, 0.5 * hidden), affine(xs, kernel, bias)
-        return derivative.unroll(LSTM, "float32", "scan", Recurrent(recurrent), state, projected)
+        state, inputs = LstmState(hidden, 0.5 * hidden), Inputs(product(xs, kernel), bias)
+        return derivative.unroll(LSTM, "float32", "scan", Recurrent(recurrent), state, inputs)
 
     def found(layer):
         def value(*arguments):

@@ -25,7 +25,7 @@ from lmseq.recurrence import native
 from lmseq.recurrence.cells.cell import (
     Cell,
     Gates,
-    GateSteps,
+    Inputs,
     LayerState,
     LayerStates,
     Recurrent,
@@ -40,76 +40,83 @@ def _by(loop: Loop, scan: Callable[..., Any], compiled: Callable[..., Any], *arg
     """What the loop's function makes of the arguments; where no CPU is compiled for it is XLA's."""
     if loop == "scan":
         return scan(*arguments)
-    return lax.platform_dependent(*arguments, cpu=compiled, default=scan)
+    types = jax.eval_shape(compiled, *arguments)
+
+    def scan_of_types(*arguments: Any) -> Any:
+        return jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), scan(*arguments), types)
+
+    return lax.platform_dependent(*arguments, cpu=compiled, default=scan_of_types)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def unroll(
-    cell: Cell, precision: Precision, loop: Loop, weights: Recurrent, state: LayerState, xs: GateSteps
+    cell: Cell, precision: Precision, loop: Loop, weights: Recurrent, state: LayerState, inputs: Inputs
 ) -> tuple[LayerState, Steps]:
-    """The scan of the cell's step over projected inputs (T, B, G * H): last state, outputs (T, B, H).
+    """The scan of the cell's step over projected inputs: last state, outputs (T, B, H).
 
     The cell has a `derivative`. The loops, forward and backward, are XLA's (`scan`) or compiled beforehand
     (`native`), for a cell that has those, where the program is one for a CPU.
     """
 
-    def scan(weights: Recurrent, state: LayerState, xs: GateSteps) -> tuple[LayerState, Steps]:
+    def scan(weights: Recurrent, state: LayerState, inputs: Inputs) -> tuple[LayerState, Steps]:
         inner = weights._replace(kernel=rounded(weights.kernel, precision))
 
         def step(state: LayerState, x: Gates) -> tuple[LayerState, State]:
             state = cell.step(inner, state, x, precision)
             return state, cell.output(state)
 
-        return lax.scan(step, state, xs)
+        return lax.scan(step, state, inputs.steps())
 
     def compiled(*arguments: Any) -> tuple[LayerState, Steps]:
         return native.forward(cell, precision, *arguments, keep=False)[:2]
 
-    return _by(loop, scan, compiled, weights, state, xs)
+    return _by(loop, scan, compiled, weights, state, inputs)
 
 
 class Residuals(NamedTuple):
     """What the backward pass needs: initial state, all states, and what was kept of every step."""
 
+    inputs: Inputs
     weights: Recurrent
     initial: LayerState
     states: LayerStates
     kept: Any
 
 
-def _forward(cell, precision, loop, weights, state, xs):
-    def scan(weights, state, xs):
+def _forward(cell, precision, loop, weights, state, inputs):
+    def scan(weights, state, inputs):
         inner = weights._replace(kernel=rounded(weights.kernel, precision))
 
         def step(state, x):
             state, kept = cell.derivative.step(inner, state, x, precision)
             return state, (state, kept)
 
-        last, (states, kept) = lax.scan(step, state, xs)
+        last, (states, kept) = lax.scan(step, state, inputs.steps())
         return last, cell.output(states), (states, kept)
 
     def compiled(*arguments):
         return native.forward(cell, precision, *arguments, keep=True)
 
-    last, outputs, kept = _by(loop, scan, compiled, weights, state, xs)
-    return (last, outputs), Residuals(weights, state, *kept)
+    last, outputs, kept = _by(loop, scan, compiled, weights, state, inputs)
+    return (last, outputs), Residuals(inputs, weights, state, *kept)
 
 
 def _backward(cell, precision, loop, residuals, cotangents):
-    weights, initial, states, _ = residuals
+    inputs, weights, initial, states, _ = residuals
     d_last, d_outputs = cotangents
     hidden, first = cell.output(states), cell.output(initial)
 
-    def scan(weights, *arguments):
-        return cell.derivative.deltas(_back(weights, precision), *arguments)
+    def scan(weights, initial, states, kept, *d_arguments):
+        kept = jax.tree.map(lambda leaf: leaf.astype(hidden.dtype), kept)
+        return cell.derivative.deltas(_back(weights, precision), initial, states, kept, *d_arguments)
 
     compiled = partial(native.deltas, cell, precision)
-    deltas, d_xs, d_state = _by(loop, scan, compiled, *residuals, d_last, d_outputs)
+    deltas, d_xs, d_state = _by(loop, scan, compiled, *residuals[1:], d_last, d_outputs)
     d_bias = None
     if weights.bias is not None:
-        d_bias = jnp.sum(deltas[:, :, -weights.bias.size :], axis=(0, 1))
+        d_bias = jnp.sum(deltas[:, :, -weights.bias.size :].astype(weights.bias.dtype), axis=(0, 1))
     d_kernel = product_over_rows(_matrix(hidden), _matrix(deltas), precision, before=first)
-    return Recurrent(d_kernel, d_bias), d_state, d_xs
+    return Recurrent(d_kernel, d_bias), d_state, inputs.slopes(d_xs, precision)
 
 
 def _back(weights: Recurrent, precision: Precision) -> Callable[[Gates], State]:

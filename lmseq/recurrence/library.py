@@ -83,8 +83,14 @@ def num_threads() -> int:
     return max(num_cores() // jax.local_device_count(), 1)
 
 
-def call(name: str, shapes: list[tuple[int, ...]], *arrays: Array, **attributes: object) -> list[Array]:
-    """Float32 results of these shapes of one of FUNCTIONS, which is compiled for a CPU alone."""
-    results = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+Result = tuple[int, ...] | jax.ShapeDtypeStruct  # a shape is that of an array of float32
+
+
+def call(name: str, results: list[Result], *arrays: Array, **attributes: object) -> list[Array]:
+    """Results of these shapes of one of FUNCTIONS, which is compiled for a CPU alone."""
+    results = [
+        jax.ShapeDtypeStruct(result, jnp.float32) if isinstance(result, tuple) else result
+        for result in results
+    ]
     function = jax.ffi.ffi_call(f"lmseq_{name}", results, vmap_method="sequential")
     return function(*arrays, threads=num_threads(), **attributes)

@@ -7,6 +7,7 @@ below the first and once above the last.
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from lmseq.layers import Precision
@@ -15,6 +16,7 @@ from lmseq.recurrence.cells.cell import (
     Cell,
     Gates,
     GateSteps,
+    Inputs,
     LayerState,
     LayerStates,
     Recurrent,
@@ -40,11 +42,13 @@ def unroll_layer(
     cell: Cell,
     weights: Recurrent | None,
     state: LayerState,
-    xs: GateSteps,
+    inputs: GateSteps | Inputs,
     precision: Precision = "float32",
     backend: Backend = "auto",
 ) -> tuple[LayerState, Steps]:
     """Last state and outputs (T, B, H) of one layer, in a form that equals `scan_states` and is faster.
+
+    inputs: projected ones (T, B, G * H), or their parts, of which compiled loops make no such array.
 
     A linear recurrence takes the form that suits the device, a cell with a written-out derivative takes that,
     and any other cell is the scan of its step, which JAX differentiates.
@@ -60,12 +64,14 @@ def unroll_layer(
     """
     if backend == "native" and cell.native is None:
         raise ValueError(f"cell {cell.name} has no compiled loops: choose backend auto or scan")
+    if not isinstance(inputs, Inputs):
+        inputs = Inputs(inputs)
     if cell.coefficients is not None:
-        outputs = linear_states(*cell.coefficients(weights, xs), state)
+        outputs = linear_states(*cell.coefficients(weights, inputs.steps()), state)
         return outputs[-1], outputs
     if cell.derivative is None:
-        return _scan_layer(cell, weights, state, xs, precision)
-    return derivative.unroll(cell, precision, _loop(cell, backend, xs, precision), weights, state, xs)
+        return _scan_layer(cell, weights, state, inputs.steps(), precision)
+    return derivative.unroll(cell, precision, _loop(cell, backend, inputs, precision), weights, state, inputs)
 
 
 def _scan_layer(
@@ -116,10 +122,13 @@ def takes_cudnn(cell: Cell, precision: Precision, backend: Backend) -> bool:
     return suits and alone and cudnn.is_there()
 
 
-def _loop(cell: Cell, backend: Backend, xs: GateSteps, precision: Precision) -> derivative.Loop:
+def _loop(cell: Cell, backend: Backend, inputs: Inputs, precision: Precision) -> derivative.Loop:
     """Compiled loops or XLA's, by the state of the process while JAX traces (see `unroll_layer`)."""
     if backend == "native":
         check_backend(backend, precision)
     if backend in ("auto", "cudnn"):
-        backend = "native" if cell.native is not None and library.suits(precision, xs) else "scan"
-    return backend if len(xs) else "scan"
+        suits = library.suits(precision, inputs.rows)
+        if inputs.ids is not None:
+            suits = suits and library.suits(precision, inputs.ids, types=(jnp.int32,))
+        backend = "native" if cell.native is not None and suits else "scan"
+    return backend if inputs.time else "scan"

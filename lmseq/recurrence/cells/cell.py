@@ -4,14 +4,16 @@ A cell sees its input already projected, x W + b, because the projections of all
 outside the loop; only the product with the state stays inside. The gates are packed along the last axis.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from lmseq.layers import Precision, matmul_along
+from lmseq.layers import Precision, matmul_along, rows_of, sum_by_id
+from lmseq.recurrence.library import Result
 from lmseq.types import PRNGKey
 
 State = Float[Array, "batch hidden"]
@@ -20,6 +22,42 @@ Steps = Float[Array, "time batch hidden"]
 GateSteps = Float[Array, "time batch gates"]
 LayerState = PyTree[State]  # what a layer carries: one array, or a NamedTuple of several
 LayerStates = PyTree[Steps]  # the same after each of T steps
+
+
+class Inputs(NamedTuple):
+    """The projected inputs x W + b of T steps and B rows, (T, B, G * H), as their parts.
+
+    rows: x W, (T, B, G * H); or, with ids (T, B), a table of x W for each of V tokens, (V, G * H), whose rows
+    are looked up. bias: b (G * H,), or None for none.
+    """
+
+    rows: Float[Array, "*dims gates"]
+    bias: Float[Array, "gates"] | None = None
+    ids: Int[Array, "*dims"] | None = None
+
+    @property
+    def time(self) -> int:
+        """T."""
+        return len(self.rows if self.ids is None else self.ids)
+
+    def steps(self) -> Float[Array, "*dims gates"]:
+        """The whole of them, which are those of one step where rows or ids are."""
+        rows = self.rows if self.ids is None else rows_of(self.rows, self.ids)
+        return rows if self.bias is None else rows + jnp.broadcast_to(self.bias, rows.shape)
+
+    def arrays(self) -> tuple[Array, Array, Array]:
+        """Rows, bias and ids; in the place of None a bias of zeros, and no ids (0, 0)."""
+        bias = jnp.zeros(self.rows.shape[-1:]) if self.bias is None else self.bias
+        ids = jnp.zeros((0, 0), jnp.int32) if self.ids is None else self.ids.astype(jnp.int32)
+        return self.rows, bias, ids
+
+    def slopes(self, d_steps: GateSteps, precision: Precision) -> "Inputs":
+        """The gradient of a value with respect to rows and bias, of that with respect to `steps`."""
+        d_rows = d_steps.astype(self.rows.dtype)
+        if self.ids is not None:
+            d_rows = sum_by_id(d_steps, self.ids, len(self.rows), precision)
+        d_bias = None if self.bias is None else jnp.sum(d_rows, axis=range(d_rows.ndim - 1))
+        return Inputs(d_rows, d_bias, None)
 
 
 class Recurrent(NamedTuple):
@@ -65,19 +103,29 @@ class Derivative(NamedTuple):
     deltas: Callable[[Callable[[Gates], State], LayerState, LayerStates, Any, LayerState, Steps], Deltas]
 
 
-Call = Callable[..., list[Array]]  # call(shapes, *arrays): float32 arrays of those shapes, from compiled code
+class Call(Protocol):
+    """A loop of `cpp/` in a precision, called with results, which are shapes or what follows, and arrays."""
+
+    def __call__(self, results: Sequence[Result], *arrays: Array) -> list[Array]:
+        """Arrays of these results."""
+
+    def fractions(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        """A result that is kept for the backward loop alone, of numbers between -1 and 1."""
+
+    def operands(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        """A result that products are made of."""
 
 
 class Native(NamedTuple):
     """How a cell's loops in `cpp/` are called: which arrays they take and return, in which order.
 
-    forward: (call, weights, state, xs, keep) -> last state, outputs (T, B, H), and, if `keep`, all states and
-    what the backward loop needs besides. backward: (call, transposed kernel, initial, states, kept, d_last,
-    d_outputs) -> what `Derivative.deltas` returns.
+    forward: (call, weights, state, inputs, keep) -> last state, outputs (T, B, H), and, if `keep`, all states
+    and what the backward loop needs besides. backward: (call, transposed kernel, initial, states, kept,
+    d_last, d_outputs) -> what `Derivative.deltas` returns.
     """
 
     forward: Callable[
-        [Call, Recurrent, LayerState, GateSteps, bool],
+        [Call, Recurrent, LayerState, Inputs, bool],
         tuple[LayerState, Steps, tuple[LayerStates, Any] | None],
     ]
     backward: Callable[

@@ -76,17 +76,18 @@ def _deltas(back, initial: State, states: Steps, gates: GruGates, d_last, d_outp
     return deltas, d_xs, d_state
 
 
-def _forward(call, weights, state, xs, keep):
-    time, batch, hidden = *xs.shape[:2], state.shape[-1]
-    steps = (time, batch, hidden)
-    some, one = ((time, batch, 2 * hidden), steps) if keep else ((0, 0, 0), (0, 0, 0))
+def _forward(call, weights, state, inputs, keep):
+    batch, hidden = state.shape
+    steps = (inputs.time, batch, hidden)
+    some, one = ((inputs.time, batch, 2 * hidden), steps) if keep else ((0, 0, 0), (0, 0, 0))
     bias = jnp.zeros(hidden) if weights.bias is None else weights.bias
-    *gates, outputs = call([some, one, one, steps], xs, weights.kernel, bias, state)
+    results = [call.fractions(some), call.fractions(one), one, steps]
+    *gates, outputs = call(results, *inputs.arrays(), weights.kernel, bias, state)
     return outputs[-1], outputs, (outputs, GruGates(*gates)) if keep else None
 
 
 def _backward(call, transposed, initial, states, gates, d_last, d_outputs):
-    packed = (*d_outputs.shape[:2], transposed.shape[0])
+    packed = call.operands((*d_outputs.shape[:2], transposed.shape[0]))
     before = transposed, *gates, states, initial
     deltas, d_xs, d_state = call([packed, packed, d_last.shape], *before, d_outputs, d_last)
     return deltas, d_xs, d_state

@@ -87,20 +87,21 @@ def _deltas(back, initial: LstmState, states: LstmState, gates, d_last: LstmStat
     return deltas, deltas, LstmState(back(first), d_cell)
 
 
-def _forward(call, weights, state, xs, keep):
-    one = state.hidden.shape
-    steps = (len(xs), *one)
-    all_gates, all_cells = (xs.shape, steps) if keep else ((0, 0, 0), (1, *one))
-    gates, memory, outputs = call([all_gates, all_cells, steps], xs, weights.kernel, state.hidden, state.cell)
+def _forward(call, weights, state, inputs, keep):
+    one = batch, hidden = state.hidden.shape
+    steps = (inputs.time, *one)
+    all_gates, all_cells = ((inputs.time, batch, 4 * hidden), steps) if keep else ((0, 0, 0), (1, *one))
+    results = [call.fractions(all_gates), all_cells, steps]
+    gates, memory, outputs = call(results, *inputs.arrays(), weights.kernel, state.hidden, state.cell)
     last = LstmState(outputs[-1], memory[-1])
     return last, outputs, (LstmState(outputs, memory), gates) if keep else None
 
 
 def _backward(call, transposed, initial, states, gates, d_last, d_outputs):
-    packed = (*d_outputs.shape[:2], transposed.shape[0])
-    shapes = [packed, d_last.hidden.shape, d_last.cell.shape]
+    packed = call.operands((*d_outputs.shape[:2], transposed.shape[0]))
+    results = [packed, d_last.hidden.shape, d_last.cell.shape]
     before = transposed, gates, states.cell, initial.cell
-    deltas, *d_state = call(shapes, *before, d_outputs, *d_last)
+    deltas, *d_state = call(results, *before, d_outputs, *d_last)
     return deltas, deltas, LstmState(*d_state)
 
 

@@ -29,14 +29,15 @@ def _deltas(back, initial, states, kept, d_last, d_outputs):
     return deltas, deltas, d_state
 
 
-def _forward(call, weights, state, xs, keep):
-    (outputs,) = call([xs.shape], xs, weights.kernel, state)
+def _forward(call, weights, state, inputs, keep):
+    steps = (inputs.time, *state.shape)
+    (outputs,) = call([steps], *inputs.arrays(), weights.kernel, state)
     return outputs[-1], outputs, (outputs, ())
 
 
 def _backward(call, transposed, initial, states, kept, d_last, d_outputs):
-    shapes = [d_outputs.shape, d_last.shape]
-    deltas, d_state = call(shapes, transposed, states, d_outputs, d_last)
+    results = [call.operands(d_outputs.shape), d_last.shape]
+    deltas, d_state = call(results, transposed, states, d_outputs, d_last)
     return deltas, deltas, d_state
 
 

@@ -1,12 +1,14 @@
 // The loops of tanh RNN, GRU and LSTM layers over time, compiled for the processor at hand.
 //
 // Arrays are those of lmseq/recurrence/derivative.py, time-major and contiguous; so are the formulas.
-// Forward: states from projected inputs. Backward: the deltas of the gates from what the forward pass kept;
+// Forward: states from projected inputs, which are a row for each step and row of the batch, or, with ids, rows
+// of a table, and a bias for all. Backward: the deltas of the gates from what the forward pass kept;
 // step t = T ... 0 has dh_t = delta_{t+1} U^T + (the cotangent of output t), and step 0 leaves that of the
 // initial state. Everything before and after these loops is XLA's.
 
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
 
 #include "caught.h"
 #include "sweep.h"
@@ -19,6 +21,40 @@ namespace ffi = xla::ffi;
 
 using Array = ffi::Buffer<ffi::F32>;
 using Result = ffi::ResultBuffer<ffi::F32>;
+using Ids = ffi::Buffer<ffi::S32>;
+// Arrays of a format's numbers, between the loops.
+using Kept = ffi::AnyBuffer;
+using KeptResult = ffi::Result<ffi::AnyBuffer>;
+
+template <class Format>
+typename Format::Number* numbers(const ffi::AnyBuffer& array) {
+  if (ffi::ByteWidth(array.element_type()) != sizeof(typename Format::Number)) {
+    throw std::invalid_argument("expected arrays of the precision's numbers between the loops");
+  }
+  return static_cast<typename Format::Number*>(array.untyped_data());
+}
+
+// x W + b of a row at a step.
+class Inputs {
+ public:
+  Inputs(Array rows, Array bias, Ids ids)
+      : rows_(rows.typed_data()),
+        bias_(bias.typed_data()),
+        ids_(ids.element_count() > 0 ? ids.typed_data() : nullptr),
+        width_(rows.dimensions().back()),
+        number_(static_cast<int64_t>(rows.element_count() / std::max<int64_t>(width_, 1))) {}
+
+  // Lanes of a row, the row-th of all steps' one after the other, from a column on.
+  Vector at(size_t row, int column, int n) const {
+    const int64_t place = ids_ == nullptr ? row : std::clamp<int64_t>(ids_[row], 0, number_ - 1);
+    return load(rows_ + place * width_ + column, n) + load(bias_ + column, n);
+  }
+
+ private:
+  const float *rows_, *bias_;
+  const int32_t* ids_;
+  int64_t width_, number_;
+};
 
 Shape shape_of(Array steps) {
   const auto dims = steps.dimensions();
@@ -26,10 +62,11 @@ Shape shape_of(Array steps) {
 }
 
 template <class Format>
-void rnn_forward(int64_t threads, Array x, Array kernel, Array initial, Result outputs) {
+void rnn_forward(int64_t threads, Array x, Array bias, Ids ids, Array kernel, Array initial,
+                 Result outputs) {
   using Cut = Columns<1, 2>;
   const Shape shape = shape_of(*outputs);
-  const float* in = x.typed_data();
+  const Inputs inputs(x, bias, ids);
   float* out = outputs->typed_data();
   Left<Format> left(shape.rows, shape.units);
   left.put(0, initial.typed_data());
@@ -41,7 +78,7 @@ void rnn_forward(int64_t threads, Array x, Array kernel, Array initial, Result o
           const int unit = Cut::unit(p, j), n = Cut::lanes(p, j, shape.units);
           if (n == 0) continue;
           const size_t at = shape.at(t, row) + unit;
-          const Vector hidden = tanh_of(sums[j] + load(in + at, n));
+          const Vector hidden = tanh_of(sums[j] + inputs.at(shape.row(t, row), unit, n));
           store(out + at, hidden, n);
           left.put(t + 1, row, unit, hidden, n);
         }
@@ -50,14 +87,14 @@ void rnn_forward(int64_t threads, Array x, Array kernel, Array initial, Result o
 
 template <class Format>
 void rnn_backward(int64_t threads, Array transposed, Array outputs, Array d_outputs, Array d_last,
-                  Result deltas, Result d_initial) {
+                  KeptResult deltas, Result d_initial) {
   using Cut = Columns<1, 2>;
   const Shape shape = shape_of(outputs);
-  float* delta = deltas->typed_data();
+  auto* delta = numbers<Format>(*deltas);
   Left<Format> left(shape.rows, shape.units);
   sweep<Format, Cut>(
       threads_for(shape, 1, threads), shape, shape.units, transposed.typed_data(), shape.time, -1,
-      shape.time + 1, left, [&](int t) { return t < shape.time ? delta + shape.at(t, 0) : nullptr; },
+      shape.time + 1, left, [&](int t) { return t < shape.time ? Format::left(delta + shape.at(t, 0)) : nullptr; },
       [&](int t, int row, int p, Vector(&sums)[2]) {
         for (int j = 0; j < 2; ++j) {
           const int unit = Cut::unit(p, j), n = Cut::lanes(p, j, shape.units);
@@ -72,7 +109,7 @@ void rnn_backward(int64_t threads, Array transposed, Array outputs, Array d_outp
           const Vector hidden = load(outputs.typed_data() + at, n);
           d_hidden += load(d_outputs.typed_data() + at, n);
           const Vector found = d_hidden * (1.0f - hidden * hidden);
-          store(delta + at, found, n);
+          Format::store_operand(delta + at, found, n);
           left.put(t - 1, row, unit, found, n);
         }
       });
@@ -80,12 +117,14 @@ void rnn_backward(int64_t threads, Array transposed, Array outputs, Array d_outp
 
 // gates r, z (T, B, 2H), candidate and h U_n + b (T, B, H); none of the three is kept if they are empty.
 template <class Format>
-void gru_forward(int64_t threads, Array x, Array kernel, Array bias, Array initial, Result gates,
-                 Result candidates, Result recurrents, Result outputs) {
+void gru_forward(int64_t threads, Array x, Array input_bias, Ids ids, Array kernel, Array bias, Array initial,
+                 KeptResult gates, KeptResult candidates, Result recurrents, Result outputs) {
   using Cut = Columns<3, 1>;
   const Shape shape = shape_of(*outputs);
   const int units = shape.units;
   const bool keep = gates->element_count() > 0;
+  const Inputs inputs(x, input_bias, ids);
+  auto *fractions = numbers<Format>(*gates), *tanhs = numbers<Format>(*candidates);
   float* out = outputs->typed_data();
   Left<Format> left(shape.rows, units);
   left.put(0, initial.typed_data());
@@ -94,19 +133,18 @@ void gru_forward(int64_t threads, Array x, Array kernel, Array bias, Array initi
       [&](int t) { return t ? out + shape.at(t - 1, 0) : initial.typed_data(); },
       [&](int t, int row, int p, Vector(&sums)[3]) {
         const int unit = Cut::unit(p, 0), n = Cut::lanes(p, 0, units);
-        const size_t at = shape.at(t, row);
-        const float* in = x.typed_data() + 3 * at + unit;
+        const size_t at = shape.at(t, row), place = shape.row(t, row);
         const float* before =
             (t ? out + shape.at(t - 1, row) : initial.typed_data() + shape.at(0, row)) + unit;
-        const Vector reset = sigmoid_of(sums[0] + load(in, n)),
-                     keeps = sigmoid_of(sums[1] + load(in + units, n));
+        const Vector reset = sigmoid_of(sums[0] + inputs.at(place, unit, n)),
+                     keeps = sigmoid_of(sums[1] + inputs.at(place, units + unit, n));
         const Vector recurrent = sums[2] + load(bias.typed_data() + unit, n);
-        const Vector candidate = tanh_of(load(in + 2 * units, n) + reset * recurrent);
+        const Vector candidate = tanh_of(inputs.at(place, 2 * units + unit, n) + reset * recurrent);
         const Vector hidden = candidate + keeps * (load(before, n) - candidate);
         if (keep) {
-          store(gates->typed_data() + 2 * at + unit, reset, n);
-          store(gates->typed_data() + 2 * at + units + unit, keeps, n);
-          store(candidates->typed_data() + at + unit, candidate, n);
+          Format::store_fraction(fractions + 2 * at + unit, reset, n);
+          Format::store_fraction(fractions + 2 * at + units + unit, keeps, n);
+          Format::store_fraction(tanhs + at + unit, candidate, n);
           store(recurrents->typed_data() + at + unit, recurrent, n);
         }
         store(out + at + unit, hidden, n);
@@ -116,17 +154,20 @@ void gru_forward(int64_t threads, Array x, Array kernel, Array bias, Array initi
 
 // deltas of r, z and h U_n + b, packed; d_xs the same with that of x_n in the last place.
 template <class Format>
-void gru_backward(int64_t threads, Array transposed, Array gates, Array candidates, Array recurrents,
-                  Array outputs, Array initial, Array d_outputs, Array d_last, Result deltas, Result d_xs,
-                  Result d_initial) {
+void gru_backward(int64_t threads, Array transposed, Kept gates, Kept candidates, Array recurrents,
+                  Array outputs, Array initial, Array d_outputs, Array d_last, KeptResult deltas,
+                  KeptResult d_xs, Result d_initial) {
   using Cut = Columns<1, 2>;
   const Shape shape = shape_of(outputs);
   const int units = shape.units;
-  float *delta = deltas->typed_data(), *carried = d_initial->typed_data();
+  auto *delta = numbers<Format>(*deltas), *d_inputs = numbers<Format>(*d_xs);
+  const auto *fractions = numbers<Format>(gates), *tanhs = numbers<Format>(candidates);
+  float* carried = d_initial->typed_data();
   Left<Format> left(shape.rows, 3 * units);
   sweep<Format, Cut>(
       threads_for(shape, 3, threads), shape, 3 * units, transposed.typed_data(), shape.time, -1,
-      shape.time + 1, left, [&](int t) { return t < shape.time ? delta + 3 * shape.at(t, 0) : nullptr; },
+      shape.time + 1, left,
+      [&](int t) { return t < shape.time ? Format::left(delta + 3 * shape.at(t, 0)) : nullptr; },
       [&](int t, int row, int p, Vector(&sums)[2]) {
         for (int j = 0; j < 2; ++j) {
           const int unit = Cut::unit(p, j), n = Cut::lanes(p, j, units);
@@ -138,9 +179,10 @@ void gru_backward(int64_t threads, Array transposed, Array gates, Array candidat
               t < shape.time ? sums[j] + load(carried + state, n) : load(d_last.typed_data() + state, n);
           if (t > 0) {
             const size_t at = shape.at(t - 1, row);
-            const float* gate = gates.typed_data() + 2 * at + unit;
-            const Vector reset = load(gate, n), keeps = load(gate + units, n);
-            const Vector candidate = load(candidates.typed_data() + at + unit, n);
+            const auto* gate = fractions + 2 * at + unit;
+            const Vector reset = Format::load_fraction(gate, n),
+                         keeps = Format::load_fraction(gate + units, n);
+            const Vector candidate = Format::load_fraction(tanhs + at + unit, n);
             const Vector recurrent = load(recurrents.typed_data() + at + unit, n);
             const float* before =
                 t > 1 ? outputs.typed_data() + shape.at(t - 2, row) + unit : initial.typed_data() + state;
@@ -151,8 +193,8 @@ void gru_backward(int64_t threads, Array transposed, Array gates, Array candidat
                                      d_new * reset};
             for (int g = 0; g < 3; ++g) {
               const size_t to = 3 * at + g * units + unit;
-              store(delta + to, found[g], n);
-              store(d_xs->typed_data() + to, g < 2 ? found[g] : d_new, n);
+              Format::store_operand(delta + to, found[g], n);
+              Format::store_operand(d_inputs + to, g < 2 ? found[g] : d_new, n);
               left.put(t - 1, row, g * units + unit, found[g], n);
             }
             d_hidden = d_hidden * keeps;
@@ -164,12 +206,14 @@ void gru_backward(int64_t threads, Array transposed, Array gates, Array candidat
 
 // gates i, f, g, o (T, B, 4H) and c (T, B, H); where the gates are empty, only the last c is kept, (1, B, H).
 template <class Format>
-void lstm_forward(int64_t threads, Array x, Array kernel, Array initial, Array memory, Result gates,
-                  Result cells, Result outputs) {
+void lstm_forward(int64_t threads, Array x, Array bias, Ids ids, Array kernel, Array initial, Array memory,
+                  KeptResult gates, Result cells, Result outputs) {
   using Cut = Columns<4, 1>;
   const Shape shape = shape_of(*outputs);
   const int units = shape.units;
   const bool keep = gates->element_count() > 0;
+  const Inputs inputs(x, bias, ids);
+  auto* fractions = numbers<Format>(*gates);
   float *out = outputs->typed_data(), *cell = cells->typed_data();
   Left<Format> left(shape.rows, units);
   left.put(0, initial.typed_data());
@@ -178,20 +222,20 @@ void lstm_forward(int64_t threads, Array x, Array kernel, Array initial, Array m
       [&](int t) { return t ? out + shape.at(t - 1, 0) : initial.typed_data(); },
       [&](int t, int row, int p, Vector(&sums)[4]) {
         const int unit = Cut::unit(p, 0), n = Cut::lanes(p, 0, units);
-        const size_t at = shape.at(t, row);
-        const float* in = x.typed_data() + 4 * at + unit;
+        const size_t at = shape.at(t, row), place = shape.row(t, row);
         const float* before =
             (t ? cell + shape.at(keep ? t - 1 : 0, row) : memory.typed_data() + shape.at(0, row)) + unit;
-        const Vector i = sigmoid_of(sums[0] + load(in, n)), f = sigmoid_of(sums[1] + load(in + units, n));
-        const Vector g = tanh_of(sums[2] + load(in + 2 * units, n)),
-                     o = sigmoid_of(sums[3] + load(in + 3 * units, n));
+        const Vector i = sigmoid_of(sums[0] + inputs.at(place, unit, n)),
+                     f = sigmoid_of(sums[1] + inputs.at(place, units + unit, n)),
+                     g = tanh_of(sums[2] + inputs.at(place, 2 * units + unit, n)),
+                     o = sigmoid_of(sums[3] + inputs.at(place, 3 * units + unit, n));
         const Vector c = f * load(before, n) + i * g, hidden = o * tanh_of(c);
         if (keep) {
-          float* gate = gates->typed_data() + 4 * at + unit;
-          store(gate, i, n);
-          store(gate + units, f, n);
-          store(gate + 2 * units, g, n);
-          store(gate + 3 * units, o, n);
+          auto* gate = fractions + 4 * at + unit;
+          Format::store_fraction(gate, i, n);
+          Format::store_fraction(gate + units, f, n);
+          Format::store_fraction(gate + 2 * units, g, n);
+          Format::store_fraction(gate + 3 * units, o, n);
         }
         store(cell + shape.at(keep ? t : 0, row) + unit, c, n);
         store(out + at + unit, hidden, n);
@@ -200,17 +244,20 @@ void lstm_forward(int64_t threads, Array x, Array kernel, Array initial, Array m
 }
 
 template <class Format>
-void lstm_backward(int64_t threads, Array transposed, Array gates, Array cells, Array memory, Array d_outputs,
-                   Array d_hidden_last, Array d_cell_last, Result deltas, Result d_hidden_first,
+void lstm_backward(int64_t threads, Array transposed, Kept gates, Array cells, Array memory, Array d_outputs,
+                   Array d_hidden_last, Array d_cell_last, KeptResult deltas, Result d_hidden_first,
                    Result d_cell_first) {
   using Cut = Columns<1, 2>;
   const Shape shape = shape_of(cells);
   const int units = shape.units;
-  float *delta = deltas->typed_data(), *d_cell = d_cell_first->typed_data();
+  auto* delta = numbers<Format>(*deltas);
+  const auto* fractions = numbers<Format>(gates);
+  float* d_cell = d_cell_first->typed_data();
   Left<Format> left(shape.rows, 4 * units);
   sweep<Format, Cut>(
       threads_for(shape, 4, threads), shape, 4 * units, transposed.typed_data(), shape.time, -1,
-      shape.time + 1, left, [&](int t) { return t < shape.time ? delta + 4 * shape.at(t, 0) : nullptr; },
+      shape.time + 1, left,
+      [&](int t) { return t < shape.time ? Format::left(delta + 4 * shape.at(t, 0)) : nullptr; },
       [&](int t, int row, int p, Vector(&sums)[2]) {
         for (int j = 0; j < 2; ++j) {
           const int unit = Cut::unit(p, j), n = Cut::lanes(p, j, units);
@@ -223,9 +270,10 @@ void lstm_backward(int64_t threads, Array transposed, Array gates, Array cells, 
             continue;
           }
           const size_t at = shape.at(t - 1, row);
-          const float* gate = gates.typed_data() + 4 * at + unit;
-          const Vector i = load(gate, n), f = load(gate + units, n);
-          const Vector g = load(gate + 2 * units, n), o = load(gate + 3 * units, n);
+          const auto* gate = fractions + 4 * at + unit;
+          const Vector i = Format::load_fraction(gate, n), f = Format::load_fraction(gate + units, n),
+                       g = Format::load_fraction(gate + 2 * units, n),
+                       o = Format::load_fraction(gate + 3 * units, n);
           const Vector squashed = tanh_of(load(cells.typed_data() + at + unit, n));
           const float* before =
               (t > 1 ? cells.typed_data() + shape.at(t - 2, row) + unit : memory.typed_data() + state);
@@ -235,7 +283,7 @@ void lstm_backward(int64_t threads, Array transposed, Array gates, Array cells, 
           const Vector found[4] = {d_c * g * i * (1.0f - i), d_c * load(before, n) * f * (1.0f - f),
                                    d_c * i * (1.0f - g * g), d_hidden * squashed * o * (1.0f - o)};
           for (int k = 0; k < 4; ++k) {
-            store(delta + 4 * at + k * units + unit, found[k], n);
+            Format::store_operand(delta + 4 * at + k * units + unit, found[k], n);
             left.put(t - 1, row, k * units + unit, found[k], n);
           }
           store(d_cell + state, d_c * f, n);
@@ -265,13 +313,16 @@ auto bound() { return ffi::Ffi::Bind().Attr<bool>("bfloat16").Attr<int64_t>("thr
       lmseq_##name, (lmseq::InFormat<&lmseq::name<lmseq::Float32>, &lmseq::name<lmseq::Bfloat16>>::call), \
       lmseq::bound() arguments)
 #define IN .Arg<lmseq::Array>()
+#define IDS .Arg<lmseq::Ids>()
+#define IN_KEPT .Arg<lmseq::Kept>()
 #define OUT .Ret<lmseq::Array>()
+#define OUT_KEPT .Ret<lmseq::Kept>()
 
-LMSEQ_HANDLER(rnn_forward, IN IN IN OUT);
-LMSEQ_HANDLER(rnn_backward, IN IN IN IN OUT OUT);
-LMSEQ_HANDLER(gru_forward, IN IN IN IN OUT OUT OUT OUT);
-LMSEQ_HANDLER(gru_backward, IN IN IN IN IN IN IN IN OUT OUT OUT);
-LMSEQ_HANDLER(lstm_forward, IN IN IN IN OUT OUT OUT);
-LMSEQ_HANDLER(lstm_backward, IN IN IN IN IN IN IN OUT OUT OUT);
+LMSEQ_HANDLER(rnn_forward, IN IN IDS IN IN OUT);
+LMSEQ_HANDLER(rnn_backward, IN IN IN IN OUT_KEPT OUT);
+LMSEQ_HANDLER(gru_forward, IN IN IDS IN IN IN OUT_KEPT OUT_KEPT OUT OUT);
+LMSEQ_HANDLER(gru_backward, IN IN_KEPT IN_KEPT IN IN IN IN IN OUT_KEPT OUT_KEPT OUT);
+LMSEQ_HANDLER(lstm_forward, IN IN IDS IN IN IN OUT_KEPT OUT OUT);
+LMSEQ_HANDLER(lstm_backward, IN IN_KEPT IN IN IN IN IN OUT_KEPT OUT OUT);
 
 extern "C" bool lmseq_has_bfloat16() { return lmseq::kHasBfloat16; }

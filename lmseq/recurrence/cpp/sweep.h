@@ -38,12 +38,19 @@ class Block {
 
 // Operands of a product are float32, or bfloat16 in pairs with sums in float32. A format has items of kDepth
 // numbers along the contracted axis, and, where the left operand is not the float32 array that a step leaves
-// behind, two buffers for it that steps write and read in turn.
+// behind, two buffers for it that steps write and read in turn. Number is what the arrays that the forward
+// loop leaves for the backward one, and this one for the products after it, are made of: fractions, which lie
+// between -1 and 1, and operands of products.
 struct Float32 {
   using Item = float;
+  using Number = float;
   static constexpr int kDepth = 1;
   static constexpr bool kBuffered = false;
 
+  static void store_operand(Number* to, Vector x, int n) { store(to, x, n); }
+  static void store_fraction(Number* to, Vector x, int n) { store(to, x, n); }
+  static Vector load_fraction(const Number* from, int n) { return load(from, n); }
+  static const float* left(const Number* operands) { return operands; }
   static void pack(Item* to, const float* const rows[1], int n) { store(to, load(rows[0], n)); }
   static Vector times(Item left, const Item* right, Vector sum) { return sum + fill(left) * load(right); }
 };
@@ -51,9 +58,22 @@ struct Float32 {
 #if defined(__AVX512BF16__)
 struct Bfloat16 {
   using Item = uint32_t;
+  using Number = uint16_t;  // of a fraction in float16, which has three bits more than bfloat16 there
   static constexpr int kDepth = 2;
   static constexpr bool kBuffered = true;
 
+  static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+  static void store_operand(Number* to, Vector x, int n) {
+    _mm256_mask_storeu_epi16(to, first(n), round(x));
+  }
+  static void store_fraction(Number* to, Vector x, int n) {
+    _mm256_mask_storeu_epi16(to, first(n), _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+  }
+  static Vector load_fraction(const Number* from, int n) {
+    return (Vector)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), from));
+  }
+  // No array of float32 to multiply, only whether there is one: a buffer has the operand.
+  static const float* left(const Number* operands) { return reinterpret_cast<const float*>(operands); }
   static __m256i round(Vector x) { return (__m256i)_mm512_cvtneps_pbh((__m512)x); }
   static void pack(Item* to, const float* const rows[2], int n) {
     uint16_t halves[2][kLanes];
@@ -75,7 +95,8 @@ constexpr bool kHasBfloat16 = false;
 
 struct Shape {
   int time, rows, units;  // T, B, H
-  size_t at(int t, int row) const { return (static_cast<size_t>(t) * rows + row) * units; }
+  size_t row(int t, int row) const { return static_cast<size_t>(t) * rows + row; }
+  size_t at(int t, int row) const { return this->row(t, row) * units; }
 };
 
 // What a product's columns are: vector j of panel p stands for kLanes units from unit(p, j) on, of gate(j).
@@ -106,10 +127,8 @@ class Left {
   void put(int t, int row, int column, Vector x, int n) {
 #if defined(__AVX512BF16__)
     if constexpr (Format::kBuffered) {
-      uint16_t halves[kLanes];
-      _mm256_storeu_si256((__m256i*)halves, Format::round(x));
-      uint16_t* to = reinterpret_cast<uint16_t*>(buffer(t) + static_cast<size_t>(row) * items_) + column;
-      std::memcpy(to, halves, n * sizeof(uint16_t));
+      Format::store_operand(
+          reinterpret_cast<uint16_t*>(buffer(t) + static_cast<size_t>(row) * items_) + column, x, n);
     }
 #endif
   }
