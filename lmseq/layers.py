@@ -71,25 +71,27 @@ def product_over_rows(
     y: Float[Array, "rows out"],
     precision: Precision,
     before: Float[Array, "_ feature"] | None = None,
-) -> Float[Array, "feature out"]:
-    """sum_r x_r y_r^T = X^T Y, the gradient of a kernel, without a derivative of its own.
+) -> tuple[Float[Array, "feature out"], Float[Array, "out"]]:
+    """sum_r x_r y_r^T = X^T Y and sum_r y_r, the gradients of a kernel and a bias, without their own.
 
-    before: rows that stand before the first of x, of which as many of the last are left out then. In bfloat16
-    on a CPU it is compiled beforehand, where that is loaded: XLA takes a product that is contracted along
-    first axes in float32, of operands rounded to bfloat16.
+    before: rows that stand before the first of x, of which as many of the last are left out then. The sum is
+    one of y as it is, in float32 or more. In bfloat16 on a CPU both are compiled beforehand, where that is
+    loaded: XLA takes a product that is contracted along first axes in float32, of operands rounded to
+    bfloat16.
     """
     if before is None:
         before = jnp.zeros((0, x.shape[1]), x.dtype)
 
-    def by_xla(before: Array, x: Array, y: Array) -> Array:
+    def by_xla(before: Array, x: Array, y: Array) -> tuple[Array, Array]:
+        total = jnp.sum(y, axis=0, dtype=jnp.promote_types(y.dtype, jnp.float32))
         if size := len(before):  # taken apart: putting them before the others would copy all of these
             rest = matmul_along(x[: len(y) - size], y[size:], 0, 0, precision)
-            return matmul_along(before, y[:size], 0, 0, precision) + rest
+            return matmul_along(before, y[:size], 0, 0, precision) + rest, total
         # In this order XLA turns the cotangent: the other factor is often made anew where it is turned.
-        return matmul_along(y, x, 0, 0, precision).T
+        return matmul_along(y, x, 0, 0, precision).T, total
 
-    def compiled(*arrays: Array) -> Array:
-        return library.call("product_over_rows", [(x.shape[1], y.shape[1])], *arrays)[0]
+    def compiled(*arrays: Array) -> tuple[Array, Array]:
+        return tuple(library.call("product_over_rows", [(x.shape[1], y.shape[1]), y.shape[1:]], *arrays))
 
     is_large = min(*x.shape, *y.shape) >= LEAST and before.dtype == x.dtype
     types = jnp.float32, jnp.bfloat16
@@ -114,7 +116,7 @@ def _product_backward(precision, axis, residuals, cotangent):
     cotangent = rounded(cotangent, precision)
     slope = matmul_along(_matrix(cotangent), kernel, 1, 1 - axis, precision).reshape(x.shape)
     factors = _matrix(x), _matrix(cotangent)
-    return slope, product_over_rows(*(factors[::-1] if axis else factors), precision)
+    return slope, product_over_rows(*(factors[::-1] if axis else factors), precision)[0]
 
 
 _product.defvjp(_product_forward, _product_backward)
@@ -164,14 +166,29 @@ def sum_by_id(
     """The sum of the rows (..., D) of each id (...), (V, D), in float32: the gradient of a lookup.
 
     Of a small vocabulary it is a product with the one-hot ids instead of a scatter, which on a CPU is several
-    times faster for a few hundred symbols, and deterministic everywhere.
+    times faster for a few hundred symbols, and deterministic everywhere. In bfloat16 on a CPU it is compiled
+    beforehand, where that is loaded, and adds the rows as they are.
     """
     ids, rows = ids.reshape(-1), _matrix(rows)
-    if vocab_size > SMALL_VOCABULARY:
-        kind = jnp.promote_types(rows.dtype, jnp.float32)
-        return jnp.zeros((vocab_size, rows.shape[1]), kind).at[ids].add(rows.astype(kind))
-    one_hot = jax.nn.one_hot(ids, vocab_size, dtype=rows.dtype)
-    return product_over_rows(one_hot, rows, precision)
+
+    def by_xla(ids: Array, rows: Array) -> Array:
+        if vocab_size > SMALL_VOCABULARY:
+            kind = jnp.promote_types(rows.dtype, jnp.float32)
+            return jnp.zeros((vocab_size, rows.shape[1]), kind).at[ids].add(rows.astype(kind))
+        one_hot = jax.nn.one_hot(ids, vocab_size, dtype=rows.dtype)
+        return matmul_along(one_hot, rows, 0, 0, precision)
+
+    def compiled(*arrays: Array) -> Array:
+        return library.call("sum_by_id", [(vocab_size, rows.shape[1])], *arrays)[0]
+
+    types = jnp.int32, jnp.float32, jnp.bfloat16
+    if (
+        precision == "bfloat16"
+        and ids.dtype == jnp.int32
+        and library.suits(precision, ids, rows, types=types)
+    ):
+        return lax.platform_dependent(ids, rows, cpu=compiled, default=by_xla)
+    return by_xla(ids, rows)
 
 
 @jax.custom_vjp
@@ -274,9 +291,8 @@ def _softmax_backward(precision, residuals, cotangent):
         if logits is None:
             logits = _logits(rows, used, bias, precision)
         hit = targets[:, None] == jnp.arange(bias.size)[None]
-        delta = (hit - jnp.exp(logits - normalizer[:, None])) * cotangent[:, None]
-        delta_rows = matmul_along(delta, used, 1, 1, precision)
-        return delta_rows, product_over_rows(rows, delta, precision), jnp.sum(delta, axis=0)
+        delta = rounded((hit - jnp.exp(logits - normalizer[:, None])) * cotangent[:, None], precision)
+        return matmul_along(delta, used, 1, 1, precision), *product_over_rows(rows, delta, precision)
 
     parts = rows, targets.reshape(-1), normalizer, cotangent.reshape(-1)
     if count == 1:

@@ -138,6 +138,12 @@ def test_no_loop_accumulates_a_weight_gradient(cell):
 
 def test_the_forward_pass_alone_keeps_nothing():
     args = inputs(LSTM, 3, 9, 24, np.float32)
-    program = jax.jit(lambda weights, state, xs: derivative.unroll(LSTM, "float32", "scan", weights, state, Inputs(xs))).lower(*args).as_text()
+    program = (
+        jax.jit(
+            lambda weights, state, xs: derivative.unroll(LSTM, "float32", "scan", weights, state, Inputs(xs))
+        )
+        .lower(*args)
+        .as_text()
+    )
     assert "9x3x96" in program  # the inputs
     assert program.count("dynamic_update_slice") == 1  # the outputs

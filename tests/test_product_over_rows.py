@@ -1,4 +1,4 @@
-"""X^T Y in bfloat16 by the compiled routine: against NumPy in float64, and where it is taken."""
+"""X^T Y and sums by id in bfloat16 by compiled routines: against NumPy, and where they are taken."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmseq.layers import LEAST, product, product_over_rows, product_with_rows
+from lmseq.layers import LEAST, product, product_over_rows, product_with_rows, sum_by_id
 from lmseq.recurrence import library
 
 HALF, SINGLE = jnp.bfloat16, jnp.float32
@@ -36,13 +36,13 @@ def draw(shape, kind, seed):
 
 
 def compiled(before, x, y):
-    return library.call("product_over_rows", [(x.shape[1], y.shape[1])], before, x, y)[0]
+    return library.call("product_over_rows", [(x.shape[1], y.shape[1]), y.shape[1:]], before, x, y)
 
 
 def exact(*arrays):
-    """Of operands rounded to bfloat16, in float64."""
+    """The product of operands rounded to bfloat16, and the sum of what was not rounded, in float64."""
     before, x, y = (np.asarray(array.astype(HALF), np.float64) for array in arrays)
-    return np.concatenate([before, x])[: len(y)].T @ y
+    return np.concatenate([before, x])[: len(y)].T @ y, np.sum(np.asarray(arrays[2], np.float64), axis=0)
 
 
 @pytest.mark.parametrize("kinds", [(SINGLE, SINGLE), (HALF, SINGLE), (SINGLE, HALF), (HALF, HALF)])
@@ -53,7 +53,8 @@ def test_it_is_the_product(num_before, rows, count, tall, wide, kinds):
         draw((rows, tall), kinds[0], 1),
         draw((count, wide), kinds[1], 2),
     )
-    np.testing.assert_allclose(compiled(*arrays), exact(*arrays), rtol=0, atol=2e-6 * max(count, 1))
+    for found, expected in zip(compiled(*arrays), exact(*arrays), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * max(count, 1))
 
 
 def test_the_number_of_threads_changes_no_bit(monkeypatch):
@@ -61,14 +62,14 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
     found = []
     for threads in (1, 2, 3, 9):
         monkeypatch.setattr(library, "num_threads", lambda threads=threads: threads)
-        found.append(np.asarray(compiled(*arrays)))
+        found.append(compiled(*arrays))
     for other in found[1:]:
-        np.testing.assert_array_equal(found[0], other)
+        jax.tree.map(np.testing.assert_array_equal, found[0], other)
 
 
 def test_it_takes_what_is_not_a_number():
     x = draw((66, 70), SINGLE, 0).at[3, 4].set(jnp.nan).at[5, 6].set(jnp.inf)
-    found = np.asarray(compiled(x[:0], x, jnp.ones((66, 64))))
+    found = np.asarray(compiled(x[:0], x, jnp.ones((66, 64)))[0])
     assert np.isnan(found[4]).all() and np.isposinf(found[6]).all()
     assert np.isfinite(np.delete(found, [4, 6], axis=0)).all()
 
@@ -102,7 +103,8 @@ def test_by_xla_and_compiled_are_the_same_product(monkeypatch):
     x, y, before = draw((300, 80), SINGLE, 0), draw((310, 90), SINGLE, 1), draw((20, 80), SINGLE, 2)
     ours = product_over_rows(x, y, "bfloat16", before)
     monkeypatch.setattr(library._Loaded, "library", None)
-    np.testing.assert_allclose(ours, product_over_rows(x, y, "bfloat16", before), rtol=0, atol=1e-4)
+    for found, expected in zip(ours, product_over_rows(x, y, "bfloat16", before), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
 
 
 def test_members_of_an_ensemble_have_their_own():
@@ -110,4 +112,45 @@ def test_members_of_an_ensemble_have_their_own():
     together = jax.vmap(partial(product_over_rows, precision="bfloat16"))(x, y)
     for number in range(3):
         alone = product_over_rows(x[number], y[number], "bfloat16")
-        np.testing.assert_array_equal(together[number], alone)
+        for found, expected in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(found[number], expected)
+
+
+# Rows, columns, ids: columns of one task and of several, of no whole vector; a table that fills a cache.
+TABLES = [(300, 70, 5), (40, 1, 1), (0, 9, 3), (500, 1030, 65), (64, 100, 5000)]
+
+
+def tables(rows, width, vocab_size, kind):
+    ids = np.random.default_rng(0).integers(0, vocab_size, rows).astype(np.int32)
+    return draw((rows, width), kind, 1), jnp.asarray(ids), vocab_size
+
+
+@pytest.mark.parametrize("kind", [SINGLE, HALF])
+@pytest.mark.parametrize("shape", TABLES)
+def test_rows_are_added_by_id_one_after_the_other(shape, kind, monkeypatch):
+    rows, ids, vocab_size = tables(*shape, kind)
+    expected = np.zeros((vocab_size, rows.shape[1]), np.float32)
+    np.add.at(expected, np.asarray(ids), np.asarray(rows, np.float32))
+    for threads in (1, 2, 3, 9):
+        monkeypatch.setattr(library, "num_threads", lambda threads=threads: threads)
+        np.testing.assert_array_equal(sum_by_id(rows, ids, vocab_size, "bfloat16"), expected)
+
+
+def test_an_id_of_no_token_adds_nothing():
+    rows, ids = jnp.ones((4, 20)), jnp.asarray([-1, 0, 7, 2], jnp.int32)
+    np.testing.assert_array_equal(sum_by_id(rows, ids, 3, "bfloat16")[:, 0], [1.0, 0.0, 1.0])
+
+
+@pytest.mark.parametrize("shape", TABLES)
+def test_sums_by_id_are_those_of_xla(shape, monkeypatch):
+    found = sum_by_id(*tables(*shape, SINGLE), "bfloat16")
+    exact = sum_by_id(*tables(*shape, SINGLE), "float32")
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e-4)
+    monkeypatch.setattr(library._Loaded, "library", None)
+    np.testing.assert_allclose(found, sum_by_id(*tables(*shape, SINGLE), "bfloat16"), rtol=0, atol=0.1)
+
+
+def test_ids_that_do_not_fit_are_refused():
+    with pytest.raises(Exception, match="expected an id for each row"):
+        ids = jnp.zeros(3, jnp.int32)
+        jax.block_until_ready(library.call("sum_by_id", [(5, 7)], ids, jnp.ones((4, 7))))

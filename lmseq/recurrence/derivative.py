@@ -112,11 +112,12 @@ def _backward(cell, precision, loop, residuals, cotangents):
 
     compiled = partial(native.deltas, cell, precision)
     deltas, d_xs, d_state = _by(loop, scan, compiled, *residuals[1:], d_last, d_outputs)
+    d_kernel, total = product_over_rows(_matrix(hidden), _matrix(deltas), precision, before=first)
     d_bias = None
     if weights.bias is not None:
         d_bias = jnp.sum(deltas[:, :, -weights.bias.size :].astype(weights.bias.dtype), axis=(0, 1))
-    d_kernel = product_over_rows(_matrix(hidden), _matrix(deltas), precision, before=first)
-    return Recurrent(d_kernel, d_bias), d_state, inputs.slopes(d_xs, precision)
+    d_inputs = inputs.slopes(deltas, precision, total) if d_xs is None else inputs.slopes(d_xs, precision)
+    return Recurrent(d_kernel, d_bias), d_state, d_inputs
 
 
 def _back(weights: Recurrent, precision: Precision) -> Callable[[Gates], State]:

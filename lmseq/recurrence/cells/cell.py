@@ -51,13 +51,19 @@ class Inputs(NamedTuple):
         ids = jnp.zeros((0, 0), jnp.int32) if self.ids is None else self.ids.astype(jnp.int32)
         return self.rows, bias, ids
 
-    def slopes(self, d_steps: GateSteps, precision: Precision) -> "Inputs":
-        """The gradient of a value with respect to rows and bias, of that with respect to `steps`."""
+    def slopes(
+        self, d_steps: GateSteps, precision: Precision, d_bias: Float[Array, "gates"] | None = None
+    ) -> "Inputs":
+        """The gradient of a value with respect to rows and bias, of that with respect to `steps`.
+
+        d_bias: the sum of that over steps and rows, where it is known already.
+        """
         d_rows = d_steps.astype(self.rows.dtype)
         if self.ids is not None:
-            d_rows = sum_by_id(d_steps, self.ids, len(self.rows), precision)
-        d_bias = None if self.bias is None else jnp.sum(d_rows, axis=range(d_rows.ndim - 1))
-        return Inputs(d_rows, d_bias, None)
+            d_rows, d_bias = sum_by_id(d_steps, self.ids, len(self.rows), precision), None
+        if self.bias is not None and d_bias is None:
+            d_bias = jnp.sum(d_rows, axis=range(d_rows.ndim - 1))
+        return Inputs(d_rows, None if self.bias is None else d_bias, None)
 
 
 class Recurrent(NamedTuple):
@@ -86,7 +92,8 @@ def whole(state: Float[Array, "*dims hidden"]) -> Float[Array, "*dims hidden"]:
 
 
 Step = Callable[[Recurrent | None, LayerState, Gates, Precision], LayerState]
-Deltas = tuple[GateSteps, GateSteps, LayerState]  # of h U, or h U + bias; of the inputs; of the first state
+# Gradients: of h U, or h U + bias; of the inputs, None where it is the same; of the first state.
+Deltas = tuple[GateSteps, GateSteps | None, LayerState]
 
 
 class Derivative(NamedTuple):

@@ -84,7 +84,7 @@ def _deltas(back, initial: LstmState, states: LstmState, gates, d_last: LstmStat
     nothing = jnp.zeros_like(factors[0])
     (first, d_cell), late = lax.scan(step_back, (nothing, d_last.cell), inputs, reverse=True)
     deltas = jnp.concatenate([first[None], late[:-1]], axis=0)
-    return deltas, deltas, LstmState(back(first), d_cell)
+    return deltas, None, LstmState(back(first), d_cell)
 
 
 def _forward(call, weights, state, inputs, keep):
@@ -102,7 +102,7 @@ def _backward(call, transposed, initial, states, gates, d_last, d_outputs):
     results = [packed, d_last.hidden.shape, d_last.cell.shape]
     before = transposed, gates, states.cell, initial.cell
     deltas, *d_state = call(results, *before, d_outputs, *d_last)
-    return deltas, deltas, LstmState(*d_state)
+    return deltas, None, LstmState(*d_state)
 
 
 LSTM = Cell(

@@ -26,7 +26,7 @@ def _deltas(back, initial, states, kept, d_last, d_outputs):
         return back(delta), delta
 
     d_state, deltas = lax.scan(step_back, d_last, (1.0 - states * states, d_outputs), reverse=True)
-    return deltas, deltas, d_state
+    return deltas, None, d_state
 
 
 def _forward(call, weights, state, inputs, keep):
@@ -38,7 +38,7 @@ def _forward(call, weights, state, inputs, keep):
 def _backward(call, transposed, initial, states, kept, d_last, d_outputs):
     results = [call.operands(d_outputs.shape), d_last.shape]
     deltas, d_state = call(results, transposed, states, d_outputs, d_last)
-    return deltas, deltas, d_state
+    return deltas, None, d_state
 
 
 RNN = Cell("rnn", 1, step, derivative=Derivative(_step_kept, _deltas), native=Native(_forward, _backward))

@@ -2,7 +2,8 @@
 //
 // Threads that meet after every step of some tens of microseconds are at the mercy of the system: where one
 // of them has to give its core to another program, all wait. So they wait for a while only, then take what is
-// left of its share; and a thread that comes late finds nothing left to do.
+// left of its share; and a thread that comes late finds nothing left to do. XLA begins what does not depend on
+// each other at once: jobs that want more threads than there are cores take turns.
 #pragma once
 
 #include <algorithm>
@@ -127,10 +128,50 @@ class Worker {
 #endif
 };
 
+// The cores that this process may use, some of which a job holds while it lasts.
+class Cores {
+ public:
+  class Hold {
+   public:
+    Hold(Cores& cores, int most) : cores_(cores), number_(std::min(most, cores.all_)) {
+      std::unique_lock<std::mutex> hold(cores_.mutex_);
+      cores_.freed_.wait(hold, [&] { return number_ <= cores_.free_; });
+      cores_.free_ -= number_;
+    }
+    Hold(const Hold&) = delete;
+    ~Hold() {
+      {
+        std::lock_guard<std::mutex> hold(cores_.mutex_);
+        cores_.free_ += number_;
+      }
+      cores_.freed_.notify_all();
+    }
+
+   private:
+    Cores& cores_;
+    const int number_;
+  };
+
+ private:
+  static int count() {
+#if defined(__linux__)
+    cpu_set_t mine;
+    if (sched_getaffinity(0, sizeof mine, &mine) == 0) return std::max(CPU_COUNT(&mine), 1);
+#endif
+    return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
+  }
+
+  const int all_ = count();
+  int free_ = all_;
+  std::mutex mutex_;
+  std::condition_variable freed_;
+};
+
 class Team {
  public:
-  // A job on the caller's thread and on up to most - 1 others, fewer where they are taken.
+  // A job on the caller's thread and on up to most - 1 others, fewer where they are taken. Waits for its turn.
   void run(int most, int steps, int tasks, const Job::Task& task) {
+    const Cores::Hold cores(cores_, most);
     std::vector<Worker*> mine;
     std::shared_ptr<Job> job;
     {
@@ -186,6 +227,7 @@ class Team {
     }
   }
 
+  Cores cores_;
   std::mutex mutex_;
   std::condition_variable wake_;
   std::vector<std::unique_ptr<Worker>> workers_;
