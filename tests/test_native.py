@@ -1,5 +1,6 @@
 """The compiled loops against the scan, in float64 where it is the oracle; and how they are made and found."""
 
+import re
 import shutil
 import threading
 from functools import partial
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from lmseq.layers import SMALL_VOCABULARY
+from lmseq.models.interface import bind
+from lmseq.models.recurrent import RecurrentLanguageModel
 from lmseq.ngram import native as counts
 from lmseq.recurrence import library, unrolled
 from lmseq.recurrence.cells import CELLS
+from lmseq.recurrence.cells.cell import Inputs
 from lmseq.recurrence.cells.gru import GRU
 from lmseq.recurrence.cells.lstm import LSTM
 from lmseq.training.sharding import make_mesh
@@ -111,6 +116,82 @@ def test_bfloat16_products_are_those_of_the_scan(half_precision, cell, hidden):
     assert not np.array_equal(rough, exact)
 
 
+def parts(kind, xs, seed=0):
+    """Projected inputs (T, B, G * H) of another kind: with a bias, or looked up in a table of few or many."""
+    rng, (time, batch, width) = np.random.default_rng(seed), xs.shape
+    bias = jnp.asarray(rng.normal(size=width).astype(np.float32))
+    if kind == "steps and bias":
+        return Inputs(jnp.asarray(xs), bias)
+    size = SMALL_VOCABULARY + 1 if kind == "large table" else 5
+    ids = jnp.asarray(rng.integers(0, size, (time, batch)).astype(np.int32))
+    table = jnp.asarray(rng.normal(size=(size, width)).astype(np.float32))
+    return Inputs(table, bias if kind == "table and bias" else None, ids)
+
+
+@every_loop
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["steps and bias", "table", "table and bias", "large table"])
+def test_parts_of_inputs_are_what_they_make(half_precision, cell, kind, precision):
+    """Outputs to the bit, and gradients of rows and bias, against XLA's loop over all of them."""
+    weights, state, xs, scale = draw(cell, 6, 5, 33)
+    inputs = parts(kind, xs)
+    run = by(cell, "native", precision)
+    for found, expected in zip(
+        jax.tree.leaves(run(weights, state, inputs)),
+        jax.tree.leaves(run(weights, state, inputs.steps())),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+    def of_parts(rows, bias):
+        return value(run, scale, weights, state, Inputs(rows, bias, inputs.ids))
+
+    def of_all(rows, bias):
+        whole = rows if inputs.ids is None else rows[inputs.ids]
+        whole = whole if bias is None else whole + bias[None, None]
+        return value(by(cell, "scan"), scale, weights, state, whole)
+
+    found, expected = (jax.grad(function, (0, 1))(*inputs[:2]) for function in (of_parts, of_all))
+    rough = 1e-5 if precision == "float32" else 0.02
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=rough * max(1.0, np.abs(theirs).max()))
+
+
+@every_loop
+def test_an_id_beyond_the_table_reads_no_other_memory(compiled_loops, cell):
+    weights, state, xs, _ = draw(cell, 6, 5, 33)
+    inputs = parts("table", xs)
+    beyond = inputs._replace(ids=inputs.ids.at[0, 0].set(2**31 - 1).at[1, 1].set(-(2**31)))
+    inside = inputs._replace(ids=inputs.ids.at[0, 0].set(4).at[1, 1].set(0))
+    run = by(cell, "native")
+    np.testing.assert_array_equal(run(weights, state, beyond)[1], run(weights, state, inside)[1])
+
+
+def test_a_step_over_tokens_makes_no_array_of_float32_as_large_as_the_gates(half_precision, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    module = RecurrentLanguageModel(vocab_size=65, cell=LSTM, hidden_size=80, precision="bfloat16")
+    model, tokens = bind(module), jnp.zeros((70, 9), jnp.int32)
+    params = model.init(jax.random.key(0))
+    carry = model.init_carry(params, 70)
+
+    def loss(params):
+        return jnp.sum(model.token_log_probs(params, carry, tokens, tokens, training=True)[1])
+
+    text = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
+    assert "f16[9,70,320]" in text and "bf16[9,70,320]" in text
+    for shape in ("f32[9,70,320]", "f32[630,320]"):
+        assert re.search(rf"(?<!b){re.escape(shape)}", text) is None
+
+
+def test_a_program_for_another_device_has_the_same_types(half_precision, monkeypatch):
+    """Gates and deltas of XLA's loop are what they are of compiled ones, so that either can stand there."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    *arguments, scale = draw(LSTM, 3, 4, 8)
+    slopes = jax.jit(jax.grad(partial(value, by(LSTM, "native", "bfloat16"), scale), (0, 1, 2)))
+    text = slopes.trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    assert "lmseq_lstm" not in text and "3x4x32xf16" in text and "3x4x32xbf16" in text
+
+
 @every_loop
 def test_the_number_of_threads_changes_no_bit(compiled_loops, cell, monkeypatch):
     monkeypatch.setattr(library, "num_threads", lambda: 1)
@@ -134,7 +215,7 @@ def test_a_row_is_the_same_in_any_batch(compiled_loops, cell):
         np.testing.assert_array_equal(part, whole[:, :size])
 
 
-def test_programs_beside_each_other_do_not_wait_for_each_other(compiled_loops, monkeypatch):
+def test_programs_beside_each_other_take_turns_and_end(compiled_loops, monkeypatch):
     monkeypatch.setattr(library, "num_threads", lambda: 3)
     *arguments, scale = draw(LSTM, 20, 64, 128)
     slopes = jax.jit(jax.grad(partial(value, by(LSTM, "native"), scale), (0, 1, 2)))
