@@ -4,10 +4,10 @@
 
 The libraries are compiled with the sanitizers into a temporary folder. A second process, with the sanitizer's
 own library in front of all others, sends so many mutated ARPA files and as many mutated tables through the
-routines on count models, each from a seed of its own, and small layers through the loops of recurrent cells
-and of attention. A ValueError is what a damaged file may end in; each tenth file is read by NumPy too, and
-must mean the same. Whatever a sanitizer finds ends the process, and its report names the line. Exit status 0:
-nothing was found.
+routines on count models, each from a seed of its own, small layers through the loops of recurrent cells and of
+attention, and rows through products and sums. A ValueError is what a damaged file may end in; each tenth file
+is read by NumPy too, and must mean the same. Whatever a sanitizer finds ends the process, and its report names
+the line. Exit status 0: nothing was found.
 """
 
 import argparse
@@ -155,6 +155,7 @@ def loops(path: Path) -> None:
 
     from lmseq.recurrence import library as recurrence
     from lmseq.recurrence.cells import CELLS
+    from lmseq.recurrence.cells.cell import Inputs
     from lmseq.recurrence.unrolled import unroll_layer
     from tests.oracles import cell_inputs
 
@@ -167,8 +168,14 @@ def loops(path: Path) -> None:
             for shape in SHAPES:
                 weights, state, xs = cell_inputs(cell, *shape)
 
-                def loss(weights, xs, cell=cell, state=state, precision=precision):
-                    return jnp.sum(unroll_layer(cell, weights, state, xs, precision, "native")[1] ** 2)
+                ids = jnp.full(xs.shape[:2], 3, jnp.int32).at[0].set(-7)  # of a table of two rows
+
+                def loss(weights, xs, cell=cell, state=state, precision=precision, ids=ids):
+                    inputs = Inputs(xs), Inputs(xs[0, :1].repeat(2, 0), xs[0, 0], ids)
+                    layers = [
+                        unroll_layer(cell, weights, state, each, precision, "native") for each in inputs
+                    ]
+                    return sum(jnp.sum(outputs**2) for _, outputs in layers)
 
                 jax.block_until_ready(jax.jit(jax.value_and_grad(loss, (0, 1)))(weights, xs))
     from lmseq.mixers.compiled_attention import attend_by
@@ -178,11 +185,30 @@ def loops(path: Path) -> None:
         recurrence.num_threads = lambda threads=threads: threads
         for sizes, filled in CASES:
             jax.block_until_ready(slopes(partial(attend_by, "native"), *drawn(sizes, filled)))
+        if "bfloat16" in precisions:
+            products()
     print(
         f"loops of {', '.join(cell.name for cell in cells)}: {len(SHAPES)} shapes each, {precisions}; "
         f"attention: {len(CASES)} shapes",
         flush=True,
     )
+
+
+def products() -> None:
+    """Products and sums over rows of either type."""
+    import jax
+
+    from tests import test_product_over_rows as tested
+
+    for kind in (tested.SINGLE, tested.HALF):
+        for before, rows, count, tall, wide in tested.SHAPES:
+            sizes = (before, tall), (rows, tall), (count, wide)
+            arrays = [tested.draw(size, kind, seed) for seed, size in enumerate(sizes)]
+            jax.block_until_ready(tested.compiled(*arrays))
+        for shape in tested.TABLES:
+            rows, ids, vocab_size = tested.tables(*shape, kind)
+            sizes = [(vocab_size, rows.shape[1])]
+            jax.block_until_ready(tested.library.call("sum_by_id", sizes, ids.at[:1].set(-1), rows))
 
 
 def work(seed: int, number: int, counts: Path, recurrence: Path) -> None:
