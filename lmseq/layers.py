@@ -163,18 +163,15 @@ def sum_by_id(
     vocab_size: int,
     precision: Precision = "float32",
 ) -> Float[Array, "vocab feature"]:
-    """The sum of the rows (..., D) of each id (...), (V, D), in float32: the gradient of a lookup.
+    """The sum of the rows (..., D) of each id (...), (V, D), in float32 or more: the gradient of a lookup.
 
-    Of a small vocabulary it is a product with the one-hot ids instead of a scatter, which on a CPU is several
-    times faster for a few hundred symbols, and deterministic everywhere. In bfloat16 on a CPU it is compiled
+    It is a product with the one-hot ids instead of a scatter, which on a CPU is several times faster for
+    vocabularies of a few hundred symbols, and deterministic everywhere. In bfloat16 on a CPU it is compiled
     beforehand, where that is loaded, and adds the rows as they are.
     """
     ids, rows = ids.reshape(-1), _matrix(rows)
 
     def by_xla(ids: Array, rows: Array) -> Array:
-        if vocab_size > SMALL_VOCABULARY:
-            kind = jnp.promote_types(rows.dtype, jnp.float32)
-            return jnp.zeros((vocab_size, rows.shape[1]), kind).at[ids].add(rows.astype(kind))
         one_hot = jax.nn.one_hot(ids, vocab_size, dtype=rows.dtype)
         return matmul_along(one_hot, rows, 0, 0, precision)
 
@@ -193,7 +190,7 @@ def sum_by_id(
 
 @jax.custom_vjp
 def lookup(table: Float[Array, "vocab feature"], ids: Int[Array, "*dims"]) -> Float[Array, "*dims feature"]:
-    """Rows of a table (V, D) by ids (...): (..., D). Its gradient is `sum_by_id`."""
+    """Rows of a small table (V, D) by ids (...): (..., D). Its gradient is `sum_by_id`."""
     return table[ids]
 
 

@@ -229,6 +229,8 @@ import signal, threading, time
 from experiments.text.asking import Interrupts
 
 def interrupt():
+    while not interrupts._is_typing:
+        time.sleep(0.01)
     time.sleep(0.5)
     signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 

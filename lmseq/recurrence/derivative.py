@@ -74,7 +74,10 @@ def unroll(
 
 
 class Residuals(NamedTuple):
-    """What the backward pass needs: initial state, all states, and what was kept of every step."""
+    """What the backward pass needs: initial state, all states, and what was kept of every step.
+
+    inputs: without their rows, of which it needs the number and the type.
+    """
 
     inputs: Inputs
     weights: Recurrent
@@ -98,7 +101,8 @@ def _forward(cell, precision, loop, weights, state, inputs):
         return native.forward(cell, precision, *arguments, keep=True)
 
     last, outputs, kept = _by(loop, scan, compiled, weights, state, inputs)
-    return (last, outputs), Residuals(inputs, weights, state, *kept)
+    no_rows = inputs._replace(rows=inputs.rows[..., :0])
+    return (last, outputs), Residuals(no_rows, weights, state, *kept)
 
 
 def _backward(cell, precision, loop, residuals, cotangents):
@@ -107,14 +111,15 @@ def _backward(cell, precision, loop, residuals, cotangents):
     hidden, first = cell.output(states), cell.output(initial)
 
     def scan(weights, initial, states, kept, *d_arguments):
-        kept = jax.tree.map(lambda leaf: leaf.astype(hidden.dtype), kept)
+        if loop == "native":  # they may be less exact there
+            kept = jax.tree.map(lambda leaf: leaf.astype(hidden.dtype), kept)
         return cell.derivative.deltas(_back(weights, precision), initial, states, kept, *d_arguments)
 
     compiled = partial(native.deltas, cell, precision)
     deltas, d_xs, d_state = _by(loop, scan, compiled, *residuals[1:], d_last, d_outputs)
     d_kernel, total = product_over_rows(_matrix(hidden), _matrix(deltas), precision, before=first)
     d_bias = None
-    if weights.bias is not None:
+    if weights.bias is not None:  # of the GRU, whose sum of some columns is not rounded as that of all is
         d_bias = jnp.sum(deltas[:, :, -weights.bias.size :].astype(weights.bias.dtype), axis=(0, 1))
     d_inputs = inputs.slopes(deltas, precision, total) if d_xs is None else inputs.slopes(d_xs, precision)
     return Recurrent(d_kernel, d_bias), d_state, d_inputs

@@ -1,10 +1,10 @@
 """The compiled loops of layers, called as the scans are that they equal.
 
 `forward` and `deltas` equal the scans of `lmseq/recurrence/derivative.py`, whose formulas they follow, in
-float32. In bfloat16 the deltas leave the backward loop in bfloat16, as what products they go into would round
-them anyway, and gates between -1 and 1 are kept for it in float16. They are for cells with a `native`. What
-calls those of attention stands in `lmseq/mixers/compiled_attention.py`, what makes all of them known in
-`lmseq/recurrence/library.py`.
+float32. In bfloat16 the deltas leave the backward loop in bfloat16, as the products that they go into would
+round them, and gates are kept for it in float16, sigmoids as accurately near 1 as near 0. They are for cells
+with a `native`. What calls those of attention stands in `lmseq/mixers/compiled_attention.py`, what makes all
+of them known in `lmseq/recurrence/library.py`.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class _Call(NamedTuple):
     def __call__(self, results: Sequence[Result], *arrays: Array) -> list[Array]:
         return library.call(self.name, results, *arrays, bfloat16=self.is_half)
 
-    def fractions(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    def gates(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float16 if self.is_half else jnp.float32)
 
     def operands(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:

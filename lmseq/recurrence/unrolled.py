@@ -53,8 +53,8 @@ def unroll_layer(
     A linear recurrence takes the form that suits the device, a cell with a written-out derivative takes that,
     and any other cell is the scan of its step, which JAX differentiates.
 
-    backend: whose loops a cell with compiled loops runs in; scan, XLA's; native, those of `cpp/`, which
-    are for float32 on a CPU; auto, native ones where they are loaded and what is traced is one device's
+    backend: whose loops a cell with compiled loops runs in; scan, XLA's; native, those of `cpp/`, which are
+    for arrays of float32 on a CPU; auto, native ones where they are loaded and what is traced is one device's
     program, as XLA cannot share their batch out; cudnn, for inputs that are projected already, is as auto. A
     program for anything but a CPU has XLA's in their place. Raises ValueError for native ones that are not
     loaded, or that the cell does not have.
@@ -127,7 +127,8 @@ def _loop(cell: Cell, backend: Backend, inputs: Inputs, precision: Precision) ->
     if backend == "native":
         check_backend(backend, precision)
     if backend in ("auto", "cudnn"):
-        suits = library.suits(precision, inputs.rows)
+        # On a GPU they would not run, and round what XLA's loop keeps for its derivative.
+        suits = jax.default_backend() == "cpu" and library.suits(precision, inputs.rows)
         if inputs.ids is not None:
             suits = suits and library.suits(precision, inputs.ids, types=(jnp.int32,))
         backend = "native" if cell.native is not None and suits else "scan"

@@ -28,7 +28,7 @@ class Inputs(NamedTuple):
     """The projected inputs x W + b of T steps and B rows, (T, B, G * H), as their parts.
 
     rows: x W, (T, B, G * H); or, with ids (T, B), a table of x W for each of V tokens, (V, G * H), whose rows
-    are looked up. bias: b (G * H,), or None for none.
+    are looked up; ids are 0 ... V - 1. bias: b (G * H,), or None for none.
     """
 
     rows: Float[Array, "*dims gates"]
@@ -47,7 +47,7 @@ class Inputs(NamedTuple):
 
     def arrays(self) -> tuple[Array, Array, Array]:
         """Rows, bias and ids; in the place of None a bias of zeros, and no ids (0, 0)."""
-        bias = jnp.zeros(self.rows.shape[-1:]) if self.bias is None else self.bias
+        bias = jnp.zeros(self.rows.shape[-1:], self.rows.dtype) if self.bias is None else self.bias
         ids = jnp.zeros((0, 0), jnp.int32) if self.ids is None else self.ids.astype(jnp.int32)
         return self.rows, bias, ids
 
@@ -56,14 +56,16 @@ class Inputs(NamedTuple):
     ) -> "Inputs":
         """The gradient of a value with respect to rows and bias, of that with respect to `steps`.
 
-        d_bias: the sum of that over steps and rows, where it is known already.
+        d_bias: the sum of that over steps and rows, where it is known; of a table it is made of the rows'.
         """
         d_rows = d_steps.astype(self.rows.dtype)
         if self.ids is not None:
-            d_rows, d_bias = sum_by_id(d_steps, self.ids, len(self.rows), precision), None
-        if self.bias is not None and d_bias is None:
+            d_rows = sum_by_id(d_steps, self.ids, len(self.rows), precision)
+        if self.bias is None:
+            return Inputs(d_rows)
+        if d_bias is None or self.ids is not None:
             d_bias = jnp.sum(d_rows, axis=range(d_rows.ndim - 1))
-        return Inputs(d_rows, None if self.bias is None else d_bias, None)
+        return Inputs(d_rows, d_bias)
 
 
 class Recurrent(NamedTuple):
@@ -101,9 +103,9 @@ class Derivative(NamedTuple):
 
     step: as a cell's, but returns (state, kept): beside the state, what `deltas` needs of this step.
     deltas: (back, initial, states, kept, d_last, d_outputs) -> the gradients named by `Deltas`, (T, B, G * H)
-    each and one as the state. `initial` is the state before the first step, `states` and `kept` are those of
-    all steps, stacked; d_last and d_outputs (T, B, H) are the gradients of the last state and of the outputs.
-    back(delta) is delta U^T, (B, H).
+    each or None, and one as the state. `initial` is the state before the first step, `states` and `kept` are
+    those of all steps, stacked; d_last and d_outputs (T, B, H) are the gradients of the last state and of the
+    outputs. back(delta) is delta U^T, (B, H).
     """
 
     step: Callable[[Recurrent, LayerState, Gates, Precision], tuple[LayerState, Any]]
@@ -116,8 +118,8 @@ class Call(Protocol):
     def __call__(self, results: Sequence[Result], *arrays: Array) -> list[Array]:
         """Arrays of these results."""
 
-    def fractions(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
-        """A result that is kept for the backward loop alone, of numbers between -1 and 1."""
+    def gates(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+        """A result that is kept for the backward loop alone, of tanhs and sigmoids."""
 
     def operands(self, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
         """A result that products are made of."""

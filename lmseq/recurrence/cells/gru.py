@@ -80,8 +80,8 @@ def _forward(call, weights, state, inputs, keep):
     batch, hidden = state.shape
     steps = (inputs.time, batch, hidden)
     some, one = ((inputs.time, batch, 2 * hidden), steps) if keep else ((0, 0, 0), (0, 0, 0))
-    bias = jnp.zeros(hidden) if weights.bias is None else weights.bias
-    results = [call.fractions(some), call.fractions(one), one, steps]
+    bias = jnp.zeros(hidden, state.dtype) if weights.bias is None else weights.bias
+    results = [call.gates(some), call.gates(one), one, steps]
     *gates, outputs = call(results, *inputs.arrays(), weights.kernel, bias, state)
     return outputs[-1], outputs, (outputs, GruGates(*gates)) if keep else None
 

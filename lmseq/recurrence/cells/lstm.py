@@ -91,7 +91,7 @@ def _forward(call, weights, state, inputs, keep):
     one = batch, hidden = state.hidden.shape
     steps = (inputs.time, *one)
     all_gates, all_cells = ((inputs.time, batch, 4 * hidden), steps) if keep else ((0, 0, 0), (1, *one))
-    results = [call.fractions(all_gates), all_cells, steps]
+    results = [call.gates(all_gates), all_cells, steps]
     gates, memory, outputs = call(results, *inputs.arrays(), weights.kernel, state.hidden, state.cell)
     last = LstmState(outputs[-1], memory[-1])
     return last, outputs, (LstmState(outputs, memory), gates) if keep else None

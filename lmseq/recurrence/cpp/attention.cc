@@ -1,9 +1,9 @@
 // Attention to the last W tokens, forward and backward, without any array of T times W scores.
 //
-// Arrays are those of lmseq/mixers/attention.py: (B, T, heads, features), the cache (B, W, ...) before them. A
-// token stands at its place in the stream of both, 0 ... W + T - 1. Scores of kRows queries beside kKeys keys
-// are made, turned into weights and spent while they are in a core's own cache; weights are relative to the
-// largest score so far (Milakov and Gimelshein 2018), and the backward pass makes them again from the
+// Arrays are those of lmseq/mixers/attention.py: (B, T, heads, features), the cache (B, W, ...) before them.
+// A token stands at its place in the stream of both, 0 ... W + T - 1. Scores of kRows queries beside kKeys
+// keys are made, turned into weights and spent while they are in a core's own cache; weights are relative to
+// the largest score so far (Milakov and Gimelshein 2018), and the backward pass makes them again from the
 // logarithm of their sum (Dao et al. 2022). A task is a head of a row of the batch: of queries forward, of
 // keys backward, so that nothing is summed by two threads.
 
@@ -45,9 +45,7 @@ class Panels {
   float& at(int row, int column) {
     return items_.data()[(size_t(column / kPanel) * rows_ + row) * kPanel + column % kPanel];
   }
-  const float* panel(int p, int row = 0) const {
-    return items_.data() + (size_t(p) * rows_ + row) * kPanel;
-  }
+  const float* panel(int p, int row = 0) const { return items_.data() + (size_t(p) * rows_ + row) * kPanel; }
   int rows() const { return rows_; }
   int number() const { return number_; }
 
@@ -128,7 +126,8 @@ struct Sizes {
 // Cosines and sines by which a place turns a pair of coordinates, (W + T, d / 2) each.
 class Turns {
  public:
-  Turns(const Sizes& sizes, double theta) : half_(sizes.width / 2), items_(size_t(sizes.places()) * 2 * half_) {
+  Turns(const Sizes& sizes, double theta)
+      : half_(sizes.width / 2), items_(size_t(sizes.places()) * 2 * half_) {
     for (int i = 0; i < half_; ++i) {
       const double frequency = std::pow(theta, -double(i) / half_);
       const double cos = std::cos(frequency), sin = std::sin(frequency);
@@ -328,8 +327,8 @@ void attention_backward(int64_t threads, double theta, Floats all_queries, Float
         value_columns.at(i, j) = seen.values.panel(i / kPanel, j)[i % kPanel];
       }
     }
-    Block<float> turned(kRows * width), scores(kRows * kKeys), slopes(kRows * kKeys), d_turned(kRows * stride),
-        d_keys(size_t(length) * stride), d_values(size_t(length) * stride);
+    Block<float> turned(kRows * width), scores(kRows * kKeys), slopes(kRows * kKeys),
+        d_turned(kRows * stride), d_keys(size_t(length) * stride), d_values(size_t(length) * stride);
     std::fill(d_keys.data(), d_keys.data() + size_t(length) * stride, 0.0f);
     std::fill(d_values.data(), d_values.data() + size_t(length) * stride, 0.0f);
     float means[kRows], shifts[kRows];
@@ -348,8 +347,7 @@ void attention_backward(int64_t threads, double theta, Floats all_queries, Float
             d_rows.at(row, i) = slope;
             means[row] += slope * read.typed_data()[at + i];
           }
-          shifts[row] =
-              normalizers.typed_data()[(size_t(b) * sizes.heads + head) * sizes.time + first + row];
+          shifts[row] = normalizers.typed_data()[(size_t(b) * sizes.heads + head) * sizes.time + first + row];
         }
         const LeftOperand d_out{d_read.typed_data() + sizes.query(b, first, head), sizes.heads * width, 1};
         std::fill(d_turned.data(), d_turned.data() + kRows * stride, 0.0f);
@@ -375,8 +373,9 @@ void attention_backward(int64_t threads, double theta, Floats all_queries, Float
           }
         });
         for (int row = 0; row < queries.rows; ++row) {
-          turns.turn(d_turned.data() + row * stride, d_queries->typed_data() + sizes.query(b, first + row, head),
-                     queries.place + row, scale, true);
+          turns.turn(d_turned.data() + row * stride,
+                     d_queries->typed_data() + sizes.query(b, first + row, head), queries.place + row, scale,
+                     true);
         }
       }
     }

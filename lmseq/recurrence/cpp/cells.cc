@@ -1,8 +1,8 @@
 // The loops of tanh RNN, GRU and LSTM layers over time, compiled for the processor at hand.
 //
 // Arrays are those of lmseq/recurrence/derivative.py, time-major and contiguous; so are the formulas.
-// Forward: states from projected inputs, which are a row for each step and row of the batch, or, with ids, rows
-// of a table, and a bias for all. Backward: the deltas of the gates from what the forward pass kept;
+// Forward: states from projected inputs, which are a row for each step and row of the batch, or, with ids,
+// rows of a table, and a bias for all. Backward: the deltas of the gates from what the forward pass kept;
 // step t = T ... 0 has dh_t = delta_{t+1} U^T + (the cotangent of output t), and step 0 leaves that of the
 // initial state. Everything before and after these loops is XLA's.
 
@@ -42,7 +42,9 @@ class Inputs {
         bias_(bias.typed_data()),
         ids_(ids.element_count() > 0 ? ids.typed_data() : nullptr),
         width_(rows.dimensions().back()),
-        number_(static_cast<int64_t>(rows.element_count() / std::max<int64_t>(width_, 1))) {}
+        number_(static_cast<int64_t>(rows.element_count() / std::max<int64_t>(width_, 1))) {
+    if (ids_ != nullptr && number_ == 0) throw std::invalid_argument("expected ids of a table with rows");
+  }
 
   // Lanes of a row, the row-th of all steps' one after the other, from a column on.
   Vector at(size_t row, int column, int n) const {
@@ -62,8 +64,7 @@ Shape shape_of(Array steps) {
 }
 
 template <class Format>
-void rnn_forward(int64_t threads, Array x, Array bias, Ids ids, Array kernel, Array initial,
-                 Result outputs) {
+void rnn_forward(int64_t threads, Array x, Array bias, Ids ids, Array kernel, Array initial, Result outputs) {
   using Cut = Columns<1, 2>;
   const Shape shape = shape_of(*outputs);
   const Inputs inputs(x, bias, ids);
@@ -94,7 +95,8 @@ void rnn_backward(int64_t threads, Array transposed, Array outputs, Array d_outp
   Left<Format> left(shape.rows, shape.units);
   sweep<Format, Cut>(
       threads_for(shape, 1, threads), shape, shape.units, transposed.typed_data(), shape.time, -1,
-      shape.time + 1, left, [&](int t) { return t < shape.time ? Format::left(delta + shape.at(t, 0)) : nullptr; },
+      shape.time + 1, left,
+      [&](int t) { return t < shape.time ? Format::left(delta + shape.at(t, 0)) : nullptr; },
       [&](int t, int row, int p, Vector(&sums)[2]) {
         for (int j = 0; j < 2; ++j) {
           const int unit = Cut::unit(p, j), n = Cut::lanes(p, j, shape.units);
@@ -124,7 +126,7 @@ void gru_forward(int64_t threads, Array x, Array input_bias, Ids ids, Array kern
   const int units = shape.units;
   const bool keep = gates->element_count() > 0;
   const Inputs inputs(x, input_bias, ids);
-  auto *fractions = numbers<Format>(*gates), *tanhs = numbers<Format>(*candidates);
+  auto *kept = numbers<Format>(*gates), *tanhs = numbers<Format>(*candidates);
   float* out = outputs->typed_data();
   Left<Format> left(shape.rows, units);
   left.put(0, initial.typed_data());
@@ -142,9 +144,9 @@ void gru_forward(int64_t threads, Array x, Array input_bias, Ids ids, Array kern
         const Vector candidate = tanh_of(inputs.at(place, 2 * units + unit, n) + reset * recurrent);
         const Vector hidden = candidate + keeps * (load(before, n) - candidate);
         if (keep) {
-          Format::store_fraction(fractions + 2 * at + unit, reset, n);
-          Format::store_fraction(fractions + 2 * at + units + unit, keeps, n);
-          Format::store_fraction(tanhs + at + unit, candidate, n);
+          Format::store_sigmoid(kept + 2 * at + unit, reset, n);
+          Format::store_sigmoid(kept + 2 * at + units + unit, keeps, n);
+          Format::store_tanh(tanhs + at + unit, candidate, n);
           store(recurrents->typed_data() + at + unit, recurrent, n);
         }
         store(out + at + unit, hidden, n);
@@ -161,7 +163,7 @@ void gru_backward(int64_t threads, Array transposed, Kept gates, Kept candidates
   const Shape shape = shape_of(outputs);
   const int units = shape.units;
   auto *delta = numbers<Format>(*deltas), *d_inputs = numbers<Format>(*d_xs);
-  const auto *fractions = numbers<Format>(gates), *tanhs = numbers<Format>(candidates);
+  const auto *kept = numbers<Format>(gates), *tanhs = numbers<Format>(candidates);
   float* carried = d_initial->typed_data();
   Left<Format> left(shape.rows, 3 * units);
   sweep<Format, Cut>(
@@ -179,10 +181,9 @@ void gru_backward(int64_t threads, Array transposed, Kept gates, Kept candidates
               t < shape.time ? sums[j] + load(carried + state, n) : load(d_last.typed_data() + state, n);
           if (t > 0) {
             const size_t at = shape.at(t - 1, row);
-            const auto* gate = fractions + 2 * at + unit;
-            const Vector reset = Format::load_fraction(gate, n),
-                         keeps = Format::load_fraction(gate + units, n);
-            const Vector candidate = Format::load_fraction(tanhs + at + unit, n);
+            const auto* gate = kept + 2 * at + unit;
+            const Vector reset = Format::load_sigmoid(gate, n), keeps = Format::load_sigmoid(gate + units, n);
+            const Vector candidate = Format::load_tanh(tanhs + at + unit, n);
             const Vector recurrent = load(recurrents.typed_data() + at + unit, n);
             const float* before =
                 t > 1 ? outputs.typed_data() + shape.at(t - 2, row) + unit : initial.typed_data() + state;
@@ -213,7 +214,7 @@ void lstm_forward(int64_t threads, Array x, Array bias, Ids ids, Array kernel, A
   const int units = shape.units;
   const bool keep = gates->element_count() > 0;
   const Inputs inputs(x, bias, ids);
-  auto* fractions = numbers<Format>(*gates);
+  auto* kept = numbers<Format>(*gates);
   float *out = outputs->typed_data(), *cell = cells->typed_data();
   Left<Format> left(shape.rows, units);
   left.put(0, initial.typed_data());
@@ -231,11 +232,11 @@ void lstm_forward(int64_t threads, Array x, Array bias, Ids ids, Array kernel, A
                      o = sigmoid_of(sums[3] + inputs.at(place, 3 * units + unit, n));
         const Vector c = f * load(before, n) + i * g, hidden = o * tanh_of(c);
         if (keep) {
-          auto* gate = fractions + 4 * at + unit;
-          Format::store_fraction(gate, i, n);
-          Format::store_fraction(gate + units, f, n);
-          Format::store_fraction(gate + 2 * units, g, n);
-          Format::store_fraction(gate + 3 * units, o, n);
+          auto* gate = kept + 4 * at + unit;
+          Format::store_sigmoid(gate, i, n);
+          Format::store_sigmoid(gate + units, f, n);
+          Format::store_tanh(gate + 2 * units, g, n);
+          Format::store_sigmoid(gate + 3 * units, o, n);
         }
         store(cell + shape.at(keep ? t : 0, row) + unit, c, n);
         store(out + at + unit, hidden, n);
@@ -251,7 +252,7 @@ void lstm_backward(int64_t threads, Array transposed, Kept gates, Array cells, A
   const Shape shape = shape_of(cells);
   const int units = shape.units;
   auto* delta = numbers<Format>(*deltas);
-  const auto* fractions = numbers<Format>(gates);
+  const auto* kept = numbers<Format>(gates);
   float* d_cell = d_cell_first->typed_data();
   Left<Format> left(shape.rows, 4 * units);
   sweep<Format, Cut>(
@@ -270,10 +271,10 @@ void lstm_backward(int64_t threads, Array transposed, Kept gates, Array cells, A
             continue;
           }
           const size_t at = shape.at(t - 1, row);
-          const auto* gate = fractions + 4 * at + unit;
-          const Vector i = Format::load_fraction(gate, n), f = Format::load_fraction(gate + units, n),
-                       g = Format::load_fraction(gate + 2 * units, n),
-                       o = Format::load_fraction(gate + 3 * units, n);
+          const auto* gate = kept + 4 * at + unit;
+          const Vector i = Format::load_sigmoid(gate, n), f = Format::load_sigmoid(gate + units, n),
+                       g = Format::load_tanh(gate + 2 * units, n),
+                       o = Format::load_sigmoid(gate + 3 * units, n);
           const Vector squashed = tanh_of(load(cells.typed_data() + at + unit, n));
           const float* before =
               (t > 1 ? cells.typed_data() + shape.at(t - 2, row) + unit : memory.typed_data() + state);

@@ -1,10 +1,10 @@
-// X^T Y, contracted over rows that lie one after the other in memory, of operands rounded to bfloat16, and the
-// sum of Y's rows; and the same for an X of one-hot rows, which is a sum of rows by ids.
+// X^T Y, contracted over rows that lie one after the other in memory, of operands rounded to bfloat16, and
+// the sum of Y's rows; and the same for an X of one-hot rows, which is a sum of rows by ids.
 //
-// They are the gradients of a kernel and a bias: X what came in, Y the cotangents of what went out. XLA on a CPU has products
-// in bfloat16 for operands that are contracted along a last axis, and takes any other in float32, at half the
-// speed. Here two rows make the pairs that the processor multiplies, so that nothing is transposed. Sums are in
-// float32, in an order that threads do not change.
+// They are the gradients of a kernel and a bias: X what came in, Y the cotangents of what went out. XLA on a
+// CPU has products in bfloat16 for operands that are contracted along a last axis, and takes any other in
+// float32, at half the speed. Here two rows make the pairs that the processor multiplies, so that nothing is
+// transposed. Sums are in float32, in an order that threads do not change.
 
 #include <algorithm>
 #include <cstdint>
@@ -57,9 +57,7 @@ class Rows {
   }
 
   // Panels are read a few columns of a row at a time, which the processor does not foresee.
-  void prefetch(int64_t row, int column) const {
-    __builtin_prefetch(address(row, column));
-  }
+  void prefetch(int64_t row, int column) const { __builtin_prefetch(address(row, column)); }
 
  private:
   const char* address(int64_t row, int column) const {
@@ -149,7 +147,8 @@ void product_over_rows(int64_t threads, ffi::AnyBuffer before, ffi::AnyBuffer x,
     each([&](__m512& sum, float* at, __mmask16 lanes) { _mm512_mask_storeu_ps(at, lanes, sum); });
   };
 
-  // X is packed in a step of its own, before the first; a block of a panel of Y by whoever uses it, just before.
+  // X is packed in a step of its own, before the first; a block of a panel of Y by whoever uses it, just
+  // before.
   const auto work = [&](int step, int p) {
     if (step == 0) {
       for (int q = p; q < panels_x; q += panels_y) {
@@ -217,12 +216,13 @@ bool fits(ffi::AnyBuffer rows) {
 
 ffi::Error call(int64_t threads, ffi::AnyBuffer before, ffi::AnyBuffer x, ffi::AnyBuffer y, Result product,
                 Result sum) {
-  const auto top = before.dimensions(), rest = x.dimensions(), other = y.dimensions(), found = product->dimensions();
+  const auto top = before.dimensions(), rest = x.dimensions(), other = y.dimensions(),
+             found = product->dimensions();
   if (!fits(before) || !fits(x) || !fits(y) || before.element_type() != x.element_type() ||
-      top[1] != rest[1] || top[0] + rest[0] < other[0] ||
-      found.size() != 2 || found[0] != rest[1] || found[1] != other[1] ||
-      sum->element_count() != static_cast<size_t>(other[1])) {
-    return ffi::Error(ffi::ErrorCode::kInvalidArgument, "expected rows of X for all of Y, their product, and a sum");
+      top[1] != rest[1] || top[0] + rest[0] < other[0] || found.size() != 2 || found[0] != rest[1] ||
+      found[1] != other[1] || sum->element_count() != static_cast<size_t>(other[1])) {
+    return ffi::Error(ffi::ErrorCode::kInvalidArgument,
+                      "expected rows of X for all of Y, their product, and a sum");
   }
   return caught("the packed rows", [&] { product_over_rows(threads, before, x, y, product, sum); });
 }

@@ -38,9 +38,8 @@ class Block {
 
 // Operands of a product are float32, or bfloat16 in pairs with sums in float32. A format has items of kDepth
 // numbers along the contracted axis, and, where the left operand is not the float32 array that a step leaves
-// behind, two buffers for it that steps write and read in turn. Number is what the arrays that the forward
-// loop leaves for the backward one, and this one for the products after it, are made of: fractions, which lie
-// between -1 and 1, and operands of products.
+// behind, two buffers for it that steps write and read in turn. Number is what the arrays are made of that
+// the forward loop leaves for the backward one, tanhs and sigmoids, and this one for the products after it.
 struct Float32 {
   using Item = float;
   using Number = float;
@@ -48,8 +47,10 @@ struct Float32 {
   static constexpr bool kBuffered = false;
 
   static void store_operand(Number* to, Vector x, int n) { store(to, x, n); }
-  static void store_fraction(Number* to, Vector x, int n) { store(to, x, n); }
-  static Vector load_fraction(const Number* from, int n) { return load(from, n); }
+  static void store_tanh(Number* to, Vector x, int n) { store(to, x, n); }
+  static void store_sigmoid(Number* to, Vector x, int n) { store(to, x, n); }
+  static Vector load_tanh(const Number* from, int n) { return load(from, n); }
+  static Vector load_sigmoid(const Number* from, int n) { return load(from, n); }
   static const float* left(const Number* operands) { return operands; }
   static void pack(Item* to, const float* const rows[1], int n) { store(to, load(rows[0], n)); }
   static Vector times(Item left, const Item* right, Vector sum) { return sum + fill(left) * load(right); }
@@ -58,19 +59,25 @@ struct Float32 {
 #if defined(__AVX512BF16__)
 struct Bfloat16 {
   using Item = uint32_t;
-  using Number = uint16_t;  // of a fraction in float16, which has three bits more than bfloat16 there
+  using Number = uint16_t;  // of tanhs and sigmoids in float16, which has three bits more between -1 and 1
   static constexpr int kDepth = 2;
   static constexpr bool kBuffered = true;
 
   static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
-  static void store_operand(Number* to, Vector x, int n) {
-    _mm256_mask_storeu_epi16(to, first(n), round(x));
-  }
-  static void store_fraction(Number* to, Vector x, int n) {
+  static void store_operand(Number* to, Vector x, int n) { _mm256_mask_storeu_epi16(to, first(n), round(x)); }
+  static void store_tanh(Number* to, Vector x, int n) {
     _mm256_mask_storeu_epi16(to, first(n), _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
   }
-  static Vector load_fraction(const Number* from, int n) {
+  static Vector load_tanh(const Number* from, int n) {
     return (Vector)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), from));
+  }
+  // Near 1 it is what is left to 1 that counts, as many steps multiply: it is stored instead, as -(1 - x),
+  // which is -0 for 1.
+  static void store_sigmoid(Number* to, Vector x, int n) { store_tanh(to, x > 0.5f ? -(1.0f - x) : x, n); }
+  static Vector load_sigmoid(const Number* from, int n) {
+    typedef int32_t Bits __attribute__((vector_size(4 * kLanes)));
+    const Vector x = load_tanh(from, n);
+    return (Bits)x < 0 ? 1.0f + x : x;
   }
   // No array of float32 to multiply, only whether there is one: a buffer has the operand.
   static const float* left(const Number* operands) { return reinterpret_cast<const float*>(operands); }
@@ -160,7 +167,7 @@ class Left {
   Block<Item> buffers_;
 };
 
-// What is read next, to be brought near while something else is multiplied: `lines` cache lines for each item.
+// What is read next, brought near while something else is multiplied: so many cache lines for each item.
 struct Ahead {
   const char* from;
   int lines;
@@ -229,7 +236,8 @@ void sweep(int threads, const Shape& shape, int depth, const float* weights, int
   };
 
   const bool is_far = Format::kBuffered && packed_share > kNear;
-  const int lines = (N + tiles - 1) / tiles;  // each tile of a panel brings as much of the next one
+  // Each tile of a panel brings as much of the next one.
+  const int lines = (N + tiles - 1) / std::max(tiles, 1);
   const auto advance = [&](int t, int p) {
     const float* now = array(t);
     const char* next = reinterpret_cast<const char*>(packed.data() + (p + 1) * panel_size);
@@ -266,8 +274,7 @@ constexpr double kWorthwhile = 1 << 19;
 constexpr int kFewRows = 6;
 
 inline int threads_for(const Shape& shape, int gates, int64_t most) {
-  const double work =
-      static_cast<double>(std::max(shape.rows, kFewRows)) * shape.units * shape.units * gates;
+  const double work = static_cast<double>(std::max(shape.rows, kFewRows)) * shape.units * shape.units * gates;
   return static_cast<int>(
       std::clamp(work / kWorthwhile, 1.0, static_cast<double>(std::max<int64_t>(most, 1))));
 }

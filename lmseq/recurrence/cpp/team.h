@@ -2,8 +2,8 @@
 //
 // Threads that meet after every step of some tens of microseconds are at the mercy of the system: where one
 // of them has to give its core to another program, all wait. So they wait for a while only, then take what is
-// left of its share; and a thread that comes late finds nothing left to do. XLA begins what does not depend on
-// each other at once: jobs that want more threads than there are cores take turns.
+// left of its share; and a thread that comes late finds nothing left to do. XLA begins what does not depend
+// on each other at once: jobs that want more threads than there are cores take turns.
 #pragma once
 
 #include <algorithm>
@@ -128,15 +128,20 @@ class Worker {
 #endif
 };
 
-// The cores that this process may use, some of which a job holds while it lasts.
+// The cores that this process may use, some of which a job holds while it lasts: who came first has them
+// first.
 class Cores {
  public:
   class Hold {
    public:
     Hold(Cores& cores, int most) : cores_(cores), number_(std::min(most, cores.all_)) {
       std::unique_lock<std::mutex> hold(cores_.mutex_);
-      cores_.freed_.wait(hold, [&] { return number_ <= cores_.free_; });
+      const uint64_t turn = cores_.last_++;
+      cores_.changed_.wait(hold, [&] { return turn == cores_.next_ && number_ <= cores_.free_; });
       cores_.free_ -= number_;
+      ++cores_.next_;
+      hold.unlock();
+      cores_.changed_.notify_all();
     }
     Hold(const Hold&) = delete;
     ~Hold() {
@@ -144,7 +149,7 @@ class Cores {
         std::lock_guard<std::mutex> hold(cores_.mutex_);
         cores_.free_ += number_;
       }
-      cores_.freed_.notify_all();
+      cores_.changed_.notify_all();
     }
 
    private:
@@ -163,13 +168,15 @@ class Cores {
 
   const int all_ = count();
   int free_ = all_;
+  uint64_t last_ = 0, next_ = 0;
   std::mutex mutex_;
-  std::condition_variable freed_;
+  std::condition_variable changed_;
 };
 
 class Team {
  public:
-  // A job on the caller's thread and on up to most - 1 others, fewer where they are taken. Waits for its turn.
+  // A job on the caller's thread and on up to most - 1 others, fewer where they are taken. Waits for its
+  // turn.
   void run(int most, int steps, int tasks, const Job::Task& task) {
     const Cores::Hold cores(cores_, most);
     std::vector<Worker*> mine;
