@@ -274,6 +274,12 @@ def test_mistakes_are_one_line(scripts, corpus, tmp_path, flags, what):
     assert what in refusal(done)[1]
 
 
+def test_a_flag_that_was_missing_can_be_given_in_the_same_folder(scripts, corpus, tmp_path):
+    flags = [f"--workdir={tmp_path / 'w'}", f"--corpus={corpus}", "--level=word"]
+    assert "give --discount_fallback" in refusal(scripts.attempt("train_ngram", *flags))[1]
+    assert scripts.summary("train_ngram", *flags, "--discount_fallback")["test_perplexity"] > 1
+
+
 def test_what_cannot_be_mixed(scripts, characters, words, corpus, tmp_path):
     _, chars = characters
     other = tmp_path / "other"

@@ -137,6 +137,22 @@ def test_a_finished_run_is_only_read(tmp_path, monkeypatch):
         pass
 
 
+def test_bad_input_leaves_a_folder_as_it_was_unless_something_was_made(tmp_path):
+    def fail(workdir, also=()):
+        with pytest.raises(ValueError, match="bad"), opened(workdir, RUN):
+            for name in also:
+                (workdir / name).write_text("")
+            raise ValueError("bad")
+        return {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
+
+    both = {"config.json", RUN.name}
+    assert fail(tmp_path / "a") == set()
+    assert fail(tmp_path / "b", ["metrics.jsonl"]) == both | {"metrics.jsonl"}
+    with pytest.raises(KeyboardInterrupt), opened(tmp_path / "c", RUN):
+        raise KeyboardInterrupt
+    assert fail(tmp_path / "c") == both  # it was begun before
+
+
 def test_a_link_to_nothing_is_no_folder(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
     with pytest.raises(ValueError, match="is a link to nothing: remove it"):

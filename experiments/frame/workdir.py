@@ -144,8 +144,9 @@ def _agree(noted: Any, facts: Any) -> bool:
 def opened(workdir: Path, run: Identity, *, again: bool = False) -> Iterator[str | None]:
     """The folder of a run, locked, with what the run is made of in it; the summary of a finished one.
 
-    A finished run is only read, unless it is looked at `again`. Raises ValueError as `check_workdir` does,
-    and when another process is at work there.
+    A finished run is only read, unless it is looked at `again`. A ValueError within, before anything else was
+    made, takes the folder's two files away again, so that other settings can be tried in it. Raises
+    ValueError as `check_workdir` does, and when another process is at work there.
     """
     is_shorter = check_workdir(workdir, run)  # before anything is created
     summary = finished_summary(workdir)
@@ -156,10 +157,18 @@ def opened(workdir: Path, run: Identity, *, again: bool = False) -> Iterator[str
         if check_workdir(workdir, run):  # another process may have come and gone
             _turn_back(workdir, run)
         summary = finished_summary(workdir)
+        is_new = not (workdir / "config.json").exists()
         if summary is None:
             write_text(workdir / "config.json", knobs.to_json(run.config, run.script))
             write_text(workdir / run.name, to_json(run.facts, indent=1) + "\n")
-        yield summary
+        try:
+            yield summary
+        except ValueError:
+            made = {path.name for path in workdir.iterdir() if not path.name.startswith(".")}
+            if is_new and made == {"config.json", run.name}:
+                for name in made:
+                    (workdir / name).unlink()
+            raise
 
 
 def _turn_back(workdir: Path, run: Identity) -> None:

@@ -111,7 +111,8 @@ def check_models(paths: list[Path], found: list[Run]) -> None:
         if run.vocab != first:
             raise ValueError(
                 f"{paths[0]} and {path} have different vocabularies ({first.level}, {len(first)} symbols; "
-                f"{run.vocab.level}, {len(run.vocab)}): give both the same --level and --min_count"
+                f"{run.vocab.level}, {len(run.vocab)}): give both the same --level and --min_count (a run "
+                "begun by --init_from has the vocabulary of the one that it began with)"
             )
 
 
