@@ -312,6 +312,9 @@ def test_auto_takes_them_where_a_program_has_its_device_to_itself(compiled_loops
         assert not calls(
             by(LSTM, "auto"), *jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tuple(arguments))
         )
+        weights, state, xs = arguments  # a state of float64 beside the others
+        wide = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state)
+        assert not calls(lambda xs: by(LSTM, "auto")(weights, wide, xs), xs)
 
 
 def test_a_shared_batch_is_still_right(compiled_loops):

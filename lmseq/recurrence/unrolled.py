@@ -71,7 +71,8 @@ def unroll_layer(
         return outputs[-1], outputs
     if cell.derivative is None:
         return _scan_layer(cell, weights, state, inputs.steps(), precision)
-    return derivative.unroll(cell, precision, _loop(cell, backend, inputs, precision), weights, state, inputs)
+    loop = _loop(cell, backend, inputs, precision, weights, state)
+    return derivative.unroll(cell, precision, loop, weights, state, inputs)
 
 
 def _scan_layer(
@@ -122,13 +123,16 @@ def takes_cudnn(cell: Cell, precision: Precision, backend: Backend) -> bool:
     return suits and alone and cudnn.is_there()
 
 
-def _loop(cell: Cell, backend: Backend, inputs: Inputs, precision: Precision) -> derivative.Loop:
+def _loop(
+    cell: Cell, backend: Backend, inputs: Inputs, precision: Precision, *others: Recurrent | LayerState
+) -> derivative.Loop:
     """Compiled loops or XLA's, by the state of the process while JAX traces (see `unroll_layer`)."""
     if backend == "native":
         check_backend(backend, precision)
     if backend in ("auto", "cudnn"):
         # On a GPU they would not run, and round what XLA's loop keeps for its derivative.
-        suits = jax.default_backend() == "cpu" and library.suits(precision, inputs.rows)
+        arrays = inputs.rows, *jax.tree.leaves(others)
+        suits = jax.default_backend() == "cpu" and library.suits(precision, *arrays)
         if inputs.ids is not None:
             suits = suits and library.suits(precision, inputs.ids, types=(jnp.int32,))
         backend = "native" if cell.native is not None and suits else "scan"
