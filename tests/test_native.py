@@ -157,6 +157,14 @@ def test_parts_of_inputs_are_what_they_make(half_precision, cell, kind, precisio
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=rough * max(1.0, np.abs(theirs).max()))
 
 
+@pytest.mark.parametrize("backend", ["native", "scan"])
+def test_a_bias_of_another_shape_is_refused(compiled_loops, backend):
+    weights, state, xs, _ = jax.tree.map(jnp.asarray, draw(LSTM, 3, 2, 8))
+    for shape in ((1,), (), (31,)):
+        with pytest.raises(ValueError, match=r"expected a bias \(32,\) as rows have"):
+            unrolled.unroll_layer(LSTM, weights, state, Inputs(xs, jnp.zeros(shape)), "float32", backend)
+
+
 @pytest.mark.parametrize("cell", [LSTM, GRU], ids=lambda cell: cell.name)
 @pytest.mark.parametrize("openness", [9.0, 11.0, 30.0])
 def test_gates_that_are_nearly_open_lose_no_gradient(half_precision, cell, openness):

@@ -57,7 +57,7 @@ def unroll_layer(
     for arrays of float32 on a CPU; auto, native ones where they are loaded and what is traced is one device's
     program, as XLA cannot share their batch out; cudnn, for inputs that are projected already, is as auto. A
     program for anything but a CPU has XLA's in their place. Raises ValueError for native ones that are not
-    loaded, or that the cell does not have.
+    loaded, or that the cell does not have, and for a bias of the inputs that is not (G * H,).
 
     auto is decided while JAX traces, by what is true of the process then: whether `library.load` was called
     and how many devices there are. A program that was compiled before a change of these stays as it was.
@@ -66,6 +66,8 @@ def unroll_layer(
         raise ValueError(f"cell {cell.name} has no compiled loops: choose backend auto or scan")
     if not isinstance(inputs, Inputs):
         inputs = Inputs(inputs)
+    if inputs.bias is not None and inputs.bias.shape != inputs.rows.shape[-1:]:
+        raise ValueError(f"expected a bias {inputs.rows.shape[-1:]} as rows have, got {inputs.bias.shape}")
     if cell.coefficients is not None:
         outputs = linear_states(*cell.coefficients(weights, inputs.steps()), state)
         return outputs[-1], outputs
@@ -131,7 +133,7 @@ def _loop(
         check_backend(backend, precision)
     if backend in ("auto", "cudnn"):
         # On a GPU they would not run, and round what XLA's loop keeps for its derivative.
-        arrays = inputs.rows, *jax.tree.leaves(others)
+        arrays = jax.tree.leaves((inputs.rows, inputs.bias, others))
         suits = jax.default_backend() == "cpu" and library.suits(precision, *arrays)
         if inputs.ids is not None:
             suits = suits and library.suits(precision, inputs.ids, types=(jnp.int32,))
