@@ -68,18 +68,12 @@ class RecurrentStack(HiddenModule):
     backend: Backend = "auto"
     last_size: int = 0
 
-    def _project_inputs(
-        self, xs: Element | Elements, precision: Precision = "float32"
-    ) -> Float[Array, "*dims gates"]:
+    def _first_inputs(self, xs: Element | Elements, precision: Precision = "float32") -> Inputs:
         """The first layer's projected inputs x W + b, (..., G * H)."""
         raise NotImplementedError
 
-    def _first_inputs(self, xs: Elements, precision: Precision) -> Inputs:
-        """The same of all steps (T, B), in parts."""
-        return Inputs(self._project_inputs(xs, precision))
-
     def _inputs(self, xs: Elements) -> Float[Array, "*dims feature"] | None:
-        """What `_project_inputs` projects; None where it would be too wide."""
+        """What `_first_inputs` projects; None where it would be too wide."""
         raise NotImplementedError
 
     def _predict(self, hidden: Float[Array, "*dims hidden"]) -> Predictions | Prediction:
@@ -120,19 +114,20 @@ class RecurrentStack(HiddenModule):
 
     def _project(
         self, layer: int, xs: Float[Array, "*dims hidden"], precision: Precision = "float32"
-    ) -> Float[Array, "*dims gates"]:
-        return affine(xs, self.input_kernels[layer], self.input_biases[layer], precision)
+    ) -> Inputs:
+        """A layer's projected inputs, of what it reads."""
+        return Inputs(product(xs, self.input_kernels[layer], precision), self.input_biases[layer])
 
     def _precision(self, training: bool) -> Precision:
         return self.precision if training else "float32"
 
     def update(self, carry: Carry, x: Element) -> Carry:
         """One step of every layer, from the bottom up."""
-        projected, states = self._project_inputs(x), []
+        inputs, states = self._first_inputs(x), []
         for layer, state in enumerate(carry):
             if layer:
-                projected = self._project(layer, self.cell.output(states[-1]))
-            states.append(self.cell.step(self.recurrent[layer], state, projected, "float32"))
+                inputs = self._project(layer, self.cell.output(states[-1]))
+            states.append(self.cell.step(self.recurrent[layer], state, inputs.steps(), "float32"))
         return tuple(states)
 
     def hidden(self, carry: Carry) -> Float[Array, "*dims hidden"]:
@@ -145,11 +140,11 @@ class RecurrentStack(HiddenModule):
 
     def carries(self, carry: Carry, xs: Elements) -> tuple[LayerCarries, ...]:
         """Layer by layer, the state after every step."""
-        projected, states = self._project_inputs(jnp.swapaxes(xs, 0, 1)), []
+        inputs, states = self._first_inputs(jnp.swapaxes(xs, 0, 1)), []
         for layer, state in enumerate(carry):
             if layer:
-                projected = self._project(layer, self.cell.output(states[-1]))
-            states.append(scan_states(self.cell, self.recurrent[layer], state, projected))
+                inputs = self._project(layer, self.cell.output(states[-1]))
+            states.append(scan_states(self.cell, self.recurrent[layer], state, inputs.steps()))
         return batch_major(tuple(states))
 
     def _has_noise(self) -> bool:
@@ -200,8 +195,7 @@ class RecurrentStack(HiddenModule):
                 if outputs is None:
                     inputs = self._first_inputs(xs, precision)
                 else:
-                    kernel, bias = self.input_kernels[layer], self.input_biases[layer]
-                    inputs = Inputs(product(outputs, kernel, precision), bias)
+                    inputs = self._project(layer, outputs, precision)
                 state, raw = unroll_layer(self.cell, weights, state, inputs, precision, self.backend)
             outputs = self._drop(raw, layer, key)
             states.append(state)
@@ -262,22 +256,16 @@ class RecurrentLanguageModel(RecurrentStack, kw_only=True):
             self.output_projection = self.param("output_projection", kernel, shape)
         self.output_bias = self.param("output_bias", nn.initializers.zeros, (self.vocab_size,))
 
-    def _project_inputs(
-        self, xs: Int[Array, "*dims"], precision: Precision = "float32"
-    ) -> Float[Array, "*dims gates"]:
-        """The first layer's projected inputs x W + b for token ids (...): (..., G * H)."""
-        return self._first_inputs(xs, precision).steps()
-
-    def _first_inputs(self, xs: Int[Array, "*dims"], precision: Precision) -> Inputs:
-        kernel, bias = self.input_kernels[0], self.input_biases[0]
+    def _first_inputs(self, xs: Int[Array, "*dims"], precision: Precision = "float32") -> Inputs:
+        """Of token ids (...)."""
         if not self.embedding_size:
-            return Inputs(kernel, bias, xs)
+            return Inputs(self.input_kernels[0], self.input_biases[0], xs)
         number = xs.size if isinstance(xs.size, int) else 0  # not known in a program for any number of rows
         if self.vocab_size <= max(number, SMALL_VOCABULARY):
             # Projecting the whole table once is less work than projecting every token; of a small one even
             # for a single step, as XLA takes it out of a loop of steps.
-            return Inputs(product(self.embedding, kernel, precision), bias, xs)
-        return Inputs(product(self.embedding[xs], kernel, precision), bias)
+            return self._project(0, self.embedding, precision)._replace(ids=xs)
+        return self._project(0, self.embedding[xs], precision)
 
     def _inputs(self, xs: Int[Array, "*dims"]) -> Float[Array, "*dims feature"] | None:
         if self.embedding_size:

@@ -8,6 +8,7 @@ from lmseq.layers import Precision
 from lmseq.models.heads import HeadKind, ValueHead
 from lmseq.models.recurrent import Carry, RecurrentStack
 from lmseq.models.shifting import all_shifted, flat, flat_width, last_shifted, newest_known, shifted
+from lmseq.recurrence.cells.cell import Inputs
 from lmseq.types import Covariates, Element, Elements, OfValues, PRNGKey
 
 WithWindow = tuple[PyTree, Float[Array, "..."]]  # a carry, and the last values
@@ -25,9 +26,7 @@ class RecurrentSeriesModel(RecurrentStack, kw_only=True):
         self._declare_layers(self.num_features)
         self.value_head = ValueHead(self.hidden_size, self.num_features, self.head, self.num_direct)
 
-    def _project_inputs(
-        self, xs: Float[Array, "*dims feature"], precision: Precision = "float32"
-    ) -> Float[Array, "*dims gates"]:
+    def _first_inputs(self, xs: Float[Array, "*dims feature"], precision: Precision = "float32") -> Inputs:
         return self._project(0, xs, precision)
 
     def _inputs(self, xs: Float[Array, "*dims feature"]) -> Float[Array, "*dims feature"]:
