@@ -5,7 +5,7 @@
 The libraries are compiled with the sanitizers into a temporary folder. A second process, with the sanitizer's
 own library in front of all others, sends so many mutated ARPA files and as many mutated tables through the
 routines on count models, each from a seed of its own, small layers through the loops of recurrent cells and
-of attention, and rows through products and sums. A ValueError is what a damaged file may end in; each tenth
+of attention, rows through products and sums, and tables in which nothing fits through rounds of draws. A ValueError is what a damaged file may end in; each tenth
 file is read by NumPy too, and must mean the same. Whatever a sanitizer finds ends the process, and its report
 names the line. Exit status 0: nothing was found.
 """
@@ -187,6 +187,10 @@ def loops(path: Path) -> None:
             jax.block_until_ready(slopes(partial(attend_by, "native"), *drawn(sizes, filled)))
         if "bfloat16" in precisions:
             products()
+    from tests import test_compiled_draws as draws
+
+    for seed in range(100):
+        draws.a_round(*draws.foreign(seed))
     print(
         f"loops of {', '.join(cell.name for cell in cells)}: {len(SHAPES)} shapes each, {precisions}; "
         f"attention: {len(CASES)} shapes",

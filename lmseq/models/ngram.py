@@ -179,9 +179,9 @@ class NgramModel(StepModel):
 
         By `draw_words`; where that gives none, as where only `never` can come, from whole distributions.
         """
-        find, words_of = partial(self._children, params), [table.word for table in params.tables]
-        levels, most = self._levels(params, carry), max(self.most_children)
-        words, ranks = draw_words(key, tables, words_of, levels, carry, find, most, never)
+        find, most = partial(self._children, params), max(self.most_children)
+        levels = self._levels(params, carry)
+        words, ranks = draw_words(key, tables, params.tables, levels, carry, find, most, never)
         symbols = jnp.where(words < 0, 0, take(tables.symbol_of, words))
 
         def among_all() -> Element:

@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Int, UInt
 
+from lmseq.recurrence import library
 from lmseq.types import PRNGKey
 
 ROUNDS = 64  # proposals are made so often at most
@@ -112,7 +113,7 @@ def take(values: Array, places: Int[Array, "*dims"]) -> Array:
 def draw_words(
     key: PRNGKey,
     tables: DrawTables,
-    words: Sequence[Int[Array, "_"]],
+    orders: Sequence[Any],
     levels: Levels,
     carry: Int[Array, "batch context"],
     look_up: Callable[[Int[Array, "rows context"], Int[Array, "rows"]], Int[Array, "rows context"]],
@@ -121,34 +122,46 @@ def draw_words(
 ) -> tuple[Int[Array, "batch"], Int[Array, "batch context"]]:
     """A word for each of B rows, and its ranks in orders 2 ... N after the row's contexts; or -1 for none.
 
-    words: of the entries, order by order. look_up: the ranks of words after contexts. most: entries of one
-    context. never: symbols that are refused. A word is -1 where ROUNDS proposals were refused: to draw it in
-    another way leaves its distribution as it is, as what is accepted does not depend on when. Each number of
-    [0, 1) that takes an order has 23 bits, and one that takes an entry 32.
+    orders: the tables, of which `first` and `word` are read. look_up: the ranks of words after contexts.
+    most: entries of one context. never: symbols that are refused. A word is -1 where ROUNDS proposals were
+    refused: to draw it in another way leaves its distribution as it is, as what is accepted does not depend
+    on when. Each number of [0, 1) that takes an order has 23 bits, and one that takes an entry 32. On a CPU
+    compiled rounds are taken where `make native` left them, to the same words.
     """
-    batch_size = carry.shape[0]
+    batch_size, refused = carry.shape[0], (-1, *never)
     size = min(batch_size, max(FEW, batch_size // 4))
     before = take(tables.cumulative, levels.low)
     mass = take(tables.cumulative, levels.high) - before
     log_weight = levels.log_weight - jnp.max(levels.log_weight, axis=1, keepdims=True)
     bounds = jnp.cumsum(jnp.exp(log_weight) * mass.astype(jnp.float32), axis=1)
     whole = bounds, mass, before, levels.low, levels.high, carry
+    words = [table.word for table in orders]
 
-    def go_on(state):
-        round_, drawn, ranks = state
+    def by_xla(bits, drawn, ranks):
         waits, place, parts = drawn < 0, jnp.arange(batch_size), whole
         if size < batch_size:  # the first of those that wait, and each of them at its place among these
             first, place = jnp.argsort(~waits)[:size], jnp.cumsum(waits) - 1
             parts = [each[first] for each in whole]
             waits, place = waits & (place < size), jnp.minimum(place, size - 1)
-        bits = jax.random.bits(jax.random.fold_in(key, round_), (size, 2), jnp.uint32)
         level, proposed = _propose(bits, tables.cumulative, words, parts, most)
         found = look_up(parts[-1], proposed)
         is_later = jnp.any((found >= 0) & (jnp.arange(1, len(words))[None] > level[:, None]), axis=1)
-        is_refused = jnp.isin(take(tables.symbol_of, proposed), jnp.array((-1, *never)))
+        is_refused = jnp.isin(take(tables.symbol_of, proposed), jnp.array(refused))
         proposed = jnp.where(is_later | is_refused | (parts[0][:, -1] == 0.0), -1, proposed)
-        drawn = jnp.where(waits, proposed[place], drawn)
-        return round_ + 1, drawn, jnp.where(waits[:, None], found[place], ranks)
+        return jnp.where(waits, proposed[place], drawn), jnp.where(waits[:, None], found[place], ranks)
+
+    def compiled(bits, drawn, ranks):
+        shapes = [jax.ShapeDtypeStruct(each.shape, jnp.int32) for each in (drawn, ranks)]
+        entries = [array for table in orders for array in (table.first, table.word)]
+        arrays = bits, *whole, drawn, ranks, *tables, *entries
+        return tuple(library.call("draw_round", shapes, *arrays, never=np.array(refused, np.int64)))
+
+    def go_on(state):
+        round_, *so_far = state
+        arrays = jax.random.bits(jax.random.fold_in(key, round_), (size, 2), jnp.uint32), *so_far
+        if not library.suits("float32", carry, types=(jnp.int32,)):
+            return round_ + 1, *by_xla(*arrays)
+        return round_ + 1, *lax.platform_dependent(*arrays, cpu=compiled, default=by_xla)
 
     def is_short(state):
         return (state[0] < ROUNDS) & jnp.any(state[1] < 0)

@@ -1,4 +1,4 @@
-"""The library of the loops of `cpp/`: compiled once, then called from XLA's programs on a CPU.
+"""The library of `cpp/`: compiled once, then called from XLA's programs on a CPU.
 
 Optional: everything runs without it. `LIBRARY.compile` needs a C++ compiler; `load` makes what it left
 known to JAX, for the rest of the process.
@@ -20,7 +20,7 @@ LIBRARY = Library("recurrence", Path(__file__).with_name("cpp"), jax.ffi.include
 LOOPS = tuple(
     f"{kind}_{way}" for kind in ("rnn", "gru", "lstm", "attention") for way in ("forward", "backward")
 )
-FUNCTIONS = (*LOOPS, "product_over_rows", "sum_by_id")
+FUNCTIONS = (*LOOPS, "product_over_rows", "sum_by_id", "draw_round")
 
 
 class _Loaded:

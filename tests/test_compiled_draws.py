@@ -1,0 +1,90 @@
+"""Rounds of draws by the compiled routine: the words of XLA's rounds, and tables in which nothing fits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lmseq.recurrence import library
+from tests.test_ngram_draws import HISTORIES, made
+
+# One row, all rows in each round, the first ones that wait; and what is left out.
+CASES = [
+    ("unigrams", 1, ()),
+    ("order 2, <unk> is a word's too", 30, (1, 3)),
+    ("order 3, no end of lines", 150, (0,)),
+    ("order 5, unknown words are symbol 0", 150, ()),
+    ("no distribution", 40, ()),
+]
+
+
+@pytest.fixture(autouse=True)
+def one_device(compiled_loops, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+def carries(model, params, batch_size: int):
+    """So many histories, one after the other."""
+    found = []
+    for history in HISTORIES:
+        carry = model.init_carry(params, 1)
+        found.append(model.carries(params, carry, jnp.array([history]))[:, -1] if history else carry)
+    return jnp.tile(jnp.concatenate(found), (-(-batch_size // len(found)), 1))[:batch_size]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_compiled_rounds_draw_the_same_words(case, monkeypatch):
+    name, batch_size, never = case
+    model, params = made(name)
+    tables, rows, key = model.prepare_draws(params), carries(*made(name), batch_size), jax.random.key(5)
+    lowered = jax.jit(lambda *given: model.draw(params, tables, *given, never)).lower(rows, key)
+    assert "lmseq_draw_round" in lowered.as_text()
+    monkeypatch.setattr(library, "suits", lambda *_, **__: False)
+    expected = jax.jit(lambda *given: model.draw(params, tables, *given, never))(rows, key)
+    for one, other in zip(lowered.compile()(rows, key), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def foreign(seed: int):
+    """Arguments of a round whose numbers have nothing to do with each other, and what is never drawn."""
+    rng = np.random.default_rng(seed)
+    num_rows, num_orders = rng.integers(1, 40), rng.integers(1, 6)
+    num_proposals = rng.choice([num_rows, min(num_rows, 4)])
+
+    def numbers(*shape):
+        spread = rng.choice([3, 50, 2**31])
+        return jnp.asarray(rng.integers(-spread, spread, shape), jnp.int32)
+
+    levels, contexts = (num_rows, num_orders), (num_rows, num_orders - 1)
+    bounds = jnp.asarray(rng.choice([0.0, 1.0, np.nan, np.inf, -1.0], levels), jnp.float32)
+    chances = [
+        jax.lax.bitcast_convert_type(numbers(*shape), jnp.uint32)
+        for shape in ((num_proposals, 2), levels, levels)
+    ]
+    entries = [numbers(rng.integers(2, 20)) for _ in range(2 * num_orders)]
+    others = numbers(*levels), numbers(*levels), numbers(*contexts), numbers(num_rows), numbers(*contexts)
+    cumulative = jax.lax.bitcast_convert_type(numbers(rng.integers(1, 30)), jnp.uint32)
+    arrays = chances[0], bounds, *chances[1:], *others, cumulative, numbers(rng.integers(1, 9)), *entries
+    return arrays, np.array([-1, 2], np.int64)
+
+
+def a_round(arrays, never):
+    shapes = [jax.ShapeDtypeStruct(arrays[place].shape, jnp.int32) for place in (7, 8)]
+    return jax.block_until_ready(library.call("draw_round", shapes, *arrays, never=never))
+
+
+def test_tables_in_which_nothing_fits_end_no_process():
+    for seed in range(40):
+        arrays, never = foreign(seed)
+        drawn, _ = a_round(arrays, never)
+        kept = np.asarray(arrays[7]) >= 0
+        np.testing.assert_array_equal(np.asarray(drawn)[kept], np.asarray(arrays[7])[kept])
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 4, 6, 8, -1])
+def test_arrays_of_other_shapes_are_refused(place):
+    arrays, never = foreign(0)
+    arrays = list(arrays)
+    arrays[place] = jnp.zeros((1, 1), arrays[place].dtype) if place >= 0 else jnp.zeros(0, jnp.int32)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="expected levels"):
+        a_round(arrays, never)
