@@ -5,9 +5,9 @@
 The libraries are compiled with the sanitizers into a temporary folder. A second process, with the sanitizer's
 own library in front of all others, sends so many mutated ARPA files and as many mutated tables through the
 routines on count models, each from a seed of its own, small layers through the loops of recurrent cells and
-of attention, rows through products and sums, and tables in which nothing fits through rounds of draws. A ValueError is what a damaged file may end in; each tenth
-file is read by NumPy too, and must mean the same. Whatever a sanitizer finds ends the process, and its report
-names the line. Exit status 0: nothing was found.
+of attention, rows through products and sums, and tables in which nothing fits through rounds of draws. A
+ValueError is what a damaged file may end in; each tenth file is read by NumPy too, and must mean the same.
+Whatever a sanitizer finds ends the process, and its report names the line. Exit status 0: nothing was found.
 """
 
 import argparse
