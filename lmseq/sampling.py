@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from lmseq.predictions import draw_values
+from lmseq.recurrence import library
 from lmseq.types import Element, LogProbs, OfValues, Prediction, PRNGKey
 
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)  # what is nearer to zero is flushed to it
@@ -88,9 +90,9 @@ def draw_truncated(uniform: Float[Array, "batch 1"], log_probs: LogProbs, decodi
     is_cut = 0 < decoding.top_k < vocab_size
     if decoding.temperature == 0.0 or (not is_cut and decoding.top_p == 1.0):
         return invert(uniform, truncate(log_probs, decoding))
-    scaled = _scaled(log_probs, decoding.temperature)
     if is_cut and decoding.top_k <= FEW:
-        return _among_few(uniform, scaled, decoding)
+        return _among_few(uniform, log_probs, decoding)
+    scaled = _scaled(log_probs, decoding.temperature)
     rank = _rank(scaled)
     if is_cut:
         kept = _above(rank, jnp.ones_like(scaled), jnp.float32(decoding.top_k))
@@ -101,18 +103,32 @@ def draw_truncated(uniform: Float[Array, "batch 1"], log_probs: LogProbs, decodi
     return invert(uniform, scaled)
 
 
-def _among_few(uniform: Float[Array, "batch 1"], scaled: LogProbs, decoding: Decoding) -> Element:
-    """`draw_truncated` from the k likeliest tokens."""
-    ranked, ids = _likeliest(scaled, decoding.top_k)
-    probs = jax.nn.softmax(ranked)
-    before = jnp.cumsum(probs, axis=-1) - probs
-    probs = jnp.where(before < max(decoding.top_p, SMALLEST), probs, 0.0)
-    # Cumulative in the order of ids, as `invert` goes through them.
-    not_after = ids[:, :, None] <= ids[:, None, :]
-    cumulative = jnp.sum(jnp.where(not_after, probs[:, :, None], 0.0), axis=1)
-    total = jnp.max(cumulative, axis=-1, keepdims=True)
-    reached = (cumulative > uniform * total) & (probs > 0.0)
-    return jnp.min(jnp.where(reached, ids, scaled.shape[-1]), axis=-1).astype(jnp.int32)
+def _among_few(uniform: Float[Array, "batch 1"], log_probs: LogProbs, decoding: Decoding) -> Element:
+    """`draw_truncated` from the k likeliest tokens; on a CPU compiled beforehand, where that is loaded."""
+
+    def by_xla(uniform: Array, log_probs: Array) -> Element:
+        ranked, ids = _likeliest(_scaled(log_probs, decoding.temperature), decoding.top_k)
+        probs = jax.nn.softmax(ranked)
+        before = jnp.cumsum(probs, axis=-1) - probs
+        probs = jnp.where(before < max(decoding.top_p, SMALLEST), probs, 0.0)
+        # Cumulative in the order of ids, as `invert` goes through them.
+        not_after = ids[:, :, None] <= ids[:, None, :]
+        cumulative = jnp.sum(jnp.where(not_after, probs[:, :, None], 0.0), axis=1)
+        total = jnp.max(cumulative, axis=-1, keepdims=True)
+        reached = (cumulative > uniform * total) & (probs > 0.0)
+        return jnp.min(jnp.where(reached, ids, log_probs.shape[-1]), axis=-1).astype(jnp.int32)
+
+    def compiled(*arrays: Array) -> Element:
+        limits = {
+            "top_p": np.float32(max(decoding.top_p, SMALLEST)),
+            "temperature": np.float32(max(decoding.temperature, SMALLEST)),
+        }
+        tokens = jax.ShapeDtypeStruct(log_probs.shape[:1], jnp.int32)
+        return library.call("draw_likeliest", [tokens], *arrays, top_k=decoding.top_k, **limits)[0]
+
+    if not library.suits("float32", uniform, log_probs):
+        return by_xla(uniform, log_probs)
+    return lax.platform_dependent(uniform, log_probs, cpu=compiled, default=by_xla)
 
 
 def _likeliest(scaled: LogProbs, k: int) -> tuple[Float[Array, "batch order"], Int[Array, "batch order"]]:

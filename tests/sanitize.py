@@ -5,9 +5,9 @@
 The libraries are compiled with the sanitizers into a temporary folder. A second process, with the sanitizer's
 own library in front of all others, sends so many mutated ARPA files and as many mutated tables through the
 routines on count models, each from a seed of its own, small layers through the loops of recurrent cells and
-of attention, rows through products and sums, and tables in which nothing fits through rounds of draws. A
-ValueError is what a damaged file may end in; each tenth file is read by NumPy too, and must mean the same.
-Whatever a sanitizer finds ends the process, and its report names the line. Exit status 0: nothing was found.
+of attention, rows through products and sums, and tables in which nothing fits through draws. A ValueError is
+what a damaged file may end in; each tenth file is read by NumPy too, and must mean the same. Whatever a
+sanitizer finds ends the process, and its report names the line. Exit status 0: nothing was found.
 """
 
 import argparse
@@ -191,6 +191,14 @@ def loops(path: Path) -> None:
 
     for seed in range(100):
         draws.a_round(*draws.foreign(seed))
+    limits = {"top_k": 20, "top_p": np.float32(0.9), "temperature": np.float32(1.0)}
+    for vocab_size in (20, 65, 1000):
+        for value in (0.0, -np.inf, np.nan):
+            rows = np.random.default_rng(0).normal(size=(9, vocab_size)).astype(np.float32)
+            rows[::2, vocab_size // 3 :] = value
+            tokens = [jax.ShapeDtypeStruct((9,), np.int32)]
+            arrays = np.full((9, 1), 0.5, np.float32), rows
+            jax.block_until_ready(recurrence.call("draw_likeliest", tokens, *arrays, **limits))
     print(
         f"loops of {', '.join(cell.name for cell in cells)}: {len(SHAPES)} shapes each, {precisions}; "
         f"attention: {len(CASES)} shapes",

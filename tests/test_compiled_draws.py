@@ -1,4 +1,5 @@
-"""Rounds of draws by the compiled routine: the words of XLA's rounds, and tables in which nothing fits."""
+"""Compiled draws: rounds of draws from tables of counts, the words of XLA's; draws from the likeliest tokens,
+those of the definition; and arrays in which nothing fits."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,9 @@ import numpy as np
 import pytest
 
 from lmseq.recurrence import library
+from lmseq.sampling import FEW, Decoding, draw_truncated
 from tests.test_ngram_draws import HISTORIES, made
+from tests.test_sampling import draws_are_those_of_the_definition
 
 # One row, all rows in each round, the first ones that wait; and what is left out.
 CASES = [
@@ -88,3 +91,38 @@ def test_arrays_of_other_shapes_are_refused(place):
     arrays[place] = jnp.zeros((1, 1), arrays[place].dtype) if place >= 0 else jnp.zeros(0, jnp.int32)
     with pytest.raises(jax.errors.JaxRuntimeError, match="expected levels"):
         a_round(arrays, never)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_draws_from_the_likeliest_are_those_of_the_definition(seed, monkeypatch):
+    rng = np.random.default_rng(seed)
+    monkeypatch.setattr(library, "num_threads", lambda: seed % 3 + 1)
+    shape = int(rng.choice([1, 9, 50])), int(rng.choice([5, 65, 640, 10_007]))
+    levels, temperature = int(rng.choice([3, 40, 10**6])), float(rng.choice([0.4, 1.0, 3.0]))
+    top_k = min(int(rng.choice([1, 2, 7, 40, FEW])), shape[1] - 1)
+    top_p = float(rng.choice([1e-30, 0.05, 0.5, 0.9, 1.0]))
+    draws_are_those_of_the_definition(rng, shape, levels, Decoding(temperature, top_k, top_p))
+
+
+def test_they_are_compiled_where_few_are_kept():
+    given = jnp.zeros((2, 1)), jnp.zeros((2, 300))
+    for top_k, is_compiled in ((0, False), (1, True), (FEW, True), (FEW + 1, False), (300, False)):
+        draw = jax.jit(lambda *given, k=top_k: draw_truncated(*given, Decoding(1.5, k, 0.9)))
+        assert ("lmseq_draw_likeliest" in draw.lower(*given).as_text()) == is_compiled
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
+def test_rows_that_are_no_distribution_have_no_token(value):
+    log_probs = jnp.full((2, 300), value).at[1].set(0.0)
+    assert draw_truncated(jnp.full((2, 1), 0.5), log_probs, Decoding(top_k=3)).tolist() == [300, 1]
+
+
+def test_numbers_and_tokens_are_one_a_row():
+    limits = {"top_k": 3, "top_p": np.float32(1.0), "temperature": np.float32(1.0)}
+    for rows, top_k in ((2, 3), (3, 0), (3, 301)):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="expected a number"):
+            tokens = jax.ShapeDtypeStruct((3,), jnp.int32)
+            arrays = jnp.zeros((rows, 1)), jnp.zeros((3, 300))
+            jax.block_until_ready(
+                library.call("draw_likeliest", [tokens], *arrays, **limits | {"top_k": top_k})
+            )

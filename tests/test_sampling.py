@@ -170,17 +170,21 @@ def test_a_token_left_out_is_chosen_only_where_there_is_nothing_else(decoding):
 def test_draws_without_a_sort_are_those_of_the_definition(
     vocab_size, levels, temperature, top_k, top_p, seed
 ):
-    """Equal tokens for equal numbers: many ties, few, and none; impossible tokens; ends of k and p."""
     rng = np.random.default_rng(seed)
-    rows = np.round(rng.normal(size=(3, vocab_size)) * levels / 3) * 3 / levels
+    draws_are_those_of_the_definition(rng, (3, vocab_size), levels, Decoding(temperature, top_k, top_p))
+
+
+def draws_are_those_of_the_definition(rng, shape, levels: int, decoding: Decoding) -> None:
+    """Equal tokens for equal numbers: many ties, few, and none; impossible tokens; ends of k and p."""
+    rows = np.round(rng.normal(size=shape) * levels / 3) * 3 / levels
     rows[rng.random(rows.shape) < 0.2] = -np.inf
-    rows[:, rng.integers(vocab_size)] = 1.0
+    rows[:, rng.integers(shape[1])] = 1.0
     log_probs = jax.nn.log_softmax(jnp.asarray(rows, jnp.float32))
-    decoding, uniform = Decoding(temperature, top_k, top_p), jnp.asarray(rng.random((3, 1)), jnp.float32)
+    uniform = jnp.asarray(rng.random((len(rows), 1)), jnp.float32)
     found = draw_truncated(uniform, log_probs, decoding)
     kept = truncate(log_probs, decoding)
     expected = invert(uniform, kept)
-    for row in range(3):
+    for row in range(len(rows)):
         if found[row] == expected[row]:
             continue
         # Only where sums that differ by rounding lie on two sides of a border.
@@ -189,7 +193,7 @@ def test_draws_without_a_sort_are_those_of_the_definition(
         order = np.sort(
             np.exp(np.asarray(truncate(log_probs, decoding._replace(top_p=1.0))[row], np.float64))
         )
-        edge = np.abs(np.cumsum(order[::-1]) - top_p).min() < 1e-5
+        edge = np.abs(np.cumsum(order[::-1]) - decoding.top_p).min() < 1e-5
         assert inside or edge
 
 

@@ -20,7 +20,7 @@ LIBRARY = Library("recurrence", Path(__file__).with_name("cpp"), jax.ffi.include
 LOOPS = tuple(
     f"{kind}_{way}" for kind in ("rnn", "gru", "lstm", "attention") for way in ("forward", "backward")
 )
-FUNCTIONS = (*LOOPS, "product_over_rows", "sum_by_id", "draw_round")
+FUNCTIONS = (*LOOPS, "product_over_rows", "sum_by_id", "draw_round", "draw_likeliest")
 
 
 class _Loaded:
