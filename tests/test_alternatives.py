@@ -97,9 +97,10 @@ def test_every_smoothing_and_order(kind, order):
     agree(found, model, params, ids, len(texts.vocab))
 
 
-@pytest.mark.parametrize("count", [1, 3, 5, 30])
-def test_equally_likely_ones_stand_in_the_order_of_their_ids(count):
+@pytest.mark.parametrize("count, block", [(1, 64), (3, 64), (30, 64), (1, 2), (3, 2), (5, 1)])
+def test_equally_likely_ones_stand_in_the_order_of_their_ids(monkeypatch, count, block):
     """As those of the contract do: an unknown symbol and words that came once are often as likely."""
+    monkeypatch.setattr(by_numpy, "BLOCK", block)
     texts = texts_of("word")
     counts, ids = fit_counts(texts, 3), texts.ids["valid"]
     given = counts.model, counts.tables, np.asarray(counts.params.word_of), ids

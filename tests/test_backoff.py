@@ -71,7 +71,7 @@ def test_ranks_of_lower_orders_are_those_of_higher_ones(train, texts):
 @settings(max_examples=20)
 @given(sentences, text)
 def test_large_tables_are_bisected(train, words):
-    """Without a copy of the keys, what is found is the same."""
+    """Without a copy of the keys, what is found is the same; and where few words are looked up."""
     tables, stream = model_of(train), marked([words])
     expected = score_words(tables, stream)
     with pytest.MonkeyPatch.context() as patch:
@@ -79,6 +79,11 @@ def test_large_tables_are_bisected(train, words):
         bisected = model_of(train)
         assert bisected.keys == (None,) * (bisected.order - 1)
         np.testing.assert_array_equal(score_words(bisected, stream), expected)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backoff, "FEW", 0)  # no text is long enough for keys to be made
+        bisected = model_of(train)
+        np.testing.assert_array_equal(score_words(bisected, stream), expected)
+        assert "keys" not in vars(bisected)
 
 
 def test_nothing_to_score():

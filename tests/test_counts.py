@@ -88,7 +88,7 @@ def test_nothing_to_count_is_an_error():
 
 def test_an_empty_column(tmp_path):
     for folder in (None, tmp_path):
-        assert Column(folder, "x").finish().tolist() == []
+        assert Column(folder, "x", 0).finish().tolist() == []
 
 
 def test_unigram_probabilities():

@@ -195,7 +195,7 @@ def test_the_tool_counts_the_last_ngram_otherwise():
     """In suffix order the last unigram and bigram of these sentences occur twice after one left neighbour."""
     counts = count_ngrams(marked([[3, 4, 5], [3, 4, 5], [4, 3]]), V, 3)
     plain, compat = (smoothing.counts_of_counts(smoothing.adjusted_counts(counts)) for _ in range(2))
-    smoothing._tally_last(compat, counts)
+    smoothing._tally_last(compat, counts, smoothing.adjusted_counts(counts))
     # Unigram 5 follows only 4; bigram `4 5` follows only 3: each moves from one occurrence to two.
     np.testing.assert_array_equal(compat - plain, [[-1, 1, 0, 0], [-1, 1, 0, 0], [0, 0, 0, 0]])
 

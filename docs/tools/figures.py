@@ -253,8 +253,8 @@ def sampling_table(found: dict[str, Any]) -> str:
     rows = []
     for row in found["sampling"]["rows"]:
         speeds = {name: statistics.median(values) for name, values in row["tokens_per_second"].items()}
-        ours, cell, layer = (f"{speeds[name] / 1000:,.0f}k" for name in ("lmseq", "LSTMCell", "nn.LSTM"))
-        rows.append((row.get("name", row["streams"]), ours, cell, layer, f"{row['ratio']:.1f}"))
+        shown = (f"{round(speeds[name], -2):,.0f}" for name in ("lmseq", "LSTMCell", "nn.LSTM"))
+        rows.append((row["name"], *shown, f"{row['ratio']:.2f}"))
     header = ("work and streams", "lmseq", "PyTorch, LSTMCell", "PyTorch, nn.LSTM", "against the faster")
     return table(header, rows)
 

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,10 +53,14 @@ def run(config: NgramConfig, workdir: Path, prepared: PreparedCounts) -> dict[st
     scratch = workdir / ".scratch"
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was interrupted
     try:
-        made = make(config, counted, workdir, scratch if memory else None)
+        made = make(config, counted, scratch if memory else None)
         spent = {"reading": prepared.reading, **made.seconds}
+        to_tables = sum(spent.values())
+        with ThreadPoolExecutor(1) as beside:
+            saved = beside.submit(save, workdir, counted, made.tables)
+            found = figures(made.tables, counted)
+            spent["saving"] = saved.result()
         say("   ".join(f"{name} {each:.2f} s" for name, each in spent.items()))
-        found = figures(made.tables, counted)
         rows = by_order(config, counted, made, found, scratch if memory else None)
         draw(config, workdir, counted, rows)
         if config.count.write_arpa:
@@ -64,7 +69,7 @@ def run(config: NgramConfig, workdir: Path, prepared: PreparedCounts) -> dict[st
             **summary(config, counted, made, rows),
             **found,
             **{f"seconds_{name}": each for name, each in spent.items()},
-            "seconds_to_tables": sum(spent.values()),
+            "seconds_to_tables": to_tables,
             "peak_memory_bytes": peak_memory(),
         }
         write_page(config, workdir, counted, made.tables, summed)
@@ -83,8 +88,8 @@ class Made(NamedTuple):
     seconds: dict[str, float]
 
 
-def make(config: NgramConfig, counted: Counted, workdir: Path, scratch: Path | None) -> Made:
-    """Count, estimate, and write the tables beside the vocabulary."""
+def make(config: NgramConfig, counted: Counted, scratch: Path | None) -> Made:
+    """Count and estimate."""
     count, seconds, start = config.count, {}, time.monotonic()
 
     def lap(name: str) -> None:
@@ -107,10 +112,15 @@ def make(config: NgramConfig, counted: Counted, workdir: Path, scratch: Path | N
         lap("fitting")
     smoothed = smoothing.estimate(count, counts, epsilons=epsilons, folder=scratch)
     lap("smoothing")
-    write_text(workdir / "vocab.json", counted.vocab.to_json())
-    save_tables(workdir / "tables.npz", smoothed.tables, word_of=counted.word_of)
-    lap("saving")
     return Made(counts, epsilons, *smoothed, seconds)
+
+
+def save(workdir: Path, counted: Counted, tables: BackoffTables) -> float:
+    """Write the tables beside the vocabulary; the seconds that it took."""
+    start = time.monotonic()
+    write_text(workdir / "vocab.json", counted.vocab.to_json())
+    save_tables(workdir / "tables.npz", tables, word_of=counted.word_of)
+    return time.monotonic() - start
 
 
 def _fitted(config: NgramConfig, counted: Counted, counts: Sequence[OrderCounts]) -> list[float]:

@@ -13,6 +13,7 @@ from lmseq.ngram.counts import BOS_ID, begin_sentences
 from lmseq.types import Tokens
 
 MOST_ENTRIES = 2**19  # of the distributions that are held at once
+BLOCK = 64  # symbols that are looked at together
 
 
 def ngram_alternatives(
@@ -48,6 +49,21 @@ def _first(rows: Float[np.ndarray, "_ vocab"], count: int) -> Int[np.ndarray, "_
 
     Counts give many symbols the same probability, and a partition would choose any of them.
     """
+    size, blocks = rows.shape[1], -(-rows.shape[1] // BLOCK)
+    if blocks < count:
+        return _first_of(rows, count)
+    # So many blocks have a symbol that is not below the least of the largest of their maxima.
+    maxima = np.maximum.reduceat(rows, np.arange(0, size, BLOCK), axis=1)
+    bounds = np.partition(maxima, blocks - count, axis=1)[:, blocks - count]
+    found = np.empty((len(rows), count), np.int64)
+    for row, bound, place in zip(rows, bounds, found, strict=True):
+        ids = np.flatnonzero(row >= bound)
+        place[:] = ids[_first_of(row[None, ids], count)[0]]
+    return found
+
+
+def _first_of(rows: Float[np.ndarray, "_ vocab"], count: int) -> Int[np.ndarray, "_ alternative"]:
+    """`_first`, by a partition of whole rows."""
     least = -np.partition(-rows, count - 1, axis=1)[:, count - 1 : count]
     above, equal = rows > least, rows == least
     room = count - above.sum(axis=1, keepdims=True)

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from lmseq.files import release
 from lmseq.ngram.counts import BOS_ID, LARGE
 
+FEW = 16  # entries a word that is looked up, from which on keys of a table are not worth making
 Fallback = Literal["shorter", "unigram"]
 # Instead of a rank:
 UNSEEN = -1  # of an n-gram that is not in the table
@@ -117,9 +118,10 @@ def find_child(
 
     UNSEEN where the table has none, OUTSIDE where the prefix is.
     """
-    keys = tables.keys[n - 2]
-    if keys is None:
-        return _bisect(tables.orders[n - 1], prefix, word)
+    table = tables.orders[n - 1]
+    is_worth_it = "keys" in vars(tables) or len(prefix) * FEW >= len(table.word)
+    if not is_worth_it or (keys := tables.keys[n - 2]) is None:
+        return _bisect(table, prefix, word)
     wanted = (prefix << tables.word_bits) | word
     place = np.searchsorted(keys, wanted)
     # Clipped: what is larger than all keys is not equal to the last of them either.
@@ -214,6 +216,6 @@ def back_off(
         backed_off = weight + (total if tables.fallback == "shorter" else unigram)
         unfound = np.where(context == OUTSIDE, total, backed_off)
         total = _at(table.log_prob, rank, unfound)
-        if tables.keys[n - 2] is None:  # large: what was looked at need not stay in memory
+        if len(table.word) >= LARGE:  # what was looked at need not stay in memory
             release([*table, *below])
     return total

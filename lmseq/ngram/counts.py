@@ -11,19 +11,24 @@ n-grams. The rank in sorted order is what the next order's pairs are made of:
 Sorted by (prefix, word), the entries that extend a prefix are neighbours: a trie. The rank, at the same
 position, of the n-gram without its first word is the suffix link.
 
-The pairs are sorted in ranges of prefixes, one after the other, so that only so many are sorted at once (or
-as many as one prefix has); with a folder, the tables lie in files there and are mapped, not held.
+The pairs are sorted in ranges of prefixes, as many side by side as there are cores, so that only so many are
+sorted at once (or as many as one prefix has); with a folder, the tables lie in files there and are mapped,
+not held.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Int, Num
 from numpy.typing import DTypeLike
 
+from lmseq.compiled import num_cores
 from lmseq.files import release
 
 UNK_ID, BOS_ID, EOS_ID = 0, 1, 2  # the first words of every count vocabulary: <unk>, <s>, </s>
@@ -32,6 +37,7 @@ SORTED_AT_ONCE = 1 << 19  # pairs; a sort in the cache is twice as fast as one t
 MOST_RANGES = 16  # of prefixes in an order: each costs a look at the whole text
 CHUNK = 1 << 20  # entries of a table that are looked at together
 LARGE = 1 << 24  # entries of a table of which there should be no copy in 64 bits
+Piece, Done = TypeVar("Piece"), TypeVar("Done")
 
 
 class OrderCounts(NamedTuple):
@@ -105,19 +111,21 @@ def group(keys: Int[np.ndarray, "time"]) -> Groups:
 
 
 class Column:
-    """An array that grows by pieces, in memory or, in a folder, in a file of its own."""
+    """An array of at most so many entries that grows by pieces, in memory or in a file of a folder."""
 
-    def __init__(self, folder: Path | None, name: str, dtype: DTypeLike = np.int32) -> None:
-        self.path, self.dtype, self.pieces = folder and folder / name, dtype, []
+    def __init__(self, folder: Path | None, name: str, most: int, dtype: DTypeLike = np.int32) -> None:
+        self.path, self.dtype, self.size = folder and folder / name, dtype, 0
         self.file = self.path.open("wb") if self.path else None
+        # Only what is written is taken of the system, which takes longer to give it than a sort to fill it.
+        self.array = np.empty(0 if folder else most, dtype)
 
     def append(self, piece: Num[np.ndarray, "_"]) -> None:
         """Put a piece behind those before."""
-        piece = np.ascontiguousarray(piece, self.dtype)
         if self.file:
-            self.file.write(piece.data)
+            self.file.write(np.ascontiguousarray(piece, self.dtype).data)
         else:
-            self.pieces.append(piece)
+            self.array[self.size : self.size + len(piece)] = piece
+            self.size += len(piece)
 
     def finish(self) -> Num[np.ndarray, "_"]:
         """The whole, mapped if it lies in a file."""
@@ -125,9 +133,23 @@ class Column:
             self.file.close()
             if self.path.stat().st_size:
                 return np.memmap(self.path, self.dtype, "r+")
-        if len(self.pieces) == 1:
-            return self.pieces[0]
-        return np.concatenate([np.zeros(0, self.dtype), *self.pieces])
+        self.array.resize(self.size, refcheck=False)
+        return self.array
+
+
+def side_by_side(work: Callable[[Piece], Done], pieces: Iterable[Piece]) -> Iterator[Done]:
+    """What a function makes of each piece, in order, by all cores: NumPy needs no lock of Python's to sort.
+
+    One result more than there are cores is at hand.
+    """
+    waiting: deque[Future[Done]] = deque()
+    with ThreadPoolExecutor(num_cores()) as pool:
+        for piece in pieces:
+            waiting.append(pool.submit(work, piece))
+            if len(waiting) > num_cores():
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def ranges(size: int, step: int = CHUNK) -> Iterator[slice]:
@@ -145,6 +167,39 @@ def _prefix_ranges(counts: Int[np.ndarray, "entry"], at_once: int) -> Iterator[t
     yield from itertools.pairwise([0, *cuts.tolist(), len(counts)])
 
 
+class _Counted(NamedTuple):
+    """What is counted of a range of prefixes: where its n-grams end, the rank of each, and the entries."""
+
+    ends: Int[np.ndarray, "_"]
+    ranks: Int[np.ndarray, "_"]
+    entries: OrderCounts
+
+
+def _count_range(
+    stream: Int[np.ndarray, "time"],
+    ranks: Int[np.ndarray, "time"],
+    word_bits: int,
+    bounds: tuple[int, int],
+) -> _Counted:
+    """The n-grams whose prefixes have ranks in [low, high); ranks: of what ends at each position."""
+    low, size = bounds[0], np.uint32(bounds[1] - bounds[0])
+    # An n-gram ends wherever an (n - 1)-gram ended one before in the same sentence.
+    places = [
+        part.start
+        + np.flatnonzero(((ranks[:-1][part] - low).view(np.uint32) < size) & (stream[1:][part] != BOS_ID))
+        for part in ranges(len(stream) - 1)
+    ]
+    ends = np.concatenate(places) if places else np.zeros(0, np.int64)
+    del places
+    keys = (ranks[ends] - low).astype(np.int64) << word_bits
+    ends += 1
+    keys |= stream[ends]
+    found = group(keys)
+    prefix, word = (found.distinct >> word_bits) + low, found.distinct & ((1 << word_bits) - 1)
+    suffix = ranks[ends[found.example]]
+    return _Counted(ends, found.ranks, OrderCounts(prefix, word, found.count, suffix))
+
+
 def _count_order(
     n: int,
     stream: Int[np.ndarray, "time"],
@@ -155,27 +210,14 @@ def _count_order(
     at_once: int,
 ) -> tuple[OrderCounts, Int[np.ndarray, "time"]]:
     """The table of order n, and at each position the rank of the n-gram that ends there, -1 for none."""
-    columns = [Column(folder, f"{n}.{name}") for name in OrderCounts._fields]
+    columns = [Column(folder, f"{n}.{name}", len(stream)) for name in OrderCounts._fields]
     later, num_entries = np.full(len(stream), -1, np.int32), 0
-    for low, high in _prefix_ranges(below.count, at_once):
-        # An n-gram ends wherever an (n - 1)-gram ended one before in the same sentence.
-        places = [
-            part.start + np.flatnonzero((before >= low) & (before < high) & (stream[1:][part] != BOS_ID))
-            for part in ranges(len(stream) - 1)
-            for before in [ranks[:-1][part]]
-        ]
-        ends = np.concatenate(places) if places else np.zeros(0, np.int64)
-        del places
-        keys = (ranks[ends] - low).astype(np.int64) << word_bits
-        ends += 1
-        keys |= stream[ends]
-        found = group(keys)
-        later[ends] = found.ranks + np.int32(num_entries)
-        columns[0].append((found.distinct >> word_bits) + low)
-        columns[1].append(found.distinct & ((1 << word_bits) - 1))
-        columns[2].append(found.count)
-        columns[3].append(ranks[ends[found.example]])
-        num_entries += len(found.distinct)
+    work = partial(_count_range, stream, ranks, word_bits)
+    for found in side_by_side(work, _prefix_ranges(below.count, at_once)):
+        later[found.ends] = found.ranks + np.int32(num_entries)
+        for column, piece in zip(columns, found.entries, strict=True):
+            column.append(piece)
+        num_entries += len(found.entries.word)
     return OrderCounts(*(column.finish() for column in columns)), later
 
 
@@ -191,9 +233,9 @@ def count_ngrams(
 
     All windows of `<s> w ... </s>` of length n are n-grams of order n, and none crosses a sentence. Order 1
     has an entry for every id, whether it occurs or not; `<unk>` never occurs. About `at_once` pairs are
-    sorted together (0: what is fastest); with a folder the tables of higher orders are files there. Raises
-    ValueError for an empty stream, one with `<unk>` in it, and for an order below 1 or above the length of
-    the longest sentence with its marks.
+    sorted at a time, by all cores together (0: what is fastest); with a folder the tables of higher orders
+    are files there. Raises ValueError for an empty stream, one with `<unk>` in it, and for an order below 1
+    or above the length of the longest sentence with its marks.
     """
     if not stream.size:
         raise ValueError("expected at least one sentence to count, got an empty text")
@@ -206,7 +248,7 @@ def count_ngrams(
     unigrams = np.bincount(stream, minlength=vocab_size).astype(np.int32)
     if unigrams[UNK_ID]:
         raise ValueError("expected a text without <unk>: what stands for rare words is a word of its own")
-    at_once = at_once or max(SORTED_AT_ONCE, len(stream) // MOST_RANGES)
+    at_once = max(at_once // num_cores(), 1) if at_once else max(SORTED_AT_ONCE, len(stream) // MOST_RANGES)
     zeros = np.zeros(vocab_size, np.int32)
     tables = [OrderCounts(zeros, np.arange(vocab_size, dtype=np.int32), unigrams, zeros)]
     ranks, word_bits = stream, max(1, vocab_size - 1).bit_length()

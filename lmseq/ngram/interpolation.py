@@ -12,6 +12,7 @@ distinct word, is added to what was not. Unigrams fall back to the uniform distr
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from jaxtyping import Float, Int
 
 from lmseq.files import release
 from lmseq.ngram.backoff import BackoffTables, Fallback, OrderTable
-from lmseq.ngram.counts import BOS_ID, CHUNK, UNK_ID, Column, OrderCounts
+from lmseq.ngram.counts import BOS_ID, CHUNK, UNK_ID, Column, OrderCounts, side_by_side
 
 
 class Rule(NamedTuple):
@@ -61,17 +62,20 @@ class _Part(NamedTuple):
 
 
 def _interpolate_chunk(
-    chunk: _Chunk,
     table: OrderCounts,
-    number: Int[np.ndarray, "_"],
+    taken: Int[np.ndarray, "entry"],
     rule: Rule,
-    other: Float[np.ndarray, "_"],
     threshold: int,
-) -> _Part:
-    """The module's formula for the entries of a chunk: a of each in `number`, p(w | h') in `other`.
+    lower: Float[np.ndarray, "_"],
+    by: Int[np.ndarray, "entry"],
+    chunk: _Chunk,
+) -> tuple[int, _Part]:
+    """Where a chunk begins, and the module's formula for its entries: a in `taken`, p(w | h') in `lower`.
 
-    What occurs at most `threshold` times has no share of its own; its back-off weight has it.
+    by: where in `lower` the p(w | h') of each entry stands. What occurs at most `threshold` times has no
+    share of its own; its back-off weight has it.
     """
+    number, other = taken[chunk.entries], lower[by[chunk.entries]]
     place, size = table.prefix[chunk.entries] - chunk.low, chunk.high - chunk.low
     seen = number > 0
     discount = np.array([0.0, *rule.discounts])[np.minimum(number, 3)]
@@ -85,7 +89,8 @@ def _interpolate_chunk(
     weight[total == 0] = 1.0
     prob = own / np.where(total > 0, total, 1.0)[place] + weight[place] * other
     with np.errstate(divide="ignore"):
-        return _Part(prob, np.log(prob), np.log(weight), np.bincount(place, minlength=size))
+        part = _Part(prob, np.log(prob), np.log(weight), np.bincount(place, minlength=size))
+    return chunk.entries.start, part
 
 
 def interpolate(
@@ -109,20 +114,19 @@ def interpolate(
     thresholds = _thresholds(prune, len(counts))
     for n, (table, a, rule) in enumerate(zip(counts, taken, rules, strict=True), start=1):
         below = 1 if n == 1 else len(counts[n - 2].word)
-        first = Column(folder, f"{n}.first")
-        prob, log_prob = Column(folder, f"{n}.prob", np.float64), Column(folder, f"{n}.log_prob", np.float64)
-        log_backoff = Column(folder, f"{n - 1}.log_backoff", np.float64)
-        for chunk in _chunks(table.prefix, below):
-            entries = chunk.entries
-            # Of unigrams `lower` is by word, as `unigram` is; of higher orders by the rank of the suffix.
-            of_suffix = n > 1 and fallback == "shorter"
-            other = lower[table.suffix[entries]] if of_suffix else unigram[table.word[entries]]
-            part = _interpolate_chunk(chunk, table, a[entries], rule, other, thresholds[n - 1])
+        size, real = len(table.word), np.float64
+        first = Column(folder, f"{n}.first", below + 1)
+        prob, log_prob = (Column(folder, f"{n}.{name}", size, real) for name in ("prob", "log_prob"))
+        log_backoff = Column(folder, f"{n - 1}.log_backoff", below, real)
+        # Of unigrams `lower` is by word, as `unigram` is; of higher orders by the rank of the suffix.
+        of_suffix = n > 1 and fallback == "shorter"
+        backed_off, by = (lower, table.suffix) if of_suffix else (unigram, table.word)
+        work = partial(_interpolate_chunk, table, a, rule, thresholds[n - 1], backed_off, by)
+        for begin, part in side_by_side(work, _chunks(table.prefix, below)):
             prob.append(part.prob)
             log_prob.append(part.log_prob)
             log_backoff.append(part.log_backoff)
-            first.append(entries.start + np.cumsum(part.children) - part.children)
-            del part, other  # before those of the next chunk are made
+            first.append(begin + np.cumsum(part.children) - part.children)
         first.append(np.array([len(table.word)]))
         weights = log_backoff.finish()
         if n > 1:

@@ -9,6 +9,7 @@ for those that were not (e, t); stupid back-off takes maximum likelihood and wei
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -171,9 +172,11 @@ def modified_kneser_ney(
     as in `interpolate`. Raises ValueError where an order's discounts are undefined, unless
     `discount_fallback` gives that order 0.5, 1 and 1.5.
     """
-    statistics = counts_of_counts(adjusted_counts(counts))
+    # With a folder made anew each time, as they are too large to be held.
+    taken = partial(adjusted_counts, counts) if folder else list(adjusted_counts(counts)).copy
+    statistics = counts_of_counts(taken())
     if kenlm_compat:
-        _tally_last(statistics, counts)
+        _tally_last(statistics, counts, taken())
     discounts = []
     for n, t in enumerate(statistics, start=1):
         found = discounts_of(t)
@@ -182,7 +185,7 @@ def modified_kneser_ney(
         discounts.append(found or FALLBACK_DISCOUNTS)
     tables = interpolate(
         counts,
-        adjusted_counts(counts),
+        taken(),
         [Rule(d) for d in discounts],
         interpolate_unigrams=interpolate_unigrams,
         prune=prune,
@@ -296,9 +299,13 @@ def _undefined(n: int, statistics: Sequence[int], instead: str) -> ValueError:
     )
 
 
-def _tally_last(statistics: Int[np.ndarray, "order 4"], counts: Sequence[OrderCounts]) -> None:
+def _tally_last(
+    statistics: Int[np.ndarray, "order 4"],
+    counts: Sequence[OrderCounts],
+    taken: Iterable[Int[np.ndarray, "_"]],
+) -> None:
     """Move the last n-gram in suffix order of each lower order from its adjusted count to its occurrences."""
-    for n, (table, a) in enumerate(zip(counts[:-1], adjusted_counts(counts), strict=False)):
+    for n, (table, a) in enumerate(zip(counts[:-1], taken, strict=False)):
         last = _last_in_suffix_order(counts, n)
         for count, change in ((int(a[last]), -1), (int(table.count[last]), 1)):
             if 1 <= count <= 4:
