@@ -5,8 +5,8 @@ with, which is not known yet: so all strips are run from a guess, each is handed
 carry, and this is repeated until nothing changes. At that fixed point the strips chain into exactly
 the sequential pass. The first guess is what the end of the strip before leaves in a blank carry, so a
 model that forgets needs one pass or two. One that does not, as a net that has hardly been trained, may
-need B of them (after pass k the first k strips are exact): where MOST_PASSES do not suffice, the strips
-are read one after the other.
+need B of them (after pass k the first k strips are exact): where MOST_PASSES do not suffice, or will not
+as far as the first ones tell, the strips are read one after the other.
 """
 
 from collections.abc import Callable
@@ -35,17 +35,20 @@ LOSS_TOLERANCE = 1e-7
 StripPass = Callable[[Carry], tuple[Carry, Float[Array, "*dims"]]]
 
 MOST_PASSES = 8  # to read the strips of a small net one by one takes as long as about five, on a CPU
+HOPELESS = 1e-3  # how far from their neighbours' ends strips would begin in the last of these passes
 
 
-def _same_carry(left: Carry, right: Carry, tolerance: float) -> Bool[Array, ""]:
-    """Whether two carries agree: integers exactly, reals to the tolerance (NaN equals NaN)."""
+def _distance(left: Carry, right: Carry) -> Float[Array, ""]:
+    """How far two carries are apart, the largest |a - b| / (1 + |b|): infinitely where integers differ."""
 
-    def same(a: Array, b: Array) -> Bool[Array, ""]:
+    def apart(a: Array, b: Array) -> Float[Array, ""]:
         if not jnp.issubdtype(a.dtype, jnp.floating):
-            return jnp.array_equal(a, b)
-        return jnp.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+            return jnp.where(jnp.array_equal(a, b), 0.0, jnp.inf)
+        equal = (a == b) | (jnp.isnan(a) & jnp.isnan(b))
+        return jnp.max(jnp.where(equal, 0.0, jnp.abs(a - b) / (1.0 + jnp.abs(b))), initial=0.0)
 
-    return jnp.all(jnp.stack([jnp.array(True), *jax.tree.leaves(jax.tree.map(same, left, right))]))
+    leaves = jax.tree.leaves(jax.tree.map(apart, left, right))
+    return jnp.max(jnp.stack([jnp.float32(0.0), *(leaf.astype(jnp.float32) for leaf in leaves)]))
 
 
 def _same_loss(old: Float[Array, "*dims"], new: Float[Array, "*dims"]) -> Bool[Array, ""]:
@@ -71,16 +74,23 @@ def chain_strips(
         return jax.tree.map(lambda first, rest: jnp.concatenate([first[:1], rest[:-1]]), blank, last)
 
     def improve(state):
-        guess, old, _, passes = state
+        guess, old, (_, before), _, passes = state
         last, log_probs = run(guess)
-        handed_on = hand_on(last)
-        near = _same_carry(guess, handed_on, ROUNDING_TOLERANCE) & _same_loss(old, log_probs)
-        done = near | _same_carry(guess, handed_on, CARRY_TOLERANCE)
+        handed_on, passes = hand_on(last), passes + 1
+        distance = _distance(guess, handed_on)
+        near = (distance <= ROUNDING_TOLERANCE) & _same_loss(old, log_probs)
         # The last possible pass ran from carries that are exact already, rounding or not.
-        return handed_on, log_probs, done | (passes + 1 >= num_strips), passes + 1
+        done = near | (distance <= CARRY_TOLERANCE) | (passes >= num_strips)
+        return handed_on, log_probs, (before, distance), done, passes
 
     def goes_on(state):
-        return ~state[2] & (state[3] < MOST_PASSES)
+        _, _, (before, distance), done, passes = state
+        if num_strips <= MOST_PASSES:
+            return ~done
+        # As far as the way from the pass before to this one tells where the last one would come to.
+        left = MOST_PASSES - passes
+        is_hopeless = distance * (distance / before) ** left > HOPELESS
+        return ~done & (left > 0) & ~is_hopeless
 
     def one_by_one():
         carries = in_order()
@@ -88,8 +98,9 @@ def chain_strips(
 
     shape = jax.eval_shape(run, blank)[1]
     nothing = jnp.full(shape.shape, jnp.inf, shape.dtype)  # differs from any log-probability
-    state = (hand_on(last_guess), nothing, jnp.array(False), jnp.array(0))
-    carries, log_probs, done, _ = lax.while_loop(goes_on, improve, state)
+    never = jnp.float32(jnp.inf), jnp.float32(jnp.inf)
+    state = (hand_on(last_guess), nothing, never, jnp.array(False), jnp.array(0))
+    carries, log_probs, _, done, _ = lax.while_loop(goes_on, improve, state)
     if num_strips <= MOST_PASSES:
         return carries, log_probs
     return lax.cond(done, lambda: (carries, log_probs), one_by_one)
