@@ -3,7 +3,6 @@
 Each is one more model under the contract, whose carry is a tuple of carries.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -281,7 +280,8 @@ def with_cache(
     return cache, CacheParams(params, jnp.array(0.1), jnp.array(0.3 if neural else 1.0))
 
 
-SHARPNESSES = (0.03, 0.1, 0.3, 1.0)  # of a neural cache, which are tried
+FIRST_SHARPNESS, SHARPER = 0.3, 1.5  # of a neural cache: what is tried first, and how much more or less next
+MOST_CHANGES = 12  # of it, in one direction
 
 
 class FittedCache(NamedTuple):
@@ -304,23 +304,34 @@ def fit_cache(
 ) -> FittedCache:
     """The model behind a cache of the last `size` tokens that makes held-out ids (T,) likeliest.
 
-    The weight is fitted by EM, as `fit_weights` does it; of a neural cache the sharpness is the best of
-    SHARPNESSES, of another it is 1. neural: see `with_cache`. Raises ValueError as `fit_weights` does.
+    The weight is fitted by EM, as `fit_weights` does it. The sharpness of a neural cache is made greater, or
+    else smaller, by a factor of SHARPER as long as that helps; of another it is 1. neural: see `with_cache`.
+    Raises ValueError as `fit_weights` does.
     """
-    alone, best, least = _scores(model, params, ids), None, math.inf
-    for sharpness in SHARPNESSES if neural else (1.0,):
-        cached_model, start = with_cache(model, params, size, vocab_size, neural=neural)
+    alone = _scores(model, params, ids)
+    cache, start = with_cache(model, params, size, vocab_size, neural=neural)
+
+    def fitted(sharpness: float) -> tuple[float, FittedCache]:
+        """The loss with the best weight."""
         half = start._replace(weight=jnp.array(0.5), sharpness=jnp.array(sharpness))
         # Half the cache and half the model: what is not the model's is the cache's.
-        cached = 2.0 * np.exp(_scores(cached_model, half, ids)) - np.exp(alone)
+        cached = 2.0 * np.exp(_scores(cache, half, ids)) - np.exp(alone)
         with np.errstate(divide="ignore"):
             pair = np.array([alone, np.log(np.maximum(cached, 0.0))])
         weight = float(fit_weights(pair)[1])
         loss = -np.logaddexp(np.log1p(-weight) + pair[0], np.log(weight) + pair[1]).mean()
-        if best is None or loss < least:
-            least = loss
-            best = FittedCache(cached_model, half._replace(weight=jnp.array(weight)), weight, sharpness)
-    return best
+        return loss, FittedCache(cache, half._replace(weight=jnp.array(weight)), weight, sharpness)
+
+    best = first = fitted(FIRST_SHARPNESS if neural else 1.0)
+    for factor in (SHARPER, 1.0 / SHARPER) if neural else ():
+        for _ in range(MOST_CHANGES):
+            found = fitted(best[1].sharpness * factor)
+            if not found[0] < best[0]:
+                break
+            best = found
+        if best is not first:
+            break
+    return best[1]
 
 
 def _scores(model: Model, params: Params, ids: Int[np.ndarray, "time"]) -> Float[np.ndarray, "time"]:
