@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,18 +83,30 @@ class Library:
         with tempfile.TemporaryDirectory() as scratch:
             made = Path(scratch) / path.name
             headers = ("-isystem", self.headers) if self.headers else ()
-            command = [compiler, *self.options, *headers, *map(str, self.sources), "-o", str(made)]
-            try:
-                found = subprocess.run(command, capture_output=True, text=True, errors="replace")
-            except OSError as error:
-                raise ValueError(f"expected a C++ compiler, cannot run {compiler}: {error}") from error
-            if found.returncode or not made.exists():
-                words = " ".join(found.stderr.split())[:500] or "it says nothing, and left no library"
-                raise ValueError(f"{compiler} could not compile {self.name}: {words}")
+            objects = [str(Path(scratch) / f"{source.stem}.o") for source in self.sources]
+            commands = [
+                [compiler, *self.options, *headers, "-c", str(source), "-o", to]
+                for source, to in zip(self.sources, objects, strict=True)
+            ]
+            with ThreadPoolExecutor(num_cores()) as pool:
+                list(pool.map(self._run, commands))
+            self._run([compiler, *self.options, *objects, "-o", str(made)])
+            if not made.exists():
+                raise ValueError(f"{compiler} could not compile {self.name}: it left no library")
             content = made.read_bytes()
         with replacing(path, "wb") as file:
             file.write(sealed(content))
         return path
+
+    def _run(self, command: list[str]) -> None:
+        """One command of the compiler; ValueError with its words where it fails."""
+        try:
+            found = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        except OSError as error:
+            raise ValueError(f"expected a C++ compiler, cannot run {command[0]}: {error}") from error
+        if found.returncode:
+            words = " ".join(found.stderr.split())[:500] or "it says nothing"
+            raise ValueError(f"{command[0]} could not compile {self.name}: {words}")
 
 
 def open_library(path: Path, functions: tuple[str, ...]) -> ctypes.CDLL:

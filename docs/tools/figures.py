@@ -374,9 +374,9 @@ def _seconds(row: dict[str, Any]) -> Row:
 
 
 RATIOS = {
-    "estimate": "text to ARPA file",
+    "estimate": "whole run: text to tables in a file, KenLM's to an ARPA file",
     "text_to_tables": "text to tables in memory",
-    "memory": "largest memory of text to ARPA file, ours divided by KenLM's",
+    "memory": "largest memory of the whole run, ours divided by KenLM's",
     "device_bulk_to_query_text": "scoring a whole text, against KenLM's `query`",
     "numpy_one_sentence_to_kenlm_one_sentence": "scoring one sentence at a time, against its Python module",
     "native_one_sentence_to_kenlm_one_sentence": "the same by compiled routines",
