@@ -1,9 +1,11 @@
 """Experiments: a script each, and folders of what they share."""
 
+import atexit
 import os
 import signal
 import sys
 import time
+from contextlib import suppress
 
 STARTED = time.monotonic()  # before anything else is imported, so that seconds count from the process's start
 
@@ -33,8 +35,21 @@ def _open_streams() -> None:
             setattr(sys, name, open(number, "w" if number else "r", closefd=False))
 
 
+ENDED: list[int] = []  # the status of a script whose work is done
+
+
+def _leave() -> None:
+    """End the process with what is at work in it: to take all modules apart takes half a second."""
+    if ENDED:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):  # it is closed, or its reader is gone
+                stream.flush()
+        os._exit(ENDED[0])
+
+
 if _is_started(sys.orig_argv):
     _open_streams()
+    atexit.register(_leave)  # what is registered first is called last
     # Until a training looks at signals itself, one of them ends the process with a word.
     for _number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_number, _interrupted)

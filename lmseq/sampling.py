@@ -83,8 +83,9 @@ def draw_truncated(uniform: Float[Array, "batch 1"], log_probs: LogProbs, decodi
     """Tokens, int32 (B,), by `invert` from numbers of [0, 1) and `truncate` of log-probabilities (B, V).
 
     Equal to `invert(uniform, truncate(log_probs, decoding))` but for sums' rounding at the border of two
-    tokens or of the nucleus. A few likeliest tokens are selected and drawn from alone; else a threshold is
-    found by bisection over the bits of a float32, in passes over the vocabulary that sort nothing.
+    tokens or of the nucleus; V in rows that are no distribution, as of NaN. A few likeliest tokens are
+    selected and drawn from alone; else a threshold is found by bisection over the bits of a float32, in
+    passes over the vocabulary that sort nothing.
     """
     vocab_size = log_probs.shape[-1]
     is_cut = 0 < decoding.top_k < vocab_size

@@ -35,7 +35,7 @@ LOSS_TOLERANCE = 1e-7
 StripPass = Callable[[Carry], tuple[Carry, Float[Array, "*dims"]]]
 
 MOST_PASSES = 8  # to read the strips of a small net one by one takes as long as about five, on a CPU
-HOPELESS = 1e-3  # how far from their neighbours' ends strips would begin in the last of these passes
+HOPELESS = 1e-2  # how far from their neighbours' ends strips would begin in the last of these passes
 
 
 def _distance(left: Carry, right: Carry) -> Float[Array, ""]:
@@ -98,8 +98,8 @@ def chain_strips(
 
     shape = jax.eval_shape(run, blank)[1]
     nothing = jnp.full(shape.shape, jnp.inf, shape.dtype)  # differs from any log-probability
-    never = jnp.float32(jnp.inf), jnp.float32(jnp.inf)
-    state = (hand_on(last_guess), nothing, never, jnp.array(False), jnp.array(0))
+    unknown = jnp.float32(jnp.inf), jnp.float32(jnp.inf)
+    state = (hand_on(last_guess), nothing, unknown, jnp.array(False), jnp.array(0))
     carries, log_probs, _, done, _ = lax.while_loop(goes_on, improve, state)
     if num_strips <= MOST_PASSES:
         return carries, log_probs

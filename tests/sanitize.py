@@ -192,16 +192,16 @@ def loops(path: Path) -> None:
     for seed in range(100):
         draws.a_round(*draws.foreign(seed))
     limits = {"top_k": 20, "top_p": np.float32(0.9), "temperature": np.float32(1.0)}
-    for vocab_size in (20, 65, 1000):
+    for vocab_size in (20, 65, 10_007):
         for value in (0.0, -np.inf, np.nan):
-            rows = np.random.default_rng(0).normal(size=(9, vocab_size)).astype(np.float32)
+            rows = np.random.default_rng(0).normal(size=(50, vocab_size)).astype(np.float32)
             rows[::2, vocab_size // 3 :] = value
-            tokens = [jax.ShapeDtypeStruct((9,), np.int32)]
-            arrays = np.full((9, 1), 0.5, np.float32), rows
+            tokens = [jax.ShapeDtypeStruct((50,), np.int32)]
+            arrays = np.full((50, 1), 0.5, np.float32), rows
             jax.block_until_ready(recurrence.call("draw_likeliest", tokens, *arrays, **limits))
     print(
         f"loops of {', '.join(cell.name for cell in cells)}: {len(SHAPES)} shapes each, {precisions}; "
-        f"attention: {len(CASES)} shapes",
+        f"attention: {len(CASES)} shapes; draws",
         flush=True,
     )
 

@@ -77,13 +77,19 @@ def test_large_tables_are_bisected(train, words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backoff, "LARGE", 1)
         bisected = model_of(train)
-        assert bisected.keys == (None,) * (bisected.order - 1)
         np.testing.assert_array_equal(score_words(bisected, stream), expected)
+        assert not bisected._keys
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backoff, "FEW", 0)  # no text is long enough for keys to be made
-        bisected = model_of(train)
-        np.testing.assert_array_equal(score_words(bisected, stream), expected)
-        assert "keys" not in vars(bisected)
+        patch.setattr(
+            backoff, "ENTRIES_A_WORD", 1e-3
+        )  # keys are made once a thousand words an entry were asked
+        tables = model_of(train)
+        for _ in range(3):
+            np.testing.assert_array_equal(score_words(tables, stream), expected)
+        assert not tables._keys
+        tables._asked.update({n: 10**9 for n in range(2, tables.order + 1)})
+        np.testing.assert_array_equal(score_words(tables, stream), expected)
+        assert len(tables._keys) == tables.order - 1
 
 
 def test_nothing_to_score():

@@ -113,8 +113,12 @@ def test_they_are_compiled_where_few_are_kept():
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf, np.inf])
 def test_rows_that_are_no_distribution_have_no_token(value):
-    log_probs = jnp.full((2, 300), value).at[1].set(0.0)
-    assert draw_truncated(jnp.full((2, 1), 0.5), log_probs, Decoding(top_k=3)).tolist() == [300, 1]
+    """All of a row, or one place of many where that is not just impossible."""
+    log_probs = jnp.full((6, 3000), value).at[1:].set(-1e-3 * jnp.arange(3000))
+    if value != -np.inf:
+        log_probs = log_probs.at[jnp.arange(2, 6), jnp.array([0, 100, 299, 2999])].set(value)
+    drawn = draw_truncated(jnp.full((6, 1), 0.5), log_probs, Decoding(top_k=3)).tolist()
+    assert drawn == [3000, 1] + ([1] * 4 if value == -np.inf else [3000] * 4)
 
 
 def test_numbers_and_tokens_are_one_a_row():

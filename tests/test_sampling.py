@@ -193,7 +193,8 @@ def draws_are_those_of_the_definition(rng, shape, levels: int, decoding: Decodin
         order = np.sort(
             np.exp(np.asarray(truncate(log_probs, decoding._replace(top_p=1.0))[row], np.float64))
         )
-        edge = np.abs(np.cumsum(order[::-1]) - decoding.top_p).min() < 1e-5
+        border = np.abs(np.cumsum(order[::-1])[:-1] - decoding.top_p).min(initial=1.0) < 1e-5
+        edge = decoding.top_p < 1.0 and border
         assert inside or edge
 
 

@@ -1,6 +1,5 @@
 """A command: what it takes from the command line, and a user's mistake as one line and exit status 2."""
 
-import atexit
 import errno
 import os
 import signal
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
+from experiments import ENDED
 from experiments.frame.console import complain, say
 from experiments.frame.flags import Given, define, help_text, parse
 
@@ -106,9 +106,6 @@ def _unraisable(args: Any) -> None:
 
 def end(attempted: Callable[[Sequence[str]], int]) -> None:
     """Try with this process's arguments, and end it with the status that comes of it."""
-    ended: list[int] = []
-    # What is registered first is called last. To take all modules apart then takes half a second.
-    atexit.register(lambda: os._exit(ended[0]) if ended else None)
     sys.unraisablehook = _unraisable
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # of what a terminal cannot show
@@ -122,7 +119,7 @@ def end(attempted: Callable[[Sequence[str]], int]) -> None:
     if status in (MISTAKE, PIPE_CLOSED):
         # Not sys.exit: what libraries registered for the end would fail on a full disk again.
         os._exit(status)
-    ended.append(status)
+    ENDED.append(status)
     sys.exit(status)
 
 

@@ -159,7 +159,7 @@ def draw_words(
     def go_on(state):
         round_, *so_far = state
         arrays = jax.random.bits(jax.random.fold_in(key, round_), (size, 2), jnp.uint32), *so_far
-        if not library.suits("float32", carry, types=(jnp.int32,)):
+        if not library.suits("float32", *arrays, *whole, types=(jnp.int32, jnp.uint32, jnp.float32)):
             return round_ + 1, *by_xla(*arrays)
         return round_ + 1, *lax.platform_dependent(*arrays, cpu=compiled, default=by_xla)
 

@@ -10,6 +10,7 @@ each rank to that of a child, one order up. So a whole text is looked up one ord
 at a time.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from jaxtyping import Float, Int
 from lmseq.files import release
 from lmseq.ngram.counts import BOS_ID, LARGE
 
-FEW = 16  # entries a word that is looked up, from which on keys of a table are not worth making
+ENTRIES_A_WORD = 16  # to make keys of so many takes about as long as to look a word up without
 Fallback = Literal["shorter", "unigram"]
 # Instead of a rank:
 UNSEEN = -1  # of an n-gram that is not in the table
@@ -78,15 +79,29 @@ class BackoffTables:
         return sum(array.nbytes for table in self.orders for array in table)
 
     @cached_property
-    def keys(self) -> tuple[Int[np.ndarray, "entry"] | None, ...]:
-        """(prefix, word) of each entry as one int64, ascending, from order 2 on; None of large tables."""
-        bits = self.word_bits
-        return tuple(
-            (np.repeat(np.arange(len(table.first) - 1), np.diff(table.first)) << bits) | table.word
-            if len(table.word) < LARGE
-            else None
-            for table in self.orders[1:]
-        )
+    def _keys(self) -> dict[int, Int[np.ndarray, "entry"]]:
+        return {}
+
+    @cached_property
+    def _asked(self) -> Counter[int]:
+        return Counter()
+
+    def keys(self, n: int, num_words: int) -> Int[np.ndarray, "entry"] | None:
+        """(prefix, word) of each entry of order n >= 2 as one int64, ascending, to look words up in.
+
+        None as long as they are not worth making, which depends on how many words have been looked up so far,
+        `num_words` more now; and of large tables.
+        """
+        table = self.orders[n - 1]
+        self._asked[n] += num_words
+        if (
+            n not in self._keys
+            and len(table.word) < LARGE
+            and self._asked[n] * ENTRIES_A_WORD >= len(table.word)
+        ):
+            prefix = np.repeat(np.arange(len(table.first) - 1), np.diff(table.first))
+            self._keys[n] = (prefix << self.word_bits) | table.word
+        return self._keys.get(n)
 
     @property
     def word_bits(self) -> int:
@@ -118,10 +133,9 @@ def find_child(
 
     UNSEEN where the table has none, OUTSIDE where the prefix is.
     """
-    table = tables.orders[n - 1]
-    is_worth_it = "keys" in vars(tables) or len(prefix) * FEW >= len(table.word)
-    if not is_worth_it or (keys := tables.keys[n - 2]) is None:
-        return _bisect(table, prefix, word)
+    keys = tables.keys(n, len(prefix))
+    if keys is None:
+        return _bisect(tables.orders[n - 1], prefix, word)
     wanted = (prefix << tables.word_bits) | word
     place = np.searchsorted(keys, wanted)
     # Clipped: what is larger than all keys is not equal to the last of them either.

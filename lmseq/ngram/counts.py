@@ -11,9 +11,8 @@ n-grams. The rank in sorted order is what the next order's pairs are made of:
 Sorted by (prefix, word), the entries that extend a prefix are neighbours: a trie. The rank, at the same
 position, of the n-gram without its first word is the suffix link.
 
-The pairs are sorted in ranges of prefixes, as many side by side as there are cores, so that only so many are
-sorted at once (or as many as one prefix has); with a folder, the tables lie in files there and are mapped,
-not held.
+The pairs are sorted in ranges of prefixes, some of them side by side, so that only so many are at work at
+once (or as many as one prefix has); with a folder, the tables lie in files there and are mapped, not held.
 """
 
 import itertools
@@ -116,7 +115,7 @@ class Column:
     def __init__(self, folder: Path | None, name: str, most: int, dtype: DTypeLike = np.int32) -> None:
         self.path, self.dtype, self.size = folder and folder / name, dtype, 0
         self.file = self.path.open("wb") if self.path else None
-        # Only what is written is taken of the system, which takes longer to give it than a sort to fill it.
+        # A system that gives memory when it is written to gives no more than is filled.
         self.array = np.empty(0 if folder else most, dtype)
 
     def append(self, piece: Num[np.ndarray, "_"]) -> None:
@@ -137,19 +136,25 @@ class Column:
         return self.array
 
 
-def side_by_side(work: Callable[[Piece], Done], pieces: Iterable[Piece]) -> Iterator[Done]:
+def side_by_side(
+    work: Callable[[Piece], Done], pieces: Iterable[tuple[Piece, int]], most: int
+) -> Iterator[Done]:
     """What a function makes of each piece, in order, by all cores: NumPy needs no lock of Python's to sort.
 
-    One result more than there are cores is at hand.
+    pieces: with their sizes. Those that are at work or done come to at most `most` together, or are one.
     """
-    waiting: deque[Future[Done]] = deque()
+    waiting: deque[tuple[Future[Done], int]] = deque()
+    total = 0
     with ThreadPoolExecutor(num_cores()) as pool:
-        for piece in pieces:
-            waiting.append(pool.submit(work, piece))
-            if len(waiting) > num_cores():
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        for piece, size in pieces:
+            while waiting and total + size > most:
+                found, ended = waiting.popleft()
+                yield found.result()
+                total -= ended
+            waiting.append((pool.submit(work, piece), size))
+            total += size
+        for found, _ in waiting:
+            yield found.result()
 
 
 def ranges(size: int, step: int = CHUNK) -> Iterator[slice]:
@@ -158,13 +163,14 @@ def ranges(size: int, step: int = CHUNK) -> Iterator[slice]:
         yield slice(start, min(start + step, size))
 
 
-def _prefix_ranges(counts: Int[np.ndarray, "entry"], at_once: int) -> Iterator[tuple[int, int]]:
-    """Ranges of ranks that cover a table, each with about `at_once` occurrences or a little of it."""
+def _prefix_ranges(counts: Int[np.ndarray, "entry"], at_once: int) -> Iterator[tuple[tuple[int, int], int]]:
+    """Ranges of ranks that cover a table, with about `at_once` occurrences or a little of it, and these."""
     step = max(1, len(counts) >> 20)  # ranks that are not looked at one by one
     totals = np.add.reduceat(counts, np.arange(0, len(counts), step), dtype=np.int64)
-    number = (np.cumsum(totals) - totals) // at_once
-    cuts = step * (1 + np.flatnonzero(np.diff(number)))
-    yield from itertools.pairwise([0, *cuts.tolist(), len(counts)])
+    before = np.append(0, np.cumsum(totals))
+    cuts = 1 + np.flatnonzero(np.diff(before[:-1] // at_once))
+    for low, high in itertools.pairwise([0, *cuts.tolist(), len(totals)]):
+        yield (low * step, min(high * step, len(counts))), int(before[high] - before[low])
 
 
 class _Counted(NamedTuple):
@@ -213,7 +219,8 @@ def _count_order(
     columns = [Column(folder, f"{n}.{name}", len(stream)) for name in OrderCounts._fields]
     later, num_entries = np.full(len(stream), -1, np.int32), 0
     work = partial(_count_range, stream, ranks, word_bits)
-    for found in side_by_side(work, _prefix_ranges(below.count, at_once)):
+    each = max(at_once // (num_cores() + 1), 1)
+    for found in side_by_side(work, _prefix_ranges(below.count, each), at_once):
         later[found.ends] = found.ranks + np.int32(num_entries)
         for column, piece in zip(columns, found.entries, strict=True):
             column.append(piece)
@@ -248,7 +255,7 @@ def count_ngrams(
     unigrams = np.bincount(stream, minlength=vocab_size).astype(np.int32)
     if unigrams[UNK_ID]:
         raise ValueError("expected a text without <unk>: what stands for rare words is a word of its own")
-    at_once = max(at_once // num_cores(), 1) if at_once else max(SORTED_AT_ONCE, len(stream) // MOST_RANGES)
+    at_once = at_once or (num_cores() + 1) * max(SORTED_AT_ONCE, len(stream) // MOST_RANGES)
     zeros = np.zeros(vocab_size, np.int32)
     tables = [OrderCounts(zeros, np.arange(vocab_size, dtype=np.int32), unigrams, zeros)]
     ranks, word_bits = stream, max(1, vocab_size - 1).bit_length()

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from lmseq.compiled import num_cores
 from lmseq.files import release
 from lmseq.ngram.backoff import BackoffTables, Fallback, OrderTable
 from lmseq.ngram.counts import BOS_ID, CHUNK, UNK_ID, Column, OrderCounts, side_by_side
@@ -40,16 +41,17 @@ class _Chunk(NamedTuple):
     high: int
 
 
-def _chunks(prefix: Int[np.ndarray, "entry"], num_prefixes: int) -> Iterator[_Chunk]:
-    start = low = 0
+def _chunks(prefix: Int[np.ndarray, "entry"], num_prefixes: int) -> Iterator[tuple[_Chunk, int]]:
+    """Chunks, of which some together have CHUNK entries, and the entries and prefixes of each."""
+    start, low, size = 0, 0, CHUNK // (num_cores() + 1)
     while start < len(prefix):
-        last = prefix[min(start + CHUNK, len(prefix)) - 1]
+        last = prefix[min(start + size, len(prefix)) - 1]
         stop = int(np.searchsorted(prefix, last, side="right"))
         high = int(last) + 1 if stop < len(prefix) else num_prefixes
-        yield _Chunk(slice(start, stop), low, high)
+        yield _Chunk(slice(start, stop), low, high), stop - start + high - low
         start, low = stop, high
     if low < num_prefixes:
-        yield _Chunk(slice(len(prefix), len(prefix)), low, num_prefixes)
+        yield _Chunk(slice(len(prefix), len(prefix)), low, num_prefixes), num_prefixes - low
 
 
 class _Part(NamedTuple):
@@ -122,7 +124,7 @@ def interpolate(
         of_suffix = n > 1 and fallback == "shorter"
         backed_off, by = (lower, table.suffix) if of_suffix else (unigram, table.word)
         work = partial(_interpolate_chunk, table, a, rule, thresholds[n - 1], backed_off, by)
-        for begin, part in side_by_side(work, _chunks(table.prefix, below)):
+        for begin, part in side_by_side(work, _chunks(table.prefix, below), 2 * CHUNK):
             prob.append(part.prob)
             log_prob.append(part.log_prob)
             log_backoff.append(part.log_backoff)

@@ -9,7 +9,6 @@ for those that were not (e, t); stupid back-off takes maximum likelihood and wei
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -172,8 +171,12 @@ def modified_kneser_ney(
     as in `interpolate`. Raises ValueError where an order's discounts are undefined, unless
     `discount_fallback` gives that order 0.5, 1 and 1.5.
     """
-    # With a folder made anew each time, as they are too large to be held.
-    taken = partial(adjusted_counts, counts) if folder else list(adjusted_counts(counts)).copy
+    held = None if folder else list(adjusted_counts(counts))
+
+    def taken() -> Iterable[Int[np.ndarray, "_"]]:
+        """Adjusted counts, with a folder made anew each time, as they are too large to be held."""
+        return adjusted_counts(counts) if held is None else held
+
     statistics = counts_of_counts(taken())
     if kenlm_compat:
         _tally_last(statistics, counts, taken())

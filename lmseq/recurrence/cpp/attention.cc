@@ -8,7 +8,6 @@
 // keys backward, so that nothing is summed by two threads.
 
 #include <algorithm>
-#include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <cstring>
@@ -240,23 +239,14 @@ float weigh(float* row, float shift) {
   return sum;
 }
 
-// Tasks over the threads of the team, one for each head of so many in a row of the batch. Each needs memory;
-// what one throws in another thread would end the process, and in this one leave the others with nothing to
-// work on.
+// Tasks over the threads of the team, one for each head of so many in a row of the batch.
 template <class Task>
 void share_out(int64_t threads, const Sizes& sizes, int heads, Task&& task) {
-  std::atomic<bool> has_memory{true};
   const int tasks = sizes.batch * heads;
   const double work = double(sizes.batch) * sizes.heads * sizes.time * sizes.window * sizes.width;
   const int most = static_cast<int>(std::clamp(work / kWorthwhile, 1.0, double(std::max(tasks, 1))));
-  Team::of_process().run(static_cast<int>(std::min<int64_t>(threads, most)), 1, tasks, [&](int, int i) {
-    try {
-      task(i);
-    } catch (const std::bad_alloc&) {
-      has_memory = false;
-    }
-  });
-  if (!has_memory) throw std::bad_alloc();
+  Team::of_process().run(static_cast<int>(std::min<int64_t>(threads, most)), 1, tasks,
+                         [&](int, int i) { task(i); });
 }
 
 void attention_forward(int64_t threads, double theta, Floats all_queries, Floats new_keys, Floats new_values,

@@ -70,11 +70,11 @@ void propose(ffi::Span<const int64_t> never, Units bits, Reals bounds, Units mas
              Ids high, Ids carry, Ids drawn, Ids ranks, Units cumulative, Ids symbol_of,
              const std::vector<Order>& orders, ffi::Result<Ids> new_drawn, ffi::Result<Ids> new_ranks) {
   const int64_t num_rows = bounds.dimensions()[0], num_orders = bounds.dimensions()[1],
-                width = num_orders - 1, num_proposals = bits.dimensions()[0],
+                num_contexts = num_orders - 1, num_proposals = bits.dimensions()[0],
                 num_words = symbol_of.element_count();
   int32_t *out = new_drawn->typed_data(), *found = new_ranks->typed_data();
   std::copy_n(drawn.typed_data(), num_rows, out);
-  std::copy_n(ranks.typed_data(), num_rows * width, found);
+  std::copy_n(ranks.typed_data(), num_rows * num_contexts, found);
   std::vector<int64_t> begins;
   for (int64_t n = 0, begin = 0; n < num_orders; begin += orders[n++].num_entries) begins.push_back(begin);
   const bool is_for_all = num_proposals == num_rows;  // else for the first rows that wait
@@ -83,11 +83,11 @@ void propose(ffi::Span<const int64_t> never, Units bits, Reals bounds, Units mas
     if (is_for_all) proposal = row;
     if (out[row] >= 0) continue;
     const uint32_t* chance = bits.typed_data() + 2 * proposal++;
-    const float *bound = bounds.typed_data() + row * num_orders, whole = bound[width];
+    const float *bound = bounds.typed_data() + row * num_orders, whole = bound[num_contexts];
     const float share = static_cast<float>(chance[0] >> 9) * 0x1p-23f * whole;
     int64_t level = 0;
     for (int64_t n = 0; n < num_orders; ++n) level += bound[n] <= share;
-    level = std::min(level, width);
+    level = std::min(level, num_contexts);
     const int64_t place = row * num_orders + level;
     const int64_t entry = entry_of(cumulative, before.typed_data()[place], mass.typed_data()[place],
                                    chance[1], low.typed_data()[place], high.typed_data()[place]);
@@ -95,9 +95,9 @@ void propose(ffi::Span<const int64_t> never, Units bits, Reals bounds, Units mas
     const int32_t word = order.word[std::clamp<int64_t>(entry - begins[level], 0, order.num_entries - 1)];
     const int32_t symbol = symbol_of.typed_data()[std::clamp<int64_t>(word, 0, num_words - 1)];
     bool is_refused = std::find(never.begin(), never.end(), symbol) != never.end() || whole == 0.0f;
-    for (int64_t n = 0; n < width; ++n) {
-      const int32_t rank = orders[n + 1].child(carry.typed_data()[row * width + n], word);
-      found[row * width + n] = rank;
+    for (int64_t n = 0; n < num_contexts; ++n) {
+      const int32_t rank = orders[n + 1].child(carry.typed_data()[row * num_contexts + n], word);
+      found[row * num_contexts + n] = rank;
       is_refused |= rank >= 0 && n >= level;
     }
     out[row] = is_refused ? -1 : word;
@@ -109,13 +109,13 @@ ffi::Error call(int64_t, ffi::Span<const int64_t> never, Units bits, Reals bound
                 ffi::RemainingArgs tables, ffi::Result<Ids> new_drawn, ffi::Result<Ids> new_ranks) {
   return caught("the orders", [&] {
     const std::vector<Order> orders = orders_of(tables);
-    const size_t num_orders = orders.size(), num_rows = drawn.element_count(), size = num_rows * num_orders,
-                 width = size - num_rows;
+    const size_t num_orders = orders.size(), num_rows = drawn.element_count(), size = num_rows * num_orders;
     const bool are_levels = bounds.dimensions().size() == 2 && mass.element_count() == size &&
                             before.element_count() == size && low.element_count() == size &&
                             high.element_count() == size;
-    const bool are_states = carry.element_count() == width && ranks.element_count() == width &&
-                            new_ranks->element_count() == width && new_drawn->element_count() == num_rows;
+    const bool are_states =
+        carry.element_count() == size - num_rows && ranks.element_count() == size - num_rows &&
+        new_ranks->element_count() == size - num_rows && new_drawn->element_count() == num_rows;
     if (orders.empty() || bounds.dimensions()[0] != static_cast<int64_t>(num_rows) ||
         bounds.element_count() != size || !are_levels || !are_states || bits.dimensions().size() != 2 ||
         bits.dimensions()[1] != 2 || !cumulative.element_count() || !symbol_of.element_count()) {

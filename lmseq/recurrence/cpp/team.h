@@ -10,6 +10,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -176,9 +177,19 @@ class Cores {
 class Team {
  public:
   // A job on the caller's thread and on up to most - 1 others, fewer where they are taken. Waits for its
-  // turn.
-  void run(int most, int steps, int tasks, const Job::Task& task) {
+  // turn. The first of what tasks throw is thrown once all have ended: in another thread it would end the
+  // process, and in this one leave the others with nothing to work on.
+  void run(int most, int steps, int tasks, const Job::Task& work) {
     const Cores::Hold cores(cores_, most);
+    std::atomic<bool> is_thrown{false};
+    std::exception_ptr thrown;
+    const Job::Task task = [&](int step, int i) {
+      try {
+        work(step, i);
+      } catch (...) {
+        if (!is_thrown.exchange(true)) thrown = std::current_exception();
+      }
+    };
     std::vector<Worker*> mine;
     std::shared_ptr<Job> job;
     {
@@ -197,6 +208,7 @@ class Team {
     }
     if (!mine.empty()) wake_.notify_all();
     job->work(0);  // Threads that were held up may still be on their way, and will see that all is done.
+    if (thrown) std::rethrow_exception(thrown);
   }
 
   // Never destroyed: its threads wait until the process ends.

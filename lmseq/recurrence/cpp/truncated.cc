@@ -21,14 +21,16 @@ namespace ffi = xla::ffi;
 constexpr int kBlock = 64;  // symbols that are looked at together
 constexpr int kMost = 256;  // candidates that are all compared with each other
 
-// A row's k largest scores (ln p - the row's maximum) / temperature, and a token drawn from them. Not of
-// numbers: the token is V, as nothing is reached.
+// A row's k largest scores (ln p - the row's maximum) / temperature, and a token drawn from them: V of a row
+// that has something else than numbers, or nothing that can come.
 class Row {
  public:
   Row(int k, float temperature) : k_(k), temperature_(temperature) {}
 
   int32_t draw(const float* row, int64_t size, float uniform, float top_p) {
-    find(row, size);
+    const float top = find_maxima(row, size);
+    if (!std::isfinite(top)) return static_cast<int32_t>(size);
+    find(row, size, top);
     rank();
     return choose(uniform, top_p, static_cast<int32_t>(size));
   }
@@ -41,16 +43,21 @@ class Row {
 
   float score(float log_prob, float top) const { return (log_prob - top) / temperature_; }
 
-  // Candidates by rising id: all that is not below the k-th largest of the blocks' maxima, which has k scores
-  // above it or equal to it. Comparisons that fail keep what is no number.
-  void find(const float* row, int64_t size) {
-    const int64_t num_blocks = (size + kBlock - 1) / kBlock;
+  // The largest of each block, and of all; what is no number is larger than any number.
+  float find_maxima(const float* row, int64_t size) {
     maxima_.clear();
     float top = row[0];
-    for (int64_t block = 0; block < num_blocks; ++block) {
-      maxima_.push_back(largest(row + block * kBlock, std::min<int64_t>(kBlock, size - block * kBlock)));
-      top = maxima_.back() > top ? maxima_.back() : top;
+    for (int64_t begin = 0; begin < size; begin += kBlock) {
+      maxima_.push_back(largest(row + begin, std::min<int64_t>(kBlock, size - begin)));
+      top = larger(top, maxima_.back());
     }
+    return top;
+  }
+
+  // Candidates by rising id: all that is not below the k-th largest of the blocks' maxima, which has k scores
+  // above it or equal to it.
+  void find(const float* row, int64_t size, float top) {
+    const int64_t num_blocks = static_cast<int64_t>(maxima_.size());
     float least = -std::numeric_limits<float>::infinity();
     if (num_blocks > k_) {
       sorted_ = maxima_;
@@ -62,7 +69,7 @@ class Row {
       if (score(maxima_[block], top) < least) continue;
       for (int64_t i = block * kBlock; i < std::min(size, (block + 1) * kBlock); ++i) {
         const float each = score(row[i], top);
-        if (!(each < least)) found_.push_back({each, static_cast<int32_t>(i)});
+        if (each >= least) found_.push_back({each, static_cast<int32_t>(i)});
       }
     }
     if (found_.size() > kMost) {
@@ -78,18 +85,18 @@ class Row {
     for (int i = 0; i < count_; ++i) scores_[i] = found_[i].score;
   }
 
+  static float larger(float one, float other) { return one > other || one != one ? one : other; }
+
   static float largest(const float* from, int64_t count) {
     float lanes[kLanes];
     std::fill_n(lanes, kLanes, from[0]);
     int64_t i = 0;
     for (; i + kLanes <= count; i += kLanes) {
-      for (int lane = 0; lane < kLanes; ++lane) {
-        lanes[lane] = from[i + lane] < lanes[lane] ? lanes[lane] : from[i + lane];
-      }
+      for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = larger(lanes[lane], from[i + lane]);
     }
-    for (; i < count; ++i) lanes[0] = from[i] < lanes[0] ? lanes[0] : from[i];
+    for (; i < count; ++i) lanes[0] = larger(lanes[0], from[i]);
     float top = lanes[0];
-    for (const float lane : lanes) top = lane < top ? top : lane;
+    for (const float lane : lanes) top = larger(top, lane);
     return top;
   }
 
