@@ -89,9 +89,13 @@ class Library:
                 for source, to in zip(self.sources, objects, strict=True)
             ]
             with ThreadPoolExecutor(num_cores()) as pool:
-                list(pool.map(self._run, commands))
+                try:
+                    list(pool.map(self._run, commands))
+                except ValueError:
+                    pool.shutdown(cancel_futures=True)
+                    raise
             self._run([compiler, *self.options, *objects, "-o", str(made)])
-            if not made.exists():
+            if not made.exists() or not made.stat().st_size:
                 raise ValueError(f"{compiler} could not compile {self.name}: it left no library")
             content = made.read_bytes()
         with replacing(path, "wb") as file:

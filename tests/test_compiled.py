@@ -26,6 +26,11 @@ def test_compiling_needs_a_compiler(small, tmp_path, monkeypatch):
         small.compile(folder, "no_such_compiler")
     with pytest.raises(ValueError, match="true could not compile small: it left no library"):
         small.compile(folder, "true")
+    empty = tmp_path / "empty"
+    empty.write_text('#!/bin/sh\nfor last; do :; done\n: > "$last"\n')
+    empty.chmod(0o755)
+    with pytest.raises(ValueError, match="it left no library"):
+        small.compile(folder, str(empty))
     monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
     with pytest.raises(ValueError, match="found none"):
         small.compile(folder)
