@@ -43,7 +43,7 @@ class _Chunk(NamedTuple):
 
 def _chunks(prefix: Int[np.ndarray, "entry"], num_prefixes: int) -> Iterator[tuple[_Chunk, int]]:
     """Chunks, of which some together have CHUNK entries, and the entries and prefixes of each."""
-    start, low, size = 0, 0, CHUNK // (num_cores() + 1)
+    start, low, size = 0, 0, max(CHUNK // (num_cores() + 1), 1)
     while start < len(prefix):
         last = prefix[min(start + size, len(prefix)) - 1]
         stop = int(np.searchsorted(prefix, last, side="right"))
