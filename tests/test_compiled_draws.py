@@ -8,7 +8,7 @@ import pytest
 
 from lmseq.recurrence import library
 from lmseq.sampling import FEW, Decoding, draw_truncated
-from tests.test_ngram_draws import HISTORIES, made
+from tests.test_ngram_draws import carries_after, made
 from tests.test_sampling import draws_are_those_of_the_definition
 
 # One row, all rows in each round, the first ones that wait; and what is left out.
@@ -26,20 +26,17 @@ def one_device(compiled_loops, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
 
 
-def carries(model, params, batch_size: int):
-    """So many histories, one after the other."""
-    found = []
-    for history in HISTORIES:
-        carry = model.init_carry(params, 1)
-        found.append(model.carries(params, carry, jnp.array([history]))[:, -1] if history else carry)
-    return jnp.tile(jnp.concatenate(found), (-(-batch_size // len(found)), 1))[:batch_size]
+def rows_of(model, params, batch_size: int):
+    """So many histories, one after the other, and from the first again."""
+    carry = carries_after(model, params)
+    return jnp.tile(carry, (-(-batch_size // len(carry)), 1))[:batch_size]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_compiled_rounds_draw_the_same_words(case, monkeypatch):
     name, batch_size, never = case
     model, params = made(name)
-    tables, rows, key = model.prepare_draws(params), carries(*made(name), batch_size), jax.random.key(5)
+    tables, rows, key = model.prepare_draws(params), rows_of(model, params, batch_size), jax.random.key(5)
     lowered = jax.jit(lambda *given: model.draw(params, tables, *given, never)).lower(rows, key)
     assert "lmseq_draw_round" in lowered.as_text()
     monkeypatch.setattr(library, "suits", lambda *_, **__: False)

@@ -68,13 +68,18 @@ def made(name: str):
 drawing = jax.jit(lambda model, *given: model.draw(*given), static_argnums=(0, 5))
 
 
-def drawn_from(model, params, never=(), histories=HISTORIES, draw=drawing):
-    """Of each history DRAWS rows: carry, symbols, ln p and next carry; and the distribution after each."""
+def carries_after(model, params, histories=HISTORIES):
+    """A row for each history."""
     carries = []
     for history in histories:
         carry = model.init_carry(params, 1)
         carries.append(model.carries(params, carry, jnp.array([history]))[:, -1] if history else carry)
-    carry = jnp.concatenate(carries)
+    return jnp.concatenate(carries)
+
+
+def drawn_from(model, params, never=(), histories=HISTORIES, draw=drawing):
+    """Of each history DRAWS rows: carry, symbols, ln p and next carry; and the distribution after each."""
+    carry = carries_after(model, params, histories)
     probs = np.exp(np.asarray(model.readout(params, carry), np.float64))
     rows, tables = jnp.repeat(carry, DRAWS, axis=0), model.prepare_draws(params)
     after, symbols, log_probs = draw(model, params, tables, rows, jax.random.key(7), never)
