@@ -63,7 +63,9 @@ def _matrix(x: Float[Array, "..."]) -> Float[Array, "rows feature"]:
     return x.reshape(-1, x.shape[-1])
 
 
-LEAST = 64  # rows, and columns of either factor, from which on the compiled product is worth its call
+# Rows, and columns of either factor, from which on the compiled product is worth its call, in bfloat16 and in
+# float32. Of smaller ones in float32 a step would gain little.
+LEAST, LEAST_SINGLE = 64, 512
 
 
 def product_over_rows(
@@ -75,9 +77,9 @@ def product_over_rows(
     """sum_r x_r y_r^T = X^T Y and sum_r y_r, the gradients of a kernel and a bias, without their own.
 
     before: rows that stand before the first of x, of which as many of the last are left out then. The sum is
-    one of y as it is, in float32 or more. In bfloat16 on a CPU both are compiled beforehand, where that is
-    loaded: XLA takes a product that is contracted along first axes in float32, of operands rounded to
-    bfloat16.
+    one of y as it is, in float32 or more. Large ones on a CPU are compiled beforehand, where that is loaded:
+    XLA turns one of the operands first, and takes a product in bfloat16 that is contracted along first axes
+    in float32, of operands rounded to bfloat16.
     """
     if before is None:
         before = jnp.zeros((0, x.shape[1]), x.dtype)
@@ -91,11 +93,13 @@ def product_over_rows(
         return matmul_along(y, x, 0, 0, precision).T, total
 
     def compiled(*arrays: Array) -> tuple[Array, Array]:
-        return tuple(library.call("product_over_rows", [(x.shape[1], y.shape[1]), y.shape[1:]], *arrays))
+        shapes = (x.shape[1], y.shape[1]), y.shape[1:]
+        return tuple(library.call("product_over_rows", shapes, *arrays, bfloat16=is_half))
 
-    is_large = min(*x.shape, *y.shape) >= LEAST and before.dtype == x.dtype
-    types = jnp.float32, jnp.bfloat16
-    if precision == "bfloat16" and is_large and library.suits(precision, before, x, y, types=types):
+    is_half = precision == "bfloat16"
+    least, types = (LEAST, (jnp.float32, jnp.bfloat16)) if is_half else (LEAST_SINGLE, (jnp.float32,))
+    is_large = min(*x.shape, *y.shape) >= least and before.dtype == x.dtype
+    if is_large and library.suits(precision, before, x, y, types=types):
         return lax.platform_dependent(before, x, y, cpu=compiled, default=by_xla)
     return by_xla(before, x, y)
 

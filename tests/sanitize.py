@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -185,8 +186,7 @@ def loops(path: Path) -> None:
         recurrence.num_threads = lambda threads=threads: threads
         for sizes, filled in CASES:
             jax.block_until_ready(slopes(partial(attend_by, "native"), *drawn(sizes, filled)))
-        if "bfloat16" in precisions:
-            products()
+        products(precisions)
     from tests import test_compiled_draws as draws
 
     for seed in range(100):
@@ -206,17 +206,21 @@ def loops(path: Path) -> None:
     )
 
 
-def products() -> None:
+def products(precisions: Sequence[str]) -> None:
     """Products and sums over rows of either type."""
     import jax
 
     from tests import test_product_over_rows as tested
 
-    for kind in (tested.SINGLE, tested.HALF):
+    for kind, precision in (
+        (tested.SINGLE, "float32"),
+        (tested.SINGLE, "bfloat16"),
+        (tested.HALF, "bfloat16"),
+    ):
         for before, rows, count, tall, wide in tested.SHAPES:
             sizes = (before, tall), (rows, tall), (count, wide)
             arrays = [tested.draw(size, kind, seed) for seed, size in enumerate(sizes)]
-            jax.block_until_ready(tested.compiled(*arrays))
+            jax.block_until_ready(tested.compiled(precision, *arrays))
         for shape in tested.TABLES:
             rows, ids, vocab_size = tested.tables(*shape, kind)
             sizes = [(vocab_size, rows.shape[1])]

@@ -1,4 +1,4 @@
-"""X^T Y and sums by id in bfloat16 by compiled routines: against NumPy, and where they are taken."""
+"""X^T Y and sums by id by compiled routines: against NumPy, and where they are taken."""
 
 from functools import partial
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmseq.layers import LEAST, product, product_over_rows, product_with_rows, sum_by_id
+from lmseq.layers import LEAST, LEAST_SINGLE, product, product_over_rows, product_with_rows, sum_by_id
 from lmseq.recurrence import library
 
 HALF, SINGLE = jnp.bfloat16, jnp.float32
@@ -24,52 +24,79 @@ SHAPES = [
 ]
 
 
+PRECISIONS = ["float32", "bfloat16"]
+
+
 @pytest.fixture(autouse=True)
-def half_precision(compiled_loops, monkeypatch):
-    if not library.is_loaded("bfloat16"):
-        pytest.skip("this processor has no bfloat16 products")
+def one_device(compiled_loops, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+@pytest.fixture
+def half_precision():
+    need("bfloat16")
+
+
+def need(precision):
+    if not library.is_loaded(precision):
+        pytest.skip("this processor has no bfloat16 products")
 
 
 def draw(shape, kind, seed):
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), kind)
 
 
-def compiled(before, x, y):
-    return library.call("product_over_rows", [(x.shape[1], y.shape[1]), y.shape[1:]], before, x, y)
+def compiled(precision, before, x, y):
+    shapes = (x.shape[1], y.shape[1]), y.shape[1:]
+    is_half = precision == "bfloat16"
+    return library.call("product_over_rows", shapes, before, x, y, bfloat16=is_half)
 
 
-def exact(*arrays):
-    """The product of operands rounded to bfloat16, and the sum of what was not rounded, in float64."""
-    before, x, y = (np.asarray(array.astype(HALF), np.float64) for array in arrays)
-    return np.concatenate([before, x])[: len(y)].T @ y, np.sum(np.asarray(arrays[2], np.float64), axis=0)
+def exact(precision, *arrays):
+    """The product of operands rounded to the precision, and the sum of what was not rounded, in float64."""
+    before, x, y = (np.asarray(array.astype(precision), np.float64) for array in arrays)
+    return np.concatenate([before, x])[: len(y)].T @ y, np.sum(np.asarray(arrays[-1], np.float64), axis=0)
 
 
-@pytest.mark.parametrize("kinds", [(SINGLE, SINGLE), (HALF, SINGLE), (SINGLE, HALF), (HALF, HALF)])
+@pytest.mark.parametrize(
+    "precision, kinds",
+    [
+        ("float32", (SINGLE, SINGLE)),
+        ("bfloat16", (SINGLE, SINGLE)),
+        ("bfloat16", (HALF, SINGLE)),
+        ("bfloat16", (SINGLE, HALF)),
+        ("bfloat16", (HALF, HALF)),
+    ],
+)
 @pytest.mark.parametrize("num_before, rows, count, tall, wide", SHAPES)
-def test_it_is_the_product(num_before, rows, count, tall, wide, kinds):
+def test_it_is_the_product(num_before, rows, count, tall, wide, precision, kinds):
+    need(precision)
     arrays = (
         draw((num_before, tall), kinds[0], 0),
         draw((rows, tall), kinds[0], 1),
         draw((count, wide), kinds[1], 2),
     )
-    for found, expected in zip(compiled(*arrays), exact(*arrays), strict=True):
+    for found, expected in zip(compiled(precision, *arrays), exact(precision, *arrays), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * max(count, 1))
 
 
-def test_the_number_of_threads_changes_no_bit(monkeypatch):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_number_of_threads_changes_no_bit(precision, monkeypatch):
+    need(precision)
     arrays = draw((5, 200), SINGLE, 0), draw((1300, 200), SINGLE, 1), draw((1305, 300), SINGLE, 2)
     found = []
     for threads in (1, 2, 3, 9):
         monkeypatch.setattr(library, "num_threads", lambda threads=threads: threads)
-        found.append(compiled(*arrays))
+        found.append(compiled(precision, *arrays))
     for other in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, found[0], other)
 
 
-def test_it_takes_what_is_not_a_number():
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_it_takes_what_is_not_a_number(precision):
+    need(precision)
     x = draw((66, 70), SINGLE, 0).at[3, 4].set(jnp.nan).at[5, 6].set(jnp.inf)
-    found = np.asarray(compiled(x[:0], x, jnp.ones((66, 64)))[0])
+    found = np.asarray(compiled(precision, x[:0], x, jnp.ones((66, 64)))[0])
     assert np.isnan(found[4]).all() and np.isposinf(found[6]).all()
     assert np.isfinite(np.delete(found, [4, 6], axis=0)).all()
 
@@ -78,40 +105,49 @@ def test_what_does_not_fit_is_refused():
     x, y = draw((4, 5), SINGLE, 0), draw((6, 3), SINGLE, 1)
     for arrays in ((x[:0], x, y), (x[:0, :3], x, y[:4]), (x[:0].astype(HALF), x, y[:4])):
         with pytest.raises(Exception, match="expected rows of X for all of Y"):
-            jax.block_until_ready(compiled(*arrays))
+            jax.block_until_ready(compiled("float32", *arrays))
 
 
+@pytest.mark.parametrize(
+    "precision, size, error", [("float32", LEAST_SINGLE, 2e-6), ("bfloat16", LEAST, 0.03)]
+)
 @pytest.mark.parametrize("apply", [product, product_with_rows])
-def test_derivatives_of_products_take_it(apply):
-    """Where rows and columns are many; else, and in float32, XLA's."""
-    size = LEAST
+def test_derivatives_of_products_take_it(apply, precision, size, error, monkeypatch):
+    """Where rows and columns are many; else XLA's."""
+    need(precision)
 
-    def slopes(precision, x, kernel):
+    def slopes(x, kernel, precision=precision):
         return jax.grad(lambda *both: jnp.sum(jnp.sin(apply(*both, precision))), (0, 1))(x, kernel)
 
-    x, kernel = draw((3, size, size), SINGLE, 0), draw((size, size), SINGLE, 1)
-    program = jax.jit(partial(slopes, "bfloat16"))
-    assert "lmseq_product_over_rows" in program.lower(x, kernel).as_text()
-    few = x[:1, : size - 1]
-    assert "lmseq_product_over_rows" not in program.lower(few, kernel).as_text()
-    assert "lmseq_product_over_rows" not in jax.jit(partial(slopes, "float32")).lower(x, kernel).as_text()
-    for found, expected in zip(program(x, kernel), slopes("float32", x, kernel), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=0.03 * np.abs(expected).max())
+    def calls_it(*arrays):
+        return "lmseq_product_over_rows" in jax.jit(slopes).lower(*arrays).as_text()
 
-
-def test_by_xla_and_compiled_are_the_same_product(monkeypatch):
-    x, y, before = draw((300, 80), SINGLE, 0), draw((310, 90), SINGLE, 1), draw((20, 80), SINGLE, 2)
-    ours = product_over_rows(x, y, "bfloat16", before)
+    x, kernel = draw((3, size, size), SINGLE, 0), draw((size, size), SINGLE, 1) / np.sqrt(size)
+    assert calls_it(x, kernel)
+    assert not calls_it(x[:1, : size - 1], kernel) and not calls_it(x[..., 1:], kernel[1:, 1:])
+    ours = jax.jit(slopes)(x, kernel)
     monkeypatch.setattr(library._Loaded, "library", None)
-    for found, expected in zip(ours, product_over_rows(x, y, "bfloat16", before), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    for found, expected in zip(ours, slopes(x, kernel, "float32"), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=error * np.abs(expected).max())
 
 
-def test_members_of_an_ensemble_have_their_own():
-    x, y = draw((3, 70, 80), SINGLE, 0), draw((3, 70, 90), SINGLE, 1)
-    together = jax.vmap(partial(product_over_rows, precision="bfloat16"))(x, y)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_by_xla_and_compiled_are_the_same_product(precision, monkeypatch):
+    need(precision)
+    x, y, before = draw((900, 520), SINGLE, 0), draw((910, 530), SINGLE, 1), draw((20, 520), SINGLE, 2)
+    ours = product_over_rows(x, y, precision, before)
+    monkeypatch.setattr(library._Loaded, "library", None)
+    for found, expected in zip(ours, product_over_rows(x, y, precision, before), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=3e-4)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_members_of_an_ensemble_have_their_own(precision):
+    need(precision)
+    x, y = draw((3, 520, 530), SINGLE, 0), draw((3, 520, 540), SINGLE, 1)
+    together = jax.vmap(partial(product_over_rows, precision=precision))(x, y)
     for number in range(3):
-        alone = product_over_rows(x[number], y[number], "bfloat16")
+        alone = product_over_rows(x[number], y[number], precision)
         for found, expected in zip(together, alone, strict=True):
             np.testing.assert_array_equal(found[number], expected)
 
@@ -125,6 +161,7 @@ def tables(rows, width, vocab_size, kind):
     return draw((rows, width), kind, 1), jnp.asarray(ids), vocab_size
 
 
+@pytest.mark.usefixtures("half_precision")
 @pytest.mark.parametrize("kind", [SINGLE, HALF])
 @pytest.mark.parametrize("shape", TABLES)
 def test_rows_are_added_by_id_one_after_the_other(shape, kind, monkeypatch):
@@ -136,11 +173,13 @@ def test_rows_are_added_by_id_one_after_the_other(shape, kind, monkeypatch):
         np.testing.assert_array_equal(sum_by_id(rows, ids, vocab_size, "bfloat16"), expected)
 
 
+@pytest.mark.usefixtures("half_precision")
 def test_an_id_of_no_token_adds_nothing():
     rows, ids = jnp.ones((4, 20)), jnp.asarray([-1, 0, 7, 2], jnp.int32)
     np.testing.assert_array_equal(sum_by_id(rows, ids, 3, "bfloat16")[:, 0], [1.0, 0.0, 1.0])
 
 
+@pytest.mark.usefixtures("half_precision")
 @pytest.mark.parametrize("shape", TABLES)
 def test_sums_by_id_are_those_of_xla(shape, monkeypatch):
     found = sum_by_id(*tables(*shape, SINGLE), "bfloat16")

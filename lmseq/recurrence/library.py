@@ -5,6 +5,7 @@ known to JAX, for the rest of the process.
 """
 
 import ctypes
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -86,7 +87,7 @@ def num_threads() -> int:
 Result = tuple[int, ...] | jax.ShapeDtypeStruct  # a shape is that of an array of float32
 
 
-def call(name: str, results: list[Result], *arrays: Array, **attributes: object) -> list[Array]:
+def call(name: str, results: Sequence[Result], *arrays: Array, **attributes: object) -> list[Array]:
     """Results of these shapes of one of FUNCTIONS, which is compiled for a CPU alone."""
     results = [
         jax.ShapeDtypeStruct(result, jnp.float32) if isinstance(result, tuple) else result

@@ -63,13 +63,14 @@ struct Bfloat16 {
   static constexpr int kDepth = 2;
   static constexpr bool kBuffered = true;
 
-  static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
-  static void store_operand(Number* to, Vector x, int n) { _mm256_mask_storeu_epi16(to, first(n), round(x)); }
+  static void store_operand(Number* to, Vector x, int n) {
+    _mm256_mask_storeu_epi16(to, first_lanes(n), round(x));
+  }
   static void store_tanh(Number* to, Vector x, int n) {
-    _mm256_mask_storeu_epi16(to, first(n), _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
+    _mm256_mask_storeu_epi16(to, first_lanes(n), _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT));
   }
   static Vector load_tanh(const Number* from, int n) {
-    return (Vector)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), from));
+    return (Vector)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), from));
   }
   // Near 1 it is what is left to 1 that counts, as many steps multiply: it is stored instead, as -(1 - x),
   // which is -0 for 1.

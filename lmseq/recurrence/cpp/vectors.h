@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
 
@@ -23,20 +23,32 @@ typedef float Unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_
 
 inline Vector fill(float x) { return x - Vector{}; }
 
+#if defined(__AVX512F__)
+inline __mmask16 first_lanes(int n) { return static_cast<__mmask16>((1u << n) - 1); }
+#endif
+
 // The first n lanes; what lies behind them in memory is not touched.
 inline Vector load(const float* from, int n = kLanes) {
   if (n == kLanes) return *reinterpret_cast<const Unaligned*>(from);
+#if defined(__AVX512F__)
+  return (Vector)_mm512_maskz_loadu_ps(first_lanes(n), from);
+#else
   Vector x{};
   for (int i = 0; i < n; ++i) x[i] = from[i];
   return x;
+#endif
 }
 
 inline void store(float* to, Vector x, int n = kLanes) {
   if (n == kLanes) {
     *reinterpret_cast<Unaligned*>(to) = x;
-  } else {
-    for (int i = 0; i < n; ++i) to[i] = x[i];
+    return;
   }
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(to, first_lanes(n), (__m512)x);
+#else
+  for (int i = 0; i < n; ++i) to[i] = x[i];
+#endif
 }
 
 // The rational function of lmseq/recurrence/cells.py. Comparisons that fail leave a NaN as it is.
