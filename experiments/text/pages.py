@@ -135,10 +135,20 @@ def reader_beside(vocab: Vocab, counts: Counts, loss: float | None) -> Reader:
     return count_reader(f"{counts.order}-gram", loss, counts.tables, word_of, has_unknown=unknown)
 
 
+def having_read(reader: Reader, valid: np.ndarray, vocab_size: int) -> Reader:
+    """The same, which has read what a page shows of a validation text (T,) already."""
+    found = reader.read(_beginning(valid, vocab_size, NUM_TOKENS))
+    return reader._replace(read=lambda tokens: found)
+
+
+def _beginning(valid: np.ndarray, vocab_size: int, num_tokens: int) -> np.ndarray:
+    return np.asarray(valid[: tokens_shown(len(valid), vocab_size, num_tokens)], np.int32)
+
+
 def _readings(shown: Shown, valid: np.ndarray, num_tokens: int) -> list[dict[str, Any]]:
     if not shown.readers or not len(valid):
         return []
-    tokens = np.asarray(valid[: tokens_shown(len(valid), len(shown.vocab), num_tokens)], np.int32)
+    tokens = _beginning(valid, len(shown.vocab), num_tokens)
     found = [Read(each.name, 0, each.read(tokens), each.loss) for each in shown.readers]
     return [reading_of(shown.vocab, tokens, len(valid), found)]
 

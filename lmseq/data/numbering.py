@@ -50,8 +50,8 @@ class _Numbers:
 
     def __init__(self, number_of: Callable[[bytes], int]) -> None:
         self._number_of = number_of
-        self._heads, self._tails = np.zeros((2, SLOTS), "<u8")
-        self._numbers = np.zeros(SLOTS, np.int32)
+        # Head, tail and number beside each other: a look at a slot is one at memory.
+        self._slots = np.zeros((SLOTS, 3), "<u8")
 
     def of(self, piece: bytes) -> Int32[np.ndarray, "words"]:
         """Numbers of the words between blanks, and of LINE_END for each line feed."""
@@ -77,11 +77,11 @@ class _Numbers:
         tails = halves[np.minimum(starts + _HALF, len(halves) - 1)] & _MASKS[np.clip(sizes - _HALF, 0, _HALF)]
         slots = ((heads ^ tails * _MIX) * _MIX >> np.uint64(64 - SLOTS.bit_length() + 1)).astype(np.intp)
         is_short = sizes <= 2 * _HALF
-        found = self._numbers[slots]
-        missed = np.flatnonzero((self._heads[slots] != heads) | (self._tails[slots] != tails) | ~is_short)
+        there = self._slots.take(slots, axis=0, mode="clip")  # none is outside; this way is not checked
+        found = there[:, 2].astype(np.int32)
+        missed = np.flatnonzero((there[:, 0] != heads) | (there[:, 1] != tails) | ~is_short)
         places = zip(starts[missed].tolist(), ends[missed].tolist(), strict=True)
         found[missed] = [self._number_of(text[start:end]) for start, end in places]
         kept = missed[is_short[missed]]
-        self._heads[slots[kept]], self._tails[slots[kept]] = heads[kept], tails[kept]
-        self._numbers[slots[kept]] = found[kept]
+        self._slots[slots[kept]] = np.stack([heads[kept], tails[kept], found[kept].astype("<u8")], axis=1)
         return found
