@@ -15,12 +15,11 @@ from lmseq.ngram.counts import BOS_ID
 
 def load_counted(text: TextConfig, given: Set[str] = frozenset()) -> Counted:
     """Read, split and number what the config names, and say how much it is."""
-    if text.level == "word":
-        counted = corpus.load_counted(check_fractions(text, given), **folders())
-        sizes = {split: int(np.count_nonzero(counted.streams[split] != BOS_ID)) for split in SPLITS[1:]}
-        say_unknown(counted.name, {split: (counted.num_unknown[split], n) for split, n in sizes.items()})
-    else:
-        counted = from_texts(load_texts(text, given))
+    if text.level != "word":
+        return from_texts(load_texts(text, given))  # which says how much it is
+    counted = corpus.load_counted(check_fractions(text, given), **folders())
+    sizes = {split: int(np.count_nonzero(counted.streams[split] != BOS_ID)) for split in SPLITS[1:]}
+    say_unknown(counted.name, {split: (counted.num_unknown[split], n) for split, n in sizes.items()})
     sizes = " / ".join(f"{stream.size:,}" for stream in counted.streams.values())
     say(f"{counted.name}: {sizes} tokens with marks (train / valid / test), {len(counted.vocab)} symbols")
     return counted
