@@ -156,19 +156,19 @@ ZAREMBA_EPOCH = 1328  # windows of 35 words in 20 rows of Penn Treebank
 
 
 def ptb_cpu() -> dict[str, Any]:
-    """An LSTM of 640 units on Penn Treebank: test perplexity 79.60 in 1,614 s of two cores; 76.63 mixed.
+    """An LSTM of 640 units on Penn Treebank: test perplexity 81.28 in 1,450 s of two cores; 76.33 mixed.
 
     make native
     python -m experiments.train_lm --preset=ptb_cpu --workdir=runs/ptb_cpu
     python -m experiments.train_ngram --preset=ptb --workdir=runs/ptb
     python -m experiments.mix_models --runs=runs/ptb_cpu,runs/ptb --workdir=runs/ptb_mixed
 
-    The three take 1,646 s where products reach 470 GFLOP/s in float32 and twice as much in bfloat16; without
-    compiled loops, longer. With --seed=1 the net has 79.54, all have 76.60, and 69.13 where the last command
-    has --cache_size=500 --weight_share=0.5. Published are 82.7 of two layers of 650 units and 78.4 of 1,500
-    (Zaremba et al. 2014), whose embeddings are not tied. Here is one layer (Melis et al. 2018): it costs half
-    as much, and 34 epochs fit. Masks are those of Gal and Ghahramani (2016) and of AWD-LSTM (Merity et al.
-    2018). Settings were chosen on the validation text.
+    The three take 1,501 s where products reach 210 GFLOP/s in float32 and twice as much in bfloat16; without
+    compiled loops, longer. Where the last command has --cache_size=500 --weight_share=0.5, all have 69.90.
+    Published are 82.7 of two layers of 650 units and 78.4 of 1,500 (Zaremba et al. 2014), whose embeddings are
+    not tied. Here is one layer (Melis et al. 2018), and embeddings are half as wide: a step costs a third as
+    much, so that 22 epochs fit. Masks are those of Gal and Ghahramani (2016) and of AWD-LSTM (Merity et al.
+    2018).
     """
     return {
         "corpus": "ptb",
