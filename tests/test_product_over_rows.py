@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lmseq.layers import LEAST, LEAST_SINGLE, product, product_over_rows, product_with_rows, sum_by_id
+from lmseq.layers import LEAST, LEAST_FLOAT32, product, product_over_rows, product_with_rows, sum_by_id
 from lmseq.recurrence import library
 
 HALF, SINGLE = jnp.bfloat16, jnp.float32
@@ -25,21 +25,23 @@ SHAPES = [
 
 
 PRECISIONS = ["float32", "bfloat16"]
+LARGE = LEAST_FLOAT32 + 8
 
 
 @pytest.fixture(autouse=True)
 def one_device(compiled_loops, monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-
-
-@pytest.fixture
-def half_precision():
-    need("bfloat16")
+    monkeypatch.setattr(library, "num_threads", lambda: 2)
 
 
 def need(precision):
     if not library.is_loaded(precision):
         pytest.skip("this processor has no bfloat16 products")
+
+
+@pytest.fixture
+def half_precision():
+    need("bfloat16")
 
 
 def draw(shape, kind, seed):
@@ -109,12 +111,12 @@ def test_what_does_not_fit_is_refused():
 
 
 @pytest.mark.parametrize(
-    "precision, size, error", [("float32", LEAST_SINGLE, 2e-6), ("bfloat16", LEAST, 0.03)]
+    "precision, size, error", [("float32", LEAST_FLOAT32, 2e-6), ("bfloat16", LEAST, 0.03)]
 )
 @pytest.mark.parametrize("apply", [product, product_with_rows])
 def test_derivatives_of_products_take_it(apply, precision, size, error, monkeypatch):
     """Where rows and columns are many; else XLA's."""
-    need(precision)
+    need("bfloat16")
 
     def slopes(x, kernel, precision=precision):
         return jax.grad(lambda *both: jnp.sum(jnp.sin(apply(*both, precision))), (0, 1))(x, kernel)
@@ -131,20 +133,39 @@ def test_derivatives_of_products_take_it(apply, precision, size, error, monkeypa
         np.testing.assert_allclose(found, expected, rtol=0, atol=error * np.abs(expected).max())
 
 
+@pytest.mark.usefixtures("half_precision")
+def test_many_cores_leave_few_columns_to_xla(monkeypatch):
+    x = draw((LARGE, LARGE), SINGLE, 0)
+
+    def calls_it(precision):
+        program = jax.jit(partial(product_over_rows, precision=precision))
+        return "lmseq_product_over_rows" in program.lower(x, x).as_text()
+
+    assert calls_it("float32") and calls_it("bfloat16")
+    monkeypatch.setattr(library, "num_threads", lambda: 16)
+    assert not calls_it("float32") and calls_it("bfloat16")
+
+
+@pytest.mark.usefixtures("half_precision")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_by_xla_and_compiled_are_the_same_product(precision, monkeypatch):
-    need(precision)
-    x, y, before = draw((900, 520), SINGLE, 0), draw((910, 530), SINGLE, 1), draw((20, 520), SINGLE, 2)
-    ours = product_over_rows(x, y, precision, before)
+    sizes = (2 * LARGE - 20, LARGE), (2 * LARGE, LARGE + 10), (20, LARGE)
+    arrays = [draw(size, SINGLE, seed) for seed, size in enumerate(sizes)]
+
+    def apply(x, y, before):
+        return product_over_rows(x, y, precision, before)
+
+    assert "lmseq_product_over_rows" in jax.jit(apply).lower(*arrays).as_text()
+    ours = apply(*arrays)
     monkeypatch.setattr(library._Loaded, "library", None)
-    for found, expected in zip(ours, product_over_rows(x, y, precision, before), strict=True):
+    for found, expected in zip(ours, apply(*arrays), strict=True):
         np.testing.assert_allclose(found, expected, rtol=0, atol=3e-4)
 
 
+@pytest.mark.usefixtures("half_precision")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_members_of_an_ensemble_have_their_own(precision):
-    need(precision)
-    x, y = draw((3, 520, 530), SINGLE, 0), draw((3, 520, 540), SINGLE, 1)
+    x, y = draw((3, LARGE, LARGE + 10), SINGLE, 0), draw((3, LARGE, LARGE + 20), SINGLE, 1)
     together = jax.vmap(partial(product_over_rows, precision=precision))(x, y)
     for number in range(3):
         alone = product_over_rows(x[number], y[number], precision)

@@ -91,7 +91,7 @@ class ReadText(NamedTuple):
 
 
 def read_by(config: NgramConfig, counted: Counted, tables: BackoffTables, found: dict[str, Any]) -> ReadText:
-    """The validation text as the model reads it; nobody's whose scores are no probabilities."""
+    """The validation text as the model reads it; without a reader where its scores are no probabilities."""
     vocab, symbol_of = counted.vocab, np.full(counted.num_words, -1, np.int32)
     symbol_of[counted.word_of] = np.arange(len(vocab))
     words = counted.streams["valid"]
@@ -102,7 +102,7 @@ def read_by(config: NgramConfig, counted: Counted, tables: BackoffTables, found:
     loss, unknown = found["valid_loss"], bool(vocab.unknown_ids)
     name = pages.model_name("train_ngram", {"order": config.count.order})
     reader = pages.count_reader(name, loss, tables, counted.word_of, has_unknown=unknown)
-    return ReadText(tokens, [pages.having_read(reader, tokens, len(vocab))])
+    return ReadText(tokens, [pages.read_ahead(reader, tokens, len(vocab))])
 
 
 def write_page(
@@ -143,7 +143,7 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
     suggest(workdir, counted.vocab, counted.vocab.tokens[1:])
 
 
-def write(workdir: Path, counted: Counted, tables: BackoffTables) -> None:
+def write_arpa_file(workdir: Path, counted: Counted, tables: BackoffTables) -> None:
     """model.arpa."""
     names = spell_symbols(counted.vocab)
     words = spell_words(names, counted.word_of, counted.num_words)

@@ -4,8 +4,8 @@ import shutil
 import time
 from collections.abc import Set
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from experiments.counts.loading import load_counted
@@ -30,6 +30,18 @@ def prepare(config: NgramConfig, given: Set[str]) -> PreparedCounts:
     return PreparedCounts(load_counted(config.text, given), time.monotonic() - begun)
 
 
+FEW_TOKENS = (
+    4_000_000  # are counted in less time than modules take, which keep NumPy waiting for Python's lock
+)
+
+
+def _import_report() -> ModuleType:
+    """What pictures and pages need: a second's work, beside that of sorting a long text."""
+    from experiments.counts import report
+
+    return report
+
+
 def run(config: NgramConfig, workdir: Path, prepared: PreparedCounts) -> dict[str, Any]:
     """Count, estimate, save, score, compare orders, draw; the summary."""
     counted, memory = prepared.counted, counts_config.memory_bytes(config.count)
@@ -37,11 +49,10 @@ def run(config: NgramConfig, workdir: Path, prepared: PreparedCounts) -> dict[st
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was interrupted
     try:
         with ThreadPoolExecutor(1) as beside:
-            # A second of one core, while counting has others to spare.
-            beside.submit(import_module, "experiments.counts.report")
+            is_long = counted.streams["train"].size > FEW_TOKENS
+            early = beside.submit(_import_report) if is_long else None
             made = make(config, counted, scratch if memory else None)
-            from experiments.counts import report
-
+            report = early.result() if early else _import_report()
             spent = {"reading": prepared.reading, **made.seconds}
             to_tables = sum(spent.values())
             saved = beside.submit(save, workdir, counted, made.tables)
@@ -52,7 +63,7 @@ def run(config: NgramConfig, workdir: Path, prepared: PreparedCounts) -> dict[st
         rows = report.by_order(config, counted, made, found, scratch if memory else None)
         report.draw(config, workdir, counted, rows)
         if config.count.write_arpa:
-            report.write(workdir, counted, made.tables)
+            report.write_arpa_file(workdir, counted, made.tables)
         summed = {
             **report.summary(config, counted, made, rows),
             **found,

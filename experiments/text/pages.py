@@ -135,10 +135,17 @@ def reader_beside(vocab: Vocab, counts: Counts, loss: float | None) -> Reader:
     return count_reader(f"{counts.order}-gram", loss, counts.tables, word_of, has_unknown=unknown)
 
 
-def having_read(reader: Reader, valid: np.ndarray, vocab_size: int) -> Reader:
-    """The same, which has read what a page shows of a validation text (T,) already."""
-    found = reader.read(_beginning(valid, vocab_size, NUM_TOKENS))
-    return reader._replace(read=lambda tokens: found)
+def read_ahead(reader: Reader, valid: np.ndarray, vocab_size: int) -> Reader:
+    """The reader with what a page shows of a validation text (T,), read now. It reads nothing else."""
+    known = _beginning(valid, vocab_size, NUM_TOKENS)
+    found = reader.read(known)
+
+    def read(tokens: np.ndarray) -> Alternatives:
+        if not np.array_equal(tokens, known):
+            raise ValueError(f"expected the {len(known)} tokens that were read ahead, got {len(tokens)}")
+        return found
+
+    return reader._replace(read=read)
 
 
 def _beginning(valid: np.ndarray, vocab_size: int, num_tokens: int) -> np.ndarray:

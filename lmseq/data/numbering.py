@@ -50,7 +50,7 @@ class _Numbers:
 
     def __init__(self, number_of: Callable[[bytes], int]) -> None:
         self._number_of = number_of
-        # Head, tail and number beside each other: a look at a slot is one at memory.
+        # Head, tail and number of a slot lie beside each other, mostly in one line of a cache.
         self._slots = np.zeros((SLOTS, 3), "<u8")
 
     def of(self, piece: bytes) -> Int32[np.ndarray, "words"]:
@@ -77,7 +77,7 @@ class _Numbers:
         tails = halves[np.minimum(starts + _HALF, len(halves) - 1)] & _MASKS[np.clip(sizes - _HALF, 0, _HALF)]
         slots = ((heads ^ tails * _MIX) * _MIX >> np.uint64(64 - SLOTS.bit_length() + 1)).astype(np.intp)
         is_short = sizes <= 2 * _HALF
-        there = self._slots.take(slots, axis=0, mode="clip")  # none is outside; this way is not checked
+        there = self._slots.take(slots, axis=0, mode="clip")  # all are inside: clip spares the check
         found = there[:, 2].astype(np.int32)
         missed = np.flatnonzero((there[:, 0] != heads) | (there[:, 1] != tails) | ~is_short)
         places = zip(starts[missed].tolist(), ends[missed].tolist(), strict=True)

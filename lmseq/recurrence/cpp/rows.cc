@@ -226,6 +226,9 @@ ffi::Error call(bool bfloat16, int64_t threads, ffi::AnyBuffer before, ffi::AnyB
     return ffi::Error(ffi::ErrorCode::kInvalidArgument,
                       "expected rows of X for all of Y, their product, and a sum");
   }
+  if (bfloat16 && !kHasBfloat16) {
+    return ffi::Error(ffi::ErrorCode::kUnimplemented, "this processor has no bfloat16 products");
+  }
   const auto run = bfloat16 ? product_over_rows<Bfloat16> : product_over_rows<Float32>;
   return caught("the packed rows", [&] {
     run(threads, Rows(before, x), Rows(y), other[0], product->typed_data(), sum->typed_data());
