@@ -106,10 +106,10 @@ def read_by(config: NgramConfig, counted: Counted, tables: BackoffTables, found:
 
 
 def write_page(
-    config: NgramConfig, workdir: Path, counted: Counted, text: ReadText, summary: dict[str, Any]
+    config: NgramConfig, workdir: Path, counted: Counted, text: ReadText, summed: dict[str, Any]
 ) -> None:
     """page.html, with the validation text as the model reads it."""
-    shown = pages.Shown("train_ngram", config, counted.facts(), summary, counted.vocab, text.readers)
+    shown = pages.Shown("train_ngram", config, counted.facts(), summed, counted.vocab, text.readers)
     pages.write(workdir, shown, text.tokens)
 
 

@@ -30,9 +30,8 @@ def prepare(config: NgramConfig, given: Set[str]) -> PreparedCounts:
     return PreparedCounts(load_counted(config.text, given), time.monotonic() - begun)
 
 
-FEW_TOKENS = (
-    4_000_000  # are counted in less time than modules take, which keep NumPy waiting for Python's lock
-)
+# So many tokens are counted in less time than the modules take, which keep NumPy waiting for Python's lock.
+FEW_TOKENS = 4_000_000
 
 
 def _import_report() -> ModuleType:
