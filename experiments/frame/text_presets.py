@@ -118,10 +118,10 @@ def ptb_small() -> dict[str, Any]:
     python -m experiments.train_lm --preset=ptb_small --workdir=runs/ptb_small
 
     Test perplexity 113.94, or 115.64 of seed 1, where 114.5 is published; on a processor whose products round
-    otherwise seed 0 has 116.15. Their loss is a sum over the 20 words of a window, ours a mean: so the rate of
-    1 is 20 here and the norm of 5 is 0.25. The rate is halved after each epoch from the fifth on, as in their
-    program, which asks whether more than four have ended; halved from the fourth on, the test perplexity is
-    111.86.
+    otherwise seed 0 has 116.15. Their loss is a sum over the 20 words of a window, ours a mean: so the rate
+    of 1 is 20 here and the norm of 5 is 0.25. The rate is halved after each epoch from the fifth on, as in
+    their program, which asks whether more than four have ended; halved from the fourth on, the test
+    perplexity is 111.86.
     """
     epoch = 2323  # windows of 20 rows
     return _zaremba(200, 0.1, 20, epoch) | {
