@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from experiments.counts import orders_picture
 from experiments.counts.making import Made
 from experiments.frame.console import listed, say
 from experiments.text import pages
 from experiments.text.suggest import suggest
-from lmseq import scoring
+from lmseq import plotting, scoring
 from lmseq.config.counts import NgramConfig
 from lmseq.ngram import arpa, smoothing
 from lmseq.ngram.backoff import BackoffTables, score_words
@@ -121,9 +122,6 @@ def draw(config: NgramConfig, workdir: Path, counted: Counted, rows: list[dict[s
         row for row in rows if row.get(f"valid_{unit}") is not None and math.isfinite(row[f"valid_{unit}"])
     ]
     if len(scored) > 1:
-        from experiments.counts import orders_picture
-        from lmseq import plotting
-
         title = f"{counted.name}: {config.count.smoothing.replace('_', ' ')}"
         losses = {
             split: [row[f"{split}_{unit}"] for row in scored]
